@@ -1,0 +1,405 @@
+"""Configurations of the models: the only place with their defaults and their checks.
+
+`TexTokConfig` and `DiTConfig` are frozen dataclasses whose fields are the keys of a checkpoint's `config.json`. Every field is checked
+when one is made, so code below this module, the C engine included, takes whole and sensible configurations for granted.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, Self
+
+from .errors import ConfigError
+
+# No model of this kind comes near these sizes. They keep a mistyped or hostile file from asking for absurd amounts of memory and
+# products of sizes within 64 bits.
+MAX_IMAGE_SIZE = 16384
+MAX_PATCH_SIZE = 1024
+MAX_WIDTH = 65536
+MAX_DEPTH = 1024
+MAX_TOKENS = 1 << 20
+MAX_CLASSES = 1 << 24
+MAX_TIMESTEPS = 100_000
+
+# exp(-46) = 1e-20: below that the noisiest step's signal is lost in float32.
+MIN_LOG_ALPHA = -46.0
+
+
+def _fail(where: str, expected: str, value: object) -> ConfigError:
+    got = repr(value)
+    return ConfigError(f"{where}: expected {expected}, got {got if len(got) <= 80 else got[:77] + '...'}")
+
+
+def _integer(where: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+        raise _fail(where, f"an integer from {low} to {high}", value)
+    return int(value)
+
+
+def _number(where: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:  # NaN compares false
+        raise _fail(where, f"a number from {low:g} to {high:g}", value)
+    return float(value)
+
+
+def _flag(where: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _fail(where, "true or false", value)
+    return value
+
+
+def _choice(where: str, value: object, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise _fail(where, " or ".join(repr(choice) for choice in choices), value)
+    return value
+
+
+def _absent(where: str, value: object, case: str) -> int:
+    if isinstance(value, bool) or value not in (0, None):
+        raise _fail(where, f"0 where {case}", value)
+    return 0
+
+
+def _check_width(where: str, config: Any) -> None:
+    """Width, heads, depth and MLP width of a transformer: the fields that `SideConfig` and `DiTConfig` share."""
+    width = _integer(f"{where}hidden_size", config.hidden_size, 1, MAX_WIDTH)
+    heads = _integer(f"{where}num_heads", config.num_heads, 1, width)
+    if width % heads:
+        raise _fail(f"{where}num_heads", f"a divisor of {where}hidden_size, {width}", heads)
+    ratio = _number(f"{where}mlp_ratio", config.mlp_ratio, 1e-3, 1e3)
+    if abs(width * ratio - round(width * ratio)) > 1e-6 or not 1 <= round(width * ratio) <= MAX_WIDTH * 4:
+        raise _fail(f"{where}mlp_ratio", f"a number that times {where}hidden_size, {width}, is a whole MLP width up to "
+                    f"{MAX_WIDTH * 4}", config.mlp_ratio)
+    depth = _integer(f"{where}depth", config.depth, 1, MAX_DEPTH)
+    for name, value in (("hidden_size", width), ("num_heads", heads), ("mlp_ratio", ratio), ("depth", depth)):
+        object.__setattr__(config, name, value)
+
+
+def _fields_from(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` as keyword arguments of `cls`; an unknown or missing key is an error that names it."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        hints = []
+        for key in unknown:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hints.append(f"{where}{key}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        raise ConfigError(f"unknown config key{'s' * (len(unknown) > 1)}: {', '.join(hints)}; known are {', '.join(known)}")
+    missing = [f.name for f in dataclasses.fields(cls)
+               if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values]
+    if missing:
+        raise ConfigError(f"config key{'s' * (len(missing) > 1)} missing: {', '.join(where + name for name in missing)}")
+    return dict(values)
+
+
+def _without_model_type(values: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"config: expected a dict as in config.json, got {type(values).__name__}")
+    rest = dict(values)
+    found = rest.pop("model_type", model_type)
+    if found != model_type:
+        raise _fail("model_type", repr(model_type), found)
+    return rest
+
+
+@dataclass(frozen=True)
+class SideConfig:
+    """Sizes of one of TexTok's two transformers.
+
+    Parameters
+    ----------
+    hidden_size
+        Width D of every token.
+    depth
+        Number of blocks.
+    num_heads
+        Attention heads; a divisor of `hidden_size`.
+    mlp_ratio
+        Width of the MLP over D; their product is a whole number.
+    """
+
+    hidden_size: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        _check_width("", self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Self:
+        if not isinstance(values, Mapping):
+            raise _fail(where.rstrip("."), "an object with hidden_size, depth, num_heads, mlp_ratio", values)
+        fields = _fields_from(cls, values, where)
+        try:
+            return cls(**fields)
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class TexTokConfig:
+    """Everything that determines a TexTok's shapes and arithmetic, apart from its weights.
+
+    Parameters
+    ----------
+    image_size, patch_size
+        Side S of the square images and p of the square patches, in pixels; p divides S.
+    num_latent_tokens, latent_dim
+        N tokens of d numbers that an image becomes.
+    text_dim, num_text_tokens
+        Width Dt of the text embeddings and the most rows Nt of a caption.
+    text_mask
+        Whether padded text rows are left out of attention.
+    text_condition
+        Which sides see the text: "both", "tokenizer", "detokenizer" or "none".
+    text_injection
+        "in_context": text tokens in the sequence; "cross_attention": a cross-attention layer in every block.
+    text_source
+        "embedding": the caller's embeddings; "class": a learned table of `num_classes` rows, the one text token of an image (then
+        `num_text_tokens` is 1 whatever was given).
+    num_classes
+        Rows of that table; 0 without one.
+    norm_eps, gelu, qkv_bias, output_activation, kl
+        Epsilon of the layer norms; "erf" or "tanh" GELU; bias of the QKV projections; "none" or "tanh" on the pixels; whether the
+        latent projection has a mean and a log-variance half, of which `encode` returns the mean.
+    tokenizer, detokenizer
+        `SideConfig` of each side, or a dict of its fields.
+
+    Raises
+    ------
+    ConfigError
+        A value of the wrong type, out of range, or that does not fit the others; says what came and what was expected.
+
+    Notes
+    -----
+    Defaults are the design point of TexTok (arXiv 2412.05796): ViT-Base on both sides at 256 pixels.
+    """
+
+    image_size: int = 256
+    patch_size: int = 8
+    num_latent_tokens: int = 128
+    latent_dim: int = 8
+    text_dim: int = 2048
+    num_text_tokens: int = 128
+    text_mask: bool = False
+    text_condition: str = "both"
+    text_injection: str = "in_context"
+    text_source: str = "embedding"
+    num_classes: int = 0
+    norm_eps: float = 1e-6
+    gelu: str = "erf"
+    qkv_bias: bool = True
+    output_activation: str = "none"
+    kl: bool = False
+    tokenizer: SideConfig = field(default_factory=SideConfig)
+    detokenizer: SideConfig = field(default_factory=SideConfig)
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {}
+        checked["image_size"] = _integer("image_size", self.image_size, 1, MAX_IMAGE_SIZE)
+        checked["patch_size"] = _integer("patch_size", self.patch_size, 1, MAX_PATCH_SIZE)
+        if checked["image_size"] % checked["patch_size"]:
+            raise _fail("patch_size", f"a divisor of image_size, {self.image_size}", self.patch_size)
+        if (checked["image_size"] // checked["patch_size"]) ** 2 > MAX_TOKENS:
+            raise _fail("patch_size", f"at most {MAX_TOKENS} patches of an image of {self.image_size} pixels a side", self.patch_size)
+        checked["num_latent_tokens"] = _integer("num_latent_tokens", self.num_latent_tokens, 1, MAX_TOKENS)
+        checked["latent_dim"] = _integer("latent_dim", self.latent_dim, 1, MAX_WIDTH)
+        checked["text_dim"] = _integer("text_dim", self.text_dim, 1, MAX_WIDTH)
+        checked["num_text_tokens"] = _integer("num_text_tokens", self.num_text_tokens, 1, MAX_TOKENS)
+        checked["text_mask"] = _flag("text_mask", self.text_mask)
+        checked["text_condition"] = _choice("text_condition", self.text_condition, ("both", "tokenizer", "detokenizer", "none"))
+        checked["text_injection"] = _choice("text_injection", self.text_injection, ("in_context", "cross_attention"))
+        checked["text_source"] = _choice("text_source", self.text_source, ("embedding", "class"))
+        if self.text_source == "class":
+            checked["num_classes"] = _integer("num_classes (with text_source \"class\")", self.num_classes, 1, MAX_CLASSES)
+            checked["num_text_tokens"] = 1
+        else:
+            checked["num_classes"] = _absent("num_classes", self.num_classes, "text_source is \"embedding\"")
+        checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 1.0)
+        checked["gelu"] = _choice("gelu", self.gelu, ("erf", "tanh"))
+        checked["qkv_bias"] = _flag("qkv_bias", self.qkv_bias)
+        checked["output_activation"] = _choice("output_activation", self.output_activation, ("none", "tanh"))
+        checked["kl"] = _flag("kl", self.kl)
+        for side in ("tokenizer", "detokenizer"):
+            value = getattr(self, side)
+            checked[side] = value if isinstance(value, SideConfig) else SideConfig.from_dict(value, f"{side}.")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From a dict as in `config.json`; missing keys have their defaults, `model_type` may be left out."""
+        return cls(**_fields_from(cls, _without_model_type(values, "textok"), ""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key, as `config.json` has them."""
+        return {"model_type": "textok"} | dataclasses.asdict(self)
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens P of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(N, d), the shape of one image's latents."""
+        return self.num_latent_tokens, self.latent_dim
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(S, S, 3)."""
+        return self.image_size, self.image_size, 3
+
+    def has_text(self, side: str) -> bool:
+        """Whether "tokenizer" or "detokenizer" sees the text (or the class that stands in for it)."""
+        return self.text_condition in ("both", side)
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Everything that determines a DiT's shapes, arithmetic and diffusion, apart from its weights.
+
+    Parameters
+    ----------
+    num_tokens, in_channels
+        N tokens of C numbers: the shape of a sample, a TexTok's `num_latent_tokens` and `latent_dim`.
+    hidden_size, depth, num_heads, mlp_ratio
+        Sizes of the transformer, as in `SideConfig`.
+    num_classes
+        Classes of the label table, which has one row more for the null class; 0 where `condition` is "text". Default 1000 or 0.
+    learn_sigma
+        Whether the model predicts a variance beside each channel.
+    norm_eps, time_freq_dim
+        Epsilon of the layer norms; width of the sinusoidal time embedding, even.
+    condition
+        "class" or "text" (DiT-T2I: a cross-attention layer in every block).
+    text_dim, num_text_tokens
+        With "text": width Dt of the text embeddings and the most rows Nt of a caption. 0 otherwise.
+    patch_size
+        1: one token each N. 2, the DiT over two-dimensional latents of `input_size`, is not part of this version.
+    guidance_channels
+        How many of the first channels classifier-free guidance covers; None for all.
+    latent_mean, latent_std
+        One number a channel (or one for all): the model works on (z - mean)/std.
+    num_train_timesteps, beta_start, beta_end, beta_schedule, prediction
+        The diffusion: T steps with betas rising in a "linear" schedule; what the model predicts, "epsilon", "v" or "sample".
+
+    Raises
+    ------
+    ConfigError
+        A value of the wrong type, out of range, or that does not fit the others; says what came and what was expected.
+
+    Notes
+    -----
+    Defaults are DiT-XL of Peebles and Xie (arXiv 2212.09748), with one token a patch.
+    """
+
+    num_tokens: int
+    in_channels: int = 8
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_classes: int | None = None
+    learn_sigma: bool = True
+    norm_eps: float = 1e-6
+    time_freq_dim: int = 256
+    condition: str = "class"
+    text_dim: int = 0
+    num_text_tokens: int = 0
+    patch_size: int = 1
+    input_size: int | None = None
+    guidance_channels: int | None = None
+    latent_mean: tuple[float, ...] | float = 0.0
+    latent_std: tuple[float, ...] | float = 1.0
+    num_train_timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    prediction: str = "epsilon"
+
+    def __post_init__(self) -> None:
+        _check_width("", self)
+        checked: dict[str, Any] = {}
+        checked["num_tokens"] = _integer("num_tokens", self.num_tokens, 1, MAX_TOKENS)
+        checked["in_channels"] = channels = _integer("in_channels", self.in_channels, 1, MAX_WIDTH)
+        checked["learn_sigma"] = _flag("learn_sigma", self.learn_sigma)
+        checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 1.0)
+        checked["time_freq_dim"] = _integer("time_freq_dim", self.time_freq_dim, 2, MAX_WIDTH)
+        if self.time_freq_dim % 2:
+            raise _fail("time_freq_dim", "an even number", self.time_freq_dim)
+        checked["condition"] = _choice("condition", self.condition, ("class", "text"))
+        checked |= self._checked_condition()
+        _integer("patch_size", self.patch_size, 1, 2)
+        if self.patch_size != 1 or self.input_size is not None:
+            raise ConfigError(f"patch_size {self.patch_size} with input_size {self.input_size!r}: this version of textok runs DiTs "
+                              "over tokens only, with patch_size 1 and no input_size")
+        if self.guidance_channels is not None:
+            checked["guidance_channels"] = _integer("guidance_channels", self.guidance_channels, 1, channels)
+        checked["latent_mean"] = _per_channel("latent_mean", self.latent_mean, channels, -1e6, 1e6)
+        checked["latent_std"] = _per_channel("latent_std", self.latent_std, channels, 1e-6, 1e6)
+        checked["num_train_timesteps"] = steps = _integer("num_train_timesteps", self.num_train_timesteps, 1, MAX_TIMESTEPS)
+        checked["beta_start"] = low = _number("beta_start", self.beta_start, 1e-8, 0.999)
+        checked["beta_end"] = high = _number("beta_end", self.beta_end, low, 0.999)
+        checked["beta_schedule"] = _choice("beta_schedule", self.beta_schedule, ("linear",))
+        if steps * (math.log1p(-low) + math.log1p(-high)) / 2 < MIN_LOG_ALPHA:
+            raise _fail("num_train_timesteps, beta_start, beta_end", "a schedule whose last step keeps some of the signal "
+                        f"(log of the cumulative alpha above {MIN_LOG_ALPHA:g})", (steps, low, high))
+        checked["prediction"] = _choice("prediction", self.prediction, ("epsilon", "v", "sample"))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def _checked_condition(self) -> dict[str, Any]:
+        if self.condition == "class":
+            classes = 1000 if self.num_classes is None else self.num_classes
+            return {
+                "num_classes": _integer("num_classes", classes, 1, MAX_CLASSES),
+                "text_dim": _absent("text_dim", self.text_dim, "condition is \"class\""),
+                "num_text_tokens": _absent("num_text_tokens", self.num_text_tokens, "condition is \"class\""),
+            }
+        return {
+            "num_classes": _absent("num_classes", self.num_classes, "condition is \"text\""),
+            "text_dim": _integer("text_dim (with condition \"text\")", self.text_dim, 1, MAX_WIDTH),
+            "num_text_tokens": _integer("num_text_tokens (with condition \"text\")", self.num_text_tokens, 1, MAX_TOKENS),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From a dict as in `config.json`; missing keys have their defaults, `model_type` may be left out."""
+        return cls(**_fields_from(cls, _without_model_type(values, "dit"), ""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key, as `config.json` has them."""
+        values = {"model_type": "dit"} | dataclasses.asdict(self)
+        values["latent_mean"] = list(self.latent_mean)
+        values["latent_std"] = list(self.latent_std)
+        return values
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers the model predicts for a token: C, or 2C where it learns sigma."""
+        return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(N, C), the shape of one sample."""
+        return self.num_tokens, self.in_channels
+
+
+def _per_channel(where: str, value: object, channels: int, low: float, high: float) -> tuple[float, ...]:
+    """One number for all channels or one for each, as a tuple of `channels` numbers."""
+    if isinstance(value, Real):
+        return (_number(where, value, low, high),) * channels
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise _fail(where, f"a number or a list of {channels}", value)
+    numbers = tuple(_number(f"{where}[{i}]", number, low, high) for i, number in enumerate(value))
+    if len(numbers) != channels:
+        raise ConfigError(f"{where}: expected a number or a list of {channels}, one a channel, got a list of {len(numbers)}")
+    return numbers
