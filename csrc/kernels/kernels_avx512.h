@@ -1,0 +1,18 @@
+/* The functions of the AVX-512 row (F, BW, DQ, VL). Included by table_avx512.c and by the files that call one another. */
+#ifndef TXK_KERNELS_AVX512_H
+#define TXK_KERNELS_AVX512_H
+
+#include "kernels.h"
+
+size_t txk_gemm_f32_packed_avx512(size_t N, size_t K);
+void txk_gemm_f32_pack_avx512(float *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);
+void txk_gemm_f32_unpack_avx512(float *w, const float *packed, size_t N, size_t K);
+void txk_gemm_f32_avx512(const struct tx_gemm_f32 *job);
+void txk_epilogue_f32_avx512(float *out, size_t ldo, const float *acc, size_t ldacc, size_t M, size_t N,
+                             const struct tx_epilogue_f32 *epilogue);
+size_t txk_attention_f32_scratch_avx512(size_t Tk, size_t Dh);
+void txk_attention_f32_avx512(const struct tx_attention_f32 *job);
+void txk_norm_f32_avx512(const struct tx_norm_f32 *job);
+void txk_activate_f32_avx512(float *out, const float *x, size_t n, int act);
+
+#endif

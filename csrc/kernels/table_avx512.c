@@ -1,0 +1,17 @@
+/* The AVX-512 row: the slots that cost something. */
+#include "kernels_avx512.h"
+
+extern const struct tx_kernels txk_table_avx512;
+const struct tx_kernels txk_table_avx512 = {
+    .gemm_f32_nr = 32,
+    .gemm_f32_fast = 1,
+    .gemm_f32_packed = txk_gemm_f32_packed_avx512,
+    .gemm_f32_pack = txk_gemm_f32_pack_avx512,
+    .gemm_f32_unpack = txk_gemm_f32_unpack_avx512,
+    .gemm_f32 = txk_gemm_f32_avx512,
+    .epilogue_f32 = txk_epilogue_f32_avx512,
+    .attention_f32_scratch = txk_attention_f32_scratch_avx512,
+    .attention_f32 = txk_attention_f32_avx512,
+    .norm_f32 = txk_norm_f32_avx512,
+    .activate_f32 = txk_activate_f32_avx512,
+};
