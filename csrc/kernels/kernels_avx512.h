@@ -15,4 +15,7 @@ void txk_attention_f32_avx512(const struct tx_attention_f32 *job);
 void txk_norm_f32_avx512(const struct tx_norm_f32 *job);
 void txk_activate_f32_avx512(float *out, const float *x, size_t n, int act);
 
+/* Not a slot: runs `rounds` rounds of multiply-adds in registers and returns how many operations that was. */
+double txk_peak_f32_avx512(size_t rounds);
+
 #endif

@@ -1,0 +1,526 @@
+/* textok._core.Kernels: every slot of one ISA row, callable from Python for tests and benchmarks. textok.pyi has the signatures.
+ *
+ * Matrices may be views with any distance between rows (elements of a row side by side); vectors are contiguous. Each call checks
+ * shapes and dtypes, takes scratch from malloc, and runs one kernel without the GIL. No arithmetic here. */
+#include "binding.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/cpu.h"
+#include "../kernels/kernels.h"
+#ifdef TX_HAVE_AVX512
+#include "../kernels/kernels_avx512.h"
+#endif
+
+typedef struct {
+    PyObject_HEAD
+    const struct tx_kernels *k;
+} Kernels;
+
+static const struct tx_kernels *table(PyObject *self)
+{
+    return ((Kernels *)self)->k;
+}
+
+/* ---- arrays ---- */
+
+struct matrix {
+    float *data;
+    size_t rows, columns, ld;
+};
+
+static PyArrayObject *checked(PyObject *object, const char *name, int type, const char *type_name, int rank)
+{
+    if (!PyArray_Check(object)) {
+        PyErr_Format(PyExc_ValueError, "%s: expected a NumPy array, got %S", name, (PyObject *)Py_TYPE(object));
+        return NULL;
+    }
+    PyArrayObject *a = (PyArrayObject *)object;
+    if (PyArray_TYPE(a) != type || !PyArray_ISALIGNED(a) || !PyArray_ISNOTSWAPPED(a) || PyArray_NDIM(a) != rank) {
+        PyErr_Format(PyExc_ValueError, "%s: expected an aligned %s array of %d dimensions, got %S of %d", name, type_name, rank,
+                     (PyObject *)PyArray_DESCR(a), PyArray_NDIM(a));
+        return NULL;
+    }
+    return a;
+}
+
+static int extent(const char *name, int axis, npy_intp got, npy_intp wanted)
+{
+    if (got == wanted || (wanted < 0 && got > 0))
+        return 0;
+    if (wanted < 0)
+        PyErr_Format(PyExc_ValueError, "%s: extent %d must be at least 1", name, axis);
+    else
+        PyErr_Format(PyExc_ValueError, "%s: extent %d is %zd, expected %zd", name, axis, (Py_ssize_t)got, (Py_ssize_t)wanted);
+    return -1;
+}
+
+/* A float32 matrix; rows or columns -1: any number from 1. None leaves data NULL where `optional`. */
+static int matrix(struct matrix *m, PyObject *object, const char *name, npy_intp rows, npy_intp columns, int optional)
+{
+    memset(m, 0, sizeof *m);
+    if (optional && (!object || object == Py_None))
+        return 0;
+    PyArrayObject *a = checked(object, name, NPY_FLOAT32, "float32", 2);
+    if (!a || extent(name, 0, PyArray_DIM(a, 0), rows) || extent(name, 1, PyArray_DIM(a, 1), columns))
+        return -1;
+    const npy_intp size = sizeof(float), step = PyArray_STRIDE(a, 0);
+    if ((PyArray_DIM(a, 1) > 1 && PyArray_STRIDE(a, 1) != size) || step % size != 0 ||
+        (PyArray_DIM(a, 0) > 1 && step < PyArray_DIM(a, 1) * size)) {
+        PyErr_Format(PyExc_ValueError, "%s: the elements of a row must lie side by side, and rows in ascending order", name);
+        return -1;
+    }
+    m->data = PyArray_DATA(a);
+    m->rows = (size_t)PyArray_DIM(a, 0);
+    m->columns = (size_t)PyArray_DIM(a, 1);
+    m->ld = m->rows > 1 ? (size_t)(step / size) : m->columns;
+    return 0;
+}
+
+/* A contiguous array: its data and, in *count, how many elements; count given as -1: any. */
+static int vector(void *data, PyObject *object, const char *name, int type, const char *type_name, int rank, npy_intp count, int optional)
+{
+    *(void **)data = NULL;
+    if (optional && (!object || object == Py_None))
+        return 0;
+    PyArrayObject *a = checked(object, name, type, type_name, rank);
+    if (!a || (rank == 1 && extent(name, 0, PyArray_DIM(a, 0), count)))
+        return -1;
+    if (!PyArray_ISCARRAY_RO(a)) {
+        PyErr_Format(PyExc_ValueError, "%s: must be C-contiguous", name);
+        return -1;
+    }
+    *(void **)data = PyArray_DATA(a);
+    return 0;
+}
+
+static int floats(const float **data, PyObject *object, const char *name, npy_intp count)
+{
+    return vector(data, object, name, NPY_FLOAT32, "float32", 1, count, 1);
+}
+
+static int groups(const int32_t **data, PyObject *object, npy_intp rows, size_t limit)
+{
+    if (vector(data, object, "group", NPY_INT32, "int32", 1, rows, 1))
+        return -1;
+    for (npy_intp i = 0; *data && i < rows; i++)
+        if ((*data)[i] < 0 || (size_t)(*data)[i] >= limit) {
+            PyErr_Format(PyExc_ValueError, "group: %d at row %zd, but there are %zu groups", (int)(*data)[i], (Py_ssize_t)i, limit);
+            return -1;
+        }
+    return 0;
+}
+
+static PyObject *new_matrix(size_t rows, size_t columns, float **data)
+{
+    npy_intp shape[2] = {(npy_intp)rows, (npy_intp)columns};
+    PyObject *a = PyArray_SimpleNew(2, shape, NPY_FLOAT32);
+    if (a)
+        *data = PyArray_DATA((PyArrayObject *)a);
+    return a;
+}
+
+static int activation(const char *name)
+{
+    static const char *const names[TX_ACT_COUNT] = {"none", "gelu_erf", "gelu_tanh", "silu", "tanh"};
+    for (int i = 0; i < TX_ACT_COUNT; i++)
+        if (strcmp(name, names[i]) == 0)
+            return i;
+    PyErr_Format(PyExc_ValueError, "activation %s is not known: none, gelu_erf, gelu_tanh, silu, tanh", name);
+    return -1;
+}
+
+/* 64-byte aligned, as kernels want packed weights and scratch. Freed by free(). */
+static void *aligned(size_t bytes)
+{
+    void *p = NULL;
+    if (posix_memalign(&p, 64, bytes ? bytes : 64) != 0) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    return p;
+}
+
+/* ---- gemm ---- */
+
+struct epilogue_args {
+    PyObject *bias, *residual, *gate, *group;
+    const char *activation;
+};
+
+static int epilogue(struct tx_epilogue_f32 *e, const struct epilogue_args *args, size_t M, size_t N)
+{
+    struct matrix residual, gate;
+    memset(e, 0, sizeof *e);
+    if (floats(&e->bias, args->bias, "bias", (npy_intp)N) || (e->act = activation(args->activation)) < 0 ||
+        matrix(&residual, args->residual, "residual", (npy_intp)M, (npy_intp)N, 1) ||
+        matrix(&gate, args->gate, "gate", -1, (npy_intp)N, 1) ||
+        groups(&e->group, args->group, (npy_intp)M, gate.rows))
+        return -1;
+    if (gate.data && !residual.data) {
+        PyErr_SetString(PyExc_ValueError, "gate: needs a residual");
+        return -1;
+    }
+    e->residual = residual.data;
+    e->ldr = residual.ld;
+    e->gate = gate.data;
+    e->ldg = gate.ld;
+    return 0;
+}
+
+static PyObject *pack_f32(PyObject *self, PyObject *object)
+{
+    struct matrix w;
+    if (matrix(&w, object, "w", -1, -1, 0))
+        return NULL;
+    if (w.ld != w.columns) {
+        PyErr_SetString(PyExc_ValueError, "w: must be C-contiguous");
+        return NULL;
+    }
+    /* NumPy aligns to 16 bytes: the array is a view from the first multiple of 64 on. */
+    const size_t n = table(self)->gemm_f32_packed(w.rows, w.columns);
+    npy_intp with_slack = (npy_intp)n + 16;
+    PyObject *whole = PyArray_SimpleNew(1, &with_slack, NPY_FLOAT32);
+    if (!whole)
+        return NULL;
+    float *data = PyArray_DATA((PyArrayObject *)whole);
+    const size_t skip = (64 - (size_t)(uintptr_t)data % 64) % 64 / sizeof(float);
+    Py_BEGIN_ALLOW_THREADS
+    table(self)->gemm_f32_pack(data + skip, w.data, w.rows, w.columns, 0, w.rows);
+    Py_END_ALLOW_THREADS
+    PyObject *view = PySequence_GetSlice(whole, (Py_ssize_t)skip, (Py_ssize_t)(skip + n));
+    Py_DECREF(whole);
+    return view;
+}
+
+static int packed(const float **data, PyObject *self, PyObject *object, size_t N, size_t K)
+{
+    if (vector(data, object, "packed", NPY_FLOAT32, "float32", 1, (npy_intp)table(self)->gemm_f32_packed(N, K), 0))
+        return -1;
+    if ((uintptr_t)*data % 64 == 0)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "packed: must be 64-byte aligned, as pack_f32 makes it");
+    return -1;
+}
+
+static PyObject *unpack_f32(PyObject *self, PyObject *args)
+{
+    PyObject *object;
+    Py_ssize_t N, K;
+    const float *from;
+    float *w;
+    if (!PyArg_ParseTuple(args, "Onn", &object, &N, &K))
+        return NULL;
+    if (N < 1 || K < 1)
+        return PyErr_Format(PyExc_ValueError, "n and k must be at least 1, got %zd and %zd", N, K);
+    if (packed(&from, self, object, (size_t)N, (size_t)K))
+        return NULL;
+    PyObject *result = new_matrix((size_t)N, (size_t)K, &w);
+    if (result)
+        table(self)->gemm_f32_unpack(w, from, (size_t)N, (size_t)K);
+    return result;
+}
+
+static PyObject *gemm_packed_f32(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"out", "a", "packed", "bias", "activation", "residual", "gate", "group", "n0", "n1", NULL};
+    struct epilogue_args e = {.activation = "none"};
+    PyObject *out_object, *a_object, *packed_object;
+    Py_ssize_t n0 = 0, n1 = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|OsOOOnn", names, &out_object, &a_object, &packed_object, &e.bias,
+                                     &e.activation, &e.residual, &e.gate, &e.group, &n0, &n1))
+        return NULL;
+    struct matrix out, a;
+    struct tx_gemm_f32 job = {0};
+    if (matrix(&out, out_object, "out", -1, -1, 0) || matrix(&a, a_object, "a", (npy_intp)out.rows, -1, 0) ||
+        packed(&job.w, self, packed_object, out.columns, a.columns) || epilogue(&job.epilogue, &e, out.rows, out.columns))
+        return NULL;
+    const Py_ssize_t N = (Py_ssize_t)out.columns;
+    n1 = n1 < 0 ? N : n1;
+    if (n0 < 0 || n0 % (Py_ssize_t)table(self)->gemm_f32_nr != 0 || n1 < n0 || n1 > N)
+        return PyErr_Format(PyExc_ValueError, "columns %zd..%zd: n0 must be a multiple of %zu, and n1 at most %zd", n0, n1,
+                            table(self)->gemm_f32_nr, N);
+    job.out = out.data, job.ldo = out.ld, job.a = a.data, job.lda = a.ld;
+    job.M = out.rows, job.N = out.columns, job.K = a.columns, job.n0 = (size_t)n0, job.n1 = (size_t)n1;
+    Py_BEGIN_ALLOW_THREADS
+    table(self)->gemm_f32(&job);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *gemm_f32(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"a", "w", "bias", "activation", "residual", "gate", "group", NULL};
+    struct epilogue_args e = {.activation = "none"};
+    PyObject *a_object, *w_object;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OsOOO", names, &a_object, &w_object, &e.bias, &e.activation, &e.residual,
+                                     &e.gate, &e.group))
+        return NULL;
+    struct matrix a, w;
+    struct tx_gemm_f32 job = {0};
+    if (matrix(&a, a_object, "a", -1, -1, 0) || matrix(&w, w_object, "w", -1, (npy_intp)a.columns, 0) ||
+        epilogue(&job.epilogue, &e, a.rows, w.rows))
+        return NULL;
+    PyObject *packed_w = pack_f32(self, w_object), *result = NULL;
+    if (packed_w && (result = new_matrix(a.rows, w.rows, &job.out))) {
+        job.w = PyArray_DATA((PyArrayObject *)packed_w);
+        job.ldo = w.rows, job.a = a.data, job.lda = a.ld;
+        job.M = a.rows, job.N = w.rows, job.K = a.columns, job.n1 = w.rows;
+        Py_BEGIN_ALLOW_THREADS
+        table(self)->gemm_f32(&job);
+        Py_END_ALLOW_THREADS
+    }
+    Py_XDECREF(packed_w);
+    return result;
+}
+
+static PyObject *epilogue_f32(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"acc", "bias", "activation", "residual", "gate", "group", NULL};
+    struct epilogue_args e = {.activation = "none"};
+    PyObject *object;
+    struct matrix acc;
+    struct tx_epilogue_f32 job;
+    float *out;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OsOOO", names, &object, &e.bias, &e.activation, &e.residual, &e.gate, &e.group) ||
+        matrix(&acc, object, "acc", -1, -1, 0) || epilogue(&job, &e, acc.rows, acc.columns))
+        return NULL;
+    PyObject *result = new_matrix(acc.rows, acc.columns, &out);
+    if (result)
+        table(self)->epilogue_f32(out, acc.columns, acc.data, acc.ld, acc.rows, acc.columns, &job);
+    return result;
+}
+
+/* ---- attention, norm, activations ---- */
+
+static PyObject *attention_f32(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"q", "k", "v", "out", NULL};
+    PyObject *q_object, *k_object, *v_object, *out_object = NULL;
+    struct matrix q, k, v, out;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|O", names, &q_object, &k_object, &v_object, &out_object) ||
+        matrix(&q, q_object, "q", -1, -1, 0) || matrix(&k, k_object, "k", -1, (npy_intp)q.columns, 0) ||
+        matrix(&v, v_object, "v", (npy_intp)k.rows, (npy_intp)q.columns, 0) ||
+        matrix(&out, out_object, "out", (npy_intp)q.rows, (npy_intp)q.columns, 1))
+        return NULL;
+    struct tx_attention_f32 job = {
+        .ldo = q.columns, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,
+        .Tq = q.rows, .Tk = k.rows, .Dh = q.columns, .scale = (float)(1.0 / sqrt((double)q.columns)),
+    };
+    PyObject *result;
+    if (out.data) {
+        result = Py_NewRef(out_object);
+        job.out = out.data, job.ldo = out.ld;
+    } else if (!(result = new_matrix(q.rows, q.columns, &job.out))) {
+        return NULL;
+    }
+    if (!(job.scratch = aligned(table(self)->attention_f32_scratch(job.Tk, job.Dh)))) {
+        Py_DECREF(result);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    table(self)->attention_f32(&job);
+    Py_END_ALLOW_THREADS
+    free(job.scratch);
+    return result;
+}
+
+static PyObject *norm_f32(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "eps", "weight", "bias", "shift", "scale", "group", NULL};
+    PyObject *x_object, *weight = NULL, *bias = NULL, *shift_object = NULL, *scale_object = NULL, *group = NULL;
+    double eps;
+    struct matrix x, shift, scale;
+    struct tx_norm_f32 job = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Od|OOOOO", names, &x_object, &eps, &weight, &bias, &shift_object, &scale_object, &group) ||
+        matrix(&x, x_object, "x", -1, -1, 0) || floats(&job.weight, weight, "weight", (npy_intp)x.columns) ||
+        floats(&job.bias, bias, "bias", (npy_intp)x.columns) || matrix(&shift, shift_object, "shift", -1, (npy_intp)x.columns, 1) ||
+        matrix(&scale, scale_object, "scale", -1, (npy_intp)x.columns, 1) || groups(&job.group, group, (npy_intp)x.rows, scale.rows))
+        return NULL;
+    if (!job.weight != !job.bias || !shift.data != !scale.data || shift.rows != scale.rows || shift.ld != scale.ld) {
+        PyErr_SetString(PyExc_ValueError, "weight and bias, and shift and scale of one shape and layout, come together");
+        return NULL;
+    }
+    PyObject *result = new_matrix(x.rows, x.columns, &job.out);
+    if (!result)
+        return NULL;
+    job.ldo = x.columns, job.x = x.data, job.ldx = x.ld, job.M = x.rows, job.D = x.columns, job.eps = (float)eps;
+    job.shift = shift.data, job.scale = scale.data, job.ldm = shift.ld;
+    Py_BEGIN_ALLOW_THREADS
+    table(self)->norm_f32(&job);
+    Py_END_ALLOW_THREADS
+    return result;
+}
+
+static PyObject *activate_f32(PyObject *self, PyObject *args)
+{
+    PyObject *object;
+    const char *kind;
+    const float *x;
+    if (!PyArg_ParseTuple(args, "Os", &object, &kind) || vector(&x, object, "x", NPY_FLOAT32, "float32", 1, -1, 0))
+        return NULL;
+    const int act = activation(kind);
+    if (act < 0)
+        return NULL;
+    npy_intp n = PyArray_DIM((PyArrayObject *)object, 0);
+    PyObject *result = PyArray_SimpleNew(1, &n, NPY_FLOAT32);
+    if (!result)
+        return NULL;
+    float *out = PyArray_DATA((PyArrayObject *)result);
+    Py_BEGIN_ALLOW_THREADS
+    table(self)->activate_f32(out, x, (size_t)n, act);
+    Py_END_ALLOW_THREADS
+    return result;
+}
+
+/* ---- steps and patches ---- */
+
+static PyObject *step_f32(PyObject *self, PyObject *args)
+{
+    PyObject *x, *x0_prev, *m, *v, *noise, *u;
+    struct tx_step_f32 job = {0};
+    if (!PyArg_ParseTuple(args, "OOOOOO", &x, &x0_prev, &m, &v, &noise, &u) ||
+        vector(&job.x, x, "x", NPY_FLOAT32, "float32", 1, -1, 0))
+        return NULL;
+    const npy_intp n = PyArray_DIM((PyArrayObject *)x, 0);
+    if (vector(&job.x0_prev, x0_prev, "x0_prev", NPY_FLOAT32, "float32", 1, n, 0) ||
+        vector(&job.m, m, "m", NPY_FLOAT32, "float32", 1, n, 0) || floats(&job.v, v, "v", n) ||
+        floats(&job.noise, noise, "noise", n) || vector(&job.u, u, "u", NPY_FLOAT64, "float64", 1, 10, 0))
+        return NULL;
+    job.n = (size_t)n;
+    table(self)->step_f32(&job);
+    Py_RETURN_NONE;
+}
+
+static PyObject *patchify(PyObject *self, PyObject *args)
+{
+    PyObject *object;
+    Py_ssize_t p;
+    void *image;
+    float *patches;
+    if (!PyArg_ParseTuple(args, "On", &object, &p))
+        return NULL;
+    const int bytes = PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_UINT8;
+    if (vector(&image, object, "image", bytes ? NPY_UINT8 : NPY_FLOAT32, "uint8 or float32", 3, -1, 0))
+        return NULL;
+    const npy_intp S = PyArray_DIM((PyArrayObject *)object, 0);
+    if (p < 1 || S < 1 || S % p || extent("image", 1, PyArray_DIM((PyArrayObject *)object, 1), S) ||
+        extent("image", 2, PyArray_DIM((PyArrayObject *)object, 2), 3))
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "image: %zd pixels do not divide into patches of %zd", (Py_ssize_t)S, p);
+    const size_t side = (size_t)(S / p), columns = (size_t)(3 * p * p);
+    PyObject *result = new_matrix(side * side, columns, &patches);
+    if (result && bytes)
+        table(self)->patchify_u8(patches, columns, image, (size_t)S, (size_t)p);
+    else if (result)
+        table(self)->patchify_f32(patches, columns, image, (size_t)S, (size_t)p);
+    return result;
+}
+
+static PyObject *unpatchify(PyObject *self, PyObject *args)
+{
+    PyObject *object;
+    Py_ssize_t S, p;
+    int bytes;
+    struct matrix patches;
+    if (!PyArg_ParseTuple(args, "Onnp", &object, &S, &p, &bytes))
+        return NULL;
+    if (p < 1 || S < 1 || S % p)
+        return PyErr_Format(PyExc_ValueError, "%zd pixels do not divide into patches of %zd", S, p);
+    if (matrix(&patches, object, "patches", S / p * (S / p), 3 * p * p, 0))
+        return NULL;
+    npy_intp shape[3] = {S, S, 3};
+    PyObject *result = PyArray_SimpleNew(3, shape, bytes ? NPY_UINT8 : NPY_FLOAT32);
+    if (result && bytes)
+        table(self)->unpatchify_u8(PyArray_DATA((PyArrayObject *)result), patches.data, patches.ld, (size_t)S, (size_t)p);
+    else if (result)
+        table(self)->unpatchify_f32(PyArray_DATA((PyArrayObject *)result), patches.data, patches.ld, (size_t)S, (size_t)p);
+    return result;
+}
+
+/* ---- the type ---- */
+
+static PyObject *register_rounds(PyObject *self, PyObject *object)
+{
+    (void)self;
+    const Py_ssize_t rounds = PyLong_AsSsize_t(object);
+    if (rounds < 0)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "rounds must not be negative, got %zd", rounds);
+#ifdef TX_HAVE_AVX512
+    if (tx_cpu_bits() & TX_CPU_AVX512) {
+        double operations;
+        Py_BEGIN_ALLOW_THREADS
+        operations = txk_peak_f32_avx512((size_t)rounds);
+        Py_END_ALLOW_THREADS
+        return PyFloat_FromDouble(operations);
+    }
+#endif
+    return PyErr_Format(PyExc_NotImplementedError, "no register-only loop for this CPU");
+}
+
+static int kernels_init(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"isa", NULL};
+    const char *isa;
+    char err[256];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s", names, &isa))
+        return -1;
+    const int row = tx_choose_row(isa, err, sizeof err);
+    if (row < 0 || !*isa) {
+        PyErr_SetString(PyExc_ValueError, row < 0 ? err : "isa: an empty name");
+        return -1;
+    }
+    ((Kernels *)self)->k = tx_kernels_row(row);
+    return 0;
+}
+
+static PyObject *kernels_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    (void)args, (void)kwargs;
+    PyObject *self = ((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self)
+        ((Kernels *)self)->k = tx_kernels_row(0); /* never NULL, even where __init__ was not run */
+    return self;
+}
+
+static void kernels_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+#define KEYWORDS(f) (PyCFunction)(void (*)(void))f, METH_VARARGS | METH_KEYWORDS
+static PyMethodDef methods[] = {
+    {"pack_f32", pack_f32, METH_O, NULL},
+    {"unpack_f32", unpack_f32, METH_VARARGS, NULL},
+    {"gemm_f32", KEYWORDS(gemm_f32), NULL},
+    {"gemm_packed_f32", KEYWORDS(gemm_packed_f32), NULL},
+    {"epilogue_f32", KEYWORDS(epilogue_f32), NULL},
+    {"attention_f32", KEYWORDS(attention_f32), NULL},
+    {"norm_f32", KEYWORDS(norm_f32), NULL},
+    {"activate_f32", activate_f32, METH_VARARGS, NULL},
+    {"step_f32", step_f32, METH_VARARGS, NULL},
+    {"patchify", patchify, METH_VARARGS, NULL},
+    {"unpatchify", unpatchify, METH_VARARGS, NULL},
+    {"register_rounds", register_rounds, METH_O | METH_STATIC, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int tx_add_kernels_type(PyObject *module)
+{
+    PyType_Slot slots[] = {
+        {Py_tp_doc, "The slots of one ISA row, for tests and benchmarks."},
+        {Py_tp_new, kernels_new},
+        {Py_tp_init, kernels_init},
+        {Py_tp_dealloc, kernels_dealloc},
+        {Py_tp_methods, methods},
+        {0, NULL},
+    };
+    PyType_Spec spec = {.name = "textok._core.Kernels", .basicsize = sizeof(Kernels), .flags = Py_TPFLAGS_DEFAULT, .slots = slots};
+    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    const int status = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    Py_XDECREF(type);
+    return status;
+}
