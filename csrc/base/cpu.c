@@ -1,0 +1,97 @@
+/* CPUID and XGETBV; the affinity mask and the cgroup's CPU quota. */
+#define _GNU_SOURCE
+#include "cpu.h"
+
+#include <sched.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static uint64_t xgetbv0(void)
+{
+    uint32_t lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return ((uint64_t)hi << 32) | lo;
+}
+
+uint32_t tx_cpu_bits(void)
+{
+    unsigned a, b, c, d, a7, b7, c7, d7;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return 0;
+    if (!__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7))
+        return 0;
+    const uint64_t saved = xgetbv0();
+    const int ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6;
+    uint32_t bits = 0;
+    if (ymm && (c & bit_AVX) && (c & bit_FMA) && (c & bit_F16C) && (b7 & bit_AVX2))
+        bits |= TX_CPU_AVX2;
+    const unsigned need = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    if (zmm && (bits & TX_CPU_AVX2) && (b7 & need) == need) {
+        bits |= TX_CPU_AVX512;
+        if (c7 & bit_AVX512VNNI)
+            bits |= TX_CPU_AVX512_VNNI;
+        unsigned a71, b71, c71, d71;
+        if (a7 >= 1 && __get_cpuid_count(7, 1, &a71, &b71, &c71, &d71) && (a71 & (1u << 5)))
+            bits |= TX_CPU_AVX512_BF16;
+    }
+    return bits;
+}
+#else
+uint32_t tx_cpu_bits(void)
+{
+    return 0;
+}
+#endif
+
+const char *tx_cpu_bit_name(int index)
+{
+    static const char *const names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16"};
+    return index >= 0 && (size_t)index < sizeof names / sizeof *names ? names[index] : NULL;
+}
+
+/* The quota in this process's own cgroup (v2: /sys/fs/cgroup/cpu.max as a container sees it; v1: cpu.cfs_*). 0: no limit. */
+static int cgroup_cpus(void)
+{
+    long long quota = -1, period = 0;
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    if (f) {
+        if (fscanf(f, "%lld %lld", &quota, &period) != 2)
+            quota = -1;
+        fclose(f);
+    } else {
+        if ((f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "re"))) {
+            if (fscanf(f, "%lld", &quota) != 1)
+                quota = -1;
+            fclose(f);
+        }
+        if (quota > 0 && (f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "re"))) {
+            if (fscanf(f, "%lld", &period) != 1)
+                period = 0;
+            fclose(f);
+        }
+    }
+    if (quota <= 0 || period <= 0)
+        return 0;
+    const long long cpus = (quota + period - 1) / period;
+    return cpus > 4096 ? 4096 : (int)cpus;
+}
+
+int tx_cpu_count(void)
+{
+    int n = 1;
+    /* A mask of 8192 CPUs: larger than any kernel's today, so the call does not fail for want of room. */
+    cpu_set_t *set = CPU_ALLOC(8192);
+    if (set) {
+        const size_t size = CPU_ALLOC_SIZE(8192);
+        if (sched_getaffinity(0, size, set) == 0)
+            n = CPU_COUNT_S(size, set);
+        CPU_FREE(set);
+    }
+    const int quota = cgroup_cpus();
+    if (quota > 0 && quota < n)
+        n = quota;
+    return n < 1 ? 1 : n;
+}

@@ -1,0 +1,21 @@
+/* What this CPU and its operating system can run, and how many CPUs this process may use. */
+#ifndef TX_CPU_H
+#define TX_CPU_H
+
+#include <stdint.h>
+
+/* Each bit means that the instructions exist AND that the OS saves the registers they use. */
+enum tx_cpu_bit {
+    TX_CPU_AVX2 = 1u << 0,          /* AVX2 + FMA + F16C, ymm saved */
+    TX_CPU_AVX512 = 1u << 1,        /* F + BW + DQ + VL, zmm and masks saved */
+    TX_CPU_AVX512_VNNI = 1u << 2,
+    TX_CPU_AVX512_BF16 = 1u << 3,
+};
+
+uint32_t tx_cpu_bits(void);
+const char *tx_cpu_bit_name(int index); /* name of bit 1u << index, or NULL past the last */
+
+/* CPUs this process may use: the affinity mask, cut by the cgroup's cpu.max quota (rounded up), at least 1. */
+int tx_cpu_count(void);
+
+#endif

@@ -1,0 +1,531 @@
+/* The type _core.Model: a loaded TexTok or DiT. Each method checks its arrays, gives up the GIL, calls the engine, and turns the status
+ * into an exception. */
+#include "binding.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+struct model_object {
+    PyObject_HEAD
+    struct tx_model *model;
+};
+
+static struct tx_model *model_of(PyObject *self)
+{
+    return ((struct model_object *)self)->model;
+}
+
+/* ---- a call: signals, callbacks and traces need the GIL back for a moment ---- */
+
+struct call {
+    struct tx_call c;
+    struct tx_error err;
+    PyThreadState *thread;
+    struct timespec last_tick;
+    PyObject *trace;        /* dict or NULL */
+    int trace_failed;
+    PyObject *callback;     /* sample only */
+    PyObject *x;
+};
+
+enum { TICK_MS = 20 };      /* how often to look for Ctrl-C; taking the GIL back may mean waiting for another thread */
+
+static int tick(void *arg)
+{
+    struct call *call = arg;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const long ms = (now.tv_sec - call->last_tick.tv_sec) * 1000 + (now.tv_nsec - call->last_tick.tv_nsec) / 1000000;
+    if (call->trace_failed)
+        return 1;
+    if (ms < TICK_MS)
+        return 0;
+    call->last_tick = now;
+    PyEval_RestoreThread(call->thread);
+    const int stop = PyErr_CheckSignals();
+    call->thread = PyEval_SaveThread();
+    return stop;
+}
+
+/* trace[name] grows by a copy of the rows: a call that computes its images in parts shows each part. */
+static void tap(void *arg, const char *name, const float *x, size_t rows, size_t D, size_t ld)
+{
+    struct call *call = arg;
+    PyEval_RestoreThread(call->thread);
+    npy_intp shape[2] = {(npy_intp)rows, (npy_intp)D};
+    PyObject *copy = PyErr_Occurred() ? NULL : PyArray_SimpleNew(2, shape, NPY_FLOAT32), *list = NULL;
+    if (copy) {
+        float *to = PyArray_DATA((PyArrayObject *)copy);
+        for (size_t r = 0; r < rows; r++)
+            memcpy(to + r * D, x + r * ld, D * sizeof *to);
+        list = PyDict_GetItemString(call->trace, name);
+        Py_XINCREF(list);
+        if (!list && (list = PyList_New(0)) && PyDict_SetItemString(call->trace, name, list) < 0)
+            Py_CLEAR(list);
+    }
+    if (!copy || !list || PyList_Append(list, copy) < 0)
+        call->trace_failed = 1;
+    Py_XDECREF(list);
+    Py_XDECREF(copy);
+    call->thread = PyEval_SaveThread();
+}
+
+static int after_step(void *arg, size_t step)
+{
+    struct call *call = arg;
+    int stop = 0;
+    PyEval_RestoreThread(call->thread);
+    if (call->callback) {
+        PyObject *result = PyObject_CallFunction(call->callback, "nO", (Py_ssize_t)step, call->x);
+        stop = !result;
+        Py_XDECREF(result);
+    }
+    stop = stop || PyErr_CheckSignals();
+    call->thread = PyEval_SaveThread();
+    return stop;
+}
+
+static int begin(struct call *call, int threads, PyObject *trace)
+{
+    *call = (struct call){.c = {.threads = threads, .tick = tick, .tick_arg = call, .tap_arg = call, .err = &call->err}};
+    clock_gettime(CLOCK_MONOTONIC, &call->last_tick);
+    if (threads < 0) {
+        PyErr_Format(PyExc_ValueError, "threads: expected 1 or more, or 0 for all, got %d", threads);
+        return -1;
+    }
+    if (trace && trace != Py_None) {
+        if (!PyDict_Check(trace)) {
+            PyErr_SetString(PyExc_TypeError, "trace: expected a dict or None");
+            return -1;
+        }
+        call->trace = trace;
+        call->c.tap = tap;
+    }
+    return 0;
+}
+
+static PyObject *end(struct call *call, enum tx_status status)
+{
+    if (PyErr_Occurred())
+        return NULL;
+    if (status != TX_OK)
+        return tx_raise(&call->err);
+    Py_RETURN_NONE;
+}
+
+/* ---- checks ---- */
+
+static struct tx_model *of_kind(PyObject *self, enum tx_model_kind kind, const char *method)
+{
+    struct tx_model *model = model_of(self);
+    if (tx_model_kind(model) == kind)
+        return model;
+    PyErr_Format(PyExc_ValueError, "%s: this is a %s model", method, kind == TX_MODEL_DIT ? "textok" : "dit");
+    return NULL;
+}
+
+static int writeable(PyObject *array, const char *name)
+{
+    if (PyArray_ISWRITEABLE((PyArrayObject *)array))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected an array that can be written to", name);
+    return -1;
+}
+
+/* What a condition must look like. */
+struct wanted {
+    size_t classes;     /* labels run from 0 to classes - 1; 0: embeddings */
+    size_t most, width; /* text [B, t <= most, width] */
+};
+
+static int check_labels(PyObject *object, size_t B, size_t classes, struct tx_text *text)
+{
+    text->labels = tx_array(object, "labels", NPY_INT32, 1, (Py_ssize_t[]){(Py_ssize_t)B});
+    for (size_t b = 0; text->labels && b < B; b++)
+        if (text->labels[b] < 0 || (size_t)text->labels[b] >= classes) {
+            PyErr_Format(PyExc_ValueError, "labels[%zu] is %d, expected 0 to %zu", b, (int)text->labels[b], classes - 1);
+            return -1;
+        }
+    return text->labels ? 0 : -1;
+}
+
+static int check_text(PyObject *rows, PyObject *lengths, PyObject *labels, size_t B, const struct wanted *wanted, struct tx_text *text)
+{
+    *text = (struct tx_text){0};
+    if (wanted->classes)
+        return check_labels(labels, B, wanted->classes, text);
+    if (!wanted->most)
+        return 0;
+    text->rows = tx_array(rows, "text", NPY_FLOAT32, 3, (Py_ssize_t[]){(Py_ssize_t)B, -1, (Py_ssize_t)wanted->width});
+    text->lengths = text->rows ? tx_array(lengths, "text_lengths", NPY_INT32, 1, (Py_ssize_t[]){(Py_ssize_t)B}) : NULL;
+    if (!text->lengths)
+        return -1;
+    text->t = (size_t)tx_array_extent(rows, 1);
+    if (text->t < 1 || text->t > wanted->most) {
+        PyErr_Format(PyExc_ValueError, "text: expected 1 to %zu tokens, got %zu", wanted->most, text->t);
+        return -1;
+    }
+    for (size_t b = 0; b < B; b++)
+        if (text->lengths[b] < 1 || (size_t)text->lengths[b] > text->t) {
+            PyErr_Format(PyExc_ValueError, "text_lengths[%zu] is %d, expected 1 to %zu", b, (int)text->lengths[b], text->t);
+            return -1;
+        }
+    return 0;
+}
+
+static struct wanted textok_text(const struct tx_textok_config *c, size_t this_side)
+{
+    if (c->text_condition != TX_TEXT_BOTH && c->text_condition != this_side)
+        return (struct wanted){0};
+    if (c->text_source == TX_TEXT_CLASS)
+        return (struct wanted){.classes = c->num_classes};
+    return (struct wanted){.most = c->num_text_tokens, .width = c->text_dim};
+}
+
+static struct wanted dit_text(const struct tx_dit_config *c)
+{
+    if (c->condition == TX_CONDITION_CLASS)
+        return (struct wanted){.classes = c->num_classes + 1}; /* the null class too */
+    return (struct wanted){.most = c->num_text_tokens, .width = c->text_dim};
+}
+
+/* ---- TexTok ---- */
+
+static PyObject *encode(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "text", "text_lengths", "labels", "out", "threads", "trace", NULL};
+    PyObject *x, *rows, *lengths, *labels, *out, *trace = NULL;
+    int threads = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|iO:encode", names, &x, &rows, &lengths, &labels, &out, &threads, &trace))
+        return NULL;
+    struct tx_model *model = of_kind(self, TX_MODEL_TEXTOK, "encode");
+    if (!model)
+        return NULL;
+    const struct tx_textok_config *c = &tx_model_config(model)->textok;
+    const Py_ssize_t S = (Py_ssize_t)c->image_size;
+    const int bytes = tx_is_type(x, NPY_UINT8);
+    const void *images = tx_array(x, "x", bytes ? NPY_UINT8 : NPY_FLOAT32, 4, (Py_ssize_t[]){-1, S, S, 3});
+    if (!images)
+        return NULL;
+    const Py_ssize_t B = tx_array_extent(x, 0);
+    float *z = tx_array(out, "out", NPY_FLOAT32, 3, (Py_ssize_t[]){B, (Py_ssize_t)c->num_latent_tokens, (Py_ssize_t)c->latent_dim});
+    const struct wanted wanted = textok_text(c, TX_TEXT_TOKENIZER);
+    struct tx_text text;
+    struct call call;
+    if (!z || writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 || begin(&call, threads, trace) < 0)
+        return NULL;
+    call.thread = PyEval_SaveThread();
+    const enum tx_status status = B ? tx_textok_encode(model, &call.c, images, bytes, &text, (size_t)B, z) : TX_OK;
+    PyEval_RestoreThread(call.thread);
+    return end(&call, status);
+}
+
+static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"z", "text", "text_lengths", "labels", "out", "threads", "trace", NULL};
+    PyObject *latents, *rows, *lengths, *labels, *out, *trace = NULL;
+    int threads = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|iO:decode", names, &latents, &rows, &lengths, &labels, &out, &threads, &trace))
+        return NULL;
+    struct tx_model *model = of_kind(self, TX_MODEL_TEXTOK, "decode");
+    if (!model)
+        return NULL;
+    const struct tx_textok_config *c = &tx_model_config(model)->textok;
+    const Py_ssize_t S = (Py_ssize_t)c->image_size;
+    const float *z = tx_array(latents, "z", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, (Py_ssize_t)c->num_latent_tokens, (Py_ssize_t)c->latent_dim});
+    if (!z)
+        return NULL;
+    const Py_ssize_t B = tx_array_extent(latents, 0);
+    const int bytes = tx_is_type(out, NPY_UINT8);
+    void *images = tx_array(out, "out", bytes ? NPY_UINT8 : NPY_FLOAT32, 4, (Py_ssize_t[]){B, S, S, 3});
+    const struct wanted wanted = textok_text(c, TX_TEXT_DETOKENIZER);
+    struct tx_text text;
+    struct call call;
+    if (!images || writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
+        begin(&call, threads, trace) < 0)
+        return NULL;
+    call.thread = PyEval_SaveThread();
+    const enum tx_status status = B ? tx_textok_decode(model, &call.c, z, &text, (size_t)B, images, bytes) : TX_OK;
+    PyEval_RestoreThread(call.thread);
+    return end(&call, status);
+}
+
+/* ---- DiT ---- */
+
+static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "t", "labels", "text", "text_lengths", "null", "out", "threads", "trace", NULL};
+    PyObject *tokens, *times, *labels, *rows, *lengths, *out, *trace = NULL;
+    int null, threads = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOpO|iO:denoise", names, &tokens, &times, &labels, &rows, &lengths, &null, &out,
+                                     &threads, &trace))
+        return NULL;
+    struct tx_model *model = of_kind(self, TX_MODEL_DIT, "denoise");
+    if (!model)
+        return NULL;
+    const struct tx_dit_config *c = &tx_model_config(model)->dit;
+    const Py_ssize_t T = (Py_ssize_t)c->num_tokens, C = (Py_ssize_t)c->in_channels;
+    const float *x = tx_array(tokens, "x", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, T, C});
+    if (!x)
+        return NULL;
+    const Py_ssize_t B = tx_array_extent(tokens, 0);
+    const float *t = tx_array(times, "t", NPY_FLOAT32, 1, &B);
+    float *y = t ? tx_array(out, "out", NPY_FLOAT32, 3, (Py_ssize_t[]){B, T, c->learn_sigma ? 2 * C : C}) : NULL;
+    const struct wanted wanted = dit_text(c);
+    struct tx_text text;
+    struct call call;
+    if (!y || writeable(out, "out") < 0 || (!null && check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0) ||
+        begin(&call, threads, trace) < 0)
+        return NULL;
+    call.thread = PyEval_SaveThread();
+    const enum tx_status status = B ? tx_dit_denoise_call(model, &call.c, x, t, null ? NULL : &text, (size_t)B, y) : TX_OK;
+    PyEval_RestoreThread(call.thread);
+    return end(&call, status);
+}
+
+static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"x", "t", "update", "guidance", "step_noise", "labels", "text", "text_lengths", "callback", "threads", NULL};
+    PyObject *tokens, *times, *update, *guidance, *noise, *labels, *rows, *lengths, *callback = Py_None;
+    int threads = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOOO|Oi:sample", names, &tokens, &times, &update, &guidance, &noise, &labels, &rows,
+                                     &lengths, &callback, &threads))
+        return NULL;
+    struct tx_model *model = of_kind(self, TX_MODEL_DIT, "sample");
+    if (!model)
+        return NULL;
+    const struct tx_dit_config *c = &tx_model_config(model)->dit;
+    const Py_ssize_t T = (Py_ssize_t)c->num_tokens, C = (Py_ssize_t)c->in_channels;
+    struct tx_sample s = {.x = tx_array(tokens, "x", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, T, C})};
+    if (!s.x || writeable(tokens, "x") < 0 || !(s.t = tx_array(times, "t", NPY_FLOAT32, 1, (Py_ssize_t[]){-1})))
+        return NULL;
+    const Py_ssize_t B = tx_array_extent(tokens, 0), steps = tx_array_extent(times, 0);
+    s.B = (size_t)B;
+    s.steps = (size_t)steps;
+    s.update = tx_array(update, "update", NPY_FLOAT64, 2, (Py_ssize_t[]){steps, TX_UPDATE});
+    s.guidance = s.update ? tx_array(guidance, "guidance", NPY_FLOAT32, 1, &steps) : NULL;
+    if (!s.guidance)
+        return NULL;
+    if (noise != Py_None && !(s.noise = tx_array(noise, "step_noise", NPY_FLOAT32, 4, (Py_ssize_t[]){steps, B, T, C})))
+        return NULL;
+    const struct wanted wanted = dit_text(c);
+    struct call call;
+    if (check_text(rows, lengths, labels, (size_t)B, &wanted, &s.text) < 0 || begin(&call, threads, NULL) < 0)
+        return NULL;
+    call.callback = callback == Py_None ? NULL : callback;
+    call.x = tokens;
+    s.after = after_step;
+    s.after_arg = &call;
+    call.thread = PyEval_SaveThread();
+    const enum tx_status status = B ? tx_dit_sample(model, &call.c, &s) : TX_OK;
+    PyEval_RestoreThread(call.thread);
+    return end(&call, status);
+}
+
+/* ---- the type ---- */
+
+static int config_from(PyObject *type, PyObject *dict, enum tx_model_kind *kind, union tx_model_config *config)
+{
+    const int textok = PyUnicode_CompareWithASCIIString(type, "textok") == 0;
+    if (!textok && PyUnicode_CompareWithASCIIString(type, "dit") != 0) {
+        PyErr_Format(PyExc_ValueError, "model_type: expected \"textok\" or \"dit\", got %R", type);
+        return -1;
+    }
+    *kind = textok ? TX_MODEL_TEXTOK : TX_MODEL_DIT;
+    memset(config, 0, sizeof *config);
+    return tx_config_from_dict(dict, textok ? tx_textok_fields : tx_dit_fields, "", config);
+}
+
+static PyObject *shape_tuple(int rank, const size_t *shape)
+{
+    return rank == 2 ? Py_BuildValue("(nn)", (Py_ssize_t)shape[0], (Py_ssize_t)shape[1]) : Py_BuildValue("(n)", (Py_ssize_t)shape[0]);
+}
+
+PyObject *tx_weight_table(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *type, *dict;
+    enum tx_model_kind kind;
+    union tx_model_config config;
+    struct tx_error err;
+    struct tx_model *model;
+    if (!PyArg_ParseTuple(args, "UO:weight_table", &type, &dict) || config_from(type, dict, &kind, &config) < 0)
+        return NULL;
+    if (tx_model_open(&model, tx_active_kernels, kind, &config, &err) != TX_OK)
+        return tx_raise(&err);
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < tx_model_tensor_count(model); i++) {
+        const char *name;
+        size_t shape[2];
+        const int rank = tx_model_tensor(model, i, &name, shape);
+        PyObject *line = Py_BuildValue("(sN)", name, shape_tuple(rank, shape));
+        if (!line || PyList_Append(list, line) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(line);
+    }
+    tx_model_close(model);
+    return list;
+}
+
+struct loading {
+    struct tx_model *model;
+    PyObject *weights;      /* dict */
+};
+
+static const float *get_tensor(void *arg, size_t index)
+{
+    const struct loading *loading = arg;
+    const char *name;
+    size_t shape[2];
+    const int rank = tx_model_tensor(loading->model, index, &name, shape);
+    PyObject *array = PyDict_GetItemString(loading->weights, name);
+    if (!array) {
+        PyErr_Format(PyExc_ValueError, "weights: %s is missing", name);
+        return NULL;
+    }
+    return tx_array(array, name, NPY_FLOAT32, rank, (Py_ssize_t[]){(Py_ssize_t)shape[0], (Py_ssize_t)shape[1]});
+}
+
+static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"model_type", "config", "weights", NULL};
+    PyObject *model_type, *dict, *weights;
+    enum tx_model_kind kind;
+    union tx_model_config config;
+    struct tx_error err;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO!:Model", names, &model_type, &dict, &PyDict_Type, &weights) ||
+        config_from(model_type, dict, &kind, &config) < 0)
+        return NULL;
+    struct loading loading = {.weights = weights};
+    if (tx_model_open(&loading.model, tx_active_kernels, kind, &config, &err) != TX_OK)
+        return tx_raise(&err);
+    if ((size_t)PyDict_Size(weights) != tx_model_tensor_count(loading.model)) {
+        PyErr_Format(PyExc_ValueError, "weights: expected %zu tensors, got %zd", tx_model_tensor_count(loading.model), PyDict_Size(weights));
+        tx_model_close(loading.model);
+        return NULL;
+    }
+    /* Packing holds the GIL: the arrays could otherwise change under it. */
+    if (tx_model_load(loading.model, get_tensor, &loading, 0, &err) != TX_OK) {
+        tx_model_close(loading.model);
+        return tx_raise(&err);
+    }
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PyObject *self = alloc(type, 0);
+    if (self)
+        ((struct model_object *)self)->model = loading.model;
+    else
+        tx_model_close(loading.model);
+    return self;
+}
+
+static void model_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    tx_model_close(model_of(self));
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *weights(PyObject *self, PyObject *none)
+{
+    (void)none;
+    const struct tx_model *model = model_of(self);
+    PyObject *dict = PyDict_New();
+    for (size_t i = 0; dict && i < tx_model_tensor_count(model); i++) {
+        const char *name;
+        size_t shape[2];
+        const int rank = tx_model_tensor(model, i, &name, shape);
+        npy_intp dims[2] = {(npy_intp)shape[0], (npy_intp)shape[1]};
+        PyObject *array = PyArray_SimpleNew(rank, dims, NPY_FLOAT32);
+        if (array)
+            tx_model_export(model, i, PyArray_DATA((PyArrayObject *)array));
+        if (!array || PyDict_SetItemString(dict, name, array) < 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(array);
+    }
+    return dict;
+}
+
+static PyObject *memory_plan(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"batch", "text_tokens", "steps", "threads", NULL};
+    Py_ssize_t batch, text_tokens, steps = 1;
+    int threads = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nn|ni:memory_plan", names, &batch, &text_tokens, &steps, &threads))
+        return NULL;
+    if (batch < 1 || text_tokens < 0 || steps < 1 || threads < 0)
+        return PyErr_Format(PyExc_ValueError, "memory_plan: expected batch and steps of 1 or more, text_tokens and threads of 0 or more");
+    const struct tx_model *model = model_of(self);
+    return Py_BuildValue("{snsn}", "weights", (Py_ssize_t)tx_model_weight_bytes(model), "workspace",
+                         (Py_ssize_t)tx_model_workspace(model, (size_t)batch, (size_t)text_tokens, (size_t)steps, threads));
+}
+
+static PyObject *get_model_type(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyUnicode_FromString(tx_model_kind(model_of(self)) == TX_MODEL_DIT ? "dit" : "textok");
+}
+
+static PyObject *get_num_parameters(PyObject *self, void *closure)
+{
+    (void)closure;
+    size_t count = 0;
+    for (size_t i = 0; i < tx_model_tensor_count(model_of(self)); i++) {
+        const char *name;
+        size_t shape[2];
+        const int rank = tx_model_tensor(model_of(self), i, &name, shape);
+        count += shape[0] * (rank == 2 ? shape[1] : 1);
+    }
+    return PyLong_FromSize_t(count);
+}
+
+static PyObject *get_weight_bytes(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromSize_t(tx_model_weight_bytes(model_of(self)));
+}
+
+#define METHOD(name, doc) {#name, (PyCFunction)(void (*)(void))name, METH_VARARGS | METH_KEYWORDS, doc}
+
+static PyMethodDef model_methods[] = {
+    METHOD(encode, "encode(x, text, text_lengths, labels, out, threads=0, trace=None)"),
+    METHOD(decode, "decode(z, text, text_lengths, labels, out, threads=0, trace=None)"),
+    METHOD(denoise, "denoise(x, t, labels, text, text_lengths, null, out, threads=0, trace=None)"),
+    METHOD(sample, "sample(x, t, update, guidance, step_noise, labels, text, text_lengths, callback=None, threads=0)"),
+    METHOD(memory_plan, "memory_plan(batch, text_tokens, steps=1, threads=0) -> {\"weights\": bytes, \"workspace\": bytes}"),
+    {"weights", weights, METH_NOARGS, "All tensors, as they came."},
+    {0},
+};
+
+static PyGetSetDef model_attributes[] = {
+    {"model_type", get_model_type, NULL, "\"textok\" or \"dit\"", NULL},
+    {"num_parameters", get_num_parameters, NULL, "how many numbers the weights hold", NULL},
+    {"weight_bytes", get_weight_bytes, NULL, "bytes that the packed weights take", NULL},
+    {0},
+};
+
+static PyType_Slot model_slots[] = {
+    {Py_tp_doc, "Model(model_type, config, weights): packed weights of one TexTok or DiT."},
+    {Py_tp_new, (void *)model_new},
+    {Py_tp_dealloc, (void *)model_dealloc},
+    {Py_tp_methods, model_methods},
+    {Py_tp_getset, model_attributes},
+    {0, NULL},
+};
+
+static PyType_Spec model_spec = {
+    .name = "textok._core.Model",
+    .basicsize = sizeof(struct model_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = model_slots,
+};
+
+int tx_add_model_type(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &model_spec, NULL);
+    const int result = type ? PyModule_AddObjectRef(module, "Model", type) : -1;
+    Py_XDECREF(type);
+    return result;
+}

@@ -1,0 +1,99 @@
+/* Which kernels run: the reference table, with each row that this CPU can run laid over it. A new ISA is one line in tx_rows. */
+#include "kernels.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "../base/cpu.h"
+
+extern const struct tx_kernels txk_table_ref;
+#ifdef TX_HAVE_AVX512
+extern const struct tx_kernels txk_table_avx512;
+#endif
+
+const struct tx_row tx_rows[] = {
+    {"ref", 0, &txk_table_ref},
+#ifdef TX_HAVE_AVX512
+    {"avx512", TX_CPU_AVX512, &txk_table_avx512},
+#endif
+};
+const int tx_num_rows = sizeof tx_rows / sizeof *tx_rows;
+
+enum { MAX_ROWS = 16 };
+_Static_assert(sizeof tx_rows / sizeof *tx_rows <= MAX_ROWS, "grow MAX_ROWS");
+
+/* The gemm slots speak one packed layout, so they come and go together. */
+static void overlay(struct tx_kernels *t, const struct tx_kernels *s)
+{
+    if (s->gemm_f32) {
+        t->gemm_f32_nr = s->gemm_f32_nr;
+        t->gemm_f32_fast = s->gemm_f32_fast;
+        t->gemm_f32_packed = s->gemm_f32_packed;
+        t->gemm_f32_pack = s->gemm_f32_pack;
+        t->gemm_f32_unpack = s->gemm_f32_unpack;
+        t->gemm_f32 = s->gemm_f32;
+    }
+    if (s->attention_f32) {
+        t->attention_f32_scratch = s->attention_f32_scratch;
+        t->attention_f32 = s->attention_f32;
+    }
+#define TAKE(slot) if (s->slot) t->slot = s->slot;
+    TAKE(epilogue_f32) TAKE(norm_f32) TAKE(activate_f32) TAKE(step_f32)
+    TAKE(patchify_u8) TAKE(patchify_f32) TAKE(unpatchify_u8) TAKE(unpatchify_f32)
+#undef TAKE
+}
+
+static int runs_here(int row)
+{
+    return (tx_cpu_bits() & tx_rows[row].needs) == tx_rows[row].needs;
+}
+
+const struct tx_kernels *tx_kernels_row(int row)
+{
+    /* Filled with the same bytes by whoever comes first; a second writer writes what is there already. */
+    static struct tx_kernels tables[MAX_ROWS];
+    struct tx_kernels t = *tx_rows[0].slots;
+    for (int i = 1; i <= row; i++)
+        if (runs_here(i))
+            overlay(&t, tx_rows[i].slots);
+    if (memcmp(&tables[row], &t, sizeof t) != 0)
+        tables[row] = t;
+    return &tables[row];
+}
+
+const char *tx_slot_row(int row, const char *slot)
+{
+    const char *from = NULL;
+    for (int i = 0; i <= row; i++) {
+        if (!runs_here(i))
+            continue;
+        const struct tx_kernels *s = tx_rows[i].slots;
+#define NAME(field) if (strcmp(slot, #field) == 0 && s->field) from = tx_rows[i].name;
+        TXK_SLOTS(NAME)
+#undef NAME
+    }
+    return from;
+}
+
+int tx_choose_row(const char *isa, char *err, size_t err_size)
+{
+    if (!isa || !*isa) {
+        int best = 0;
+        for (int i = 1; i < tx_num_rows; i++)
+            if (runs_here(i))
+                best = i;
+        return best;
+    }
+    for (int i = 0; i < tx_num_rows; i++) {
+        if (strcmp(isa, tx_rows[i].name) != 0)
+            continue;
+        if (runs_here(i))
+            return i;
+        snprintf(err, err_size, "TEXTOK_ISA=%s: this CPU or its operating system cannot run it", isa);
+        return -1;
+    }
+    int n = snprintf(err, err_size, "TEXTOK_ISA=%.40s is not known; choose from:", isa);
+    for (int i = 0; i < tx_num_rows && n > 0 && (size_t)n < err_size; i++)
+        n += snprintf(err + n, err_size - (size_t)n, " %s", tx_rows[i].name);
+    return -1;
+}

@@ -1,0 +1,149 @@
+/* The kernel contract: what every ISA row must compute.
+ *
+ * A kernel is a pure function on pointers. It allocates nothing, starts no threads, knows no models and cannot fail: the caller has
+ * checked every size. Slots are named op_dtype, implementations txk_op_dtype_isa, one op and one ISA a file. dispatch.c copies the
+ * reference table and lays over it each row whose CPU bits are there, so a slot is never NULL.
+ *
+ * Letters, used everywhere: B batch, T tokens, D width, H heads, Dh head width, F MLP width, Np/Nl/Nt patches, latents, text tokens;
+ * in a product C[M,N] = A[M,K] W[N,K]^T. Matrices are row-major; ld* is the distance between rows in elements.
+ *
+ * Determinism: an element of a result depends only on the values it is computed from, never on the position of its row in a block, on
+ * how many rows come with it or on which columns are asked for. The order of every sum is a function of K, D, Tk and Dh alone.
+ */
+#ifndef TXK_KERNELS_H
+#define TXK_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum tx_activation { TX_ACT_NONE, TX_ACT_GELU_ERF, TX_ACT_GELU_TANH, TX_ACT_SILU, TX_ACT_TANH, TX_ACT_COUNT };
+
+/* What happens to a product before it is stored:
+ *   y = act(acc + bias);   out = residual ? residual + (gate ? gate[group[row]] : 1) * y : y
+ * `residual` may be `out` itself (same ld). Row indices are the caller's, so `row` 0 is the first row of `out`. */
+struct tx_epilogue_f32 {
+    const float *bias;      /* [N] or NULL */
+    int act;                /* enum tx_activation */
+    const float *residual;  /* [M,N], ld ldr; or NULL */
+    size_t ldr;
+    const float *gate;      /* [G,N], ld ldg; or NULL (needs residual) */
+    size_t ldg;
+    const int32_t *group;   /* [M], which gate row each row takes; NULL: row 0 for all */
+};
+
+/* One block of a product: rows 0..M of A against columns n0..n1 of the packed W; n0 is a multiple of gemm_f32_nr. `out`, `residual`,
+ * `bias` and `gate` are indexed by the full column number. */
+struct tx_gemm_f32 {
+    float *out;             /* [M,N], ld ldo */
+    size_t ldo;
+    const float *a;         /* [M,K], ld lda; must not overlap out */
+    size_t lda;
+    const float *w;         /* packed by gemm_f32_pack of the same row */
+    size_t M, N, K;
+    size_t n0, n1;
+    struct tx_epilogue_f32 epilogue;
+};
+
+/* One head of one image: out = softmax(scale q k^T) v, with rows of q in any number and order. Never stores more scores than a strip. */
+struct tx_attention_f32 {
+    float *out;             /* [Tq,Dh], ld ldo; must not overlap the inputs */
+    size_t ldo;
+    const float *q;         /* [Tq,Dh], ld ldq */
+    size_t ldq;
+    const float *k;         /* [Tk,Dh], ld ldk */
+    size_t ldk;
+    const float *v;         /* [Tk,Dh], ld ldv */
+    size_t ldv;
+    size_t Tq, Tk, Dh;      /* each at least 1 */
+    float scale;            /* 1/sqrt(Dh) */
+    void *scratch;          /* attention_f32_scratch(Tk, Dh) bytes, 64-byte aligned */
+};
+
+/* y = (x - mean(x)) / sqrt(var(x) + eps), each row over its D elements (population variance);
+ * then y = y * weight + bias where weight is given; then y = y * (1 + scale[g]) + shift[g], g = group[row], where scale is given. */
+struct tx_norm_f32 {
+    float *out;             /* [M,D], ld ldo; may be x itself */
+    size_t ldo;
+    const float *x;         /* [M,D], ld ldx */
+    size_t ldx;
+    size_t M, D;
+    float eps;
+    const float *weight, *bias;  /* [D], both or neither */
+    const float *shift, *scale;  /* [G,D], ld ldm, both or neither */
+    size_t ldm;
+    const int32_t *group;        /* [M]; NULL: row 0 for all */
+};
+
+/* One sampling step on n elements, all products and sums in double, x stored back as float32:
+ *   x0 = u[0] x + u[1] m;  x = u[2] x + u[3] m + u[4] x0_prev + u[5] noise + u[6] exp(0.5 (w u[8] + (1-w) u[7])) noise,  w = (v+1)/2
+ * and x0_prev becomes x0. v NULL: the last term is left out; noise NULL: the last two are. u[9] is reserved. */
+struct tx_step_f32 {
+    float *x;               /* [n], state, in and out */
+    float *x0_prev;         /* [n], in and out */
+    const float *m;         /* [n] the model's prediction */
+    const float *v;         /* [n] variance fraction in [-1,1], or NULL */
+    const float *noise;     /* [n] or NULL */
+    const double *u;        /* [10] */
+    size_t n;
+};
+
+struct tx_kernels {
+    /* Columns of a packed panel: n0 of a block is a multiple of it. */
+    size_t gemm_f32_nr;
+    /* 1 where gemm_f32 is worth running; 0: the model prefers a BLAS (the reference row is written to be read). */
+    int gemm_f32_fast;
+    /* Elements of the packed form of W[N,K]. */
+    size_t (*gemm_f32_packed)(size_t N, size_t K);
+    /* dst (64-byte aligned) <- rows n0..n1 of W[N,K], row-major; n0 a multiple of nr, n1 too or N. Fills padding with zeros. */
+    void (*gemm_f32_pack)(float *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);
+    /* W[N,K] row-major <- packed, bit for bit. */
+    void (*gemm_f32_unpack)(float *w, const float *packed, size_t N, size_t K);
+    /* out[0:M, n0:n1] = epilogue(a w^T). float32 products and sums. */
+    void (*gemm_f32)(const struct tx_gemm_f32 *job);
+
+    /* The epilogue alone: out [M,N] = epilogue(acc [M,N]), for products computed by a BLAS. acc may be out. */
+    void (*epilogue_f32)(float *out, size_t ldo, const float *acc, size_t ldacc, size_t M, size_t N,
+                         const struct tx_epilogue_f32 *epilogue);
+
+    /* Bytes of scratch one call of attention_f32 needs. */
+    size_t (*attention_f32_scratch)(size_t Tk, size_t Dh);
+    void (*attention_f32)(const struct tx_attention_f32 *job);
+
+    void (*norm_f32)(const struct tx_norm_f32 *job);
+
+    /* out = act(x), n elements; out may be x. */
+    void (*activate_f32)(float *out, const float *x, size_t n, int act);
+
+    void (*step_f32)(const struct tx_step_f32 *job);
+
+    /* Pixels to patch rows and back. Image [S,S,3] in (row, column, channel) order; patches [(S/p)^2, 3pp] in raster order of patches,
+     * pixels of a patch in (row, column, channel) order, ld ldp. uint8: v / 127.5 - 1, and back clip, then floor((v + 1) 127.5 + 0.5). */
+    void (*patchify_u8)(float *patches, size_t ldp, const uint8_t *image, size_t S, size_t p);
+    void (*patchify_f32)(float *patches, size_t ldp, const float *image, size_t S, size_t p);
+    void (*unpatchify_u8)(uint8_t *image, const float *patches, size_t ldp, size_t S, size_t p);
+    void (*unpatchify_f32)(float *image, const float *patches, size_t ldp, size_t S, size_t p);
+};
+
+#define TXK_SLOTS(X) \
+    X(gemm_f32) X(epilogue_f32) X(attention_f32) X(norm_f32) X(activate_f32) X(step_f32) \
+    X(patchify_u8) X(patchify_f32) X(unpatchify_u8) X(unpatchify_f32)
+
+/* A row of the dispatch table: a name as TEXTOK_ISA takes it, the CPU bits it needs (base/cpu.h), and the slots it fills (others NULL). */
+struct tx_row {
+    const char *name;
+    uint32_t needs;
+    const struct tx_kernels *slots;
+};
+
+/* Rows compiled in, worst first; the reference is row 0. */
+extern const struct tx_row tx_rows[];
+extern const int tx_num_rows;
+
+/* The table of row `row` laid over the ones before it, as that ISA would run. Which row each slot came from: tx_slot_row. */
+const struct tx_kernels *tx_kernels_row(int row);
+const char *tx_slot_row(int row, const char *slot);
+
+/* The best row that this CPU, its OS and TEXTOK_ISA allow, or -1 with the reason in err (an unknown name, or one that can't run here). */
+int tx_choose_row(const char *isa, char *err, size_t err_size);
+
+#endif

@@ -1,0 +1,63 @@
+/* What a model is, as plain numbers. Defaults and friendly errors live in textok/config.py, which hands over every key; here stands what
+ * the C side needs in order to stay inside its arrays whatever it is given. */
+#ifndef TX_CONFIG_H
+#define TX_CONFIG_H
+
+#include "../base/base.h"
+
+enum tx_text_injection { TX_IN_CONTEXT, TX_CROSS_ATTENTION };
+enum tx_text_source { TX_TEXT_EMBEDDING, TX_TEXT_CLASS };
+enum tx_text_condition { TX_TEXT_BOTH, TX_TEXT_TOKENIZER, TX_TEXT_DETOKENIZER, TX_TEXT_NONE };
+enum tx_gelu { TX_GELU_ERF, TX_GELU_TANH };
+enum tx_output { TX_OUTPUT_NONE, TX_OUTPUT_TANH };
+enum tx_dit_condition { TX_CONDITION_CLASS, TX_CONDITION_TEXT };
+
+struct tx_side_config {
+    size_t hidden_size, depth, num_heads;
+    double mlp_ratio;
+};
+
+struct tx_textok_config {
+    size_t image_size, patch_size, num_latent_tokens, latent_dim, text_dim, num_text_tokens, num_classes;
+    size_t text_condition, text_injection, text_source, gelu, output_activation; /* the enums above */
+    size_t qkv_bias, kl;                                                         /* 0 or 1 */
+    double norm_eps;
+    struct tx_side_config tokenizer, detokenizer;
+};
+
+struct tx_dit_config {
+    size_t num_tokens, in_channels, num_classes, text_dim, num_text_tokens, time_freq_dim;
+    size_t condition;      /* enum tx_dit_condition */
+    size_t learn_sigma;    /* 0 or 1 */
+    size_t guidance_channels; /* the first so many are guided; 0: all */
+    double norm_eps;
+    struct tx_side_config body;
+};
+
+/* How a config crosses from Python: one line a field. */
+enum tx_field_kind { TX_FIELD_SIZE, TX_FIELD_REAL, TX_FIELD_FLAG, TX_FIELD_CHOICE, TX_FIELD_SIDE };
+
+struct tx_field {
+    const char *name;
+    enum tx_field_kind kind;
+    size_t offset;               /* in the struct */
+    const char *const *choices;  /* TX_FIELD_CHOICE: names by enum value, NULL at the end */
+};
+
+/* Tables end with a NULL name. tx_side_fields are the keys of a TX_FIELD_SIDE's dict. */
+extern const struct tx_field tx_textok_fields[], tx_dit_fields[], tx_side_fields[];
+
+enum tx_status tx_textok_config_check(const struct tx_textok_config *config, struct tx_error *err);
+enum tx_status tx_dit_config_check(const struct tx_dit_config *config, struct tx_error *err);
+
+static inline size_t tx_mlp_width(const struct tx_side_config *side)
+{
+    return (size_t)((double)side->hidden_size * side->mlp_ratio);
+}
+
+static inline size_t tx_num_patches(const struct tx_textok_config *c)
+{
+    return (c->image_size / c->patch_size) * (c->image_size / c->patch_size);
+}
+
+#endif

@@ -1,0 +1,34 @@
+/* TexTok's detokenizer: N latent tokens of dimension d -> image [S,S,3].
+ *
+ *   from_latent   d -> D
+ *   side          12 blocks over 1,024 learned patch tokens + N latents + 128 text tokens, the patches kept
+ *   to_pixels     D -> 3pp, then tanh where the config says so
+ */
+#ifndef TX_DETOKENIZER_H
+#define TX_DETOKENIZER_H
+
+#include "side.h"
+
+struct tx_detokenizer {
+    struct tx_side side;
+    size_t S, p, d;
+    int activation;                 /* enum tx_activation */
+    struct tx_linear from_latent;   /* [D, d] */
+    struct tx_linear to_pixels;     /* [3pp, D] */
+};
+
+struct tx_detokenizer_buffers {
+    struct tx_side_buffers side;
+    float *patches;                 /* [images * P, 3pp] */
+};
+
+enum tx_status tx_detokenizer_init(struct tx_detokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors,
+                                   struct tx_error *err);
+void tx_detokenizer_plan(const struct tx_detokenizer *t, struct tx_detokenizer_buffers *buffers, struct tx_arena *arena, size_t images,
+                         size_t text_tokens);
+
+/* z [B,N,d]; images float32 (as computed) or, where `bytes`, uint8 (clipped, rounded half up). */
+enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers,
+                                  const float *z, const struct tx_text *text, size_t B, void *images, int bytes);
+
+#endif

@@ -1,0 +1,220 @@
+#include "dit.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ROWS_TOGETHER = 2048,   /* token rows evaluated together */
+    PAIRS_TOGETHER = 128,   /* (timestep, condition) pairs whose modulations are held at a time */
+};
+
+enum tx_status tx_dit_init(struct tx_dit *dit, const struct tx_dit_config *config, struct tx_tensors *tensors, struct tx_error *err)
+{
+    const struct tx_side_config *body = &config->body;
+    const int text = config->condition == TX_CONDITION_TEXT;
+    const size_t D = body->hidden_size;
+    *dit = (struct tx_dit){
+        .D = D, .H = body->num_heads, .F = tx_mlp_width(body), .depth = body->depth, .T = config->num_tokens, .C = config->in_channels,
+        .out_channels = (config->learn_sigma ? 2 : 1) * config->in_channels, .classes = text ? 0 : config->num_classes,
+        .Nt = text ? config->num_text_tokens : 0, .Dt = text ? config->text_dim : 0, .freq = config->time_freq_dim,
+        .guided = config->guidance_channels ? config->guidance_channels : config->in_channels, .eps = (float)config->norm_eps,
+    };
+    dit->blocks = calloc(dit->depth, sizeof *dit->blocks);
+    dit->ada = calloc(dit->depth, sizeof *dit->ada);
+    if (!dit->blocks || !dit->ada)
+        return tx_fail_memory(err, dit->depth * (sizeof *dit->blocks + sizeof *dit->ada));
+    tx_bind_linear(tensors, &dit->x_embedder, D, dit->C, 1, "x_embedder");
+    tx_bind_array(tensors, &dit->pos_embed, 2, dit->T, D, "pos_embed");
+    tx_bind_linear(tensors, &dit->t_mlp0, D, dit->freq, 1, "t_embedder.mlp.0");
+    tx_bind_linear(tensors, &dit->t_mlp2, D, D, 1, "t_embedder.mlp.2");
+    if (text) {
+        tx_bind_linear(tensors, &dit->text_proj, D, dit->Dt, 1, "text_proj");
+        tx_bind_linear(tensors, &dit->text_pool, D, dit->Dt, 1, "text_pool");
+        tx_bind_array(tensors, &dit->null_text, 2, dit->Nt, dit->Dt, "null_text");
+    } else {
+        tx_bind_array(tensors, &dit->class_table, 2, dit->classes + 1, D, "y_embedder.embedding_table.weight");
+    }
+    for (size_t i = 0; i < dit->depth; i++) {
+        dit->blocks[i] = (struct tx_block){.D = D, .H = dit->H, .F = dit->F, .eps = dit->eps, .gelu = TX_ACT_GELU_TANH, .cross = text};
+        tx_bind_block(tensors, &dit->blocks[i], 0, 1, "", i);
+        tx_bind_linear(tensors, &dit->ada[i], 6 * D, D, 1, "blocks.%zu.adaLN_modulation.1", i);
+    }
+    tx_bind_linear(tensors, &dit->final_ada, 2 * D, D, 1, "final_layer.adaLN_modulation.1");
+    tx_bind_linear(tensors, &dit->final_linear, dit->out_channels, D, 1, "final_layer.linear");
+    return TX_OK;
+}
+
+void tx_dit_free(struct tx_dit *dit)
+{
+    free(dit->blocks);
+    free(dit->ada);
+}
+
+void tx_dit_plan(const struct tx_dit *dit, struct tx_dit_buffers *b, struct tx_arena *arena, size_t B, int null, size_t t, size_t steps)
+{
+    const size_t D = dit->D, f = sizeof(float);
+    b->conditions = B + (null ? 1 : 0);
+    /* Whole steps at a time: each has one pair a condition. */
+    b->pairs = b->conditions * tx_max(1, tx_min(steps, PAIRS_TOGETHER / b->conditions));
+    b->images = tx_max(1, tx_min(null ? 2 * B : B, ROWS_TOGETHER / dit->T));
+    b->text_rows = dit->Nt ? B * t + (null ? dit->Nt : 0) : 0;
+    b->y = tx_arena_take(arena, b->conditions, tx_ld(D) * f);
+    b->time = tx_arena_take(arena, b->pairs, tx_ld(D) * f);
+    b->frequencies = tx_arena_take(arena, b->pairs, tx_ld(dit->freq) * f);
+    b->c = tx_arena_take(arena, b->pairs, tx_ld(D) * f);
+    b->mod = tx_arena_take(arena, dit->depth * b->pairs, tx_ld(6 * D) * f);
+    b->final_mod = tx_arena_take(arena, b->pairs, tx_ld(2 * D) * f);
+    b->text_in = tx_arena_take(arena, b->text_rows, tx_ld(dit->Dt) * f);
+    b->text = tx_arena_take(arena, b->text_rows, tx_ld(D) * f);
+    b->pooled = tx_arena_take(arena, dit->Nt ? b->conditions : 0, tx_ld(dit->Dt) * f);
+    b->kv = tx_arena_take(arena, dit->depth * b->text_rows, tx_ld(2 * D) * f);
+    b->text_start = tx_arena_take(arena, b->conditions + 1, sizeof(size_t));
+    b->one_start = tx_arena_take(arena, b->pairs + 1, sizeof(size_t));
+    b->start = tx_arena_take(arena, b->images + 1, sizeof(size_t));
+    b->text_of = tx_arena_take(arena, b->images, sizeof(size_t));
+    b->in = tx_arena_take(arena, b->images * dit->T, tx_ld(dit->C) * f);
+    b->x = tx_arena_take(arena, b->images * dit->T, tx_ld(D) * f);
+    b->out = tx_arena_take(arena, b->images * dit->T, tx_ld(dit->out_channels) * f);
+    b->group = tx_arena_take(arena, b->images * dit->T, sizeof(int32_t));
+    tx_block_plan(&b->block, arena, b->images * dit->T, 0, D, dit->F);
+}
+
+size_t tx_dit_scratch(const struct tx_dit *dit, const struct tx_kernels *kernels, size_t t)
+{
+    return tx_block_scratch(kernels, dit->T, tx_max(t, dit->Nt), dit->D, dit->H);
+}
+
+/* Mean over rows, in double: a condition's text may have any number of them. */
+static void mean_rows(float *out, const float *rows, size_t count, size_t ld, size_t D)
+{
+    for (size_t i = 0; i < D; i++) {
+        double sum = 0;
+        for (size_t r = 0; r < count; r++)
+            sum += rows[r * ld + i];
+        out[i] = (float)(sum / (double)count);
+    }
+}
+
+static void condition_on_text(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const struct tx_text *text, size_t B)
+{
+    const size_t ldt = tx_ld(dit->Dt), D = dit->D, ld = tx_ld(D), ldkv = tx_ld(2 * D);
+    b->text_start[0] = 0;
+    for (size_t g = 0; g < b->conditions; g++) {
+        const int own = g < B;
+        const size_t rows = own ? (size_t)text->lengths[g] : dit->Nt;
+        const float *from = own ? text->rows + g * text->t * dit->Dt : dit->null_text;
+        float *in = b->text_in + b->text_start[g] * ldt;
+        for (size_t r = 0; r < rows; r++)
+            memcpy(in + r * ldt, from + r * dit->Dt, dit->Dt * sizeof *in);
+        mean_rows(b->pooled + g * ldt, in, rows, ldt, dit->Dt);
+        b->text_start[g + 1] = b->text_start[g] + rows;
+    }
+    const struct tx_seq seq = {b->conditions, b->text_start}, ones = {b->conditions, b->one_start};
+    tx_linear_run(run, &dit->text_pool, b->y, ld, b->pooled, ldt, &ones, NULL);
+    tx_linear_run(run, &dit->text_proj, b->text, ld, b->text_in, ldt, &seq, NULL);
+    for (size_t i = 0; i < dit->depth; i++)
+        tx_linear_run(run, &dit->blocks[i].cross_kv, b->kv + i * b->text_rows * ldkv, ldkv, b->text, ld, &seq, NULL);
+}
+
+void tx_dit_condition(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const struct tx_text *text, size_t B,
+                      int null)
+{
+    b->conditions = (text ? B : 0) + (null ? 1 : 0);
+    for (size_t i = 0; i <= b->pairs; i++)
+        b->one_start[i] = i;
+    if (!dit->classes) {
+        condition_on_text(run, dit, b, text, text ? B : 0);
+        return;
+    }
+    for (size_t g = 0; g < b->conditions; g++) {
+        const size_t label = text && g < B ? (size_t)text->labels[g] : dit->classes;
+        memcpy(b->y + g * tx_ld(dit->D), dit->class_table + label * dit->D, dit->D * sizeof *b->y);
+    }
+}
+
+/* [cos, sin] of t exp(-ln(10000) i / half), in double: at t = 999 a float32 angle would be off by 3e-5. */
+static void time_frequencies(float *out, double t, size_t freq)
+{
+    const size_t half = freq / 2;
+    for (size_t i = 0; i < half; i++) {
+        const double angle = t * exp(-log(10000.0) * (double)i / (double)half);
+        out[i] = (float)cos(angle);
+        out[half + i] = (float)sin(angle);
+    }
+}
+
+void tx_dit_modulate(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const float *t,
+                     const size_t *condition, size_t count)
+{
+    const size_t D = dit->D, ld = tx_ld(D), ldf = tx_ld(dit->freq);
+    const struct tx_seq ones = {count, b->one_start};
+    for (size_t i = 0; i < count; i++) {
+        time_frequencies(b->frequencies + i * ldf, t[i], dit->freq);
+        memcpy(b->c + i * ld, b->y + condition[i] * ld, D * sizeof *b->c);
+    }
+    tx_linear_run(run, &dit->t_mlp0, b->time, ld, b->frequencies, ldf, &ones, &(struct tx_epilogue_f32){.act = TX_ACT_SILU});
+    tx_linear_run(run, &dit->t_mlp2, b->c, ld, b->time, ld, &ones, &(struct tx_epilogue_f32){.residual = b->c, .ldr = ld});
+    tx_run_tap(run, "c", 0, b->c, count, D, ld);
+    for (size_t i = 0; i < count; i++)
+        run->kernels->activate_f32(b->c + i * ld, b->c + i * ld, D, TX_ACT_SILU);
+    for (size_t i = 0; i < dit->depth; i++)
+        tx_linear_run(run, &dit->ada[i], b->mod + i * b->pairs * tx_ld(6 * D), tx_ld(6 * D), b->c, ld, &ones, NULL);
+    tx_linear_run(run, &dit->final_ada, b->final_mod, tx_ld(2 * D), b->c, ld, &ones, NULL);
+}
+
+enum tx_status tx_dit_evaluate(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const float *x,
+                               const size_t *image, const size_t *pair, const size_t *condition, size_t E, float *out)
+{
+    const size_t D = dit->D, T = dit->T, C = dit->C, ld = tx_ld(D), ldc = tx_ld(C), ldo = tx_ld(dit->out_channels), ldkv = tx_ld(2 * D);
+    for (size_t e0 = 0; e0 < E; e0 += b->images) {
+        const size_t count = tx_min(b->images, E - e0);
+        for (size_t e = 0; e < count; e++) {
+            b->start[e] = e * T;
+            b->text_of[e] = condition[e0 + e];
+            for (size_t r = 0; r < T; r++) {
+                memcpy(b->in + (e * T + r) * ldc, x + (image[e0 + e] * T + r) * C, C * sizeof *x);
+                memcpy(b->x + (e * T + r) * ld, dit->pos_embed + r * D, D * sizeof *x);
+                b->group[e * T + r] = (int32_t)pair[e0 + e];
+            }
+        }
+        b->start[count] = count * T;
+        const struct tx_seq seq = {count, b->start}, texts = {b->conditions, b->text_start};
+        tx_linear_run(run, &dit->x_embedder, b->x, ld, b->in, ldc, &seq, &(struct tx_epilogue_f32){.residual = b->x, .ldr = ld});
+        tx_run_tap(run, "embed", 0, b->x, count * T, D, ld);
+        for (size_t i = 0; i < dit->depth; i++) {
+            if (tx_run_tick(run) != TX_OK)
+                return TX_STOPPED;
+            const struct tx_modulation modulation = {b->mod + i * b->pairs * tx_ld(6 * D), tx_ld(6 * D), b->group};
+            const struct tx_cross_text text = {b->kv + i * b->text_rows * ldkv, ldkv, &texts, b->text_of};
+            tx_block_run(run, &dit->blocks[i], b->x, &seq, &b->block, &modulation, &text, NULL, "", i);
+        }
+        tx_norm_run(run, &(struct tx_norm_f32){
+            .out = b->block.h, .ldo = ld, .x = b->x, .ldx = ld, .M = count * T, .D = D, .eps = dit->eps,
+            .shift = b->final_mod, .scale = b->final_mod + D, .ldm = tx_ld(2 * D), .group = b->group,
+        });
+        tx_run_tap(run, "final", 0, b->block.h, count * T, D, ld);
+        tx_linear_run(run, &dit->final_linear, b->out, ldo, b->block.h, ld, &seq, NULL);
+        for (size_t r = 0; r < count * T; r++)
+            memcpy(out + (e0 * T + r) * dit->out_channels, b->out + r * ldo, dit->out_channels * sizeof *out);
+    }
+    return TX_OK;
+}
+
+enum tx_status tx_dit_denoise(const struct tx_run *run, const struct tx_dit *dit, struct tx_arena *arena, const float *x, const float *t,
+                              const struct tx_text *text, size_t B, float *out)
+{
+    struct tx_dit_buffers b;
+    const size_t conditions = text ? B : 0;
+    tx_dit_plan(dit, &b, arena, B, !text, text ? text->t : 0, 1);
+    size_t *image = tx_arena_take(arena, B, sizeof *image), *condition = tx_arena_take(arena, B, sizeof *condition);
+    if (!arena->base)
+        return TX_OK;
+    for (size_t e = 0; e < B; e++) {
+        image[e] = e;
+        condition[e] = text ? e : conditions;
+    }
+    tx_dit_condition(run, dit, &b, text, B, !text);
+    tx_dit_modulate(run, dit, &b, t, condition, B);
+    return tx_dit_evaluate(run, dit, &b, x, image, image, condition, B, out);
+}

@@ -1,0 +1,244 @@
+/* A loaded model: its config, its tensors, the memory they lie in; and how a call gets its workspace. */
+#include "../textok.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/arena.h"
+#include "../base/pool.h"
+#include "bind.h"
+#include "detokenizer.h"
+#include "dit.h"
+#include "tokenizer.h"
+
+struct tx_model {
+    enum tx_model_kind kind;
+    union tx_model_config config;
+    const struct tx_kernels *kernels;
+    struct tx_tensors tensors;
+    struct tx_arena weights;
+    struct tx_tokenizer tokenizer;      /* TX_MODEL_TEXTOK */
+    struct tx_detokenizer detokenizer;
+    struct tx_dit dit;                  /* TX_MODEL_DIT */
+};
+
+static enum tx_status list_tensors(struct tx_model *m, struct tx_error *err)
+{
+    enum tx_status status;
+    if (m->kind == TX_MODEL_DIT) {
+        status = tx_dit_config_check(&m->config.dit, err);
+        return status == TX_OK ? tx_dit_init(&m->dit, &m->config.dit, &m->tensors, err) : status;
+    }
+    status = tx_textok_config_check(&m->config.textok, err);
+    if (status == TX_OK)
+        status = tx_tokenizer_init(&m->tokenizer, &m->config.textok, &m->tensors, err);
+    return status == TX_OK ? tx_detokenizer_init(&m->detokenizer, &m->config.textok, &m->tensors, err) : status;
+}
+
+enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind,
+                             const union tx_model_config *config, struct tx_error *err)
+{
+    *model = NULL;
+    struct tx_model *m = calloc(1, sizeof *m);
+    if (!m)
+        return tx_fail_memory(err, sizeof *m);
+    m->kind = kind;
+    m->config = *config;
+    m->kernels = kernels;
+    enum tx_status status = list_tensors(m, err);
+    if (status == TX_OK && m->tensors.failed)
+        status = tx_fail_memory(err, m->tensors.room * sizeof *m->tensors.list);
+    if (status == TX_OK)
+        *model = m;
+    else
+        tx_model_close(m);
+    return status;
+}
+
+void tx_model_close(struct tx_model *m)
+{
+    if (!m)
+        return;
+    tx_arena_close(&m->weights);
+    tx_side_free(&m->tokenizer.side);
+    tx_side_free(&m->detokenizer.side);
+    tx_dit_free(&m->dit);
+    free(m->tensors.list);
+    free(m);
+}
+
+enum tx_model_kind tx_model_kind(const struct tx_model *m)
+{
+    return m->kind;
+}
+
+const union tx_model_config *tx_model_config(const struct tx_model *m)
+{
+    return &m->config;
+}
+
+size_t tx_model_tensor_count(const struct tx_model *m)
+{
+    return m->tensors.count;
+}
+
+int tx_model_tensor(const struct tx_model *m, size_t index, const char **name, size_t shape[2])
+{
+    const struct tx_tensor *tensor = &m->tensors.list[index];
+    *name = tensor->name;
+    memcpy(shape, tensor->shape, sizeof tensor->shape);
+    return tensor->rank;
+}
+
+size_t tx_model_weight_bytes(const struct tx_model *m)
+{
+    return m->weights.size;
+}
+
+enum tx_status tx_model_load(struct tx_model *m, const float *(*get)(void *arg, size_t index), void *arg, int threads, struct tx_error *err)
+{
+    struct tx_arena measure = {0};
+    tx_tensors_plan(&m->tensors, &measure, m->kernels);
+    if (tx_arena_open(&m->weights, &measure, err) != TX_OK)
+        return err->status;
+    tx_tensors_plan(&m->tensors, &m->weights, m->kernels);
+    for (size_t i = 0; i < m->tensors.count; i++) {
+        const struct tx_tensor *tensor = &m->tensors.list[i];
+        const float *values = get(arg, i);
+        if (!values)
+            return tx_fail(err, TX_STOPPED, "%s: no values", tensor->name);
+        if (tensor->linear)
+            tx_linear_pack(tensor->linear, values, threads ? threads : tx_pool_threads());
+        else
+            memcpy(*tensor->array, values, tx_tensor_elements(tensor) * sizeof *values);
+    }
+    return TX_OK;
+}
+
+void tx_model_export(const struct tx_model *m, size_t index, float *out)
+{
+    const struct tx_tensor *tensor = &m->tensors.list[index];
+    if (tensor->linear)
+        tx_linear_unpack(tensor->linear, out);
+    else
+        memcpy(out, *tensor->array, tx_tensor_elements(tensor) * sizeof *out);
+}
+
+/* A workspace: the run's scratch first, then what the caller plans. */
+struct workspace {
+    struct tx_run run;
+    struct tx_arena arena;
+};
+
+static void begin(struct workspace *w, const struct tx_model *m, const struct tx_call *call, size_t scratch)
+{
+    const int threads = call->threads > 0 ? call->threads : tx_pool_threads();
+    *w = (struct workspace){
+        .run = {.kernels = m->kernels, .threads = threads < TX_MAX_THREADS ? threads : TX_MAX_THREADS,
+                .scratch_size = tx_round_up(scratch, TX_ALIGN), .tick = call->tick, .tick_arg = call->tick_arg, .tap = call->tap,
+                .tap_arg = call->tap_arg, .err = call->err},
+    };
+    w->run.scratch = tx_arena_take(&w->arena, (size_t)w->run.threads, w->run.scratch_size);
+}
+
+static enum tx_status get_memory(struct workspace *w)
+{
+    const struct tx_arena measured = w->arena;
+    if (tx_arena_open(&w->arena, &measured, w->run.err) != TX_OK)
+        return w->run.err->status;
+    w->run.scratch = tx_arena_take(&w->arena, (size_t)w->run.threads, w->run.scratch_size);
+    return TX_OK;
+}
+
+static void plan_encode(struct workspace *w, const struct tx_model *m, struct tx_tokenizer_buffers *buffers, size_t B, size_t t)
+{
+    tx_tokenizer_plan(&m->tokenizer, buffers, &w->arena, tx_side_together(&m->tokenizer.side, B, t), t);
+}
+
+enum tx_status tx_textok_encode(const struct tx_model *m, const struct tx_call *call, const void *images, int bytes,
+                                const struct tx_text *text, size_t B, float *z)
+{
+    struct workspace w;
+    struct tx_tokenizer_buffers buffers;
+    begin(&w, m, call, tx_side_scratch(&m->tokenizer.side, m->kernels, text->t));
+    plan_encode(&w, m, &buffers, B, text->t);
+    enum tx_status status = get_memory(&w);
+    if (status == TX_OK) {
+        plan_encode(&w, m, &buffers, B, text->t);
+        status = tx_tokenizer_run(&w.run, &m->tokenizer, &buffers, images, bytes, text, B, z);
+    }
+    tx_arena_close(&w.arena);
+    return status;
+}
+
+static void plan_decode(struct workspace *w, const struct tx_model *m, struct tx_detokenizer_buffers *buffers, size_t B, size_t t)
+{
+    tx_detokenizer_plan(&m->detokenizer, buffers, &w->arena, tx_side_together(&m->detokenizer.side, B, t), t);
+}
+
+enum tx_status tx_textok_decode(const struct tx_model *m, const struct tx_call *call, const float *z, const struct tx_text *text, size_t B,
+                                void *images, int bytes)
+{
+    struct workspace w;
+    struct tx_detokenizer_buffers buffers;
+    begin(&w, m, call, tx_side_scratch(&m->detokenizer.side, m->kernels, text->t));
+    plan_decode(&w, m, &buffers, B, text->t);
+    enum tx_status status = get_memory(&w);
+    if (status == TX_OK) {
+        plan_decode(&w, m, &buffers, B, text->t);
+        status = tx_detokenizer_run(&w.run, &m->detokenizer, &buffers, z, text, B, images, bytes);
+    }
+    tx_arena_close(&w.arena);
+    return status;
+}
+
+enum tx_status tx_dit_denoise_call(const struct tx_model *m, const struct tx_call *call, const float *x, const float *t,
+                                   const struct tx_text *text, size_t B, float *out)
+{
+    struct workspace w;
+    begin(&w, m, call, tx_dit_scratch(&m->dit, m->kernels, text ? text->t : 0));
+    tx_dit_denoise(&w.run, &m->dit, &w.arena, x, t, text, B, out);
+    enum tx_status status = get_memory(&w);
+    if (status == TX_OK)
+        status = tx_dit_denoise(&w.run, &m->dit, &w.arena, x, t, text, B, out);
+    tx_arena_close(&w.arena);
+    return status;
+}
+
+enum tx_status tx_dit_sample(const struct tx_model *m, const struct tx_call *call, const struct tx_sample *sample)
+{
+    struct workspace w;
+    begin(&w, m, call, tx_dit_scratch(&m->dit, m->kernels, sample->text.t));
+    tx_sample_run(&w.run, &m->dit, &w.arena, sample);
+    enum tx_status status = get_memory(&w);
+    if (status == TX_OK)
+        status = tx_sample_run(&w.run, &m->dit, &w.arena, sample);
+    tx_arena_close(&w.arena);
+    return status;
+}
+
+size_t tx_model_workspace(const struct tx_model *m, size_t B, size_t t, size_t steps, int threads)
+{
+    struct workspace w;
+    const struct tx_call call = {.threads = threads};
+    if (m->kind == TX_MODEL_DIT) {
+        const float guided = 2.0f;
+        const struct tx_sample sample = {.B = B, .steps = 1, .guidance = &guided, .text = {.t = t}};
+        struct tx_dit_buffers buffers;
+        begin(&w, m, &call, tx_dit_scratch(&m->dit, m->kernels, t));
+        tx_sample_run(&w.run, &m->dit, &w.arena, &sample);
+        /* What more steps add: modulations held ahead. */
+        struct tx_arena one = {0}, all = {0};
+        tx_dit_plan(&m->dit, &buffers, &one, B, 1, t, 1);
+        tx_dit_plan(&m->dit, &buffers, &all, B, 1, t, steps);
+        return w.arena.used + all.used - one.used;
+    }
+    struct tx_tokenizer_buffers encode;
+    begin(&w, m, &call, tx_side_scratch(&m->tokenizer.side, m->kernels, t));
+    plan_encode(&w, m, &encode, B, t);
+    const size_t encoding = w.arena.used;
+    struct tx_detokenizer_buffers decode;
+    begin(&w, m, &call, tx_side_scratch(&m->detokenizer.side, m->kernels, t));
+    plan_decode(&w, m, &decode, B, t);
+    return tx_max(encoding, w.arena.used);
+}

@@ -1,0 +1,54 @@
+/* One call: who computes, on how many threads, with what scratch, who may stop it and who watches. */
+#ifndef TX_RUN_H
+#define TX_RUN_H
+
+#include "../base/base.h"
+#include "../kernels/kernels.h"
+
+/* Rows of several images, one after the other: image b has rows start[b]..start[b+1]. */
+struct tx_seq {
+    size_t images;
+    const size_t *start;    /* [images + 1] */
+};
+
+static inline size_t tx_seq_rows(const struct tx_seq *seq)
+{
+    return seq->start[seq->images];
+}
+
+static inline size_t tx_seq_length(const struct tx_seq *seq, size_t image)
+{
+    return seq->start[image + 1] - seq->start[image];
+}
+
+/* Asked between blocks and between steps: anything but 0 stops the run with TX_STOPPED. */
+typedef int tx_tick(void *arg);
+/* Shown an intermediate [rows,D] (ld): for tests. */
+typedef void tx_tap(void *arg, const char *name, const float *x, size_t rows, size_t D, size_t ld);
+
+struct tx_run {
+    const struct tx_kernels *kernels;
+    int threads;
+    char *scratch;          /* threads x scratch_size bytes, one piece a worker */
+    size_t scratch_size;    /* a multiple of TX_ALIGN */
+    tx_tick *tick;          /* or NULL */
+    void *tick_arg;
+    tx_tap *tap;            /* or NULL */
+    void *tap_arg;
+    struct tx_error *err;
+};
+
+static inline void *tx_run_scratch(const struct tx_run *run, int worker)
+{
+    return run->scratch + (size_t)worker * run->scratch_size;
+}
+
+static inline enum tx_status tx_run_tick(const struct tx_run *run)
+{
+    return run->tick && run->tick(run->tick_arg) ? tx_fail(run->err, TX_STOPPED, "stopped") : TX_OK;
+}
+
+/* The name is made from `format`, which has at most one %zu for `index`, only where someone watches. */
+void tx_run_tap(const struct tx_run *run, const char *format, size_t index, const float *x, size_t rows, size_t D, size_t ld);
+
+#endif

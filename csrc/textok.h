@@ -1,0 +1,72 @@
+/* The C engine as the binding sees it.
+ *
+ *     struct tx_model *model;
+ *     if (tx_model_open(&model, kernels, TX_MODEL_TEXTOK, &config, &err) != TX_OK) ...   tensors are known, memory is not yet taken
+ *     tx_model_load(model, get, arg, threads, &err)                                       packs every tensor
+ *     tx_textok_encode(model, &call, images, 0, &text, B, z)                              any number of times, from any thread
+ *     tx_model_close(model);
+ *
+ * A model is read-only once loaded. Every call takes its own workspace and gives it back. Functions return a status; text of what went
+ * wrong is in the caller's tx_error.
+ */
+#ifndef TEXTOK_H
+#define TEXTOK_H
+
+#include "base/base.h"
+#include "kernels/kernels.h"
+#include "model/config.h"
+#include "model/run.h"
+#include "model/sampler.h"
+#include "model/side.h"
+
+enum tx_model_kind { TX_MODEL_TEXTOK, TX_MODEL_DIT };
+
+struct tx_model;
+
+union tx_model_config {
+    struct tx_textok_config textok;
+    struct tx_dit_config dit;
+};
+
+/* How one call runs. */
+struct tx_call {
+    int threads;        /* at most; 0: the default */
+    tx_tick *tick;      /* asked between blocks; or NULL */
+    void *tick_arg;
+    tx_tap *tap;        /* shown the intermediates; or NULL */
+    void *tap_arg;
+    struct tx_error *err;
+};
+
+/* Checks the config and lists the tensors. *model is NULL unless TX_OK. */
+enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind,
+                             const union tx_model_config *config, struct tx_error *err);
+void tx_model_close(struct tx_model *model);
+
+enum tx_model_kind tx_model_kind(const struct tx_model *model);
+const union tx_model_config *tx_model_config(const struct tx_model *model);
+size_t tx_model_tensor_count(const struct tx_model *model);
+/* Shape has room for 2 sizes; returns the rank. */
+int tx_model_tensor(const struct tx_model *model, size_t index, const char **name, size_t shape[2]);
+size_t tx_model_weight_bytes(const struct tx_model *model);
+
+/* `get` gives each tensor's row-major float32 values, or NULL to stop with TX_STOPPED. */
+enum tx_status tx_model_load(struct tx_model *model, const float *(*get)(void *arg, size_t index), void *arg, int threads,
+                             struct tx_error *err);
+/* A tensor's values as they came, row-major, into out. */
+void tx_model_export(const struct tx_model *model, size_t index, float *out);
+
+/* Bytes of workspace that one call takes for B images with t text tokens each (a DiT: one guided run of `steps` steps). */
+size_t tx_model_workspace(const struct tx_model *model, size_t B, size_t t, size_t steps, int threads);
+
+/* images [B,S,S,3], uint8 where `bytes`, else float32 in [-1,1]; z [B,N,d]. Lengths and labels were checked by the caller. */
+enum tx_status tx_textok_encode(const struct tx_model *model, const struct tx_call *call, const void *images, int bytes,
+                                const struct tx_text *text, size_t B, float *z);
+enum tx_status tx_textok_decode(const struct tx_model *model, const struct tx_call *call, const float *z, const struct tx_text *text, size_t B,
+                                void *images, int bytes);
+/* x [B,T,C], t [B], out [B,T,C or 2C]; text NULL: the null condition for every image. */
+enum tx_status tx_dit_denoise_call(const struct tx_model *model, const struct tx_call *call, const float *x, const float *t,
+                                   const struct tx_text *text, size_t B, float *out);
+enum tx_status tx_dit_sample(const struct tx_model *model, const struct tx_call *call, const struct tx_sample *sample);
+
+#endif

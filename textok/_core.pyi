@@ -1,0 +1,81 @@
+"""The C engine as Python sees it.
+
+Everything here takes exact, C-contiguous arrays and whole configs; `textok.TexTok` and `textok.DiT` are the comfortable face.
+Raises ValueError (a shape, dtype or number that does not fit, with what came and what was expected), MemoryError, and whatever a
+callback or a pending signal raises.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+def cpu_info() -> dict[str, Any]:
+    """{"isa": active row, "rows": compiled and supported rows, "features": {...}, "kernels": {slot: row}, "threads": n, "openblas": text}"""
+
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+
+def weight_table(model_type: str, config: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all tensors that a model with this config has, in the order of the forward pass."""
+
+class Model:
+    """Packed, read-only weights of one TexTok (model_type "textok") or DiT ("dit"). Usable from several threads at once.
+
+    `config` holds every key of api.md's config (nested dicts for the two sides); `weights` holds every tensor of `weight_table`, and
+    nothing else, as C-contiguous float32 arrays of exactly these shapes.
+    """
+
+    def __init__(self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, F32]) -> None: ...
+    model_type: str
+    num_parameters: int
+    weight_bytes: int
+    def weights(self) -> dict[str, F32]:
+        """All tensors, unpacked, bit for bit as they came."""
+    def memory_plan(self, batch: int, text_tokens: int, steps: int = 1, threads: int = 0) -> dict[str, int]:
+        """{"weights": bytes, "workspace": bytes of one call of this batch with that many text tokens an image}"""
+
+    # TexTok. Where a side has no text, text and text_lengths are None for it. `text_lengths` are the rows that take part (the caller
+    # passes t for all where the config does not mask). trace: a dict whose lists get the intermediates, part by part; or None. threads 0: all.
+    def encode(self, x: F32 | NDArray[np.uint8], text: F32 | None, text_lengths: I32 | None, labels: I32 | None,
+               out: F32, threads: int = 0, trace: dict[str, list[F32]] | None = None) -> None:
+        """x [B,S,S,3], float32 in [-1,1] or uint8; text [B,t,Dt]; text_lengths, labels [B]; out float32 [B,N,d], written."""
+    def decode(self, z: F32, text: F32 | None, text_lengths: I32 | None, labels: I32 | None,
+               out: F32 | NDArray[np.uint8], threads: int = 0, trace: dict[str, list[F32]] | None = None) -> None:
+        """z [B,N,d]; out [B,S,S,3], float32 (unclipped) or uint8 (clipped, rounded half up), written."""
+
+    # DiT. Either labels [B] (condition "class"; num_classes is the null class) or text and text_lengths (condition "text").
+    def denoise(self, x: F32, t: F32, labels: I32 | None, text: F32 | None, text_lengths: I32 | None,
+                null: bool, out: F32, threads: int = 0, trace: dict[str, list[F32]] | None = None) -> None:
+        """x [B,N,C], t [B]; out [B,N,C or 2C], written. null: the null condition for every image, other conditions then None."""
+    def sample(self, x: F32, t: F32, update: NDArray[np.float64], guidance: F32, step_noise: F32 | None,
+               labels: I32 | None, text: F32 | None, text_lengths: I32 | None,
+               callback: Callable[[int, F32], object] | None = None, threads: int = 0) -> None:
+        """Run all steps in place: x [B,N,C] holds the start noise and then the result, in the generator's normalised space.
+
+        t [S]: the train timestep of each step, as the model sees it. guidance [S]: the scale; where it is 1, only the conditional half runs.
+        step_noise [S,B,N,C] or None where no step adds noise. callback(step, x) is called after each step with x (an alias of the state).
+        update [S,10], float64, one row a step; with m the guided prediction (first C channels), v the variance fraction in [-1,1]:
+            x0   = u[0] x + u[1] m
+            x'   = u[2] x + u[3] m + u[4] x0_prev + u[5] noise + u[6] exp(0.5 (w u[8] + (1 - w) u[7])) noise,  w = (v + 1)/2
+        x0_prev is x0 of the step before (0 at the first). u[7], u[8]: lower and upper log-variance of DDPM's learned range; u[9] is 0, reserved.
+        """
+
+class Kernels:
+    """The slots of one ISA row, for tests and benchmarks. `Kernels("ref")`, `Kernels("avx512")`; ValueError where it can't run here."""
+
+    def __init__(self, isa: str) -> None: ...
+    def gemm_f32(self, a: F32, w: F32, bias: F32 | None = None, activation: str = "none", residual: F32 | None = None,
+                 gate: F32 | None = None, group: I32 | None = None) -> F32:
+        """act(a [M,K] @ w [N,K].T + bias [N]); with residual [M,N]: residual + gate[group[row]] * that (gate [G,N] or None for 1)."""
+    def norm_f32(self, x: F32, eps: float, weight: F32 | None = None, bias: F32 | None = None, shift: F32 | None = None,
+                 scale: F32 | None = None, group: I32 | None = None) -> F32:
+        """LayerNorm of each row of x [M,D], times weight plus bias, then times (1 + scale[group[row]]) plus shift[group[row]]."""
+    def attention_f32(self, q: F32, k: F32, v: F32) -> F32:
+        """softmax(q k^T / sqrt(Dh)) v for q [Tq,Dh], k [Tk,Dh], v [Tk,Dh] of one head."""
+    def activate_f32(self, x: F32, kind: str) -> F32:
+        """kind: "none", "gelu_erf", "gelu_tanh", "silu", "tanh"."""
