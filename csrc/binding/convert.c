@@ -95,7 +95,8 @@ static int set_field(PyObject *value, const struct tx_field *field, const char *
 {
     switch (field->kind) {
     case TX_FIELD_SIZE: {
-        const size_t n = PyLong_Check(value) ? PyLong_AsSize_t(value) : (size_t)-1;
+        /* None: a size that is not there, as guidance_channels where all are guided. Where 0 will not do, the range check says so. */
+        const size_t n = value == Py_None ? 0 : PyLong_Check(value) ? PyLong_AsSize_t(value) : (size_t)-1;
         if (n == (size_t)-1)
             return bad(where, field->name, value, "a whole number, 0 or more");
         *(size_t *)at = n;

@@ -50,9 +50,10 @@ extern const struct tx_field tx_textok_fields[], tx_dit_fields[], tx_side_fields
 enum tx_status tx_textok_config_check(const struct tx_textok_config *config, struct tx_error *err);
 enum tx_status tx_dit_config_check(const struct tx_dit_config *config, struct tx_error *err);
 
+/* The ratio need not have an exact binary form (8/3, 0.29), the width is whole all the same. */
 static inline size_t tx_mlp_width(const struct tx_side_config *side)
 {
-    return (size_t)((double)side->hidden_size * side->mlp_ratio);
+    return (size_t)((double)side->hidden_size * side->mlp_ratio + 0.5);
 }
 
 static inline size_t tx_num_patches(const struct tx_textok_config *c)

@@ -53,16 +53,22 @@ void tx_side_bind(struct tx_side *side, struct tx_tensors *tensors, const struct
     tx_bind_norm(tensors, &side->norm, side->D, "%snorm", prefix);
 }
 
+/* Text rows of an image, at most, where captions come with t: a class is one, whatever t says. */
+static size_t text_rows(const struct tx_side *side, size_t t)
+{
+    return !side->Nt ? 0 : side->classes ? 1 : t;
+}
+
 size_t tx_side_together(const struct tx_side *side, size_t batch, size_t t)
 {
-    const size_t rows = side->P + side->N + (side->cross ? 0 : t);
+    const size_t rows = side->P + side->N + (side->cross ? 0 : text_rows(side, t));
     return tx_max(1, tx_min(batch, ROWS_TOGETHER / rows));
 }
 
 void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *b, struct tx_arena *arena, size_t images, size_t t, int keep_patches)
 {
     const size_t ld = tx_ld(side->D), kept = keep_patches ? side->P : side->N, part = keep_patches ? side->N : side->P;
-    t = side->Nt ? t : 0;
+    t = text_rows(side, t);
     b->images = images;
     b->longest = side->P + side->N + (side->cross ? 0 : t);
     b->x = tx_arena_take(arena, images * b->longest, ld * sizeof(float));
@@ -79,6 +85,7 @@ void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *b, struct 
 
 size_t tx_side_scratch(const struct tx_side *side, const struct tx_kernels *kernels, size_t t)
 {
+    t = text_rows(side, t);
     return tx_block_scratch(kernels, side->P + side->N + t, t, side->D, side->H);
 }
 
@@ -107,7 +114,7 @@ static void project_text(const struct tx_run *run, const struct tx_side *side, c
     size_t *start = buffers->text_start;
     start[0] = 0;
     for (size_t b = 0; b < images; b++) {
-        const size_t rows = !side->Nt ? 0 : side->classes ? 1 : (size_t)text->lengths[b0 + b];
+        const size_t rows = text_rows(side, side->Nt && !side->classes ? (size_t)text->lengths[b0 + b] : 0);
         start[b + 1] = start[b] + rows;
         if (side->classes) {
             memcpy(buffers->text + start[b] * ld, side->class_embed + (size_t)text->labels[b0 + b] * side->D, side->D * sizeof(float));
