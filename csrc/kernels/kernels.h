@@ -87,6 +87,51 @@ struct tx_step_f32 {
     size_t n;
 };
 
+/* ---- bfloat16 and int8 ----
+ *
+ * A matrix that is multiplied lies in rows padded to a multiple of TX_K_PAD elements; the padding holds zeros, and so does a packed weight's.
+ * bfloat16 is the upper half of a float32, rounded to nearest even (NaN stays NaN), kept as uint16_t. Products of bfloat16 are summed in
+ * float32. int8 is symmetric: activations have a scale a row (token), weights a scale an output row; q = round to nearest even of
+ * x / scale, |q| <= 127, scale = max|x| / 127 (1 where all are 0; a row with an Inf or NaN gets scale NaN and zeros). Sums are exact int32,
+ * the same on every row: y = (float)sum * (a_scale[row] * w_scale[n]). */
+enum { TX_K_PAD = 64 };
+enum tx_dtype { TX_F32, TX_BF16, TX_INT8 };
+
+static inline size_t tx_k_padded(size_t K)
+{
+    return (K + TX_K_PAD - 1) / TX_K_PAD * TX_K_PAD;
+}
+
+/* As tx_gemm_f32, with a product in bfloat16 or int8. */
+struct tx_gemm_low {
+    void *out;              /* [M,N], ld ldo: float32, or bfloat16 where out_bf16 (then without residual) */
+    size_t ldo;
+    int out_bf16;
+    const void *a;          /* [M,K] bfloat16 or int8, ld lda >= tx_k_padded(K), 64-byte aligned rows, zero padded */
+    size_t lda;
+    const float *a_scale;   /* [M], int8 only */
+    const void *w;          /* packed */
+    const float *w_scale;   /* [N], int8 only */
+    size_t M, N, K;
+    size_t n0, n1;
+    struct tx_epilogue_f32 epilogue;
+};
+
+/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product as bfloat16. */
+struct tx_attention_bf16 {
+    uint16_t *out;
+    size_t ldo;
+    const uint16_t *q;
+    size_t ldq;
+    const uint16_t *k;
+    size_t ldk;
+    const uint16_t *v;
+    size_t ldv;
+    size_t Tq, Tk, Dh;
+    float scale;
+    void *scratch;          /* attention_bf16_scratch(Tk, Dh) bytes, 64-byte aligned */
+};
+
 struct tx_kernels {
     /* Columns of a packed panel: n0 of a block is a multiple of it. */
     size_t gemm_f32_nr;
@@ -108,6 +153,31 @@ struct tx_kernels {
     /* Bytes of scratch one call of attention_f32 needs. */
     size_t (*attention_f32_scratch)(size_t Tk, size_t Dh);
     void (*attention_f32)(const struct tx_attention_f32 *job);
+
+    /* Products in bfloat16. Packed sizes are in elements; a panel has gemm_bf16_nr columns. */
+    size_t gemm_bf16_nr;
+    size_t (*gemm_bf16_packed)(size_t N, size_t K);
+    void (*gemm_bf16_pack)(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);   /* rounds */
+    void (*gemm_bf16_unpack)(float *w, const uint16_t *packed, size_t N, size_t K);
+    void (*gemm_bf16)(const struct tx_gemm_low *job);
+
+    /* Products in int8: packs rows that are int8 already (quantize_int8 makes them). */
+    size_t gemm_int8_nr;
+    size_t (*gemm_int8_packed)(size_t N, size_t K);
+    void (*gemm_int8_pack)(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
+    void (*gemm_int8_unpack)(int8_t *w, const int8_t *packed, size_t N, size_t K);
+    void (*gemm_int8)(const struct tx_gemm_low *job);
+
+    size_t (*attention_bf16_scratch)(size_t Tk, size_t Dh);
+    void (*attention_bf16)(const struct tx_attention_bf16 *job);
+
+    /* Rows of float32 or bfloat16 (from_bf16) -> bfloat16 or int8 with scales [M]; K is padded with zeros up to tx_k_padded(K). */
+    void (*round_bf16)(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
+    void (*quantize_int8)(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M, size_t K);
+
+    /* norm_f32 whose result goes straight into the next product: job->out is bfloat16, or int8 with scales [M]; both zero padded. */
+    void (*norm_bf16)(const struct tx_norm_f32 *job, uint16_t *out);
+    void (*norm_int8)(const struct tx_norm_f32 *job, int8_t *out, float *scale);
 
     void (*norm_f32)(const struct tx_norm_f32 *job);
 
