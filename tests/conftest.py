@@ -1,0 +1,17 @@
+"""What all tests share: a report of the largest errors seen, and the marks."""
+
+import numerics
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "timing: asserts how long something takes; left out where a sanitizer slows everything down")
+    config.addinivalue_line("markers", "large: takes gigabytes or a minute; runs where TEXTOK_TEST_LARGE is set, as .ci/run does")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line a tolerance: how near the tests came to it."""
+    names = {tolerance: name for name, tolerance in vars(numerics).items() if isinstance(tolerance, numerics.Tolerance)}
+    if numerics.largest_seen:
+        terminalreporter.section("largest relative errors")
+    for tolerance, error in numerics.largest_seen.items():
+        terminalreporter.write_line(f"{names.get(tolerance, 'unnamed'):24} {error:.2e} of {tolerance.limit:.0e}")

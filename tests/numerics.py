@@ -1,0 +1,52 @@
+"""Every tolerance of the tests, with its origin, and how errors are measured.
+
+A relative error is the largest absolute difference over the largest magnitude of the reference tensor: one number a tensor, which an
+element near zero cannot blow up. A tolerance here has a twin in a test with a planted error that it must reject, so that none is
+so wide that it proves nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    limit: float
+    origin: str
+
+
+# The largest error that each tolerance has let through in this session; conftest.py prints them at the end.
+largest_seen: dict[Tolerance, float] = {}
+
+
+def relative_error(result, reference):
+    """max |result - reference| / max |reference|, in float64; inf where shapes differ or a number is not finite."""
+    result, reference = np.asarray(result, np.float64), np.asarray(reference, np.float64)
+    if result.shape != reference.shape or not np.isfinite(result).all() or not np.isfinite(reference).all():
+        return np.inf
+    if result.size == 0:
+        return 0.0
+    largest = np.abs(reference).max()
+    return float(np.abs(result - reference).max() / (largest or 1.0))
+
+
+def check(result, reference, tolerance, what="result"):
+    """AssertionError where `result` is further from `reference` than allowed."""
+    error = relative_error(result, reference)
+    largest_seen[tolerance] = max(error, largest_seen.get(tolerance, 0.0))
+    assert error <= tolerance.limit, f"{what}: relative error {error:.3g}, allowed {tolerance.limit:g} ({tolerance.origin})"
+
+
+def rejects(result, reference, tolerance):
+    """Whether `check` would fail: for planted errors."""
+    return not relative_error(result, reference) <= tolerance.limit
+
+
+# ---- models: float32 engine against the float64 specification or float32 PyTorch ----
+
+BLOCK = Tolerance(1e-5, "the project's promise for each intermediate of a tiny model; some 20 float32 roundings (6e-8) of sums of up to "
+                  "a few hundred terms, carried through the residual stream, come to 1e-6")
+END_TO_END = Tolerance(2e-5, "the project's promise for a tiny model's output: BLOCK, then one more norm and projection")
+FULL_SIZE = Tolerance(1e-4, "the project's promise at ViT-Base and DiT-XL: 12 and 28 blocks, sums of thousands of terms, and PyTorch's own "
+                      "float32 roundings on the other side")

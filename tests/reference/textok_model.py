@@ -1,0 +1,103 @@
+"""TexTok: a tokenizer and a detokenizer, each a ViT over [patches; latents; text].
+
+`config` is a whole config as `TexTokConfig.to_dict()` gives it. `caption` is what one side is told about one image: embeddings [t,Dt], a
+class number, or None. `length` is how many of the rows are real; with `text_mask` the others stay in the sequence and are masked in
+every attention, which is how the definition has it (the engine leaves them out instead).
+"""
+
+import numpy as np
+
+from .layers import block, f64, layer_norm, linear
+
+
+def patchify(image, p):
+    """[S,S,3] -> [P,3pp]: patches in raster order, each (row, column, channel)."""
+    rows = range(0, image.shape[0], p)
+    return np.stack([image[y : y + p, x : x + p].reshape(-1) for y in rows for x in rows])
+
+
+def unpatchify(patches, size, p):
+    image = np.empty((size, size, 3))
+    places = [(y, x) for y in range(0, size, p) for x in range(0, size, p)]
+    for (y, x), patch in zip(places, patches, strict=True):
+        image[y : y + p, x : x + p] = patch.reshape(p, p, 3)
+    return image
+
+
+def to_float(pixels):
+    return f64(pixels) / 127.5 - 1 if pixels.dtype == np.uint8 else f64(pixels)
+
+
+def to_bytes(image):
+    return np.floor((np.clip(image, -1, 1) + 1) * 127.5 + 0.5).astype(np.uint8)
+
+
+def encode(config, w, image, caption=None, length=None, trace=None):
+    """image [S,S,3], uint8 or float in [-1,1] -> latents [N,d]."""
+    side = Side(config, w, "tokenizer", trace)
+    patches = linear(w, "tokenizer.patch_embed", patchify(to_float(image), config["patch_size"]))
+    x = side.run(patches, f64(w["tokenizer.latent_tokens"]), caption, length)
+    latents = linear(w, "tokenizer.to_latent", x[side.latents])
+    return latents[:, : config["latent_dim"]]  # with kl the log-variances stand behind the means
+
+
+def decode(config, w, z, caption=None, length=None, trace=None):
+    """latents [N,d] -> image [S,S,3], unclipped."""
+    side = Side(config, w, "detokenizer", trace)
+    latents = linear(w, "detokenizer.from_latent", f64(z))
+    x = side.run(f64(w["detokenizer.patch_tokens"]), latents, caption, length)
+    pixels = linear(w, "detokenizer.to_pixels", x[side.patches])
+    if config["output_activation"] == "tanh":
+        pixels = np.tanh(pixels)
+    return unpatchify(pixels, config["image_size"], config["patch_size"])
+
+
+class Side:
+    """One of the two transformers."""
+
+    def __init__(self, config, w, name, trace=None):
+        self.config, self.w, self.name, self.trace = config, w, name, trace
+        patches = (config["image_size"] // config["patch_size"]) ** 2
+        self.patches = slice(0, patches)
+        self.latents = slice(patches, patches + config["num_latent_tokens"])
+        self.kept = self.latents if name == "tokenizer" else self.patches
+        self.has_text = config["text_condition"] in ("both", name)
+        self.cross = self.has_text and config["text_injection"] == "cross_attention"
+
+    def caption_rows(self, caption, length):
+        """Projected text [t,D] and which of its rows are seen, bool [t]."""
+        if self.config["text_source"] == "class":
+            return f64(self.w[f"{self.name}.class_embed"])[[caption]], np.ones(1, bool)
+        rows = linear(self.w, f"{self.name}.text_proj", f64(caption))
+        seen = np.ones(len(rows), bool)
+        if self.config["text_mask"] and length is not None:
+            seen[length:] = False
+        return rows, seen
+
+    def run(self, patches, latents, caption, length):
+        """Tokens without positions -> [T,D] after the last norm."""
+        w, sizes = self.w, self.config[self.name]
+        x = np.concatenate([patches, latents])
+        mask = np.ones(len(x), bool)
+        text = seen = None
+        if self.has_text:
+            text, seen = self.caption_rows(caption, length)
+            if not self.cross:
+                x, mask = np.concatenate([x, text]), np.concatenate([mask, seen])
+                text = seen = None
+        x = x + f64(w[f"{self.name}.pos_embed"])[: len(x)]
+        self.note(f"{self.name}.embed", x, mask)
+        for i in range(sizes["depth"]):
+            last = i == sizes["depth"] - 1
+            x = block(
+                w, f"{self.name}.blocks.{i}", x, (self.config["norm_eps"], sizes["num_heads"], self.config["gelu"]),
+                lambda name, value, last=last: self.note(name, value, mask, last), mask, text, seen,
+            )
+        x = layer_norm(w, f"{self.name}.norm", x, self.config["norm_eps"])
+        self.note(f"{self.name}.norm", x, mask, True)
+        return x
+
+    def note(self, name, x, mask, kept_only=False):
+        """Into the trace, one array an image: the rows that mean something, and after the last attention those that are read."""
+        if self.trace is not None:
+            self.trace.setdefault(name, []).append(x[self.kept] if kept_only else x[mask])
