@@ -48,7 +48,7 @@ static PyObject *kernel_rows(void)
 #define SLOT(slot)                                                                          \
     if (dict && put(dict, #slot, PyUnicode_FromString(tx_slot_row(active_row, #slot))) < 0) \
         Py_CLEAR(dict);
-    TXK_SLOTS(SLOT)
+    TXK_SLOTS(SLOT, TXK_NOT_WITH)
 #undef SLOT
     return dict;
 }

@@ -22,25 +22,13 @@ const int tx_num_rows = sizeof tx_rows / sizeof *tx_rows;
 enum { MAX_ROWS = 16 };
 _Static_assert(sizeof tx_rows / sizeof *tx_rows <= MAX_ROWS, "grow MAX_ROWS");
 
-/* The gemm slots speak one packed layout, so they come and go together. */
 static void overlay(struct tx_kernels *t, const struct tx_kernels *s)
 {
-    if (s->gemm_f32) {
-        t->gemm_f32_nr = s->gemm_f32_nr;
-        t->gemm_f32_fast = s->gemm_f32_fast;
-        t->gemm_f32_packed = s->gemm_f32_packed;
-        t->gemm_f32_pack = s->gemm_f32_pack;
-        t->gemm_f32_unpack = s->gemm_f32_unpack;
-        t->gemm_f32 = s->gemm_f32;
-    }
-    if (s->attention_f32) {
-        t->attention_f32_scratch = s->attention_f32_scratch;
-        t->attention_f32 = s->attention_f32;
-    }
 #define TAKE(slot) if (s->slot) t->slot = s->slot;
-    TAKE(epilogue_f32) TAKE(norm_f32) TAKE(activate_f32) TAKE(step_f32)
-    TAKE(patchify_u8) TAKE(patchify_f32) TAKE(unpatchify_u8) TAKE(unpatchify_f32)
+#define TAKE_WITH(slot, field) if (s->slot) t->field = s->field;
+    TXK_SLOTS(TAKE, TAKE_WITH)
 #undef TAKE
+#undef TAKE_WITH
 }
 
 static int runs_here(int row)
@@ -69,7 +57,7 @@ const char *tx_slot_row(int row, const char *slot)
             continue;
         const struct tx_kernels *s = tx_rows[i].slots;
 #define NAME(field) if (strcmp(slot, #field) == 0 && s->field) from = tx_rows[i].name;
-        TXK_SLOTS(NAME)
+        TXK_SLOTS(NAME, TXK_NOT_WITH)
 #undef NAME
     }
     return from;

@@ -15,6 +15,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum tx_activation { TX_ACT_NONE, TX_ACT_GELU_ERF, TX_ACT_GELU_TANH, TX_ACT_SILU, TX_ACT_TANH, TX_ACT_COUNT };
 
@@ -91,15 +92,33 @@ struct tx_step_f32 {
  *
  * A matrix that is multiplied lies in rows padded to a multiple of TX_K_PAD elements; the padding holds zeros, and so does a packed weight's.
  * bfloat16 is the upper half of a float32, rounded to nearest even (NaN stays NaN), kept as uint16_t. Products of bfloat16 are summed in
- * float32. int8 is symmetric: activations have a scale a row (token), weights a scale an output row; q = round to nearest even of
- * x / scale, |q| <= 127, scale = max|x| / 127 (1 where all are 0; a row with an Inf or NaN gets scale NaN and zeros). Sums are exact int32,
- * the same on every row: y = (float)sum * (a_scale[row] * w_scale[n]). */
+ * float32, subnormal factors may count as 0. int8 is symmetric: activations have a scale a row (token), weights a scale an output row;
+ * scale = max|x| / 127 and q = round to nearest even of x * (127 / max|x|), |q| <= 127 (a row whose max|x| is below 2^-100 counts as zeros,
+ * with scale 1; a row with an Inf or NaN gets scale NaN and zeros). Sums are exact int32, the same on every row of the dispatch table:
+ * y = (float)sum * (a_scale[row] * w_scale[n]). */
 enum { TX_K_PAD = 64 };
 enum tx_dtype { TX_F32, TX_BF16, TX_INT8 };
 
 static inline size_t tx_k_padded(size_t K)
 {
     return (K + TX_K_PAD - 1) / TX_K_PAD * TX_K_PAD;
+}
+
+static inline float tx_float_of_bf16(uint16_t x)
+{
+    const uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint16_t tx_bf16_of_float(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (x != x)
+        return (uint16_t)((bits >> 16) | 0x40);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 /* As tx_gemm_f32, with a product in bfloat16 or int8. */
@@ -194,9 +213,21 @@ struct tx_kernels {
     void (*unpatchify_f32)(float *image, const float *patches, size_t ldp, size_t S, size_t p);
 };
 
-#define TXK_SLOTS(X) \
-    X(gemm_f32) X(epilogue_f32) X(attention_f32) X(norm_f32) X(activate_f32) X(step_f32) \
+/* Every slot, and WITH it the fields that come from the same row: a packed layout, or the size of a scratch. */
+#define TXK_SLOTS(X, WITH) \
+    X(gemm_f32) WITH(gemm_f32, gemm_f32_nr) WITH(gemm_f32, gemm_f32_fast) WITH(gemm_f32, gemm_f32_packed) \
+    WITH(gemm_f32, gemm_f32_pack) WITH(gemm_f32, gemm_f32_unpack) \
+    X(epilogue_f32) \
+    X(attention_f32) WITH(attention_f32, attention_f32_scratch) \
+    X(gemm_bf16) WITH(gemm_bf16, gemm_bf16_nr) WITH(gemm_bf16, gemm_bf16_packed) \
+    WITH(gemm_bf16, gemm_bf16_pack) WITH(gemm_bf16, gemm_bf16_unpack) \
+    X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_packed) \
+    WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack) \
+    X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch) \
+    X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8) \
+    X(norm_f32) X(activate_f32) X(step_f32) \
     X(patchify_u8) X(patchify_f32) X(unpatchify_u8) X(unpatchify_f32)
+#define TXK_NOT_WITH(slot, field)
 
 /* A row of the dispatch table: a name as TEXTOK_ISA takes it, the CPU bits it needs (base/cpu.h), and the slots it fills (others NULL). */
 struct tx_row {

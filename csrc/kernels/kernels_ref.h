@@ -1,4 +1,4 @@
-/* The reference functions, and the two scalars that several of them share. Only table_ref.c and the reference files include this. */
+/* The reference functions, and the scalars that several of them share. Only table_ref.c and the reference files include this. */
 #ifndef TXK_KERNELS_REF_H
 #define TXK_KERNELS_REF_H
 
@@ -6,6 +6,21 @@
 
 float txk_activate_one_ref(float x, int act);
 float txk_epilogue_one_ref(float acc, size_t m, size_t n, const struct tx_epilogue_f32 *e);
+
+/* An int8 row's scale from max|x| (Inf where the row has an Inf or a NaN), and the factor that x is multiplied by. */
+struct txk_scale_ref { float scale, factor; };
+struct txk_scale_ref txk_scale_of_max_ref(float max);
+/* max(|x|, max), Inf for NaN. */
+float txk_max_magnitude_ref(float max, float x);
+int8_t txk_quantize_one_ref(float x, float factor);
+
+/* Mean and 1 / sqrt(variance + eps) of a row; element d of its normalised, modulated form. */
+struct txk_moments_ref { double mean, rstd; };
+struct txk_moments_ref txk_moments_ref(const struct tx_norm_f32 *job, size_t m);
+float txk_norm_one_ref(const struct tx_norm_f32 *job, size_t m, size_t d, struct txk_moments_ref moments);
+
+/* An element of a low-precision product on its way out. */
+void txk_store_low_ref(const struct tx_gemm_low *job, size_t m, size_t n, float acc);
 
 size_t txk_gemm_f32_packed_ref(size_t N, size_t K);
 void txk_gemm_f32_pack_ref(float *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);
@@ -15,6 +30,19 @@ void txk_epilogue_f32_ref(float *out, size_t ldo, const float *acc, size_t ldacc
                           const struct tx_epilogue_f32 *epilogue);
 size_t txk_attention_f32_scratch_ref(size_t Tk, size_t Dh);
 void txk_attention_f32_ref(const struct tx_attention_f32 *job);
+size_t txk_gemm_low_packed_ref(size_t N, size_t K);
+void txk_gemm_bf16_pack_ref(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);
+void txk_gemm_bf16_unpack_ref(float *w, const uint16_t *packed, size_t N, size_t K);
+void txk_gemm_bf16_ref(const struct tx_gemm_low *job);
+void txk_gemm_int8_pack_ref(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
+void txk_gemm_int8_unpack_ref(int8_t *w, const int8_t *packed, size_t N, size_t K);
+void txk_gemm_int8_ref(const struct tx_gemm_low *job);
+size_t txk_attention_bf16_scratch_ref(size_t Tk, size_t Dh);
+void txk_attention_bf16_ref(const struct tx_attention_bf16 *job);
+void txk_round_bf16_ref(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
+void txk_quantize_int8_ref(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M, size_t K);
+void txk_norm_bf16_ref(const struct tx_norm_f32 *job, uint16_t *out);
+void txk_norm_int8_ref(const struct tx_norm_f32 *job, int8_t *out, float *scale);
 void txk_norm_f32_ref(const struct tx_norm_f32 *job);
 void txk_activate_f32_ref(float *out, const float *x, size_t n, int act);
 void txk_step_f32_ref(const struct tx_step_f32 *job);
