@@ -1,7 +1,7 @@
 /* The C engine as the binding sees it.
  *
  *     struct tx_model *model;
- *     if (tx_model_open(&model, kernels, TX_MODEL_TEXTOK, &config, &err) != TX_OK) ...   tensors are known, memory is not yet taken
+ *     if (tx_model_open(&model, kernels, TX_MODEL_TEXTOK, TX_F32, &config, &err) != TX_OK) ...   tensors are known, memory is not yet taken
  *     tx_model_load(model, get, arg, threads, &err)                                       packs every tensor
  *     tx_textok_encode(model, &call, images, 0, &text, B, z)                              any number of times, from any thread
  *     tx_model_close(model);
@@ -15,6 +15,7 @@
 #include "base/base.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
+#include "model/linear.h"
 #include "model/run.h"
 #include "model/sampler.h"
 #include "model/side.h"
@@ -38,8 +39,9 @@ struct tx_call {
     struct tx_error *err;
 };
 
-/* Checks the config and lists the tensors. *model is NULL unless TX_OK. */
-enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind,
+/* Checks the config and lists the tensors. `dtype` is what the large products are computed in: in int8 models the projections of text stay
+ * bfloat16; small layers at the edges are float32 in all. *model is NULL unless TX_OK. */
+enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_dtype dtype,
                              const union tx_model_config *config, struct tx_error *err);
 void tx_model_close(struct tx_model *model);
 
@@ -48,13 +50,18 @@ const union tx_model_config *tx_model_config(const struct tx_model *model);
 size_t tx_model_tensor_count(const struct tx_model *model);
 /* Shape has room for 2 sizes; returns the rank. */
 int tx_model_tensor(const struct tx_model *model, size_t index, const char **name, size_t shape[2]);
+/* Whether it is a matrix that a linear multiplies by, and what it is kept in. */
+int tx_model_tensor_is_linear(const struct tx_model *model, size_t index);
+enum tx_dtype tx_model_tensor_dtype(const struct tx_model *model, size_t index);
+enum tx_dtype tx_model_dtype(const struct tx_model *model);
 size_t tx_model_weight_bytes(const struct tx_model *model);
 
-/* `get` gives each tensor's row-major float32 values, or NULL to stop with TX_STOPPED. */
-enum tx_status tx_model_load(struct tx_model *model, const float *(*get)(void *arg, size_t index), void *arg, int threads,
+/* `get` gives each tensor's row-major values, or stops with anything but 0. Matrices that linears multiply by may come in any dtype, and are
+ * converted to the one they are kept in; all others are float32. */
+enum tx_status tx_model_load(struct tx_model *model, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg, int threads,
                              struct tx_error *err);
-/* A tensor's values as they came, row-major, into out. */
-void tx_model_export(const struct tx_model *model, size_t index, float *out);
+/* A tensor's values, row-major, in the dtype it is kept in; scale [rows] is written for int8 only. float32 comes back as it came. */
+void tx_model_export(const struct tx_model *model, size_t index, void *data, float *scale);
 
 /* Bytes of workspace that one call takes for B images with t text tokens each (a DiT: one guided run of `steps` steps). */
 size_t tx_model_workspace(const struct tx_model *model, size_t B, size_t t, size_t steps, int threads);

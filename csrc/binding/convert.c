@@ -19,6 +19,8 @@ static const char *type_name(int type)
     case NPY_FLOAT64: return "float64";
     case NPY_UINT8: return "uint8";
     case NPY_INT32: return "int32";
+    case NPY_UINT16: return "uint16";
+    case NPY_INT8: return "int8";
     default: return "another dtype";
     }
 }

@@ -352,7 +352,7 @@ PyObject *tx_weight_table(PyObject *module, PyObject *args)
     struct tx_model *model;
     if (!PyArg_ParseTuple(args, "UO:weight_table", &type, &dict) || config_from(type, dict, &kind, &config) < 0)
         return NULL;
-    if (tx_model_open(&model, tx_active_kernels, kind, &config, &err) != TX_OK)
+    if (tx_model_open(&model, tx_active_kernels, kind, TX_F32, &config, &err) != TX_OK)
         return tx_raise(&err);
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < tx_model_tensor_count(model); i++) {
@@ -368,43 +368,80 @@ PyObject *tx_weight_table(PyObject *module, PyObject *args)
     return list;
 }
 
+/* ---- dtypes ---- */
+
+static const struct {
+    const char *name;
+    int npy;            /* bfloat16 travels as uint16 */
+} dtypes[] = {[TX_F32] = {"float32", NPY_FLOAT32}, [TX_BF16] = {"bfloat16", NPY_UINT16}, [TX_INT8] = {"int8", NPY_INT8}};
+
+static int dtype_from(const char *name, enum tx_dtype *dtype)
+{
+    for (int i = 0; i < (int)(sizeof dtypes / sizeof *dtypes); i++)
+        if (strcmp(name, dtypes[i].name) == 0) {
+            *dtype = (enum tx_dtype)i;
+            return 0;
+        }
+    PyErr_Format(PyExc_ValueError, "dtype: expected \"float32\", \"bfloat16\" or \"int8\", got \"%s\"", name);
+    return -1;
+}
+
+/* The name of an int8 tensor's scales. */
+static void scale_name(char *text, size_t size, const char *name)
+{
+    snprintf(text, size, "%s.scale", name);
+}
+
 struct loading {
     struct tx_model *model;
     PyObject *weights;      /* dict */
 };
 
-static const float *get_tensor(void *arg, size_t index)
+static int get_tensor(void *arg, size_t index, struct tx_values *values)
 {
     const struct loading *loading = arg;
     const char *name;
     size_t shape[2];
     const int rank = tx_model_tensor(loading->model, index, &name, shape);
+    const Py_ssize_t dims[2] = {(Py_ssize_t)shape[0], (Py_ssize_t)shape[1]};
     PyObject *array = PyDict_GetItemString(loading->weights, name);
     if (!array) {
         PyErr_Format(PyExc_ValueError, "weights: %s is missing", name);
-        return NULL;
+        return -1;
     }
-    return tx_array(array, name, NPY_FLOAT32, rank, (Py_ssize_t[]){(Py_ssize_t)shape[0], (Py_ssize_t)shape[1]});
+    *values = (struct tx_values){.dtype = TX_F32};
+    if (rank == 2 && tx_model_tensor_is_linear(loading->model, index))
+        for (int i = TX_BF16; i <= TX_INT8; i++)
+            if (tx_is_type(array, dtypes[i].npy))
+                values->dtype = (enum tx_dtype)i;
+    values->data = tx_array(array, name, dtypes[values->dtype].npy, rank, dims);
+    if (values->data && values->dtype == TX_INT8) {
+        char text[128];
+        scale_name(text, sizeof text, name);
+        PyObject *scale = PyDict_GetItemString(loading->weights, text);
+        if (!scale)
+            PyErr_Format(PyExc_ValueError, "weights: %s is missing", text);
+        values->scale = scale ? tx_array(scale, text, NPY_FLOAT32, 1, dims) : NULL;
+        return values->scale ? 0 : -1;
+    }
+    return values->data ? 0 : -1;
 }
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"model_type", "config", "weights", NULL};
+    static char *names[] = {"model_type", "config", "weights", "dtype", NULL};
     PyObject *model_type, *dict, *weights;
+    const char *dtype_name = "float32";
     enum tx_model_kind kind;
+    enum tx_dtype dtype;
     union tx_model_config config;
     struct tx_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO!:Model", names, &model_type, &dict, &PyDict_Type, &weights) ||
-        config_from(model_type, dict, &kind, &config) < 0)
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO!|s:Model", names, &model_type, &dict, &PyDict_Type, &weights, &dtype_name) ||
+        dtype_from(dtype_name, &dtype) < 0 || config_from(model_type, dict, &kind, &config) < 0)
         return NULL;
     struct loading loading = {.weights = weights};
-    if (tx_model_open(&loading.model, tx_active_kernels, kind, &config, &err) != TX_OK)
+    if (tx_model_open(&loading.model, tx_active_kernels, kind, dtype, &config, &err) != TX_OK)
         return tx_raise(&err);
-    if ((size_t)PyDict_Size(weights) != tx_model_tensor_count(loading.model)) {
-        PyErr_Format(PyExc_ValueError, "weights: expected %zu tensors, got %zd", tx_model_tensor_count(loading.model), PyDict_Size(weights));
-        tx_model_close(loading.model);
-        return NULL;
-    }
     /* Packing holds the GIL: the arrays could otherwise change under it. */
     if (tx_model_load(loading.model, get_tensor, &loading, 0, &err) != TX_OK) {
         tx_model_close(loading.model);
@@ -428,6 +465,16 @@ static void model_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* dict[name] = a new array, whose data is returned; NULL on error. */
+static void *put_array(PyObject *dict, const char *name, int rank, const size_t *shape, int npy)
+{
+    npy_intp dims[2] = {(npy_intp)shape[0], (npy_intp)shape[1]};
+    PyObject *array = PyArray_SimpleNew(rank, dims, npy);
+    void *data = array && PyDict_SetItemString(dict, name, array) == 0 ? PyArray_DATA((PyArrayObject *)array) : NULL;
+    Py_XDECREF(array);
+    return data;
+}
+
 static PyObject *weights(PyObject *self, PyObject *none)
 {
     (void)none;
@@ -435,15 +482,19 @@ static PyObject *weights(PyObject *self, PyObject *none)
     PyObject *dict = PyDict_New();
     for (size_t i = 0; dict && i < tx_model_tensor_count(model); i++) {
         const char *name;
+        char text[128];
         size_t shape[2];
         const int rank = tx_model_tensor(model, i, &name, shape);
-        npy_intp dims[2] = {(npy_intp)shape[0], (npy_intp)shape[1]};
-        PyObject *array = PyArray_SimpleNew(rank, dims, NPY_FLOAT32);
-        if (array)
-            tx_model_export(model, i, PyArray_DATA((PyArrayObject *)array));
-        if (!array || PyDict_SetItemString(dict, name, array) < 0)
+        const enum tx_dtype dtype = tx_model_tensor_dtype(model, i);
+        float *scale = NULL;
+        scale_name(text, sizeof text, name);
+        void *data = put_array(dict, name, rank, shape, dtypes[dtype].npy);
+        if (data && dtype == TX_INT8)
+            scale = put_array(dict, text, 1, shape, NPY_FLOAT32);
+        if (!data || (dtype == TX_INT8 && !scale))
             Py_CLEAR(dict);
-        Py_XDECREF(array);
+        else
+            tx_model_export(model, i, data, scale);
     }
     return dict;
 }
@@ -466,6 +517,12 @@ static PyObject *get_model_type(PyObject *self, void *closure)
 {
     (void)closure;
     return PyUnicode_FromString(tx_model_kind(model_of(self)) == TX_MODEL_DIT ? "dit" : "textok");
+}
+
+static PyObject *get_dtype(PyObject *self, void *closure)
+{
+    (void)closure;
+    return PyUnicode_FromString(dtypes[tx_model_dtype(model_of(self))].name);
 }
 
 static PyObject *get_num_parameters(PyObject *self, void *closure)
@@ -501,13 +558,14 @@ static PyMethodDef model_methods[] = {
 
 static PyGetSetDef model_attributes[] = {
     {"model_type", get_model_type, NULL, "\"textok\" or \"dit\"", NULL},
+    {"dtype", get_dtype, NULL, "what the large products are computed in", NULL},
     {"num_parameters", get_num_parameters, NULL, "how many numbers the weights hold", NULL},
     {"weight_bytes", get_weight_bytes, NULL, "bytes that the packed weights take", NULL},
     {0},
 };
 
 static PyType_Slot model_slots[] = {
-    {Py_tp_doc, "Model(model_type, config, weights): packed weights of one TexTok or DiT."},
+    {Py_tp_doc, "Model(model_type, config, weights, dtype=\"float32\"): packed weights of one TexTok or DiT."},
     {Py_tp_new, (void *)model_new},
     {Py_tp_dealloc, (void *)model_dealloc},
     {Py_tp_methods, model_methods},

@@ -17,11 +17,11 @@ void txk_gemm_bf16_pack_ref(uint16_t *dst, const float *w, size_t N, size_t K, s
             dst[n * Kp + k] = k < K ? tx_bf16_of_float(w[n * K + k]) : 0;
 }
 
-void txk_gemm_bf16_unpack_ref(float *w, const uint16_t *packed, size_t N, size_t K)
+void txk_gemm_bf16_unpack_ref(uint16_t *w, const uint16_t *packed, size_t N, size_t K)
 {
     for (size_t n = 0; n < N; n++)
         for (size_t k = 0; k < K; k++)
-            w[n * K + k] = tx_float_of_bf16(packed[n * tx_k_padded(K) + k]);
+            w[n * K + k] = packed[n * tx_k_padded(K) + k];
 }
 
 void txk_store_low_ref(const struct tx_gemm_low *job, size_t m, size_t n, float acc)

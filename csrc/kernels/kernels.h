@@ -177,7 +177,7 @@ struct tx_kernels {
     size_t gemm_bf16_nr;
     size_t (*gemm_bf16_packed)(size_t N, size_t K);
     void (*gemm_bf16_pack)(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);   /* rounds */
-    void (*gemm_bf16_unpack)(float *w, const uint16_t *packed, size_t N, size_t K);
+    void (*gemm_bf16_unpack)(uint16_t *w, const uint16_t *packed, size_t N, size_t K);
     void (*gemm_bf16)(const struct tx_gemm_low *job);
 
     /* Products in int8: packs rows that are int8 already (quantize_int8 makes them). */

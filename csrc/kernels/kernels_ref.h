@@ -32,7 +32,7 @@ size_t txk_attention_f32_scratch_ref(size_t Tk, size_t Dh);
 void txk_attention_f32_ref(const struct tx_attention_f32 *job);
 size_t txk_gemm_low_packed_ref(size_t N, size_t K);
 void txk_gemm_bf16_pack_ref(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);
-void txk_gemm_bf16_unpack_ref(float *w, const uint16_t *packed, size_t N, size_t K);
+void txk_gemm_bf16_unpack_ref(uint16_t *w, const uint16_t *packed, size_t N, size_t K);
 void txk_gemm_bf16_ref(const struct tx_gemm_low *job);
 void txk_gemm_int8_pack_ref(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
 void txk_gemm_int8_unpack_ref(int8_t *w, const int8_t *packed, size_t N, size_t K);

@@ -69,6 +69,9 @@ void tx_bind_norm(struct tx_tensors *t, struct tx_norm *norm, size_t D, const ch
 void tx_bind_block(struct tx_tensors *t, struct tx_block *block, int affine, int qkv_bias, const char *prefix, size_t index)
 {
     const size_t D = block->D;
+    struct tx_linear *const weights[] = {&block->qkv, &block->proj, &block->cross_q, &block->cross_kv, &block->cross_proj, &block->fc1, &block->fc2};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        weights[i]->dtype = t->bulk;
     char p[TX_NAME_SIZE - 32];
     snprintf(p, sizeof p, "%sblocks.%zu", prefix, index);
     if (affine)
@@ -97,8 +100,7 @@ void tx_tensors_plan(const struct tx_tensors *t, struct tx_arena *arena, const s
     for (size_t i = 0; i < t->count; i++) {
         const struct tx_tensor *tensor = &t->list[i];
         if (tensor->linear) {
-            tensor->linear->kernels = kernels;
-            tensor->linear->w = tx_arena_take(arena, tx_linear_packed(kernels, tensor->shape[0], tensor->shape[1]), sizeof(float));
+            tx_linear_plan(tensor->linear, arena, kernels);
         } else {
             *tensor->array = tx_arena_take(arena, tx_tensor_elements(tensor), sizeof(float));
         }

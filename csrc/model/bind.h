@@ -18,6 +18,8 @@ struct tx_tensor {
 };
 
 struct tx_tensors {
+    enum tx_dtype bulk;         /* of the weights inside blocks, where nearly all numbers are */
+    enum tx_dtype edge;         /* of others that are large; small ones stay float32 */
     struct tx_tensor *list;
     size_t count, room;
     int failed;                 /* no memory for the list */
@@ -26,12 +28,12 @@ struct tx_tensors {
 /* Each adds to the list; `format` may use the arguments that follow. */
 void tx_bind_array(struct tx_tensors *t, float **array, int rank, size_t rows, size_t columns, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
-/* PREFIX.weight [N,K] and, where wanted, PREFIX.bias [N]. */
+/* PREFIX.weight [N,K] in linear->dtype (set before; float32 where it was not) and, where wanted, PREFIX.bias [N]. */
 void tx_bind_linear(struct tx_tensors *t, struct tx_linear *linear, size_t N, size_t K, int bias, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
 /* PREFIX.weight and PREFIX.bias, [D]. */
 void tx_bind_norm(struct tx_tensors *t, struct tx_norm *norm, size_t D, const char *format, ...) __attribute__((format(printf, 4, 5)));
-/* All of a block. affine: the norms have weights (no adaLN); cross: it has a cross-attention. */
+/* All of a block, its weights in t->bulk. affine: the norms have weights (no adaLN); cross: it has a cross-attention. */
 void tx_bind_block(struct tx_tensors *t, struct tx_block *block, int affine, int qkv_bias, const char *prefix, size_t index);
 
 size_t tx_tensor_elements(const struct tx_tensor *tensor);

@@ -12,48 +12,69 @@ enum {
     QUERY_ROWS = 256,   /* rows of an attention: enough that packing the keys again for each run of them costs little */
 };
 
-void tx_block_plan(struct tx_block_buffers *buffers, struct tx_arena *arena, size_t rows, size_t kept_rows, size_t D, size_t F)
+void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *b, struct tx_arena *arena, size_t rows, size_t kept_rows)
 {
-    buffers->h = tx_arena_take(arena, rows, tx_ld(D) * sizeof(float));
-    buffers->wide = tx_arena_take(arena, rows, tx_max(tx_ld(3 * D), tx_ld(F)) * sizeof(float));
-    buffers->kept = tx_arena_take(arena, kept_rows, tx_ld(D) * sizeof(float));
+    const enum tx_dtype dtype = block->qkv.dtype, attention = tx_attention_dtype(dtype);
+    const size_t D = block->D, F = block->F;
+    *b = (struct tx_block_buffers){
+        .h = tx_mat_take(arena, dtype, rows, D),
+        .wide = tx_mat_take(arena, attention, rows, tx_max(3 * D, F)),
+        .kept = tx_mat_take(arena, TX_F32, kept_rows, D),
+    };
+    b->attended = b->h;
+    if (dtype == TX_INT8) {
+        b->attended = tx_mat_take(arena, attention, rows, D);
+        b->inner = tx_mat_take(arena, dtype, rows, F);
+    }
 }
 
-size_t tx_block_scratch(const struct tx_kernels *kernels, size_t longest, size_t longest_text, size_t D, size_t H)
+size_t tx_block_scratch(const struct tx_block *block, const struct tx_kernels *kernels, size_t longest, size_t longest_text)
 {
-    return tx_max(tx_linear_scratch(kernels, tx_max(longest, longest_text)),
-                  kernels->attention_f32_scratch(tx_max(longest, longest_text), D / H));
+    const size_t keys = tx_max(longest, longest_text), Dh = block->D / block->H;
+    const size_t attention = block->qkv.dtype == TX_F32 ? kernels->attention_f32_scratch(keys, Dh) : kernels->attention_bf16_scratch(keys, Dh);
+    return tx_max(tx_linear_scratch(kernels, keys), attention);
 }
 
 struct norm_job {
     const struct tx_run *run;
     const struct tx_norm_f32 *all;
+    struct tx_mat out;
 };
 
 static void norm_task(void *arg, size_t task, int worker)
 {
     (void)worker;
     const struct norm_job *job = arg;
+    const struct tx_kernels *k = job->run->kernels;
     struct tx_norm_f32 part = *job->all;
     const size_t r0 = task * NORM_ROWS;
+    const struct tx_mat out = tx_mat_at(job->out, r0, 0);
     part.M = tx_min(NORM_ROWS, part.M - r0);
-    part.out += r0 * part.ldo;
+    part.ldo = out.ld;
     part.x += r0 * part.ldx;
     part.group = part.group ? part.group + r0 : NULL;
-    job->run->kernels->norm_f32(&part);
+    if (out.dtype == TX_F32) {
+        part.out = out.data;
+        k->norm_f32(&part);
+    } else if (out.dtype == TX_BF16) {
+        k->norm_bf16(&part, out.data);
+    } else {
+        k->norm_int8(&part, out.data, out.scale);
+    }
 }
 
-void tx_norm_run(const struct tx_run *run, const struct tx_norm_f32 *norm)
+void tx_norm_run(const struct tx_run *run, struct tx_mat out, const struct tx_norm_f32 *norm)
 {
-    struct norm_job job = {run, norm};
+    struct norm_job job = {run, norm, out};
     tx_pool_run(run->threads, norm_task, &job, (norm->M + NORM_ROWS - 1) / NORM_ROWS);
 }
 
 /* Queries of each image against the keys and values of a sequence, head by head. */
 struct attention_job {
     const struct tx_run *run;
-    struct tx_attention_f32 head;   /* pointers at row 0, head 0 */
-    size_t H;
+    struct tx_mat out, q, k, v;     /* at row 0, head 0 */
+    size_t H, Dh;
+    float scale;
     const struct tx_seq *queries;   /* rows of q */
     size_t first, count;            /* which rows of each image are queries; count 0: all */
     const struct tx_seq *keys;      /* rows of k and v */
@@ -69,17 +90,20 @@ static void attention_task(void *arg, size_t task, int worker)
     const size_t text = job->keys_of ? job->keys_of[image] : image;
     if (chunk * QUERY_ROWS >= count)
         return;
-    struct tx_attention_f32 a = job->head;
-    const size_t q0 = job->queries->start[image] + job->first + chunk * QUERY_ROWS;
+    const size_t q0 = job->queries->start[image] + job->first + chunk * QUERY_ROWS, k0 = job->keys->start[text], column = h * job->Dh;
     const size_t o0 = (job->count ? image * job->count : job->queries->start[image]) + chunk * QUERY_ROWS;
-    a.Tq = tx_min(QUERY_ROWS, count - chunk * QUERY_ROWS);
-    a.Tk = tx_seq_length(job->keys, text);
-    a.q += q0 * a.ldq + h * a.Dh;
-    a.out += o0 * a.ldo + h * a.Dh;
-    a.k += job->keys->start[text] * a.ldk + h * a.Dh;
-    a.v += job->keys->start[text] * a.ldv + h * a.Dh;
-    a.scratch = tx_run_scratch(job->run, worker);
-    job->run->kernels->attention_f32(&a);
+    const size_t Tq = tx_min(QUERY_ROWS, count - chunk * QUERY_ROWS), Tk = tx_seq_length(job->keys, text);
+    const struct tx_mat out = tx_mat_at(job->out, o0, column), q = tx_mat_at(job->q, q0, column);
+    const struct tx_mat k = tx_mat_at(job->k, k0, column), v = tx_mat_at(job->v, k0, column);
+    void *scratch = tx_run_scratch(job->run, worker);
+#define HEAD(type) (&(struct type){                                                                                       \
+        .out = out.data, .ldo = out.ld, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,     \
+        .Tq = Tq, .Tk = Tk, .Dh = job->Dh, .scale = job->scale, .scratch = scratch})
+    if (out.dtype == TX_F32)
+        job->run->kernels->attention_f32(HEAD(tx_attention_f32));
+    else
+        job->run->kernels->attention_bf16(HEAD(tx_attention_bf16));
+#undef HEAD
 }
 
 static void attend(const struct tx_run *run, struct attention_job *job)
@@ -89,17 +113,15 @@ static void attend(const struct tx_run *run, struct attention_job *job)
         longest = tx_max(longest, tx_seq_length(job->queries, b));
     job->run = run;
     job->chunks = (longest + QUERY_ROWS - 1) / QUERY_ROWS;
-    job->head.scale = (float)(1.0 / sqrt((double)job->head.Dh));
+    job->scale = (float)(1.0 / sqrt((double)job->Dh));
     tx_pool_run(run->threads, attention_task, job, job->queries->images * job->H * job->chunks);
 }
 
-static void norm(const struct tx_run *run, const struct tx_block *block, float *out, const float *x, size_t rows,
+static void norm(const struct tx_run *run, const struct tx_block *block, struct tx_mat out, struct tx_mat x, size_t rows,
                  const struct tx_norm *weights, const struct tx_modulation *modulation, size_t part)
 {
-    const size_t ld = tx_ld(block->D);
-    tx_norm_run(run, &(struct tx_norm_f32){
-        .out = out, .ldo = ld, .x = x, .ldx = ld, .M = rows, .D = block->D, .eps = block->eps,
-        .weight = weights->weight, .bias = weights->bias,
+    tx_norm_run(run, out, &(struct tx_norm_f32){
+        .x = x.data, .ldx = x.ld, .M = rows, .D = block->D, .eps = block->eps, .weight = weights->weight, .bias = weights->bias,
         .shift = modulation ? modulation->rows + part * block->D : NULL,
         .scale = modulation ? modulation->rows + (part + 1) * block->D : NULL,
         .ldm = modulation ? modulation->ld : 0, .group = modulation ? modulation->group : NULL,
@@ -107,61 +129,93 @@ static void norm(const struct tx_run *run, const struct tx_block *block, float *
 }
 
 /* x += gate * (a W^T + b) */
-static void add(const struct tx_run *run, const struct tx_linear *linear, float *x, size_t ld, const float *a, size_t lda,
-                const struct tx_seq *seq, const struct tx_modulation *modulation, size_t part)
+static void add(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat x, struct tx_mat a, const struct tx_seq *seq,
+                const struct tx_modulation *modulation, size_t part)
 {
-    tx_linear_run(run, linear, x, ld, a, lda, seq, &(struct tx_epilogue_f32){
-        .residual = x, .ldr = ld,
+    tx_linear_run(run, linear, x, a, seq, &(struct tx_epilogue_f32){
+        .residual = x.data, .ldr = x.ld,
         .gate = modulation ? modulation->rows + part * linear->N : NULL,
         .ldg = modulation ? modulation->ld : 0, .group = modulation ? modulation->group : NULL,
     });
 }
 
-static void tap(const struct tx_run *run, const char *name, size_t index, const char *what, const float *x, size_t rows, size_t D)
+static void tap(const struct tx_run *run, const char *name, size_t index, const char *what, struct tx_mat x, size_t rows, size_t D)
 {
     char format[96];
     if (!run->tap)
         return;
     snprintf(format, sizeof format, "%sblocks.%%zu%s", name, what);
-    tx_run_tap(run, format, index, x, rows, D, tx_ld(D));
+    tx_run_tap(run, format, index, x.data, rows, D, x.ld);
 }
 
-void tx_block_run(const struct tx_run *run, const struct tx_block *block, float *x, const struct tx_seq *seq,
+/* buffers->wide as a matrix of D columns. */
+static struct tx_mat wide_as(const struct tx_block_buffers *buffers, size_t D)
+{
+    struct tx_mat wide = buffers->wide;
+    wide.ld = tx_mat_ld(wide.dtype, D);
+    return wide;
+}
+
+/* The MLP's inside as fc2 takes it. */
+static struct tx_mat inner_for(const struct tx_run *run, const struct tx_block_buffers *buffers, struct tx_mat wide, size_t rows, size_t F)
+{
+    const size_t padding = tx_k_padded(F) - F;
+    if (buffers->inner.data) {
+        tx_convert_run(run, buffers->inner, wide, rows, F);
+        return buffers->inner;
+    }
+    /* These places held queries and keys a moment ago. */
+    if (wide.dtype == TX_BF16 && padding)
+        for (size_t r = 0; r < rows; r++)
+            memset(tx_mat_at(wide, r, F).data, 0, padding * sizeof(uint16_t));
+    return wide;
+}
+
+/* What attention gave, as the projection takes it. */
+static struct tx_mat attended_for(const struct tx_run *run, const struct tx_block_buffers *buffers, size_t rows, size_t D)
+{
+    if (buffers->attended.dtype != buffers->h.dtype)
+        tx_convert_run(run, buffers->h, buffers->attended, rows, D);
+    return buffers->h;
+}
+
+void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, const struct tx_seq *seq,
                   const struct tx_block_buffers *buffers, const struct tx_modulation *modulation, const struct tx_cross_text *text,
                   const struct tx_keep *keep, const char *name, size_t index)
 {
-    const size_t D = block->D, ld = tx_ld(D), ld3 = tx_ld(3 * D), ldf = tx_ld(block->F);
-    float *h = buffers->h, *wide = buffers->wide;
+    const size_t D = block->D, Dh = D / block->H;
+    const struct tx_mat h = buffers->h, qkv = wide_as(buffers, 3 * D), q_cross = wide_as(buffers, D), inner = wide_as(buffers, block->F);
 
     norm(run, block, h, x, tx_seq_rows(seq), &block->norm1, modulation, 0);
-    tx_linear_run(run, &block->qkv, wide, ld3, h, ld, seq, NULL);
+    tx_linear_run(run, &block->qkv, qkv, h, seq, NULL);
     attend(run, &(struct attention_job){
-        .head = {.out = h, .ldo = ld, .q = wide, .ldq = ld3, .k = wide + D, .ldk = ld3, .v = wide + 2 * D, .ldv = ld3, .Dh = D / block->H},
-        .H = block->H, .queries = seq, .keys = seq, .first = keep ? keep->first : 0, .count = keep ? keep->count : 0,
+        .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D), .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh,
+        .queries = seq, .keys = seq, .first = keep ? keep->first : 0, .count = keep ? keep->count : 0,
     });
     if (keep) {
         for (size_t b = 0; b < seq->images; b++)
-            memcpy(buffers->kept + b * keep->count * ld, x + (seq->start[b] + keep->first) * ld, keep->count * ld * sizeof *x);
+            memcpy(tx_mat_at(buffers->kept, b * keep->count, 0).data, tx_mat_at(x, seq->start[b] + keep->first, 0).data,
+                   keep->count * x.ld * sizeof(float));
         x = buffers->kept;
         seq = keep->seq;
     }
     const size_t rows = tx_seq_rows(seq);
-    add(run, &block->proj, x, ld, h, ld, seq, modulation, 2);
+    add(run, &block->proj, x, attended_for(run, buffers, rows, D), seq, modulation, 2);
     tap(run, name, index, ".attn", x, rows, D);
 
     if (block->cross) {
         norm(run, block, h, x, rows, &block->norm_cross, NULL, 0);
-        tx_linear_run(run, &block->cross_q, wide, ld, h, ld, seq, NULL);
+        tx_linear_run(run, &block->cross_q, q_cross, h, seq, NULL);
         attend(run, &(struct attention_job){
-            .head = {.out = h, .ldo = ld, .q = wide, .ldq = ld, .k = text->kv, .ldk = text->ld, .v = text->kv + D, .ldv = text->ld, .Dh = D / block->H},
-            .H = block->H, .queries = seq, .keys = text->seq, .keys_of = text->text_of,
+            .out = buffers->attended, .q = q_cross, .k = text->kv, .v = tx_mat_at(text->kv, 0, D), .H = block->H, .Dh = Dh,
+            .queries = seq, .keys = text->seq, .keys_of = text->text_of,
         });
-        add(run, &block->cross_proj, x, ld, h, ld, seq, NULL, 0);
+        add(run, &block->cross_proj, x, attended_for(run, buffers, rows, D), seq, NULL, 0);
         tap(run, name, index, ".cross", x, rows, D);
     }
 
     norm(run, block, h, x, rows, &block->norm2, modulation, 3);
-    tx_linear_run(run, &block->fc1, wide, ldf, h, ld, seq, &(struct tx_epilogue_f32){.act = block->gelu});
-    add(run, &block->fc2, x, ld, wide, ldf, seq, modulation, 5);
+    tx_linear_run(run, &block->fc1, inner, h, seq, &(struct tx_epilogue_f32){.act = block->gelu});
+    add(run, &block->fc2, x, inner_for(run, buffers, inner, rows, block->F), seq, modulation, 5);
     tap(run, name, index, "", x, rows, D);
 }

@@ -35,20 +35,27 @@ struct tx_modulation {
     const int32_t *group;   /* [rows of x] */
 };
 
-/* Keys and values of the text, made by cross_kv. */
+/* Keys and values of the text, made by cross_kv: float32, or bfloat16 in bfloat16 and int8 models. */
 struct tx_cross_text {
-    const float *kv;        /* [text rows, 2D], ld */
-    size_t ld;
+    struct tx_mat kv;           /* [text rows, 2D] */
     const struct tx_seq *seq;   /* the texts' rows in kv */
     const size_t *text_of;      /* [images]: which text an image reads; NULL: its own */
 };
 
 /* The activations that blocks work in; made by tx_block_plan for the largest of them. */
 struct tx_block_buffers {
-    float *h;               /* [rows, D], ld tx_ld(D): what a norm or an attention gives */
-    float *wide;            /* [rows, max(3D, F)]: queries, keys, values; then the MLP's inside */
-    float *kept;            /* [kept rows, D]: the residual stream after the last block, where it keeps some rows only */
+    struct tx_mat h;        /* [rows, D] in the dtype of the products: what a norm gives */
+    struct tx_mat attended; /* [rows, D]: what attention gives; h itself, but in int8 models, where that is bfloat16 */
+    struct tx_mat wide;     /* [rows, max(3D, F)]: queries, keys, values; then the MLP's inside. Its ld changes with its use */
+    struct tx_mat inner;    /* [rows, F]: the MLP's inside in int8, int8 models only */
+    struct tx_mat kept;     /* [kept rows, D] float32: the residual stream after the last block, where it keeps some rows only */
 };
+
+/* What attention reads and writes in a model whose products have this dtype. */
+static inline enum tx_dtype tx_attention_dtype(enum tx_dtype products)
+{
+    return products == TX_F32 ? TX_F32 : TX_BF16;
+}
 
 /* Which rows of each image the last block computes: count from `first` on. Others have served as keys and values. */
 struct tx_keep {
@@ -57,16 +64,16 @@ struct tx_keep {
 };
 
 struct tx_arena;
-void tx_block_plan(struct tx_block_buffers *buffers, struct tx_arena *arena, size_t rows, size_t kept_rows, size_t D, size_t F);
-size_t tx_block_scratch(const struct tx_kernels *kernels, size_t longest, size_t longest_text, size_t D, size_t H);
+void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *buffers, struct tx_arena *arena, size_t rows, size_t kept_rows);
+size_t tx_block_scratch(const struct tx_block *block, const struct tx_kernels *kernels, size_t longest, size_t longest_text);
 
-/* Runs the block on x [rows,D] (ld tx_ld(D)) in place. With `keep`, the result is buffers->kept, compact, and x is spent. `name` and
+/* Runs the block on x [rows,D] float32 in place. With `keep`, the result is buffers->kept, compact, and x is spent. `name` and
  * `index` make the names that a tap sees: "NAME.blocks.INDEX.attn". */
-void tx_block_run(const struct tx_run *run, const struct tx_block *block, float *x, const struct tx_seq *seq,
+void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, const struct tx_seq *seq,
                   const struct tx_block_buffers *buffers, const struct tx_modulation *modulation, const struct tx_cross_text *text,
                   const struct tx_keep *keep, const char *name, size_t index);
 
-/* LayerNorm over rows, on all threads. */
-void tx_norm_run(const struct tx_run *run, const struct tx_norm_f32 *norm);
+/* LayerNorm over rows, on all threads, into out in its dtype; norm->out and ldo are filled in here. */
+void tx_norm_run(const struct tx_run *run, struct tx_mat out, const struct tx_norm_f32 *norm);
 
 #endif

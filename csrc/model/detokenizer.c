@@ -24,13 +24,13 @@ void tx_detokenizer_plan(const struct tx_detokenizer *t, struct tx_detokenizer_b
                          size_t text_tokens)
 {
     tx_side_plan(&t->side, &buffers->side, arena, images, text_tokens, 1);
-    buffers->patches = tx_arena_take(arena, images * t->side.P, tx_ld(t->to_pixels.N) * sizeof(float));
+    buffers->patches = tx_mat_take(arena, TX_F32, images * t->side.P, t->to_pixels.N);
 }
 
 struct unpatchify_job {
     const struct tx_run *run;
     const struct tx_detokenizer *t;
-    const float *patches;
+    struct tx_mat patches;
     void *images;
     int bytes;
 };
@@ -40,8 +40,8 @@ static void unpatchify_task(void *arg, size_t image, int worker)
     (void)worker;
     const struct unpatchify_job *job = arg;
     const struct tx_detokenizer *t = job->t;
-    const size_t ld = tx_ld(t->to_pixels.N), pixels = t->S * t->S * 3;
-    const float *patches = job->patches + image * t->side.P * ld;
+    const size_t ld = job->patches.ld, pixels = t->S * t->S * 3;
+    const float *patches = tx_mat_at(job->patches, image * t->side.P, 0).data;
     if (job->bytes)
         job->run->kernels->unpatchify_u8((uint8_t *)job->images + image * pixels, patches, ld, t->S, t->p);
     else
@@ -51,17 +51,17 @@ static void unpatchify_task(void *arg, size_t image, int worker)
 enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers,
                                   const float *z, const struct tx_text *text, size_t B, void *images, int bytes)
 {
-    const size_t N = t->side.N, ld = tx_ld(t->side.D), image_size = t->S * t->S * 3 * (bytes ? 1 : sizeof(float));
+    const size_t N = t->side.N, image_size = t->S * t->S * 3 * (bytes ? 1 : sizeof(float));
     for (size_t b0 = 0; b0 < B; b0 += buffers->side.images) {
         const size_t count = tx_min(buffers->side.images, B - b0);
         tx_side_begin(&t->side, &buffers->side, count, 1);
-        tx_linear_run(run, &t->from_latent, buffers->side.part, ld, z + b0 * N * t->d, t->d,
+        tx_linear_run(run, &t->from_latent, buffers->side.part, tx_mat_f32(z + b0 * N * t->d, t->d),
                       &(struct tx_seq){count, buffers->side.part_start},
-                      &(struct tx_epilogue_f32){.residual = buffers->side.part, .ldr = ld});
+                      &(struct tx_epilogue_f32){.residual = buffers->side.part.data, .ldr = buffers->side.part.ld});
         if (tx_side_run(run, &t->side, &buffers->side, count, text, b0, 1, "detokenizer.") != TX_OK)
             return run->err->status;
-        tx_linear_run(run, &t->to_pixels, buffers->patches, tx_ld(t->to_pixels.N), buffers->side.block.h, ld,
-                      &(struct tx_seq){count, buffers->side.kept_start}, &(struct tx_epilogue_f32){.act = t->activation});
+        tx_linear_run(run, &t->to_pixels, buffers->patches, buffers->side.normed, &(struct tx_seq){count, buffers->side.kept_start},
+                      &(struct tx_epilogue_f32){.act = t->activation});
         struct unpatchify_job job = {run, t, buffers->patches, (char *)images + b0 * image_size, bytes};
         tx_pool_run(run->threads, unpatchify_task, &job, count);
     }

@@ -19,7 +19,7 @@ struct tx_detokenizer {
 
 struct tx_detokenizer_buffers {
     struct tx_side_buffers side;
-    float *patches;                 /* [images * P, 3pp] */
+    struct tx_mat patches;          /* [images * P, 3pp] */
 };
 
 enum tx_status tx_detokenizer_init(struct tx_detokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors,

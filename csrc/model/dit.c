@@ -24,6 +24,8 @@ enum tx_status tx_dit_init(struct tx_dit *dit, const struct tx_dit_config *confi
     dit->ada = calloc(dit->depth, sizeof *dit->ada);
     if (!dit->blocks || !dit->ada)
         return tx_fail_memory(err, dit->depth * (sizeof *dit->blocks + sizeof *dit->ada));
+    dit->text_proj.dtype = tensors->edge;
+    dit->final_ada.dtype = tensors->bulk;
     tx_bind_linear(tensors, &dit->x_embedder, D, dit->C, 1, "x_embedder");
     tx_bind_array(tensors, &dit->pos_embed, 2, dit->T, D, "pos_embed");
     tx_bind_linear(tensors, &dit->t_mlp0, D, dit->freq, 1, "t_embedder.mlp.0");
@@ -38,6 +40,7 @@ enum tx_status tx_dit_init(struct tx_dit *dit, const struct tx_dit_config *confi
     for (size_t i = 0; i < dit->depth; i++) {
         dit->blocks[i] = (struct tx_block){.D = D, .H = dit->H, .F = dit->F, .eps = dit->eps, .gelu = TX_ACT_GELU_TANH, .cross = text};
         tx_bind_block(tensors, &dit->blocks[i], 0, 1, "", i);
+        dit->ada[i].dtype = tensors->bulk;
         tx_bind_linear(tensors, &dit->ada[i], 6 * D, D, 1, "blocks.%zu.adaLN_modulation.1", i);
     }
     tx_bind_linear(tensors, &dit->final_ada, 2 * D, D, 1, "final_layer.adaLN_modulation.1");
@@ -53,36 +56,46 @@ void tx_dit_free(struct tx_dit *dit)
 
 void tx_dit_plan(const struct tx_dit *dit, struct tx_dit_buffers *b, struct tx_arena *arena, size_t B, int null, size_t t, size_t steps)
 {
-    const size_t D = dit->D, f = sizeof(float);
+    const size_t D = dit->D;
     b->conditions = B + (null ? 1 : 0);
     /* Whole steps at a time: each has one pair a condition. */
     b->pairs = b->conditions * tx_max(1, tx_min(steps, PAIRS_TOGETHER / b->conditions));
     b->images = tx_max(1, tx_min(null ? 2 * B : B, ROWS_TOGETHER / dit->T));
     b->text_rows = dit->Nt ? B * t + (null ? dit->Nt : 0) : 0;
-    b->y = tx_arena_take(arena, b->conditions, tx_ld(D) * f);
-    b->time = tx_arena_take(arena, b->pairs, tx_ld(D) * f);
-    b->frequencies = tx_arena_take(arena, b->pairs, tx_ld(dit->freq) * f);
-    b->c = tx_arena_take(arena, b->pairs, tx_ld(D) * f);
-    b->mod = tx_arena_take(arena, dit->depth * b->pairs, tx_ld(6 * D) * f);
-    b->final_mod = tx_arena_take(arena, b->pairs, tx_ld(2 * D) * f);
-    b->text_in = tx_arena_take(arena, b->text_rows, tx_ld(dit->Dt) * f);
-    b->text = tx_arena_take(arena, b->text_rows, tx_ld(D) * f);
-    b->pooled = tx_arena_take(arena, dit->Nt ? b->conditions : 0, tx_ld(dit->Dt) * f);
-    b->kv = tx_arena_take(arena, dit->depth * b->text_rows, tx_ld(2 * D) * f);
+    b->y = tx_mat_take(arena, TX_F32, b->conditions, D);
+    b->time = tx_mat_take(arena, TX_F32, b->pairs, D);
+    b->frequencies = tx_mat_take(arena, TX_F32, b->pairs, dit->freq);
+    b->c = b->c_low = tx_mat_take(arena, TX_F32, b->pairs, D);
+    if (dit->final_ada.dtype != TX_F32)
+        b->c_low = tx_mat_take(arena, dit->final_ada.dtype, b->pairs, D);
+    b->mod = tx_mat_take(arena, TX_F32, dit->depth * b->pairs, 6 * D);
+    b->final_mod = tx_mat_take(arena, TX_F32, b->pairs, 2 * D);
+    if (dit->Nt) {
+        const enum tx_dtype cross = dit->blocks->cross_kv.dtype;
+        b->text_in = b->text_low = tx_mat_take(arena, TX_F32, b->text_rows, dit->Dt);
+        if (dit->text_proj.dtype != TX_F32)
+            b->text_low = tx_mat_take(arena, dit->text_proj.dtype, b->text_rows, dit->Dt);
+        b->text = b->cross_in = tx_mat_take(arena, TX_F32, b->text_rows, D);
+        if (cross != TX_F32)
+            b->cross_in = tx_mat_take(arena, cross, b->text_rows, D);
+        b->pooled = tx_mat_take(arena, TX_F32, b->conditions, dit->Dt);
+        b->kv = tx_mat_take(arena, tx_attention_dtype(cross), dit->depth * b->text_rows, 2 * D);
+    }
     b->text_start = tx_arena_take(arena, b->conditions + 1, sizeof(size_t));
     b->one_start = tx_arena_take(arena, b->pairs + 1, sizeof(size_t));
     b->start = tx_arena_take(arena, b->images + 1, sizeof(size_t));
     b->text_of = tx_arena_take(arena, b->images, sizeof(size_t));
-    b->in = tx_arena_take(arena, b->images * dit->T, tx_ld(dit->C) * f);
-    b->x = tx_arena_take(arena, b->images * dit->T, tx_ld(D) * f);
-    b->out = tx_arena_take(arena, b->images * dit->T, tx_ld(dit->out_channels) * f);
+    b->in = tx_mat_take(arena, TX_F32, b->images * dit->T, dit->C);
+    b->x = tx_mat_take(arena, TX_F32, b->images * dit->T, D);
+    b->out = tx_mat_take(arena, TX_F32, b->images * dit->T, dit->out_channels);
+    b->normed = tx_mat_take(arena, TX_F32, b->images * dit->T, D);
     b->group = tx_arena_take(arena, b->images * dit->T, sizeof(int32_t));
-    tx_block_plan(&b->block, arena, b->images * dit->T, 0, D, dit->F);
+    tx_block_plan(dit->blocks, &b->block, arena, b->images * dit->T, 0);
 }
 
 size_t tx_dit_scratch(const struct tx_dit *dit, const struct tx_kernels *kernels, size_t t)
 {
-    return tx_block_scratch(kernels, dit->T, tx_max(t, dit->Nt), dit->D, dit->H);
+    return tx_block_scratch(dit->blocks, kernels, dit->T, tx_max(t, dit->Nt));
 }
 
 /* Mean over rows, in double: a condition's text may have any number of them. */
@@ -98,23 +111,27 @@ static void mean_rows(float *out, const float *rows, size_t count, size_t ld, si
 
 static void condition_on_text(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const struct tx_text *text, size_t B)
 {
-    const size_t ldt = tx_ld(dit->Dt), D = dit->D, ld = tx_ld(D), ldkv = tx_ld(2 * D);
     b->text_start[0] = 0;
     for (size_t g = 0; g < b->conditions; g++) {
         const int own = g < B;
         const size_t rows = own ? (size_t)text->lengths[g] : dit->Nt;
         const float *from = own ? text->rows + g * text->t * dit->Dt : dit->null_text;
-        float *in = b->text_in + b->text_start[g] * ldt;
+        const struct tx_mat in = tx_mat_at(b->text_in, b->text_start[g], 0);
         for (size_t r = 0; r < rows; r++)
-            memcpy(in + r * ldt, from + r * dit->Dt, dit->Dt * sizeof *in);
-        mean_rows(b->pooled + g * ldt, in, rows, ldt, dit->Dt);
+            memcpy(tx_mat_at(in, r, 0).data, from + r * dit->Dt, dit->Dt * sizeof *from);
+        mean_rows(tx_mat_at(b->pooled, g, 0).data, in.data, rows, in.ld, dit->Dt);
         b->text_start[g + 1] = b->text_start[g] + rows;
     }
     const struct tx_seq seq = {b->conditions, b->text_start}, ones = {b->conditions, b->one_start};
-    tx_linear_run(run, &dit->text_pool, b->y, ld, b->pooled, ldt, &ones, NULL);
-    tx_linear_run(run, &dit->text_proj, b->text, ld, b->text_in, ldt, &seq, NULL);
+    const size_t rows = tx_seq_rows(&seq);
+    tx_linear_run(run, &dit->text_pool, b->y, b->pooled, &ones, NULL);
+    if (b->text_low.dtype != TX_F32)
+        tx_convert_run(run, b->text_low, b->text_in, rows, dit->Dt);
+    tx_linear_run(run, &dit->text_proj, b->text, b->text_low, &seq, NULL);
+    if (b->cross_in.dtype != TX_F32)
+        tx_convert_run(run, b->cross_in, b->text, rows, dit->D);
     for (size_t i = 0; i < dit->depth; i++)
-        tx_linear_run(run, &dit->blocks[i].cross_kv, b->kv + i * b->text_rows * ldkv, ldkv, b->text, ld, &seq, NULL);
+        tx_linear_run(run, &dit->blocks[i].cross_kv, tx_mat_at(b->kv, i * b->text_rows, 0), b->cross_in, &seq, NULL);
 }
 
 void tx_dit_condition(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const struct tx_text *text, size_t B,
@@ -129,7 +146,7 @@ void tx_dit_condition(const struct tx_run *run, const struct tx_dit *dit, struct
     }
     for (size_t g = 0; g < b->conditions; g++) {
         const size_t label = text && g < B ? (size_t)text->labels[g] : dit->classes;
-        memcpy(b->y + g * tx_ld(dit->D), dit->class_table + label * dit->D, dit->D * sizeof *b->y);
+        memcpy(tx_mat_at(b->y, g, 0).data, dit->class_table + label * dit->D, dit->D * sizeof *dit->class_table);
     }
 }
 
@@ -147,56 +164,60 @@ static void time_frequencies(float *out, double t, size_t freq)
 void tx_dit_modulate(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const float *t,
                      const size_t *condition, size_t count)
 {
-    const size_t D = dit->D, ld = tx_ld(D), ldf = tx_ld(dit->freq);
+    const size_t D = dit->D;
     const struct tx_seq ones = {count, b->one_start};
     for (size_t i = 0; i < count; i++) {
-        time_frequencies(b->frequencies + i * ldf, t[i], dit->freq);
-        memcpy(b->c + i * ld, b->y + condition[i] * ld, D * sizeof *b->c);
+        time_frequencies(tx_mat_at(b->frequencies, i, 0).data, t[i], dit->freq);
+        memcpy(tx_mat_at(b->c, i, 0).data, tx_mat_at(b->y, condition[i], 0).data, D * sizeof(float));
     }
-    tx_linear_run(run, &dit->t_mlp0, b->time, ld, b->frequencies, ldf, &ones, &(struct tx_epilogue_f32){.act = TX_ACT_SILU});
-    tx_linear_run(run, &dit->t_mlp2, b->c, ld, b->time, ld, &ones, &(struct tx_epilogue_f32){.residual = b->c, .ldr = ld});
-    tx_run_tap(run, "c", 0, b->c, count, D, ld);
-    for (size_t i = 0; i < count; i++)
-        run->kernels->activate_f32(b->c + i * ld, b->c + i * ld, D, TX_ACT_SILU);
+    tx_linear_run(run, &dit->t_mlp0, b->time, b->frequencies, &ones, &(struct tx_epilogue_f32){.act = TX_ACT_SILU});
+    tx_linear_run(run, &dit->t_mlp2, b->c, b->time, &ones, &(struct tx_epilogue_f32){.residual = b->c.data, .ldr = b->c.ld});
+    tx_run_tap(run, "c", 0, b->c.data, count, D, b->c.ld);
+    for (size_t i = 0; i < count; i++) {
+        float *c = tx_mat_at(b->c, i, 0).data;
+        run->kernels->activate_f32(c, c, D, TX_ACT_SILU);
+    }
+    if (b->c_low.dtype != TX_F32)
+        tx_convert_run(run, b->c_low, b->c, count, D);
     for (size_t i = 0; i < dit->depth; i++)
-        tx_linear_run(run, &dit->ada[i], b->mod + i * b->pairs * tx_ld(6 * D), tx_ld(6 * D), b->c, ld, &ones, NULL);
-    tx_linear_run(run, &dit->final_ada, b->final_mod, tx_ld(2 * D), b->c, ld, &ones, NULL);
+        tx_linear_run(run, &dit->ada[i], tx_mat_at(b->mod, i * b->pairs, 0), b->c_low, &ones, NULL);
+    tx_linear_run(run, &dit->final_ada, b->final_mod, b->c_low, &ones, NULL);
 }
 
 enum tx_status tx_dit_evaluate(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const float *x,
                                const size_t *image, const size_t *pair, const size_t *condition, size_t E, float *out)
 {
-    const size_t D = dit->D, T = dit->T, C = dit->C, ld = tx_ld(D), ldc = tx_ld(C), ldo = tx_ld(dit->out_channels), ldkv = tx_ld(2 * D);
+    const size_t D = dit->D, T = dit->T, C = dit->C;
     for (size_t e0 = 0; e0 < E; e0 += b->images) {
         const size_t count = tx_min(b->images, E - e0);
         for (size_t e = 0; e < count; e++) {
             b->start[e] = e * T;
             b->text_of[e] = condition[e0 + e];
             for (size_t r = 0; r < T; r++) {
-                memcpy(b->in + (e * T + r) * ldc, x + (image[e0 + e] * T + r) * C, C * sizeof *x);
-                memcpy(b->x + (e * T + r) * ld, dit->pos_embed + r * D, D * sizeof *x);
+                memcpy(tx_mat_at(b->in, e * T + r, 0).data, x + (image[e0 + e] * T + r) * C, C * sizeof *x);
+                memcpy(tx_mat_at(b->x, e * T + r, 0).data, dit->pos_embed + r * D, D * sizeof *x);
                 b->group[e * T + r] = (int32_t)pair[e0 + e];
             }
         }
         b->start[count] = count * T;
         const struct tx_seq seq = {count, b->start}, texts = {b->conditions, b->text_start};
-        tx_linear_run(run, &dit->x_embedder, b->x, ld, b->in, ldc, &seq, &(struct tx_epilogue_f32){.residual = b->x, .ldr = ld});
-        tx_run_tap(run, "embed", 0, b->x, count * T, D, ld);
+        tx_linear_run(run, &dit->x_embedder, b->x, b->in, &seq, &(struct tx_epilogue_f32){.residual = b->x.data, .ldr = b->x.ld});
+        tx_run_tap(run, "embed", 0, b->x.data, count * T, D, b->x.ld);
         for (size_t i = 0; i < dit->depth; i++) {
             if (tx_run_tick(run) != TX_OK)
                 return TX_STOPPED;
-            const struct tx_modulation modulation = {b->mod + i * b->pairs * tx_ld(6 * D), tx_ld(6 * D), b->group};
-            const struct tx_cross_text text = {b->kv + i * b->text_rows * ldkv, ldkv, &texts, b->text_of};
+            const struct tx_modulation modulation = {tx_mat_at(b->mod, i * b->pairs, 0).data, b->mod.ld, b->group};
+            const struct tx_cross_text text = {dit->Nt ? tx_mat_at(b->kv, i * b->text_rows, 0) : b->kv, &texts, b->text_of};
             tx_block_run(run, &dit->blocks[i], b->x, &seq, &b->block, &modulation, &text, NULL, "", i);
         }
-        tx_norm_run(run, &(struct tx_norm_f32){
-            .out = b->block.h, .ldo = ld, .x = b->x, .ldx = ld, .M = count * T, .D = D, .eps = dit->eps,
-            .shift = b->final_mod, .scale = b->final_mod + D, .ldm = tx_ld(2 * D), .group = b->group,
+        tx_norm_run(run, b->normed, &(struct tx_norm_f32){
+            .x = b->x.data, .ldx = b->x.ld, .M = count * T, .D = D, .eps = dit->eps, .shift = b->final_mod.data,
+            .scale = (const float *)b->final_mod.data + D, .ldm = b->final_mod.ld, .group = b->group,
         });
-        tx_run_tap(run, "final", 0, b->block.h, count * T, D, ld);
-        tx_linear_run(run, &dit->final_linear, b->out, ldo, b->block.h, ld, &seq, NULL);
+        tx_run_tap(run, "final", 0, b->normed.data, count * T, D, b->normed.ld);
+        tx_linear_run(run, &dit->final_linear, b->out, b->normed, &seq, NULL);
         for (size_t r = 0; r < count * T; r++)
-            memcpy(out + (e0 * T + r) * dit->out_channels, b->out + r * ldo, dit->out_channels * sizeof *out);
+            memcpy(out + (e0 * T + r) * dit->out_channels, tx_mat_at(b->out, r, 0).data, dit->out_channels * sizeof *out);
     }
     return TX_OK;
 }

@@ -39,20 +39,21 @@ struct tx_dit_buffers {
     size_t conditions;          /* B, or B + 1 with the null */
     size_t pairs;               /* room for so many (timestep, condition) pairs at a time */
     size_t images;              /* evaluated together */
-    float *y;                   /* [conditions, D] */
-    float *time;                /* [pairs, D] */
-    float *frequencies;         /* [pairs, freq] */
-    float *c;                   /* [pairs, D] */
-    float *mod;                 /* [depth][pairs, 6D] */
-    float *final_mod;           /* [pairs, 2D] */
-    float *text_in, *text;      /* [texts' rows, Dt], [texts' rows, D] */
-    float *pooled;              /* [conditions, Dt] */
-    float *kv;                  /* [depth][texts' rows, 2D] */
+    struct tx_mat y;            /* [conditions, D] */
+    struct tx_mat time;         /* [pairs, D] */
+    struct tx_mat frequencies;  /* [pairs, freq] */
+    struct tx_mat c;            /* [pairs, D] */
+    struct tx_mat c_low;        /* the same in the modulations' dtype; c itself where that is float32 */
+    struct tx_mat mod;          /* [depth][pairs, 6D] */
+    struct tx_mat final_mod;    /* [pairs, 2D] */
+    struct tx_mat text_in, text_low, text, cross_in; /* [texts' rows, Dt or D], as in side.h */
+    struct tx_mat pooled;       /* [conditions, Dt] */
+    struct tx_mat kv;           /* [depth][texts' rows, 2D] */
     size_t text_rows;           /* room, in rows */
     size_t *text_start;         /* [conditions + 1] */
     size_t *one_start;          /* [pairs + 1], 0 1 2 ...: each row a segment of its own */
     size_t *start, *text_of;    /* [images + 1], [images] */
-    float *in, *x, *out;        /* [images * T, C], [images * T, D], [images * T, out_channels] */
+    struct tx_mat in, x, out, normed; /* [images * T, C], [images * T, D], [images * T, out_channels], [images * T, D] */
     int32_t *group;             /* [images * T] */
     struct tx_block_buffers block;
 };

@@ -3,7 +3,7 @@
  * Own kernels: tiles of ROWS rows by a run of columns. An element's sum has one order whatever tile it falls into, so where the
  * borders lie never changes a bit, and they are free to follow the number of threads.
  *
- * BLAS (OpenBLAS, one thread a call): its bits change with the shape of a call, so a call always takes the rows of one image
+ * BLAS (OpenBLAS, float32 only, one thread a call): its bits change with the shape of a call, so a call always takes the rows of one image
  * and a fixed run of columns. The sums go to scratch, since a residual may be the output itself.
  */
 #include "linear.h"
@@ -12,13 +12,13 @@
 
 #include "cblas.h"
 
+#include "../base/arena.h"
 #include "../base/pool.h"
 
 enum {
     ROWS = 224,          /* a multiple of every kernel's rows at a time: 16 x 14 */
     COLUMNS_BLAS = 256,
     TILES_A_THREAD = 4,  /* so that a thread that starts late has less left to do */
-    PACK_COLUMNS = 512,
 };
 
 void tx_blas_init(void)
@@ -31,42 +31,109 @@ const char *tx_blas_config(void)
     return scipy_openblas_get_config();
 }
 
-size_t tx_linear_packed(const struct tx_kernels *kernels, size_t N, size_t K)
+void tx_linear_plan(struct tx_linear *linear, struct tx_arena *arena, const struct tx_kernels *k)
 {
-    return kernels->gemm_f32_fast ? kernels->gemm_f32_packed(N, K) : N * K;
+    const size_t N = linear->N, K = linear->K;
+    linear->kernels = k;
+    if (linear->dtype == TX_F32)
+        linear->w = tx_arena_take(arena, k->gemm_f32_fast ? k->gemm_f32_packed(N, K) : N * K, sizeof(float));
+    else if (linear->dtype == TX_BF16)
+        linear->w = tx_arena_take(arena, k->gemm_bf16_packed(N, K), sizeof(uint16_t));
+    else
+        linear->w = tx_arena_take(arena, k->gemm_int8_packed(N, K), sizeof(int8_t));
+    linear->scale = linear->dtype == TX_INT8 ? tx_arena_take(arena, N, sizeof(float)) : NULL;
 }
+
+/* ---- packing: a task takes some output rows, whole panels of them ---- */
+
+enum { PACK_ROWS = 512 }; /* a multiple of every panel's width */
 
 struct pack_job {
     struct tx_linear *linear;
-    const float *w;
-    size_t columns;
+    const struct tx_values *values;
+    float *wide;            /* [N,K], where the values are not float32 and must become so */
+    int8_t *narrow;         /* [N,K], where they must become int8; rows ld apart */
+    size_t ld;
 };
+
+static void widen_rows(const struct tx_values *v, size_t n0, size_t n1, size_t K, float *out)
+{
+    for (size_t n = n0; n < n1; n++)
+        for (size_t k = 0; k < K; k++)
+            out[n * K + k] = v->dtype == TX_BF16 ? tx_float_of_bf16(((const uint16_t *)v->data)[n * K + k])
+                                                 : (float)((const int8_t *)v->data)[n * K + k] * v->scale[n];
+}
+
+static void make_task(void *arg, size_t task, int worker)
+{
+    (void)worker;
+    const struct pack_job *job = arg;
+    const struct tx_linear *l = job->linear;
+    const size_t n0 = task * PACK_ROWS, n1 = tx_min(n0 + PACK_ROWS, l->N);
+    if (job->wide)
+        widen_rows(job->values, n0, n1, l->K, job->wide);
+    const float *w = job->wide ? job->wide : job->values->data;
+    if (job->narrow)
+        l->kernels->quantize_int8(job->narrow + n0 * job->ld, job->ld, l->scale + n0, w + n0 * l->K, 0, l->K, n1 - n0, l->K);
+}
 
 static void pack_task(void *arg, size_t task, int worker)
 {
     (void)worker;
     const struct pack_job *job = arg;
-    const size_t n0 = task * job->columns, n1 = tx_min(n0 + job->columns, job->linear->N);
-    job->linear->kernels->gemm_f32_pack(job->linear->w, job->w, job->linear->N, job->linear->K, n0, n1);
-}
-
-void tx_linear_pack(struct tx_linear *linear, const float *w, int threads)
-{
-    const struct tx_kernels *k = linear->kernels;
-    if (!k->gemm_f32_fast) {
-        memcpy(linear->w, w, linear->N * linear->K * sizeof *w);
-        return;
-    }
-    struct pack_job job = {linear, w, tx_round_up(PACK_COLUMNS, k->gemm_f32_nr)};
-    tx_pool_run(threads, pack_task, &job, (linear->N + job.columns - 1) / job.columns);
-}
-
-void tx_linear_unpack(const struct tx_linear *linear, float *w)
-{
-    if (linear->kernels->gemm_f32_fast)
-        linear->kernels->gemm_f32_unpack(w, linear->w, linear->N, linear->K);
+    const struct tx_linear *l = job->linear;
+    const struct tx_kernels *k = l->kernels;
+    const size_t n0 = task * PACK_ROWS, n1 = tx_min(n0 + PACK_ROWS, l->N);
+    const void *w = job->narrow ? (const void *)job->narrow : job->wide ? (const void *)job->wide : job->values->data;
+    if (l->dtype == TX_INT8)
+        k->gemm_int8_pack(l->w, w, l->N, l->K, n0, n1);
+    else if (l->dtype == TX_BF16)
+        k->gemm_bf16_pack(l->w, w, l->N, l->K, n0, n1);
+    else if (k->gemm_f32_fast)
+        k->gemm_f32_pack(l->w, w, l->N, l->K, n0, n1);
     else
-        memcpy(w, linear->w, linear->N * linear->K * sizeof *w);
+        memcpy((float *)l->w + n0 * l->K, (const float *)w + n0 * l->K, (n1 - n0) * l->K * sizeof(float));
+}
+
+enum tx_status tx_linear_pack(struct tx_linear *l, const struct tx_values *values, int threads, struct tx_error *err)
+{
+    const int direct = l->dtype == TX_INT8 && values->dtype == TX_INT8;
+    const size_t elements = l->N * l->K, tasks = (l->N + PACK_ROWS - 1) / PACK_ROWS;
+    struct pack_job job = {.linear = l, .values = values, .ld = tx_k_padded(l->K)};
+    const size_t wide = values->dtype != TX_F32 && !direct ? elements * sizeof(float) : 0;
+    const size_t narrow = l->dtype == TX_INT8 && !direct ? l->N * job.ld : 0;
+    enum tx_status status = TX_OK;
+    if (wide && !(job.wide = tx_alloc(wide)))
+        status = tx_fail_memory(err, wide);
+    if (status == TX_OK && narrow && !(job.narrow = tx_alloc(narrow)))
+        status = tx_fail_memory(err, narrow);
+    if (status == TX_OK) {
+        if (direct)
+            memcpy(l->scale, values->scale, l->N * sizeof *l->scale);
+        if (wide || narrow)
+            tx_pool_run(threads, make_task, &job, tasks);
+        for (size_t n = 1; narrow && n < l->N; n++)
+            memmove(job.narrow + n * l->K, job.narrow + n * job.ld, l->K);
+        tx_pool_run(threads, pack_task, &job, tasks);
+    }
+    tx_free(job.wide, wide);
+    tx_free(job.narrow, narrow);
+    return status;
+}
+
+void tx_linear_unpack(const struct tx_linear *l, void *data, float *scale)
+{
+    const struct tx_kernels *k = l->kernels;
+    if (l->dtype == TX_INT8) {
+        k->gemm_int8_unpack(data, l->w, l->N, l->K);
+        memcpy(scale, l->scale, l->N * sizeof *scale);
+    } else if (l->dtype == TX_BF16) {
+        k->gemm_bf16_unpack(data, l->w, l->N, l->K);
+    } else if (k->gemm_f32_fast) {
+        k->gemm_f32_unpack(data, l->w, l->N, l->K);
+    } else {
+        memcpy(data, l->w, l->N * l->K * sizeof(float));
+    }
 }
 
 size_t tx_linear_scratch(const struct tx_kernels *kernels, size_t longest_segment)
@@ -76,9 +143,11 @@ size_t tx_linear_scratch(const struct tx_kernels *kernels, size_t longest_segmen
 
 struct job {
     const struct tx_run *run;
-    struct tx_gemm_f32 gemm;  /* of all rows and columns */
+    const struct tx_linear *linear;
+    struct tx_mat out, a;
+    struct tx_epilogue_f32 epilogue;
     const struct tx_seq *seq;
-    size_t rows, columns;     /* of a tile */
+    size_t M, rows, columns;  /* all rows; of a tile */
     size_t row_tiles;
 };
 
@@ -97,60 +166,98 @@ static void own_task(void *arg, size_t task, int worker)
 {
     (void)worker;
     const struct job *job = arg;
-    const size_t r0 = task % job->row_tiles * job->rows, n0 = task / job->row_tiles * job->columns;
-    struct tx_gemm_f32 tile = job->gemm;
-    tile.M = tx_min(job->rows, job->gemm.M - r0);
-    tile.n0 = n0;
-    tile.n1 = tx_min(n0 + job->columns, tile.N);
-    tile.a += r0 * tile.lda;
-    tile.out += r0 * tile.ldo;
-    tile.epilogue = epilogue_at(&job->gemm.epilogue, r0);
-    job->run->kernels->gemm_f32(&tile);
+    const struct tx_linear *l = job->linear;
+    const size_t r0 = task % job->row_tiles * job->rows, n0 = task / job->row_tiles * job->columns, n1 = tx_min(n0 + job->columns, l->N);
+    const struct tx_mat out = tx_mat_at(job->out, r0, 0), a = tx_mat_at(job->a, r0, 0);
+    const struct tx_epilogue_f32 epilogue = epilogue_at(&job->epilogue, r0);
+    const size_t M = tx_min(job->rows, job->M - r0);
+    if (l->dtype == TX_F32) {
+        job->run->kernels->gemm_f32(&(struct tx_gemm_f32){
+            .out = out.data, .ldo = out.ld, .a = a.data, .lda = a.ld, .w = l->w, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1,
+            .epilogue = epilogue});
+        return;
+    }
+    const struct tx_gemm_low low = {
+        .out = out.data, .ldo = out.ld, .out_bf16 = out.dtype == TX_BF16, .a = a.data, .lda = a.ld, .a_scale = a.scale, .w = l->w,
+        .w_scale = l->scale, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1, .epilogue = epilogue};
+    if (l->dtype == TX_BF16)
+        job->run->kernels->gemm_bf16(&low);
+    else
+        job->run->kernels->gemm_int8(&low);
 }
 
 static void blas_task(void *arg, size_t task, int worker)
 {
     const struct job *job = arg;
-    const struct tx_gemm_f32 *g = &job->gemm;
+    const struct tx_linear *l = job->linear;
     const size_t image = task % job->row_tiles, n0 = task / job->row_tiles * job->columns;
-    const size_t r0 = job->seq->start[image], rows = tx_seq_length(job->seq, image), columns = tx_min(job->columns, g->N - n0);
+    const size_t r0 = job->seq->start[image], rows = tx_seq_length(job->seq, image), columns = tx_min(job->columns, l->N - n0);
     float *sums = tx_run_scratch(job->run, worker);
     if (!rows)
         return;
-    scipy_cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)g->K, 1.0f, g->a + r0 * g->lda,
-                      (int)g->lda, g->w + n0 * g->K, (int)g->K, 0.0f, sums, COLUMNS_BLAS);
-    struct tx_epilogue_f32 e = epilogue_at(&g->epilogue, r0);
+    scipy_cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)l->K, 1.0f, tx_mat_at(job->a, r0, 0).data,
+                      (int)job->a.ld, (const float *)l->w + n0 * l->K, (int)l->K, 0.0f, sums, COLUMNS_BLAS);
+    struct tx_epilogue_f32 e = epilogue_at(&job->epilogue, r0);
     e.bias = e.bias ? e.bias + n0 : NULL;
     e.residual = e.residual ? e.residual + n0 : NULL;
     e.gate = e.gate ? e.gate + n0 : NULL;
-    job->run->kernels->epilogue_f32(g->out + r0 * g->ldo + n0, g->ldo, sums, COLUMNS_BLAS, rows, columns, &e);
+    job->run->kernels->epilogue_f32(tx_mat_at(job->out, r0, n0).data, job->out.ld, sums, COLUMNS_BLAS, rows, columns, &e);
 }
 
-void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, float *out, size_t ldo, const float *a, size_t lda,
-                   const struct tx_seq *seq, const struct tx_epilogue_f32 *epilogue)
+static size_t panel(const struct tx_linear *l)
 {
-    const size_t M = tx_seq_rows(seq);
-    if (!M)
+    const struct tx_kernels *k = l->kernels;
+    return l->dtype == TX_F32 ? k->gemm_f32_nr : l->dtype == TX_BF16 ? k->gemm_bf16_nr : k->gemm_int8_nr;
+}
+
+void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a, const struct tx_seq *seq,
+                   const struct tx_epilogue_f32 *epilogue)
+{
+    struct job job = {.run = run, .linear = linear, .out = out, .a = a, .seq = seq, .M = tx_seq_rows(seq)};
+    if (!job.M)
         return;
-    struct job job = {
-        .run = run,
-        .gemm = {.out = out, .ldo = ldo, .a = a, .lda = lda, .w = linear->w, .M = M, .N = linear->N, .K = linear->K},
-        .seq = seq,
-    };
     if (epilogue)
-        job.gemm.epilogue = *epilogue;
-    job.gemm.epilogue.bias = linear->bias;
-    if (!run->kernels->gemm_f32_fast) {
+        job.epilogue = *epilogue;
+    job.epilogue.bias = linear->bias;
+    if (linear->dtype == TX_F32 && !run->kernels->gemm_f32_fast) {
         job.columns = COLUMNS_BLAS;
         job.row_tiles = seq->images;
         tx_pool_run(run->threads, blas_task, &job, job.row_tiles * ((linear->N + job.columns - 1) / job.columns));
         return;
     }
-    const size_t nr = run->kernels->gemm_f32_nr, panels = (linear->N + nr - 1) / nr;
-    job.rows = tx_min(ROWS, M);
-    job.row_tiles = (M + job.rows - 1) / job.rows;
+    const size_t nr = panel(linear), panels = (linear->N + nr - 1) / nr;
+    job.rows = tx_min(ROWS, job.M);
+    job.row_tiles = (job.M + job.rows - 1) / job.rows;
     const size_t wanted = (size_t)run->threads * TILES_A_THREAD;
     const size_t runs = tx_min(panels, (wanted + job.row_tiles - 1) / job.row_tiles);
     job.columns = (panels + runs - 1) / runs * nr;
     tx_pool_run(run->threads, own_task, &job, job.row_tiles * ((linear->N + job.columns - 1) / job.columns));
+}
+
+/* ---- into the dtype of a product ---- */
+
+enum { CONVERT_ROWS = 64 };
+
+struct convert_job {
+    const struct tx_run *run;
+    struct tx_mat to, from;
+    size_t rows, D;
+};
+
+static void convert_task(void *arg, size_t task, int worker)
+{
+    (void)worker;
+    const struct convert_job *job = arg;
+    const size_t r0 = task * CONVERT_ROWS, rows = tx_min(CONVERT_ROWS, job->rows - r0);
+    const struct tx_mat to = tx_mat_at(job->to, r0, 0), from = tx_mat_at(job->from, r0, 0);
+    if (to.dtype == TX_INT8)
+        job->run->kernels->quantize_int8(to.data, to.ld, to.scale, from.data, from.dtype == TX_BF16, from.ld, rows, job->D);
+    else
+        job->run->kernels->round_bf16(to.data, to.ld, from.data, from.ld, rows, job->D);
+}
+
+void tx_convert_run(const struct tx_run *run, struct tx_mat to, struct tx_mat from, size_t rows, size_t D)
+{
+    struct convert_job job = {run, to, from, rows, D};
+    tx_pool_run(run->threads, convert_task, &job, (rows + CONVERT_ROWS - 1) / CONVERT_ROWS);
 }

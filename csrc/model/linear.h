@@ -4,28 +4,43 @@
 
 #include "../base/base.h"
 #include "../kernels/kernels.h"
+#include "mat.h"
 #include "run.h"
 
 struct tx_linear {
     size_t N, K;
-    float *w;           /* packed by kernels->gemm_f32_pack, or row-major [N,K] where a BLAS multiplies */
+    enum tx_dtype dtype;
+    void *w;            /* packed by the kernels below, or row-major [N,K] float32 where a BLAS multiplies */
+    float *scale;       /* [N], int8 only */
     float *bias;        /* [N] or NULL */
     const struct tx_kernels *kernels; /* who packed it */
 };
 
-/* Elements of the packed form with these kernels. */
-size_t tx_linear_packed(const struct tx_kernels *kernels, size_t N, size_t K);
+/* A weight's values as they come or go, row-major [N,K]: float32, or bfloat16, or int8 with a scale [N]. */
+struct tx_values {
+    const void *data;
+    enum tx_dtype dtype;
+    const float *scale;
+};
 
-/* Pack row-major w [N,K] into linear->w, on all threads; and back, bit for bit. */
-void tx_linear_pack(struct tx_linear *linear, const float *w, int threads);
-void tx_linear_unpack(const struct tx_linear *linear, float *w);
+/* Memory of the packed form; on an arena without memory this only measures. */
+void tx_linear_plan(struct tx_linear *linear, struct tx_arena *arena, const struct tx_kernels *kernels);
+
+/* Pack values of any dtype into linear->w, on all threads. int8 from int8 keeps every number and its scales. */
+enum tx_status tx_linear_pack(struct tx_linear *linear, const struct tx_values *values, int threads, struct tx_error *err);
+/* The values in the weight's own dtype: data [N,K] of that dtype, and scale [N] for int8. */
+void tx_linear_unpack(const struct tx_linear *linear, void *data, float *scale);
 
 /* Bytes of scratch that one worker needs for segments of up to this many rows. */
 size_t tx_linear_scratch(const struct tx_kernels *kernels, size_t longest_segment);
 
-/* out [rows,N] = epilogue(a [rows,K] W^T + bias); epilogue's own bias is filled in here. */
-void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, float *out, size_t ldo, const float *a, size_t lda,
-                   const struct tx_seq *seq, const struct tx_epilogue_f32 *epilogue);
+/* out [rows,N] = epilogue(a [rows,K] W^T + bias); epilogue's own bias is filled in here. a has the weight's dtype; out is float32, or
+ * bfloat16 where the weight is not float32 and there is no residual. */
+void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a, const struct tx_seq *seq,
+                   const struct tx_epilogue_f32 *epilogue);
+
+/* to [rows,D] <- from (float32 or bfloat16), in to's dtype (bfloat16 or int8), padded with zeros. */
+void tx_convert_run(const struct tx_run *run, struct tx_mat to, struct tx_mat from, size_t rows, size_t D);
 
 /* OpenBLAS's own threads stay off: our pool calls it, one thread a call. */
 void tx_blas_init(void);

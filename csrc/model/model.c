@@ -35,7 +35,7 @@ static enum tx_status list_tensors(struct tx_model *m, struct tx_error *err)
     return status == TX_OK ? tx_detokenizer_init(&m->detokenizer, &m->config.textok, &m->tensors, err) : status;
 }
 
-enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind,
+enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_dtype dtype,
                              const union tx_model_config *config, struct tx_error *err)
 {
     *model = NULL;
@@ -45,6 +45,8 @@ enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *k
     m->kind = kind;
     m->config = *config;
     m->kernels = kernels;
+    m->tensors.bulk = dtype;
+    m->tensors.edge = dtype == TX_F32 ? TX_F32 : TX_BF16;
     enum tx_status status = list_tensors(m, err);
     if (status == TX_OK && m->tensors.failed)
         status = tx_fail_memory(err, m->tensors.room * sizeof *m->tensors.list);
@@ -95,7 +97,24 @@ size_t tx_model_weight_bytes(const struct tx_model *m)
     return m->weights.size;
 }
 
-enum tx_status tx_model_load(struct tx_model *m, const float *(*get)(void *arg, size_t index), void *arg, int threads, struct tx_error *err)
+enum tx_dtype tx_model_dtype(const struct tx_model *m)
+{
+    return m->tensors.bulk;
+}
+
+int tx_model_tensor_is_linear(const struct tx_model *m, size_t index)
+{
+    return m->tensors.list[index].linear != NULL;
+}
+
+enum tx_dtype tx_model_tensor_dtype(const struct tx_model *m, size_t index)
+{
+    const struct tx_tensor *tensor = &m->tensors.list[index];
+    return tensor->linear ? tensor->linear->dtype : TX_F32;
+}
+
+enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg, int threads,
+                             struct tx_error *err)
 {
     struct tx_arena measure = {0};
     tx_tensors_plan(&m->tensors, &measure, m->kernels);
@@ -104,24 +123,24 @@ enum tx_status tx_model_load(struct tx_model *m, const float *(*get)(void *arg, 
     tx_tensors_plan(&m->tensors, &m->weights, m->kernels);
     for (size_t i = 0; i < m->tensors.count; i++) {
         const struct tx_tensor *tensor = &m->tensors.list[i];
-        const float *values = get(arg, i);
-        if (!values)
+        struct tx_values values;
+        if (get(arg, i, &values))
             return tx_fail(err, TX_STOPPED, "%s: no values", tensor->name);
-        if (tensor->linear)
-            tx_linear_pack(tensor->linear, values, threads ? threads : tx_pool_threads());
-        else
-            memcpy(*tensor->array, values, tx_tensor_elements(tensor) * sizeof *values);
+        if (!tensor->linear)
+            memcpy(*tensor->array, values.data, tx_tensor_elements(tensor) * sizeof(float));
+        else if (tx_linear_pack(tensor->linear, &values, threads ? threads : tx_pool_threads(), err) != TX_OK)
+            return err->status;
     }
     return TX_OK;
 }
 
-void tx_model_export(const struct tx_model *m, size_t index, float *out)
+void tx_model_export(const struct tx_model *m, size_t index, void *data, float *scale)
 {
     const struct tx_tensor *tensor = &m->tensors.list[index];
     if (tensor->linear)
-        tx_linear_unpack(tensor->linear, out);
+        tx_linear_unpack(tensor->linear, data, scale);
     else
-        memcpy(out, *tensor->array, tx_tensor_elements(tensor) * sizeof *out);
+        memcpy(data, *tensor->array, tx_tensor_elements(tensor) * sizeof(float));
 }
 
 /* A workspace: the run's scratch first, then what the caller plans. */

@@ -42,6 +42,7 @@ void tx_side_free(struct tx_side *side)
 
 void tx_side_bind(struct tx_side *side, struct tx_tensors *tensors, const struct tx_textok_config *config, const char *prefix)
 {
+    side->text_proj.dtype = tensors->edge;
     if (side->classes)
         tx_bind_array(tensors, &side->class_embed, 2, side->classes, side->D, "%sclass_embed", prefix);
     else if (side->Nt)
@@ -67,16 +68,23 @@ size_t tx_side_together(const struct tx_side *side, size_t batch, size_t t)
 
 void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *b, struct tx_arena *arena, size_t images, size_t t, int keep_patches)
 {
-    const size_t ld = tx_ld(side->D), kept = keep_patches ? side->P : side->N, part = keep_patches ? side->N : side->P;
+    const size_t kept = keep_patches ? side->P : side->N, part = keep_patches ? side->N : side->P;
     t = text_rows(side, t);
     b->images = images;
     b->longest = side->P + side->N + (side->cross ? 0 : t);
-    b->x = tx_arena_take(arena, images * b->longest, ld * sizeof(float));
-    b->part = tx_arena_take(arena, images * part, ld * sizeof(float));
-    b->text_in = tx_arena_take(arena, images * t, tx_ld(side->Dt) * sizeof(float));
-    b->text = tx_arena_take(arena, images * t, ld * sizeof(float));
-    b->kv = tx_arena_take(arena, side->cross ? images * t : 0, tx_ld(2 * side->D) * sizeof(float));
-    tx_block_plan(&b->block, arena, images * b->longest, images * kept, side->D, side->F);
+    b->x = tx_mat_take(arena, TX_F32, images * b->longest, side->D);
+    b->part = tx_mat_take(arena, TX_F32, images * part, side->D);
+    b->normed = tx_mat_take(arena, TX_F32, images * kept, side->D);
+    b->text_in = tx_mat_take(arena, TX_F32, images * t, side->Dt);
+    b->text_low = side->text_proj.dtype == TX_F32 ? b->text_in : tx_mat_take(arena, side->text_proj.dtype, images * t, side->Dt);
+    b->text = b->cross_in = tx_mat_take(arena, TX_F32, images * t, side->D);
+    if (side->cross) {
+        const enum tx_dtype dtype = side->blocks->cross_kv.dtype;
+        if (dtype != TX_F32)
+            b->cross_in = tx_mat_take(arena, dtype, images * t, side->D);
+        b->kv = tx_mat_take(arena, tx_attention_dtype(dtype), images * t, 2 * side->D);
+    }
+    tx_block_plan(side->blocks, &b->block, arena, images * b->longest, images * kept);
     b->start = tx_arena_take(arena, images + 1, sizeof(size_t));
     b->text_start = tx_arena_take(arena, images + 1, sizeof(size_t));
     b->part_start = tx_arena_take(arena, images + 1, sizeof(size_t));
@@ -86,16 +94,16 @@ void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *b, struct 
 size_t tx_side_scratch(const struct tx_side *side, const struct tx_kernels *kernels, size_t t)
 {
     t = text_rows(side, t);
-    return tx_block_scratch(kernels, side->P + side->N + t, t, side->D, side->H);
+    return tx_block_scratch(side->blocks, kernels, side->P + side->N + t, t);
 }
 
 void tx_side_begin(const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images, int keep_patches)
 {
-    const size_t first = keep_patches ? side->P : 0, count = keep_patches ? side->N : side->P, ld = tx_ld(side->D);
+    const size_t first = keep_patches ? side->P : 0, count = keep_patches ? side->N : side->P;
     for (size_t b = 0; b < images; b++) {
         buffers->part_start[b] = b * count;
         for (size_t r = 0; r < count; r++)
-            memcpy(buffers->part + (b * count + r) * ld, side->pos_embed + (first + r) * side->D, side->D * sizeof(float));
+            memcpy(tx_mat_at(buffers->part, b * count + r, 0).data, side->pos_embed + (first + r) * side->D, side->D * sizeof(float));
     }
     buffers->part_start[images] = images * count;
 }
@@ -110,49 +118,55 @@ static void add_row(float *out, const float *a, const float *b, size_t D)
 static void project_text(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images,
                          const struct tx_text *text, size_t b0)
 {
-    const size_t ld = tx_ld(side->D), ldt = tx_ld(side->Dt);
     size_t *start = buffers->text_start;
     start[0] = 0;
     for (size_t b = 0; b < images; b++) {
-        const size_t rows = text_rows(side, side->Nt && !side->classes ? (size_t)text->lengths[b0 + b] : 0);
+        const size_t rows = !side->Nt ? 0 : side->classes ? 1 : (size_t)text->lengths[b0 + b];
         start[b + 1] = start[b] + rows;
         if (side->classes) {
-            memcpy(buffers->text + start[b] * ld, side->class_embed + (size_t)text->labels[b0 + b] * side->D, side->D * sizeof(float));
+            memcpy(tx_mat_at(buffers->text, start[b], 0).data, side->class_embed + (size_t)text->labels[b0 + b] * side->D,
+                   side->D * sizeof(float));
             continue;
         }
         for (size_t r = 0; r < rows; r++)
-            memcpy(buffers->text_in + (start[b] + r) * ldt, text->rows + ((b0 + b) * text->t + r) * side->Dt, side->Dt * sizeof(float));
+            memcpy(tx_mat_at(buffers->text_in, start[b] + r, 0).data, text->rows + ((b0 + b) * text->t + r) * side->Dt,
+                   side->Dt * sizeof(float));
     }
-    if (side->Nt && !side->classes)
-        tx_linear_run(run, &side->text_proj, buffers->text, ld, buffers->text_in, ldt, &(struct tx_seq){images, start}, NULL);
+    if (!side->Nt || side->classes)
+        return;
+    if (buffers->text_low.dtype != TX_F32)
+        tx_convert_run(run, buffers->text_low, buffers->text_in, start[images], side->Dt);
+    tx_linear_run(run, &side->text_proj, buffers->text, buffers->text_low, &(struct tx_seq){images, start}, NULL);
 }
 
 /* [patches; latents; text] of each image, one after the other, in buffers->x. */
 static void assemble(const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images, int keep_patches)
 {
-    const size_t D = side->D, ld = tx_ld(D), learned_first = keep_patches ? 0 : side->P, learned_count = keep_patches ? side->P : side->N;
+    const size_t D = side->D, ld = buffers->x.ld, learned_first = keep_patches ? 0 : side->P, learned_count = keep_patches ? side->P : side->N;
     const size_t part_first = keep_patches ? side->P : 0, part_count = keep_patches ? side->N : side->P, fixed = side->P + side->N;
     const size_t *start = buffers->start, *text_start = buffers->text_start;
     for (size_t b = 0; b < images; b++) {
-        float *x = buffers->x + start[b] * ld;
-        memcpy(x + part_first * ld, buffers->part + b * part_count * ld, part_count * ld * sizeof *x);
+        float *x = tx_mat_at(buffers->x, start[b], 0).data;
+        memcpy(x + part_first * ld, tx_mat_at(buffers->part, b * part_count, 0).data, part_count * ld * sizeof *x);
         for (size_t r = 0; r < learned_count; r++)
             add_row(x + (learned_first + r) * ld, side->learned + r * D, side->pos_embed + (learned_first + r) * D, D);
         if (!side->cross)
             for (size_t r = 0; r < text_start[b + 1] - text_start[b]; r++)
-                add_row(x + (fixed + r) * ld, buffers->text + (text_start[b] + r) * ld, side->pos_embed + (fixed + r) * D, D);
+                add_row(x + (fixed + r) * ld, tx_mat_at(buffers->text, text_start[b] + r, 0).data, side->pos_embed + (fixed + r) * D, D);
     }
 }
 
 enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images,
                            const struct tx_text *text, size_t b0, int keep_patches, const char *prefix)
 {
-    const size_t D = side->D, ld = tx_ld(D), kept = keep_patches ? side->P : side->N;
+    const size_t D = side->D, kept = keep_patches ? side->P : side->N;
     const struct tx_seq seq = {images, buffers->start}, text_seq = {images, buffers->text_start}, kept_seq = {images, buffers->kept_start};
     const struct tx_keep keep = {keep_patches ? 0 : side->P, kept, &kept_seq};
-    const struct tx_cross_text cross = {.kv = buffers->kv, .ld = tx_ld(2 * D), .seq = &text_seq};
+    const struct tx_cross_text cross = {.kv = buffers->kv, .seq = &text_seq};
 
     project_text(run, side, buffers, images, text, b0);
+    if (buffers->cross_in.dtype != TX_F32)
+        tx_convert_run(run, buffers->cross_in, buffers->text, tx_seq_rows(&text_seq), D);
     buffers->start[0] = buffers->kept_start[0] = 0;
     for (size_t b = 0; b < images; b++) {
         buffers->start[b + 1] = buffers->start[b] + side->P + side->N + (side->cross ? 0 : tx_seq_length(&text_seq, b));
@@ -161,20 +175,20 @@ enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side,
     assemble(side, buffers, images, keep_patches);
     char format[TX_NAME_SIZE];
     snprintf(format, sizeof format, "%sembed", prefix);
-    tx_run_tap(run, format, 0, buffers->x, tx_seq_rows(&seq), D, ld);
+    tx_run_tap(run, format, 0, buffers->x.data, tx_seq_rows(&seq), D, buffers->x.ld);
 
     for (size_t i = 0; i < side->depth; i++) {
         if (tx_run_tick(run) != TX_OK)
             return TX_STOPPED;
         if (side->cross)
-            tx_linear_run(run, &side->blocks[i].cross_kv, buffers->kv, tx_ld(2 * D), buffers->text, ld, &text_seq, NULL);
+            tx_linear_run(run, &side->blocks[i].cross_kv, buffers->kv, buffers->cross_in, &text_seq, NULL);
         tx_block_run(run, &side->blocks[i], buffers->x, &seq, &buffers->block, NULL, &cross, i + 1 == side->depth ? &keep : NULL, prefix, i);
     }
-    tx_norm_run(run, &(struct tx_norm_f32){
-        .out = buffers->block.h, .ldo = ld, .x = buffers->block.kept, .ldx = ld, .M = images * kept, .D = D, .eps = side->eps,
+    tx_norm_run(run, buffers->normed, &(struct tx_norm_f32){
+        .x = buffers->block.kept.data, .ldx = buffers->block.kept.ld, .M = images * kept, .D = D, .eps = side->eps,
         .weight = side->norm.weight, .bias = side->norm.bias,
     });
     snprintf(format, sizeof format, "%snorm", prefix);
-    tx_run_tap(run, format, 0, buffers->block.h, images * kept, D, ld);
+    tx_run_tap(run, format, 0, buffers->normed.data, images * kept, D, buffers->normed.ld);
     return TX_OK;
 }

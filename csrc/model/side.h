@@ -35,11 +35,14 @@ struct tx_text {
 struct tx_side_buffers {
     size_t images;              /* room for so many at a time */
     size_t longest;             /* rows of one image, at most */
-    float *x;                   /* [images * longest, D] */
-    float *part;                /* [images * (P or N), D]: the part that comes from outside, positions added */
-    float *text_in;             /* [images * t, Dt] */
-    float *text;                /* [images * t, D] */
-    float *kv;                  /* [images * t, 2D], cross-attention only */
+    struct tx_mat x;            /* [images * longest, D] */
+    struct tx_mat part;         /* [images * (P or N), D]: the part that comes from outside, positions added */
+    struct tx_mat normed;       /* [images * (N or P), D]: the result */
+    struct tx_mat text_in;      /* [images * t, Dt] */
+    struct tx_mat text_low;     /* the same in text_proj's dtype; text_in itself where that is float32 */
+    struct tx_mat text;         /* [images * t, D] */
+    struct tx_mat cross_in;     /* the same in cross_kv's dtype, cross-attention only; text itself where that is float32 */
+    struct tx_mat kv;           /* [images * t, 2D], cross-attention only */
     struct tx_block_buffers block;
     size_t *start, *text_start, *part_start, *kept_start;  /* [images + 1] */
 };
@@ -58,7 +61,7 @@ size_t tx_side_scratch(const struct tx_side *side, const struct tx_kernels *kern
 /* Positions of the part that comes from outside, copied into buffers->part for `images` images: the linear that makes the part adds them. */
 void tx_side_begin(const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images, int keep_patches);
 
-/* From buffers->part to the normed kept rows, in buffers->block.h [images * kept, D]. `b0`: the first image's index in text. The
+/* From buffers->part to the normed kept rows, in buffers->normed [images * kept, D]. `b0`: the first image's index in text. The
  * tokenizer keeps the latents and gets patches from outside, the detokenizer the other way round (keep_patches). */
 enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images,
                            const struct tx_text *text, size_t b0, int keep_patches, const char *prefix);

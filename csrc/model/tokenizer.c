@@ -23,14 +23,14 @@ enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_
 void tx_tokenizer_plan(const struct tx_tokenizer *t, struct tx_tokenizer_buffers *buffers, struct tx_arena *arena, size_t images, size_t text_tokens)
 {
     tx_side_plan(&t->side, &buffers->side, arena, images, text_tokens, 0);
-    buffers->patches = tx_arena_take(arena, images * t->side.P, tx_ld(t->patch_embed.K) * sizeof(float));
-    buffers->moments = tx_arena_take(arena, images * t->side.N, t->to_latent.N * sizeof(float));
+    buffers->patches = tx_mat_take(arena, TX_F32, images * t->side.P, t->patch_embed.K);
+    buffers->moments = tx_mat_take(arena, TX_F32, images * t->side.N, t->to_latent.N);
 }
 
 struct patchify_job {
     const struct tx_run *run;
     const struct tx_tokenizer *t;
-    float *patches;
+    struct tx_mat patches;
     const void *images;
     int bytes;
 };
@@ -40,8 +40,8 @@ static void patchify_task(void *arg, size_t image, int worker)
     (void)worker;
     const struct patchify_job *job = arg;
     const struct tx_tokenizer *t = job->t;
-    const size_t ld = tx_ld(t->patch_embed.K), pixels = t->S * t->S * 3;
-    float *patches = job->patches + image * t->side.P * ld;
+    const size_t ld = job->patches.ld, pixels = t->S * t->S * 3;
+    float *patches = tx_mat_at(job->patches, image * t->side.P, 0).data;
     if (job->bytes)
         job->run->kernels->patchify_u8(patches, ld, (const uint8_t *)job->images + image * pixels, t->S, t->p);
     else
@@ -51,21 +51,19 @@ static void patchify_task(void *arg, size_t image, int worker)
 enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokenizer *t, const struct tx_tokenizer_buffers *buffers,
                                 const void *images, int bytes, const struct tx_text *text, size_t B, float *z)
 {
-    const size_t N = t->side.N, ld = tx_ld(t->side.D), image_size = t->S * t->S * 3 * (bytes ? 1 : sizeof(float));
+    const size_t N = t->side.N, image_size = t->S * t->S * 3 * (bytes ? 1 : sizeof(float));
     for (size_t b0 = 0; b0 < B; b0 += buffers->side.images) {
         const size_t count = tx_min(buffers->side.images, B - b0);
         struct patchify_job job = {run, t, buffers->patches, (const char *)images + b0 * image_size, bytes};
         tx_pool_run(run->threads, patchify_task, &job, count);
         tx_side_begin(&t->side, &buffers->side, count, 0);
-        tx_linear_run(run, &t->patch_embed, buffers->side.part, ld, buffers->patches, tx_ld(t->patch_embed.K),
-                      &(struct tx_seq){count, buffers->side.part_start},
-                      &(struct tx_epilogue_f32){.residual = buffers->side.part, .ldr = ld});
+        tx_linear_run(run, &t->patch_embed, buffers->side.part, buffers->patches, &(struct tx_seq){count, buffers->side.part_start},
+                      &(struct tx_epilogue_f32){.residual = buffers->side.part.data, .ldr = buffers->side.part.ld});
         if (tx_side_run(run, &t->side, &buffers->side, count, text, b0, 0, "tokenizer.") != TX_OK)
             return run->err->status;
-        tx_linear_run(run, &t->to_latent, buffers->moments, t->to_latent.N, buffers->side.block.h, ld,
-                      &(struct tx_seq){count, buffers->side.kept_start}, NULL);
+        tx_linear_run(run, &t->to_latent, buffers->moments, buffers->side.normed, &(struct tx_seq){count, buffers->side.kept_start}, NULL);
         for (size_t r = 0; r < count * N; r++)
-            memcpy(z + (b0 * N + r) * t->d, buffers->moments + r * t->to_latent.N, t->d * sizeof *z);
+            memcpy(z + (b0 * N + r) * t->d, tx_mat_at(buffers->moments, r, 0).data, t->d * sizeof *z);
     }
     return TX_OK;
 }

@@ -18,8 +18,8 @@ struct tx_tokenizer {
 
 struct tx_tokenizer_buffers {
     struct tx_side_buffers side;
-    float *patches;                 /* [images * P, 3pp] */
-    float *moments;                 /* [images * N, to_latent.N] */
+    struct tx_mat patches;          /* [images * P, 3pp] */
+    struct tx_mat moments;          /* [images * N, to_latent.N] */
 };
 
 enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors, struct tx_error *err);
