@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from . import arrays, noise
 from .config import DiTConfig
-from .model import EngineModel, progress_bar
+from .model import IMAGES_AT_ONCE, EngineModel, progress_bar
 from .schedules import SOLVERS, SPACINGS, Schedule, make_schedule, max_steps
 from .text import Conditions, class_labels, text_batch
 
@@ -16,6 +16,7 @@ F32 = NDArray[np.float32]
 Callback = Callable[[int, int, F32], object]
 
 MAX_GUIDANCE = 1000.0
+STEP_NOISE_BYTES = 256 << 20  # of the noise of all steps, held at a time
 
 
 class DiT(EngineModel):
@@ -130,7 +131,7 @@ class DiT(EngineModel):
         first_index
             Index of the first sample, for runs in several parts.
         batch_size
-            Samples that run at a time; None for as many as fit in some hundred megabytes. It never changes a result.
+            Samples that run at a time; None for 64, or fewer where their step noise is large. It never changes a result.
         out, threads
             As in `TexTok`.
         progress
@@ -164,8 +165,8 @@ class DiT(EngineModel):
         count = self._call_threads(threads)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a function (step, steps, x), got {type(callback).__name__}")
-        noise_bytes = 4 * steps * config.num_tokens * config.in_channels if schedule.needs_noise else 0
-        parts = self._slices(batch, batch_size, noise_bytes)
+        noise_bytes = 4 * len(schedule.timesteps) * config.num_tokens * config.in_channels if schedule.needs_noise else 0
+        parts = self._slices(batch, batch_size, max(1, min(IMAGES_AT_ONCE, STEP_NOISE_BYTES // max(noise_bytes, 1))))
         times = schedule.timesteps.astype(np.float32)
         mean, deviation = np.float32(config.latent_mean), np.float32(config.latent_std)
         with progress_bar(progress, len(parts) * steps, "step") as bar:

@@ -14,9 +14,8 @@ from .bundled import find_model
 from .config import DiTConfig, TexTokConfig
 from .errors import ConfigError
 
-# A call works on as many images at a time as fit in this much workspace, and not on more than MAX_AT_ONCE.
-WORKSPACE_TARGET = 256 << 20
-MAX_AT_ONCE = 64
+# Images whose arguments are converted, and that go to the engine, at a time. The engine bounds its own workspace.
+IMAGES_AT_ONCE = 64
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8")
 
@@ -123,24 +122,17 @@ class EngineModel:
     def memory_plan(self, batch: int) -> dict[str, int]:
         """Bytes that a call on `batch` images takes beside its arguments and its result.
 
-        Returns a dict: "batch_size", the images worked on at a time; "weights", held as long as the model; "workspace", held during a call
-        with captions of full length; "total" of the two.
+        Returns a dict: "weights", held as long as the model; "workspace", held during a call with captions of full length; "total" of the two.
+        Arguments that are not C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at a time.
         """
-        images = arrays.whole(batch, "batch", 1, arrays.MAX_BATCH)
-        at_once = self._images_at_once(images, None)
-        plan = self._model.memory_plan(at_once, self._config.num_text_tokens)
-        return {"batch_size": at_once, **plan, "total": plan["weights"] + plan["workspace"]}
+        images = min(arrays.whole(batch, "batch", 1, arrays.MAX_BATCH), IMAGES_AT_ONCE)
+        plan = self._model.memory_plan(images, self._config.num_text_tokens)
+        return {**plan, "total": plan["weights"] + plan["workspace"]}
 
-    def _slices(self, batch: int, batch_size: int | None, more: int = 0) -> list[slice]:
-        """The parts of a batch that run one after another; `more` bytes an image are needed beside the workspace."""
-        step = self._images_at_once(batch, batch_size, more)
+    def _slices(self, batch: int, batch_size: int | None, most: int = IMAGES_AT_ONCE) -> list[slice]:
+        """The parts of a batch that run one after another, of `batch_size` images or, where that is None, `most`."""
+        step = most if batch_size is None else arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
         return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
-
-    def _images_at_once(self, batch: int, batch_size: int | None, more: int = 0) -> int:
-        if batch_size is not None:
-            return arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
-        one = self._model.memory_plan(1, self._config.num_text_tokens)["workspace"] + more
-        return max(1, min(MAX_AT_ONCE, WORKSPACE_TARGET // one, batch))
 
     def _call_threads(self, threads: int | None) -> int:
         return arrays.thread_count(threads, self._threads)

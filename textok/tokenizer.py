@@ -50,7 +50,7 @@ class TexTok(EngineModel):
     labels
         int [B], 0..num_classes-1, in place of `text` for a model whose `text_source` is "class".
     batch_size
-        Images worked on at a time; None for as many as fit in some hundred megabytes. It never changes a result.
+        Images worked on at a time; None for 64. It never changes a result.
     out
         The array to write the result to: of exactly its shape and type, C-contiguous, writeable, and no input's memory.
     threads
