@@ -84,9 +84,11 @@ def _fields_from(cls: type, values: Mapping[str, Any], where: str) -> dict[str, 
     unknown = [key for key in values if key not in known]
     if unknown:
         hints = []
-        for key in unknown:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hints.append(f"{where}{key}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        for key in unknown[:5]:
+            shown = str(key)[:40]
+            near = difflib.get_close_matches(shown, known, n=1, cutoff=0.5)
+            hints.append(f"{where}{shown}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        hints += [f"{len(unknown) - 5} more"] if len(unknown) > 5 else []
         raise ConfigError(f"unknown config key{'s' * (len(unknown) > 1)}: {', '.join(hints)}; known are {', '.join(known)}")
     missing = [f.name for f in dataclasses.fields(cls)
                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values]

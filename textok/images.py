@@ -110,7 +110,7 @@ def _from_array(item: Any, name: str) -> "Image.Image":
     from PIL import Image
 
     array = arrays.view(item, name)
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
         raise ValueError(f"{name}: expected [H, W, 3], got {arrays.describe(array)}; this looks like CHW: use .transpose(1, 2, 0)")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]

@@ -10,9 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays
+from . import arrays, bundled
 from . import weights as files
-from .bundled import FOLDER, find_model, list_models
 from .captions import CaptionStore
 from .dit import Callback, DiT
 from .errors import ConfigError
@@ -137,7 +136,7 @@ class Pipeline:
         The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z}, where X, Y and Z name folders
         inside it, X and Y else bundled models, and "captions" may be left out.
         """
-        folder = find_model(path)
+        folder = bundled.find_model(path)
         index = files.read_json(folder / MODEL_INDEX)
         if index.get("_class_name") != "Pipeline":
             raise ConfigError(f"{folder / MODEL_INDEX}: expected \"_class_name\": \"Pipeline\", got {index.get('_class_name')!r}")
@@ -213,7 +212,8 @@ class Pipeline:
         return PipelineResult(images, latents, captions, names, seed)
 
     def __repr__(self) -> str:
-        return f"Pipeline(\n  {self.textok!r},\n  {self.dit!r},\n  {self.captions!r})"
+        parts = [self.textok, self.dit] + ([] if self.captions is None else [self.captions])
+        return "Pipeline(\n  " + ",\n  ".join(map(repr, parts)) + ")"
 
 
 def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
@@ -223,7 +223,7 @@ def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
         raise ConfigError(f"{folder / MODEL_INDEX}: {name}: expected the plain name of a folder beside it, got {value!r}")
     if (folder / value).is_dir():
         return folder / value
-    if name != "captions" and value in list_models():
-        return FOLDER / value
-    raise ConfigError(f"{folder / MODEL_INDEX}: {name}: no folder {value!r} beside it"
-                      + ("" if name == "captions" else f" and no bundled model of that name; bundled are {', '.join(list_models()) or 'none'}"))
+    if name != "captions" and value in bundled.list_models():
+        return bundled.FOLDER / value
+    elsewhere = "" if name == "captions" else f" and no bundled model of that name; bundled are {', '.join(bundled.list_models()) or 'none'}"
+    raise ConfigError(f"{folder / MODEL_INDEX}: {name}: no folder {value!r} beside it{elsewhere}")

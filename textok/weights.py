@@ -256,7 +256,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to, which takes its place if all goes well and vanishes if not."""
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        temporary.chmod(mode)  # safetensors lets nobody else read what it writes; the user's umask decides
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
