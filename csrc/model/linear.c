@@ -95,8 +95,9 @@ static struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *e, size_
 
 static void own_task(void *arg, size_t task, int worker)
 {
-    (void)worker;
     const struct job *job = arg;
+    if (tx_run_stopped(job->run, worker))
+        return;
     const size_t r0 = task % job->row_tiles * job->rows, n0 = task / job->row_tiles * job->columns;
     struct tx_gemm_f32 tile = job->gemm;
     tile.M = tx_min(job->rows, job->gemm.M - r0);
@@ -115,7 +116,7 @@ static void blas_task(void *arg, size_t task, int worker)
     const size_t image = task % job->row_tiles, n0 = task / job->row_tiles * job->columns;
     const size_t r0 = job->seq->start[image], rows = tx_seq_length(job->seq, image), columns = tx_min(job->columns, g->N - n0);
     float *sums = tx_run_scratch(job->run, worker);
-    if (!rows)
+    if (!rows || tx_run_stopped(job->run, worker))
         return;
     scipy_cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)g->K, 1.0f, g->a + r0 * g->lda,
                       (int)g->lda, g->w + n0 * g->K, (int)g->K, 0.0f, sums, COLUMNS_BLAS);
