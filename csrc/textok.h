@@ -32,7 +32,7 @@ union tx_model_config {
 /* How one call runs. */
 struct tx_call {
     int threads;        /* at most; 0: the default */
-    tx_tick *tick;      /* asked between blocks; or NULL */
+    tx_tick *tick;      /* asked between tiles; or NULL */
     void *tick_arg;
     tx_tap *tap;        /* shown the intermediates; or NULL */
     void *tap_arg;

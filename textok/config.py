@@ -17,7 +17,7 @@ from .errors import ConfigError
 # No model of this kind comes near these sizes. They keep a mistyped or hostile file from asking for absurd amounts of memory and
 # products of sizes within 64 bits.
 MAX_IMAGE_SIZE = 16384
-MAX_PATCH_SIZE = 1024
+MAX_PATCH_SIZE = 128
 MAX_WIDTH = 65536
 MAX_DEPTH = 1024
 MAX_TOKENS = 1 << 20
@@ -69,7 +69,7 @@ def _check_width(where: str, config: Any) -> None:
     heads = _integer(f"{where}num_heads", config.num_heads, 1, width)
     if width % heads:
         raise _fail(f"{where}num_heads", f"a divisor of {where}hidden_size, {width}", heads)
-    ratio = _number(f"{where}mlp_ratio", config.mlp_ratio, 1e-3, 1e3)
+    ratio = _number(f"{where}mlp_ratio", config.mlp_ratio, 1e-3, 64)
     if abs(width * ratio - round(width * ratio)) > 1e-6 or not 1 <= round(width * ratio) <= MAX_WIDTH * 4:
         raise _fail(f"{where}mlp_ratio", f"a number that times {where}hidden_size, {width}, is a whole MLP width up to "
                     f"{MAX_WIDTH * 4}", config.mlp_ratio)
@@ -84,9 +84,11 @@ def _fields_from(cls: type, values: Mapping[str, Any], where: str) -> dict[str, 
     unknown = [key for key in values if key not in known]
     if unknown:
         hints = []
-        for key in unknown:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hints.append(f"{where}{key}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        for key in unknown[:5]:
+            shown = str(key)[:40]
+            near = difflib.get_close_matches(shown, known, n=1, cutoff=0.5)
+            hints.append(f"{where}{shown}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        hints += [f"{len(unknown) - 5} more"] if len(unknown) > 5 else []
         raise ConfigError(f"unknown config key{'s' * (len(unknown) > 1)}: {', '.join(hints)}; known are {', '.join(known)}")
     missing = [f.name for f in dataclasses.fields(cls)
                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values]
@@ -222,7 +224,7 @@ class TexTokConfig:
             checked["num_text_tokens"] = 1
         else:
             checked["num_classes"] = _absent("num_classes", self.num_classes, "text_source is \"embedding\"")
-        checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 1.0)
+        checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 0.1)
         checked["gelu"] = _choice("gelu", self.gelu, ("erf", "tanh"))
         checked["qkv_bias"] = _flag("qkv_bias", self.qkv_bias)
         checked["output_activation"] = _choice("output_activation", self.output_activation, ("none", "tanh"))
@@ -331,7 +333,7 @@ class DiTConfig:
         checked["num_tokens"] = _integer("num_tokens", self.num_tokens, 1, MAX_TOKENS)
         checked["in_channels"] = channels = _integer("in_channels", self.in_channels, 1, MAX_WIDTH)
         checked["learn_sigma"] = _flag("learn_sigma", self.learn_sigma)
-        checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 1.0)
+        checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 0.1)
         checked["time_freq_dim"] = _integer("time_freq_dim", self.time_freq_dim, 2, MAX_WIDTH)
         if self.time_freq_dim % 2:
             raise _fail("time_freq_dim", "an even number", self.time_freq_dim)

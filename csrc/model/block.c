@@ -88,7 +88,7 @@ static void attention_task(void *arg, size_t task, int worker)
     const size_t chunk = task % job->chunks, h = task / job->chunks % job->H, image = task / job->chunks / job->H;
     const size_t count = job->count ? job->count : tx_seq_length(job->queries, image);
     const size_t text = job->keys_of ? job->keys_of[image] : image;
-    if (chunk * QUERY_ROWS >= count)
+    if (chunk * QUERY_ROWS >= count || tx_run_stopped(job->run, worker))
         return;
     const size_t q0 = job->queries->start[image] + job->first + chunk * QUERY_ROWS, k0 = job->keys->start[text], column = h * job->Dh;
     const size_t o0 = (job->count ? image * job->count : job->queries->start[image]) + chunk * QUERY_ROWS;

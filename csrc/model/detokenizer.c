@@ -65,5 +65,5 @@ enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_deto
         struct unpatchify_job job = {run, t, buffers->patches, (char *)images + b0 * image_size, bytes};
         tx_pool_run(run->threads, unpatchify_task, &job, count);
     }
-    return TX_OK;
+    return tx_run_tick(run);
 }

@@ -219,7 +219,7 @@ enum tx_status tx_dit_evaluate(const struct tx_run *run, const struct tx_dit *di
         for (size_t r = 0; r < count * T; r++)
             memcpy(out + (e0 * T + r) * dit->out_channels, tx_mat_at(b->out, r, 0).data, dit->out_channels * sizeof *out);
     }
-    return TX_OK;
+    return tx_run_tick(run);
 }
 
 enum tx_status tx_dit_denoise(const struct tx_run *run, const struct tx_dit *dit, struct tx_arena *arena, const float *x, const float *t,

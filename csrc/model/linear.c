@@ -164,9 +164,10 @@ static struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *e, size_
 
 static void own_task(void *arg, size_t task, int worker)
 {
-    (void)worker;
     const struct job *job = arg;
     const struct tx_linear *l = job->linear;
+    if (tx_run_stopped(job->run, worker))
+        return;
     const size_t r0 = task % job->row_tiles * job->rows, n0 = task / job->row_tiles * job->columns, n1 = tx_min(n0 + job->columns, l->N);
     const struct tx_mat out = tx_mat_at(job->out, r0, 0), a = tx_mat_at(job->a, r0, 0);
     const struct tx_epilogue_f32 epilogue = epilogue_at(&job->epilogue, r0);
@@ -193,7 +194,7 @@ static void blas_task(void *arg, size_t task, int worker)
     const size_t image = task % job->row_tiles, n0 = task / job->row_tiles * job->columns;
     const size_t r0 = job->seq->start[image], rows = tx_seq_length(job->seq, image), columns = tx_min(job->columns, l->N - n0);
     float *sums = tx_run_scratch(job->run, worker);
-    if (!rows)
+    if (!rows || tx_run_stopped(job->run, worker))
         return;
     scipy_cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)l->K, 1.0f, tx_mat_at(job->a, r0, 0).data,
                       (int)job->a.ld, (const float *)l->w + n0 * l->K, (int)l->K, 0.0f, sums, COLUMNS_BLAS);

@@ -146,6 +146,7 @@ void tx_model_export(const struct tx_model *m, size_t index, void *data, float *
 /* A workspace: the run's scratch first, then what the caller plans. */
 struct workspace {
     struct tx_run run;
+    atomic_int stopped;
     struct tx_arena arena;
 };
 
@@ -157,6 +158,7 @@ static void begin(struct workspace *w, const struct tx_model *m, const struct tx
                 .scratch_size = tx_round_up(scratch, TX_ALIGN), .tick = call->tick, .tick_arg = call->tick_arg, .tap = call->tap,
                 .tap_arg = call->tap_arg, .err = call->err},
     };
+    w->run.stopped = &w->stopped;
     w->run.scratch = tx_arena_take(&w->arena, (size_t)w->run.threads, w->run.scratch_size);
 }
 

@@ -2,6 +2,8 @@
 #ifndef TX_RUN_H
 #define TX_RUN_H
 
+#include <stdatomic.h>
+
 #include "../base/base.h"
 #include "../kernels/kernels.h"
 
@@ -21,7 +23,7 @@ static inline size_t tx_seq_length(const struct tx_seq *seq, size_t image)
     return seq->start[image + 1] - seq->start[image];
 }
 
-/* Asked between blocks and between steps: anything but 0 stops the run with TX_STOPPED. */
+/* Asked by the calling thread between tiles and between steps: anything but 0 stops the run with TX_STOPPED, and it is not asked again. */
 typedef int tx_tick(void *arg);
 /* Shown an intermediate [rows,D] (ld): for tests. */
 typedef void tx_tap(void *arg, const char *name, const float *x, size_t rows, size_t D, size_t ld);
@@ -33,6 +35,7 @@ struct tx_run {
     size_t scratch_size;    /* a multiple of TX_ALIGN */
     tx_tick *tick;          /* or NULL */
     void *tick_arg;
+    atomic_int *stopped;    /* 1 once tick said so: tasks that have not begun are left out, and what was computed since means nothing */
     tx_tap *tap;            /* or NULL */
     void *tap_arg;
     struct tx_error *err;
@@ -43,9 +46,18 @@ static inline void *tx_run_scratch(const struct tx_run *run, int worker)
     return run->scratch + (size_t)worker * run->scratch_size;
 }
 
+/* Whether a task need not be done any more. Worker 0 is the calling thread, the one that may ask. */
+static inline int tx_run_stopped(const struct tx_run *run, int worker)
+{
+    if (worker == 0 && run->tick && !atomic_load_explicit(run->stopped, memory_order_relaxed) && run->tick(run->tick_arg))
+        atomic_store_explicit(run->stopped, 1, memory_order_relaxed);
+    return atomic_load_explicit(run->stopped, memory_order_relaxed);
+}
+
+/* The same between blocks and at the end of a pass, as a status. */
 static inline enum tx_status tx_run_tick(const struct tx_run *run)
 {
-    return run->tick && run->tick(run->tick_arg) ? tx_fail(run->err, TX_STOPPED, "stopped") : TX_OK;
+    return tx_run_stopped(run, 0) ? tx_fail(run->err, TX_STOPPED, "stopped") : TX_OK;
 }
 
 /* The name is made from `format`, which has at most one %zu for `index`, only where someone watches. */

@@ -65,5 +65,5 @@ enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokeni
         for (size_t r = 0; r < count * N; r++)
             memcpy(z + (b0 * N + r) * t->d, tx_mat_at(buffers->moments, r, 0).data, t->d * sizeof *z);
     }
-    return TX_OK;
+    return tx_run_tick(run);
 }

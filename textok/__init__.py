@@ -1,0 +1,44 @@
+"""textok: TexTok image tokenizers and DiT generators on CPUs, a C engine behind NumPy.
+
+    import textok
+
+    tokenizer = textok.TexTok.from_pretrained("emoji-textok")
+    z = tokenizer.encode(textok.preprocess(pictures, 64), text, text_lengths)
+    pictures = tokenizer.decode(z, text, text_lengths)
+    pipeline = textok.Pipeline.from_pretrained("emoji")
+    pipeline(labels=[3, 7], seed=0).images
+
+`textok.list_models()` names the bundled models; the README has the whole table of names.
+"""
+
+from ._core import cpu_info, get_num_threads, set_num_threads
+from .bundled import list_models
+from .captions import CaptionStore
+from .config import DiTConfig, SideConfig, TexTokConfig
+from .dit import DiT
+from .errors import ConfigError, TextokError, WeightsError
+from .images import preprocess, to_uint8
+from .pipeline import Pipeline, PipelineResult
+from .tokenizer import TexTok
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CaptionStore",
+    "ConfigError",
+    "DiT",
+    "DiTConfig",
+    "Pipeline",
+    "PipelineResult",
+    "SideConfig",
+    "TexTok",
+    "TexTokConfig",
+    "TextokError",
+    "WeightsError",
+    "cpu_info",
+    "get_num_threads",
+    "list_models",
+    "preprocess",
+    "set_num_threads",
+    "to_uint8",
+]

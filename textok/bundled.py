@@ -1,0 +1,44 @@
+"""The models and data that come inside the package, and how a name finds them."""
+
+import os
+from pathlib import Path
+
+from .errors import WeightsError
+
+FOLDER = Path(__file__).parent / "models"
+HELD_OUT = "emoji-heldout"  # test images and captions for the demo: data, not a model
+
+
+def list_models() -> list[str]:
+    """Names of the bundled models and pipelines, which every `from_pretrained` takes.
+
+    Examples
+    --------
+    >>> textok.list_models()  # doctest: +SKIP
+    ['emoji', 'emoji-baseline', 'emoji-dit', 'emoji-dit-t2i', 'emoji-t2i', 'emoji-textok']
+    """
+    if not FOLDER.is_dir():
+        return []
+    return sorted(path.name for path in FOLDER.iterdir() if any((path / file).is_file() for file in ("config.json", "model_index.json")))
+
+
+def find_model(path: str | os.PathLike[str]) -> Path:
+    """The folder of a model: `path` where it exists, else the bundled model of that name, else a WeightsError that lists those."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected a folder or the name of a bundled model, got {type(path).__name__} {path!r}")
+    if os.path.exists(path):  # unlike Path.exists false, not an error, for names that cannot be paths
+        if not os.path.isdir(path):
+            raise WeightsError(f"{os.fspath(path)}: expected a folder with config.json and model.safetensors, got a file")
+        return Path(path)
+    names = list_models()
+    if os.fspath(path) in names:
+        return FOLDER / os.fspath(path)
+    raise WeightsError(f"{os.fspath(path)!r}: no such folder, and no bundled model of that name; bundled are {', '.join(names) or 'none'}")
+
+
+def data_folder(name: str) -> Path:
+    """The folder of bundled data."""
+    folder = FOLDER / name
+    if not folder.is_dir():
+        raise WeightsError(f"the bundled data {name!r} is not there; install textok with its models")
+    return folder

@@ -1,0 +1,176 @@
+"""`textok demo`: the bundled models on held-out pictures, as picture sheets and a table.
+
+Three parts. Reconstruction: test pictures through the TexTok with their captions and through the Baseline, the same model without text,
+beside a PCA of as many numbers. Classes: a DiT makes latents of a class, and the detokenizer sees a caption drawn for that class. Text to
+image: a DiT-T2I makes latents of held-out captions.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import bundled, weights
+from .captions import CaptionStore
+from .errors import WeightsError
+from .images import Entry, contact_sheet
+from .metrics import psnr, ssim
+from .model import progress_bar
+from .pipeline import Pipeline, PipelineResult
+from .tokenizer import TexTok
+
+U8 = NDArray[np.uint8]
+
+SHOWN_RECONSTRUCTIONS = 10
+SHOWN_CLASSES = 12
+SHOWN_CAPTIONS = 10
+SAMPLING: dict[str, Any] = {"steps": 50, "solver": "dpmsolver++", "guidance_scale": 3.0}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Pictures of the test split that no bundled model has seen.
+
+    Attributes
+    ----------
+    images, pca
+        uint8 [n,64,64,3]: the pictures, and what a PCA of `pca_numbers` numbers, fitted to the train split, makes of them.
+    captions
+        Their captions with embeddings, in the same order.
+    """
+
+    images: U8
+    pca: U8
+    pca_numbers: int
+    captions: CaptionStore
+
+    @classmethod
+    def load(cls) -> "HeldOut":
+        folder = bundled.data_folder(bundled.HELD_OUT)
+        captions = CaptionStore.from_folder(folder)
+        images, pca = (_pictures(folder / name) for name in ("images.npz", "pca.npz"))
+        numbers = weights.read_json(folder / "scores.json", WeightsError)["pca"]["numbers"]
+        if not len(images) == len(pca) == len(captions):
+            raise WeightsError(f"{folder}: expected as many captions as pictures, got {len(captions)} and {len(images)}")
+        return cls(images, pca, numbers, captions)
+
+
+def _pictures(path: Path) -> U8:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["images"]
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file") from None
+    except (OSError, KeyError, ValueError) as problem:
+        raise WeightsError(f"{path}: {problem}") from None
+
+
+def spread(count: int, shown: int) -> list[int]:
+    """Up to `shown` of `count` indices, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(shown, count)).round().astype(int)).tolist()
+
+
+class Demo:
+    """One run; `sheet` writes a picture file and remembers it, `lines` is the table so far."""
+
+    def __init__(self, out: Path, seed: int, threads: int | None) -> None:
+        self.out, self.seed, self.threads = out, seed, threads
+        self.lines: list[str] = []
+        self.files: list[Path] = []
+
+    def sheet(self, name: str, entries: list[Entry], **layout: Any) -> None:
+        path = self.out / name
+        with weights.replacing(path) as temporary:
+            contact_sheet(entries, **layout).save(temporary, "PNG")
+        self.files.append(path)
+
+    def reconstruct(self, held_out: HeldOut, textok: TexTok, baseline: TexTok) -> None:
+        images = held_out.images
+        text, lengths = held_out.captions.embeddings(np.arange(len(images)))
+        rows: list[tuple[str, int | str, int, U8, float | None]] = []
+        for name, model in (("TexTok, with text", textok), ("Baseline, no text", baseline)):
+            start = time.perf_counter()
+            pictures = model.reconstruct(images, text, lengths, threads=self.threads)
+            tokens, numbers = model.config.latent_shape
+            rows.append((name, tokens, tokens * numbers, pictures, (time.perf_counter() - start) / len(images)))
+        rows.append(("PCA", "-", held_out.pca_numbers, held_out.pca, None))
+        size = images.shape[1]
+        self.lines += [
+            f"Reconstruction of {len(images)} held-out pictures, {size} x {size}; means, SSIM as in Wang et al. 2004",
+            f"{'':20}{'tokens':>8}{'numbers':>9}{'PSNR':>10}{'SSIM':>8}{'time an image':>16}",
+        ]
+        for name, tokens, numbers, pictures, seconds in rows:
+            took = "-" if seconds is None else f"{seconds:.4f} s"
+            self.lines.append(f"{name:20}{tokens:>8}{numbers:>9}{psnr(pictures, images).mean():>7.2f} dB"
+                              f"{ssim(pictures, images).mean():>8.3f}{took:>16}")
+        shown = spread(len(images), SHOWN_RECONSTRUCTIONS)
+        entries = [Entry([images[i], *(row[3][i] for row in rows)], *_words(held_out.captions, i)) for i in shown]
+        self.sheet("reconstruction.png", entries, headings=["held-out", "TexTok", "Baseline", "PCA"])
+
+    def classes(self, pipeline: Pipeline) -> None:
+        labels = spread(pipeline.dit.config.num_classes, SHOWN_CLASSES)
+        result = self.generate(f"{len(labels)} classes", pipeline, labels=labels)
+        names = {record.get("label"): record.get("label_name") for record in pipeline.captions.records}
+        entries = [Entry([picture], names.get(label) or f"class {label}", caption)
+                   for picture, label, caption in zip(result.images, labels, result.captions)]
+        self.sheet("classes.png", entries, columns=2)
+
+    def captions(self, pipeline: Pipeline, held_out: HeldOut) -> None:
+        # Other captions than those of the reconstructions.
+        shown = [i - 1 for i in spread(len(held_out.images), SHOWN_CAPTIONS + 1)[1:]]
+        text, lengths = held_out.captions.embeddings(shown)
+        result = self.generate(f"{len(shown)} held-out captions", pipeline, text=text, text_lengths=lengths)
+        entries = [Entry([held_out.images[i], picture], *_words(held_out.captions, i)) for i, picture in zip(shown, result.images)]
+        self.sheet("captions.png", entries, columns=2, headings=["held-out", "generated"])
+
+    def generate(self, name: str, pipeline: Pipeline, **conditions: Any) -> PipelineResult:
+        start = time.perf_counter()
+        result = pipeline(**conditions, **SAMPLING, seed=self.seed, threads=self.threads)
+        each = (time.perf_counter() - start) / len(result)
+        if not any(line.startswith("Generation") for line in self.lines):
+            self.lines += ["", f"Generation, {SAMPLING['steps']} steps of {SAMPLING['solver']}, guidance {SAMPLING['guidance_scale']:g}, "
+                               f"seed {self.seed}"]
+        self.lines.append(f"{name:45}{'':10}{each:>14.4f} s")
+        return result
+
+
+def _words(captions: CaptionStore, index: int) -> tuple[str, str]:
+    """Class name and caption of a picture."""
+    record = captions.records[index]
+    return record.get("label_name") or "", record["caption"]
+
+
+def run(out: Path, seed: int = 0, threads: int | None = None, progress: bool = False, say: Callable[[str], object] = print) -> list[Path]:
+    """Run the demo; sheets and the table go to `out`, which is made where missing, the table to `say` too.
+
+    Returns the files written: reconstruction.png, classes.png, captions.png and table.txt.
+    """
+    start = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    demo = Demo(out, seed, threads)
+    bar: AbstractContextManager[Any] = progress_bar(progress, 4, "part")
+    with bar as tick:
+        held_out = HeldOut.load()
+        by_class, by_text = Pipeline.from_pretrained("emoji", threads=threads), Pipeline.from_pretrained("emoji-t2i", threads=threads)
+        baseline = TexTok.from_pretrained("emoji-baseline", threads=threads)
+        tick.update()
+        demo.reconstruct(held_out, by_class.textok, baseline)
+        tick.update()
+        demo.classes(by_class)
+        tick.update()
+        demo.captions(by_text, held_out)
+        tick.update()
+    table = out / "table.txt"
+    table.write_text("\n".join(demo.lines) + "\n", encoding="utf-8")
+    say("\n".join(demo.lines))
+    say(f"\n{time.perf_counter() - start:.1f} s in all. Pictures with their captions, and this table:")
+    for path in [*demo.files, table]:
+        say(f"  {path}")
+    say(f"Models and pictures: {bundled.FOLDER}")
+    return [*demo.files, table]

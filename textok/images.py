@@ -1,0 +1,242 @@
+"""Pictures in and out: preparing them for a model, pixels from floats, and contact sheets with captions.
+
+`preprocess` crops as ADM and the DiT of Peebles and Xie do (their data loaders' centre crop), because metrics only compare between
+images that were cropped the same way. Pillow is imported on first use.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import arrays
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
+U8 = NDArray[np.uint8]
+
+# The long side of a resized picture is cut off again; beyond this ratio it is a mistake, and a way to ask for gigabytes.
+MAX_ASPECT = 100
+
+
+def to_uint8(x: ArrayLike) -> U8:
+    """Float pixels in [-1, 1] to uint8: clip, then round half up of (x + 1) * 127.5.
+
+    The engine's own rule for `decode`, here for arrays that are floats already.
+
+    Examples
+    --------
+    >>> to_uint8([-1.0, 0.0, 1.0, 3.0])
+    array([  0, 128, 255, 255], dtype=uint8)
+    """
+    values = arrays.as_float32(np.atleast_1d(arrays.view(x, "x")), "x")
+    return np.floor((np.clip(values, -1, 1) + 1) * np.float32(127.5) + np.float32(0.5)).astype(np.uint8).reshape(np.shape(x))
+
+
+def preprocess(pictures: Any, size: int) -> U8:
+    """Pictures of any kind as one uint8 batch.
+
+    Parameters
+    ----------
+    pictures
+        One picture or a list of them: paths, PIL images, or arrays [H,W], [H,W,1], [H,W,3] or [H,W,4], uint8, uint16 or floats in
+        [-1, 1]. An array [B,H,W,3] is a list too.
+    size
+        Side of the results in pixels.
+
+    Returns
+    -------
+    uint8 [B,size,size,3]. Photographs are turned as their EXIF tag says; transparency is put on white; 16-bit and palette pictures
+    become 8-bit RGB. Then the centre crop: halved with a box filter while the short side is at least twice `size`, scaled with a
+    bicubic filter so that the short side is `size`, and cut.
+
+    Raises
+    ------
+    ValueError
+        A file that is no picture, a picture without pixels or more than 100 times as long as wide, an array of another shape or type.
+    FileNotFoundError
+        A path where there is no file.
+
+    Examples
+    --------
+    >>> preprocess(np.zeros((300, 400, 3), np.uint8), 256).shape
+    (1, 256, 256, 3)
+    """
+    size = arrays.whole(size, "size", 1, 16384)
+    items = _as_list(pictures)
+    batch = np.empty((len(items), size, size, 3), np.uint8)
+    for index, item in enumerate(items):
+        name = os.fspath(item) if isinstance(item, str | os.PathLike) else f"pictures[{index}]"
+        batch[index] = _center_crop(_open(item, name), size, name)
+    return batch
+
+
+def _as_list(pictures: Any) -> Sequence[Any]:
+    from PIL import Image
+
+    if isinstance(pictures, str | os.PathLike | Image.Image):
+        return [pictures]
+    if isinstance(pictures, list | tuple):
+        return pictures
+    array = arrays.view(pictures, "pictures")
+    if array.ndim == 4 or array.shape == (0,):
+        return array
+    return [array]
+
+
+def _open(item: Any, name: str) -> "Image.Image":
+    """An upright 8-bit RGB picture."""
+    from PIL import Image, ImageOps
+
+    if isinstance(item, str | os.PathLike):
+        try:
+            with Image.open(item) as picture:
+                picture.load()
+                return _as_rgb(ImageOps.exif_transpose(picture), name)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{name}: no such picture") from None
+        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, ValueError) as error:
+            raise ValueError(f"{name}: expected a picture that Pillow can read, got: {error}") from None
+    if isinstance(item, Image.Image):
+        return _as_rgb(ImageOps.exif_transpose(item), name)
+    return _as_rgb(_from_array(item, name), name)
+
+
+def _from_array(item: Any, name: str) -> "Image.Image":
+    from PIL import Image
+
+    array = arrays.view(item, name)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
+        raise ValueError(f"{name}: expected [H, W, 3], got {arrays.describe(array)}; this looks like CHW: use .transpose(1, 2, 0)")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] not in (3, 4) or array.size == 0:
+        raise ValueError(f"{name}: expected [H, W], [H, W, 3] or [H, W, 4] with pixels in it, got {arrays.describe(array)}")
+    if array.dtype == np.uint16:
+        array = _from_16_bit(array)
+    elif arrays.is_float(array.dtype):
+        array = to_uint8(arrays.as_pixels(array, name))
+    elif array.dtype != np.uint8:
+        raise ValueError(f"{name}: expected uint8, uint16, or floats in [-1, 1], got {arrays.describe(array)}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _from_16_bit(values: NDArray[Any]) -> U8:
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _as_rgb(picture: "Image.Image", name: str) -> "Image.Image":
+    from PIL import Image
+
+    if min(picture.size) < 1:
+        raise ValueError(f"{name}: expected a picture with pixels, got {picture.size[0]} x {picture.size[1]}")
+    if picture.mode == "F":
+        raise ValueError(f"{name}: expected 8- or 16-bit pixels, got a picture of floats, whose range is not known; convert it first")
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"{name}: expected 8- or 16-bit pixels, got values from {values.min()} to {values.max()}")
+        picture = Image.fromarray(_from_16_bit(values))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _center_crop(picture: "Image.Image", size: int, name: str) -> U8:
+    from PIL import Image
+
+    if max(picture.size) > MAX_ASPECT * min(picture.size):
+        raise ValueError(f"{name}: expected sides at most 1 : {MAX_ASPECT}, got {picture.size[0]} x {picture.size[1]}")
+    while min(picture.size) >= 2 * size:
+        width, height = picture.size
+        picture = picture.resize((width // 2, height // 2), resample=Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    width, height = (round(side * scale) for side in picture.size)
+    picture = picture.resize((width, height), resample=Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(picture)[top : top + size, left : left + size]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place of a contact sheet: pictures uint8 [S,S,3] side by side, a coloured line and a caption to their right."""
+
+    pictures: Sequence[U8]
+    title: str = ""
+    caption: str = ""
+
+
+def contact_sheet(entries: Sequence[Entry], *, columns: int = 1, headings: Sequence[str] = (), side: int = 160,
+                  text_width: int = 330) -> "Image.Image":
+    """Pictures with their captions on one white sheet.
+
+    Parameters
+    ----------
+    entries
+        What to show, row by row; all with the same number of pictures.
+    columns
+        Entries side by side.
+    headings
+        Words over the pictures of each column, one a picture.
+    side, text_width
+        Pixels that a picture (scaled with a Lanczos filter) and a caption take. The font shrinks until a long caption fits.
+    """
+    from PIL import Image, ImageDraw
+
+    gap = 12
+    per_entry = max((len(entry.pictures) for entry in entries), default=1)
+    has_text = any(entry.title or entry.caption for entry in entries)
+    entry_width = per_entry * (side + gap) + (text_width + gap if has_text else 0)
+    rows = -(-len(entries) // columns)
+    top = gap + (24 if headings else 0)
+    sheet = Image.new("RGB", (gap + columns * entry_width, top + rows * (side + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column in range(min(columns, len(entries))):
+        for position, heading in enumerate(headings):
+            middle = gap + column * entry_width + position * (side + gap) + side // 2
+            draw.text((middle, gap + 6), heading, fill="black", font=_font(15), anchor="mm")
+    for index, entry in enumerate(entries):
+        left, y = gap + index % columns * entry_width, top + index // columns * (side + gap)
+        for position, picture in enumerate(entry.pictures):
+            enlarged = Image.fromarray(np.ascontiguousarray(picture)).resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(enlarged, (left + position * (side + gap), y))
+        _write(draw, entry, (left + per_entry * (side + gap), y), text_width, side)
+    return sheet
+
+
+def _font(size: float) -> "ImageFont.ImageFont | ImageFont.FreeTypeFont":
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _write(draw: Any, entry: Entry, corner: tuple[int, int], width: int, height: int) -> None:
+    """Title and caption in a box, in the largest of a few sizes at which they fit; at the smallest, what does not fit is left out."""
+    for size in (14, 13, 12, 11, 10, 9):
+        font, line_height = _font(size), round(size * 1.3)
+        title = _wrap(entry.title, font, width)
+        lines = title + _wrap(entry.caption, font, width)
+        room = height // line_height
+        if len(lines) <= room:
+            break
+    if len(lines) > room:
+        lines = lines[: room - 1] + [lines[room - 1] + " ..."]
+    for number, line in enumerate(lines):
+        color = "#1f5fa8" if number < len(title) else "black"
+        draw.text((corner[0], corner[1] + number * line_height), line, fill=color, font=font)
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

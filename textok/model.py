@@ -1,0 +1,192 @@
+"""What TexTok and DiT have in common: a frozen config, packed weights in the engine, files, copies and the splitting of batches."""
+
+import copy
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, arrays
+from . import weights as files
+from .bundled import find_model
+from .config import DiTConfig, TexTokConfig
+from .errors import ConfigError
+
+# Images whose arguments are converted, and that go to the engine, at a time. The engine bounds its own workspace.
+IMAGES_AT_ONCE = 64
+
+COMPUTE_TYPES = ("float32", "bfloat16", "int8")
+
+
+class EngineModel:
+    """Base of `TexTok` and `DiT`: a config and the engine's packed copy of the weights, both fixed once made.
+
+    One model may be used from several threads at once. Copies share the weights, which nothing can change; pickles carry them.
+    """
+
+    model_type: ClassVar[str]
+    config_class: ClassVar[type[TexTokConfig] | type[DiTConfig]]
+
+    def __init__(self, config: Any, weights: Mapping[str, Any], dtype: str = "float32", threads: int | None = None) -> None:
+        self._set_up(self._as_config(config), dtype, threads)
+        self._load(files.as_weights(weights, self._table()))
+
+    def _set_up(self, config: Any, dtype: str, threads: int | None) -> None:
+        _check_dtype(dtype)
+        self._config = config
+        self._threads = arrays.thread_count(threads)
+
+    def _load(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        self._model = _core.Model(self.model_type, self._config.to_dict(), tensors)
+
+    def _table(self) -> files.Table:
+        return _core.weight_table(self.model_type, self._config.to_dict())
+
+    @classmethod
+    def _as_config(cls, config: Any) -> Any:
+        return config if isinstance(config, cls.config_class) else cls.config_class.from_dict(config)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None) -> Self:
+        """Load a model.
+
+        Parameters
+        ----------
+        path
+            A folder with `config.json` and `model.safetensors` (or shards and their index), or the name of a bundled model, see
+            `textok.list_models`. A folder that exists goes before a name.
+        dtype
+            What the model computes in. This version has "float32"; files of float16, bfloat16 and int8 weights load as that.
+        threads
+            The most threads that a call of this model uses; None for all that the process may use.
+
+        Raises
+        ------
+        ConfigError, WeightsError
+            Files that are missing or broken, or tensors that are not those of the config; says which and how.
+        """
+        folder = find_model(path)
+        try:
+            config = cls.config_class.from_dict(files.load_config(folder, cls.model_type))
+        except ConfigError as problem:
+            if str(folder) in str(problem):
+                raise
+            raise ConfigError(f"{folder / files.CONFIG_FILE}: {problem}") from None
+        model = cls.__new__(cls)
+        model._set_up(config, dtype, threads)
+        model._load(files.load_weights(folder, model._table()))
+        return model
+
+    @classmethod
+    def from_config(cls, config: Any, seed: int = 0, dtype: str = "float32", threads: int | None = None) -> Self:
+        """A model with random weights of a trained one's scale, for timing and tests; the same `seed` gives the same weights.
+
+        `config` is a dict as in `config.json` or the dataclass.
+        """
+        model = cls.__new__(cls)
+        model._set_up(cls._as_config(config), dtype, threads)
+        table = model._table()
+        _check_memory(table)
+        model._load(files.random_weights(table, arrays.whole(seed, "seed", 0, 2**128 - 1)))
+        return model
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors` to `folder`, made where missing; each file appears whole or not at all."""
+        files.save_model(folder, self._config.to_dict(), self._model.weights())
+
+    @property
+    def config(self) -> Any:
+        """The frozen config."""
+        return self._config
+
+    @property
+    def dtype(self) -> str:
+        """What the model computes in."""
+        return "float32"
+
+    @property
+    def threads(self) -> int | None:
+        """The most threads that a call uses; None for all."""
+        return self._threads or None
+
+    @property
+    def num_parameters(self) -> int:
+        return self._model.num_parameters
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """All tensors by name, float32 copies, bit for bit as they were given."""
+        return self._model.weights()
+
+    def memory_plan(self, batch: int) -> dict[str, int]:
+        """Bytes that a call on `batch` images takes beside its arguments and its result.
+
+        Returns a dict: "weights", held as long as the model; "workspace", held during a call with captions of full length; "total" of the two.
+        Arguments that are not C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at a time.
+        """
+        images = min(arrays.whole(batch, "batch", 1, arrays.MAX_BATCH), IMAGES_AT_ONCE)
+        plan = self._model.memory_plan(images, self._config.num_text_tokens)
+        return {**plan, "total": plan["weights"] + plan["workspace"]}
+
+    def _slices(self, batch: int, batch_size: int | None, most: int = IMAGES_AT_ONCE) -> list[slice]:
+        """The parts of a batch that run one after another, of `batch_size` images or, where that is None, `most`."""
+        step = most if batch_size is None else arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
+        return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
+
+    def _call_threads(self, threads: int | None) -> int:
+        return arrays.thread_count(threads, self._threads)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._config, self._model.weights(), self.dtype, self.threads)
+
+    def __copy__(self) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self)
+
+    def _tail(self) -> str:
+        """The end of a repr: parameters, what it computes in and with which kernels."""
+        kernels = _core.cpu_info()["isa"]
+        return f"{self.num_parameters / 1e6:.1f}M parameters, {self.dtype}, {kernels} kernels)"
+
+
+def _check_dtype(dtype: Any) -> None:
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)
+    arrays.choice(name, "dtype", COMPUTE_TYPES)
+    if name != "float32":
+        raise ConfigError(f"dtype: expected 'float32', which is what this version of textok computes in, got {name!r} (files of int8 and "
+                          "bfloat16 weights load with dtype='float32')")
+
+
+def _check_memory(table: files.Table) -> None:
+    """MemoryError for weights that, with their packed copy, this machine cannot hold, before it starts to fill its memory."""
+    needed = 2 * 4 * sum(int(np.prod(shape, dtype=object)) for _, shape in table)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise MemoryError(f"a model of this config needs {needed / 2**30:.1f} GiB, the machine has {there / 2**30:.1f} GiB")
+
+
+def progress_bar(progress: bool, total: int, unit: str) -> Any:
+    """A tqdm bar, or one that does nothing where `progress` is false; a context manager with `update`."""
+    if not isinstance(progress, bool):
+        raise TypeError(f"progress: expected True or False, got {type(progress).__name__} {progress!r}")
+    if not progress:
+        return _NoBar()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit=unit)
+
+
+class _NoBar:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        pass

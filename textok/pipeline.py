@@ -1,0 +1,229 @@
+"""Generator and tokenizer together: from classes or captions to pictures."""
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arrays, bundled
+from . import weights as files
+from .captions import CaptionStore
+from .dit import Callback, DiT
+from .errors import ConfigError
+from .noise import MAX_INDEX, resolve_seed
+from .tokenizer import PIXEL_TYPES, TexTok
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+MODEL_INDEX = "model_index.json"
+PARTS = ("textok", "dit", "captions")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PipelineResult:
+    """What a pipeline made.
+
+    Attributes
+    ----------
+    images
+        uint8 [B,S,S,3], or float32 with output="float32".
+    latents
+        float32 [B,N,d], what the detokenizer was given.
+    captions
+        The caption drawn for each image of a class, whose text the detokenizer saw; None where none was drawn.
+    labels
+        The classes, None for text-to-image.
+    seed
+        With it and the same arguments the call gives the same result, also where it was called with seed=None.
+    """
+
+    images: U8 | F32
+    latents: F32
+    captions: list[str] | None
+    labels: list[int] | None
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def contact_sheet(self) -> Any:
+        """A PIL image of all pictures with their captions."""
+        from .images import Entry, contact_sheet, to_uint8
+
+        pictures = self.images if self.images.dtype == np.uint8 else to_uint8(self.images)
+        captions = self.captions or [""] * len(self)
+        titles = [f"class {label}" for label in self.labels] if self.labels is not None else [""] * len(self)
+        entries = [Entry([picture], title, caption) for picture, title, caption in zip(pictures, titles, captions)]
+        return contact_sheet(entries, columns=2 if self.captions else 8, side=128, text_width=300 if self.captions else 60)
+
+    def _repr_png_(self) -> bytes:
+        """The pictures, in a notebook."""
+        buffer = io.BytesIO()
+        self.contact_sheet().save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        kind = f"captions for {len(self.captions)}" if self.captions else "no captions drawn"
+        return (f"PipelineResult(images {arrays.describe(self.images)}, latents {arrays.describe(self.latents)}, "
+                f"labels {self.labels}, {kind}, seed {self.seed})")
+
+
+class Pipeline:
+    """A DiT and the TexTok whose latents it makes, with captions for a DiT of classes.
+
+    Parameters
+    ----------
+    textok, dit
+        The two models.
+    captions
+        Where `dit` is class-conditional and the detokenizer takes text: what to draw each image's caption from. Not needed otherwise.
+
+    Raises
+    ------
+    ConfigError
+        Models that do not fit each other; says in what.
+
+    Notes
+    -----
+    Class-conditional: DiT(class) makes the latents, a caption of that class is drawn, and its embedding goes to the detokenizer.
+    Text-to-image: one caption's embedding goes to both. Source: TexTok (arXiv 2412.05796), sections 3.3 and 4.1.
+
+    Examples
+    --------
+    >>> pipe = Pipeline.from_pretrained("emoji")  # doctest: +SKIP
+    >>> pipe(labels=[3, 7], seed=0).images.shape  # doctest: +SKIP
+    (2, 64, 64, 3)
+    """
+
+    def __init__(self, textok: TexTok, dit: DiT, captions: CaptionStore | None = None) -> None:
+        for name, part, kind in (("textok", textok, TexTok), ("dit", dit, DiT)):
+            if not isinstance(part, kind):
+                raise TypeError(f"{name}: expected a {kind.__name__}, got {type(part).__name__}")
+        if captions is not None and not isinstance(captions, CaptionStore):
+            raise TypeError(f"captions: expected a CaptionStore or None, got {type(captions).__name__}")
+        self.textok, self.dit, self.captions = textok, dit, captions
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        t, d = self.textok.config, self.dit.config
+        if t.latent_shape != d.latent_shape:
+            raise ConfigError(f"dit: expected to make the tokenizer's latents {list(t.latent_shape)}, got {list(d.latent_shape)}")
+        if not t.has_text("detokenizer"):
+            return
+        if d.condition == "text":
+            if t.text_source == "class" or t.text_dim != d.text_dim:
+                wants = f"{t.num_classes} classes" if t.text_source == "class" else f"text of width {t.text_dim}"
+                raise ConfigError(f"dit: expected what the detokenizer takes, {wants}, got text of width {d.text_dim}")
+        elif t.text_source == "class":
+            if t.num_classes < d.num_classes:
+                raise ConfigError(f"dit: expected at most the tokenizer's {t.num_classes} classes, got {d.num_classes}")
+        elif self.captions is None:
+            raise ConfigError("captions: expected a CaptionStore, since the DiT takes classes and the detokenizer text; got None")
+        elif self.captions.text_dim != t.text_dim or self.captions.longest > t.num_text_tokens:
+            raise ConfigError(f"captions: expected at most {t.num_text_tokens} tokens x {t.text_dim}, got up to "
+                              f"{self.captions.longest} x {self.captions.text_dim}")
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None) -> Self:
+        """Load a pipeline folder, or a bundled pipeline by its name; `dtype` and `threads` as in `TexTok.from_pretrained`.
+
+        The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z}, where X, Y and Z name folders
+        inside it, X and Y else bundled models, and "captions" may be left out.
+        """
+        folder = bundled.find_model(path)
+        index = files.read_json(folder / MODEL_INDEX)
+        if index.get("_class_name") != "Pipeline":
+            raise ConfigError(f"{folder / MODEL_INDEX}: expected \"_class_name\": \"Pipeline\", got {index.get('_class_name')!r}")
+        parts = {name: _part_folder(folder, name, index) for name in PARTS if name != "captions" or index.get(name) is not None}
+        unknown = sorted(index.keys() - {*PARTS, "_class_name"})
+        if unknown:
+            raise ConfigError(f"{folder / MODEL_INDEX}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}")
+        return cls(
+            TexTok.from_pretrained(parts["textok"], dtype, threads),
+            DiT.from_pretrained(parts["dit"], dtype, threads),
+            CaptionStore.from_folder(parts["captions"]) if "captions" in parts else None,
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the models, the captions and `model_index.json` to `folder`, made where missing; the index comes last."""
+        path = Path(folder)
+        self.textok.save_pretrained(path / "textok")
+        self.dit.save_pretrained(path / "dit")
+        index = {"_class_name": "Pipeline", "textok": "textok", "dit": "dit"}
+        if self.captions is not None:
+            self.captions.save(path / "captions")
+            index["captions"] = "captions"
+        files.write_json(path / MODEL_INDEX, index)
+
+    def __call__(self, labels: Any = None, text: Any = None, text_lengths: Any = None, *, steps: int = 50,
+                 solver: str = "dpmsolver++", spacing: str = "linspace", eta: float = 0.0, guidance_scale: float = 1.0,
+                 guidance_interval: tuple[float, float] | None = None, noise: Any = None, step_noise: Any = None,
+                 seed: int | None = None, first_index: int = 0, output: str = "uint8", batch_size: int | None = None,
+                 threads: int | None = None, progress: bool = False, callback: Callback | None = None) -> PipelineResult:
+        """Pictures of classes, or of captions.
+
+        Parameters
+        ----------
+        labels
+            int [B], classes; for a class-conditional DiT. A caption of each class is drawn for the detokenizer; for the null class, one of all.
+        text, text_lengths
+            Caption embeddings [B,t,Dt] and how many rows of each are real; for a DiT-T2I. The detokenizer sees them too.
+        output
+            "uint8" or "float32" images, as in `TexTok.decode`.
+        steps ... callback
+            As in `DiT.sample`. The captions drawn are, like the noise, determined by `seed` and a sample's index.
+
+        Returns
+        -------
+        `PipelineResult` with images, latents, captions, labels and seed.
+        """
+        seed = resolve_seed(seed)
+        arrays.choice(output, "output", list(PIXEL_TYPES))
+        captions = None
+        conditions: Mapping[str, Any] = {}
+        wants_text = self.textok.config.has_text("detokenizer")
+        if self.dit.config.condition == "text":
+            conditions = {"text": text, "text_lengths": text_lengths}
+        elif wants_text and labels is not None:
+            config = self.dit.config
+            labels = arrays.integers(labels, "labels", None, 0, config.num_classes, f"of which {config.num_classes} is the null class")
+            if self.textok.config.text_source == "class":
+                arrays.integers(labels, "labels", None, 0, self.textok.config.num_classes - 1, "the detokenizer's classes")
+                conditions = {"labels": labels}
+            else:
+                first = arrays.whole(first_index, "first_index", 0, MAX_INDEX)
+                drawn = self.captions.draw(labels, seed, first, any_label=config.num_classes)
+                captions = self.captions.captions(drawn)
+                embeddings, lengths = self.captions.embeddings(drawn)
+                conditions = {"text": embeddings, "text_lengths": lengths}
+        latents = self.dit.sample(
+            labels, text, text_lengths, steps=steps, solver=solver, spacing=spacing, eta=eta, guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval, noise=noise, step_noise=step_noise, seed=seed, first_index=first_index,
+            batch_size=batch_size, threads=threads, progress=progress, callback=callback,
+        )
+        images = self.textok.decode(latents, **conditions, output=output, batch_size=batch_size, threads=threads, progress=progress)
+        names = None if labels is None else [int(label) for label in labels]
+        return PipelineResult(images, latents, captions, names, seed)
+
+    def __repr__(self) -> str:
+        parts = [self.textok, self.dit] + ([] if self.captions is None else [self.captions])
+        return "Pipeline(\n  " + ",\n  ".join(map(repr, parts)) + ")"
+
+
+def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
+    """The folder of a part: a plain name of one inside the pipeline's, or for models of a bundled one."""
+    value = index.get(name)
+    if not isinstance(value, str) or value in ("", ".", "..") or any(character in value for character in "/\\\0"):
+        raise ConfigError(f"{folder / MODEL_INDEX}: {name}: expected the plain name of a folder beside it, got {value!r}")
+    if (folder / value).is_dir():
+        return folder / value
+    if name != "captions" and value in bundled.list_models():
+        return bundled.FOLDER / value
+    elsewhere = "" if name == "captions" else f" and no bundled model of that name; bundled are {', '.join(bundled.list_models()) or 'none'}"
+    raise ConfigError(f"{folder / MODEL_INDEX}: {name}: no folder {value!r} beside it{elsewhere}")

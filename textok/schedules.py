@@ -1,0 +1,177 @@
+"""Diffusion schedules and solvers, reduced to one row of coefficients a step.
+
+The forward process is x_t = sqrt(a_t) z + sqrt(1 - a_t) noise with a_t the cumulative product of 1 - beta. Every solver here is a
+linear recipe for the next state from the state, the model's prediction, the estimate of the clean sample at the step before, and
+noise, so a whole run is two arrays: the timesteps, and the coefficients that `_core.Model.sample` applies. All of it is float64.
+
+Sources: DDPM (arXiv 2006.11239) with the learned range of variances of Improved DDPM (2102.09672) and respacing as its authors'
+code and DiT's do it; DDIM (2010.02502) and DPM-Solver++ 2M (2211.01095) as the schedulers of diffusers do them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import DiTConfig
+
+SOLVERS = ("ddpm", "ddim", "dpmsolver++")
+SPACINGS = ("linspace", "leading", "trailing")
+
+# Columns of an update row; the formulas are in _core.pyi.
+X0_FROM_X, X0_FROM_MODEL, FROM_X, FROM_MODEL, FROM_LAST_X0, NOISE, LEARNED_NOISE, LOG_VARIANCE_LOW, LOG_VARIANCE_HIGH = range(9)
+COLUMNS = 10
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A whole sampling run.
+
+    Attributes
+    ----------
+    timesteps
+        int64 [S], the train timestep that the model sees at each step, falling.
+    update
+        float64 [S,10], the coefficients of each step as `_core.Model.sample` takes them.
+    needs_noise
+        Whether any step adds noise.
+    """
+
+    timesteps: NDArray[np.int64]
+    update: F64
+    needs_noise: bool
+
+
+def cumulative_alphas(config: DiTConfig) -> F64:
+    """float64 [T], the cumulative product of 1 - beta of the training schedule, betas linear from beta_start to beta_end."""
+    betas = np.linspace(config.beta_start, config.beta_end, config.num_train_timesteps, dtype=np.float64)
+    return np.cumprod(1.0 - betas)
+
+
+def max_steps(config: DiTConfig, solver: str, spacing: str) -> int:
+    """The most steps a run may have: timesteps must be distinct, and DPM-Solver++ leaves out timestep 0 except with "trailing"."""
+    leaves_out_zero = solver == "dpmsolver++" and spacing != "trailing"
+    return config.num_train_timesteps - (1 if leaves_out_zero else 0)
+
+
+def spaced_timesteps(num_train: int, steps: int, solver: str, spacing: str) -> NDArray[np.int64]:
+    """The train timesteps that a run visits, falling, int64 [steps].
+
+    "linspace" is round(linspace(0, T-1, steps)), and T-1 alone for one step; "leading" and "trailing" count up from 0 and down from
+    T-1 in strides of T/steps, as DDIMScheduler of diffusers does. For "dpmsolver++" they are DPMSolverMultistepScheduler's: linspace and
+    leading lay steps + 1 points and drop the last, timestep 0.
+    """
+    points = steps + 1 if solver == "dpmsolver++" else steps
+    if spacing == "linspace":
+        rising = np.round(np.linspace(0, num_train - 1, points)) if points > 1 else np.array([num_train - 1.0])
+    elif spacing == "leading":
+        rising = np.arange(points) * (num_train // points)
+    else:
+        return np.round(np.arange(num_train, 0, -num_train / steps))[:steps].astype(np.int64) - 1
+    return rising[::-1][:steps].astype(np.int64)
+
+
+def make_schedule(config: DiTConfig, steps: int, solver: str, spacing: str = "linspace", eta: float = 0.0) -> Schedule:
+    """The timesteps and coefficients of a run of `steps` steps.
+
+    Parameters
+    ----------
+    config
+        Its beta schedule, prediction type and `learn_sigma` are used.
+    steps
+        1 to `max_steps`; not checked here.
+    solver
+        "ddpm": ancestral sampling over the kept timesteps with betas recomputed from their cumulative alphas; the variance is the model's
+        where it learns sigma, else the posterior's. "ddim": with `eta`. "dpmsolver++": second order multistep, midpoint, to sigma 0,
+        first and last step of first order.
+    spacing
+        See `spaced_timesteps`.
+    eta
+        DDIM's share of noise, 0 (none) to 1 (as much as DDPM).
+
+    Examples
+    --------
+    >>> make_schedule(DiTConfig(num_tokens=16), steps=4, solver="ddim").timesteps
+    array([999, 666, 333,   0])
+    """
+    timesteps = spaced_timesteps(config.num_train_timesteps, steps, solver, spacing)
+    alphas = cumulative_alphas(config)
+    update = np.zeros((steps, COLUMNS))
+    clean = _clean_estimate(alphas[timesteps], config.prediction)
+    update[:, X0_FROM_X : X0_FROM_MODEL + 1] = clean
+    if solver == "ddpm":
+        _fill_ddpm(update, alphas, timesteps, config.learn_sigma)
+    elif solver == "ddim":
+        _fill_ddim(update, alphas, timesteps, spacing, eta)
+    else:
+        _fill_dpmsolver(update, alphas[timesteps])
+    return Schedule(timesteps, update, bool(update[:, [NOISE, LEARNED_NOISE]].any()))
+
+
+def _clean_estimate(a: F64, prediction: str) -> F64:
+    """Coefficients [S,2] of x and of the model's prediction in the estimate of the clean sample, for cumulative alphas a [S]."""
+    if prediction == "epsilon":
+        pair = 1 / np.sqrt(a), -np.sqrt((1 - a) / a)
+    elif prediction == "v":
+        pair = np.sqrt(a), -np.sqrt(1 - a)
+    else:
+        pair = np.zeros_like(a), np.ones_like(a)
+    return np.stack(pair, axis=1)
+
+
+def _set_from_clean(update: F64, of_x: F64, of_clean: F64) -> None:
+    """Write x' = of_x x + of_clean x0 with x0 replaced by its own formula."""
+    update[:, FROM_X] = of_x + of_clean * update[:, X0_FROM_X]
+    update[:, FROM_MODEL] = of_clean * update[:, X0_FROM_MODEL]
+
+
+def _previous_alphas(alphas: F64, previous: NDArray[np.int64]) -> F64:
+    """Cumulative alphas of the timesteps that steps lead to; 1, the clean sample, for those below 0."""
+    return np.where(previous >= 0, alphas[np.maximum(previous, 0)], 1.0)
+
+
+def _fill_ddpm(update: F64, alphas: F64, timesteps: NDArray[np.int64], learned: bool) -> None:
+    a = alphas[timesteps]
+    a_prev = _previous_alphas(alphas, np.append(timesteps[1:], -1))
+    alpha = a / a_prev
+    beta = 1 - alpha
+    _set_from_clean(update, of_x=np.sqrt(alpha) * (1 - a_prev) / (1 - a), of_clean=np.sqrt(a_prev) * beta / (1 - a))
+    # The posterior's variance is 0 at the last step, which adds no noise; every other one is positive.
+    variance = (beta * (1 - a_prev) / (1 - a))[:-1]
+    if learned:
+        update[:-1, LEARNED_NOISE] = 1
+        update[:-1, LOG_VARIANCE_LOW] = np.log(variance)
+        update[:-1, LOG_VARIANCE_HIGH] = np.log(beta[:-1])
+    else:
+        update[:-1, NOISE] = np.sqrt(variance)
+
+
+def _fill_ddim(update: F64, alphas: F64, timesteps: NDArray[np.int64], spacing: str, eta: float) -> None:
+    if spacing == "trailing":
+        # diffusers steps down by T // steps from every timestep, whether or not the next one lies there.
+        previous = timesteps - len(alphas) // len(timesteps)
+    else:
+        previous = np.append(timesteps[1:], -1)
+    a, a_prev = alphas[timesteps], _previous_alphas(alphas, previous)
+    deviation = eta * np.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+    # The noise direction is (x - sqrt(a) x0) / sqrt(1 - a) whatever the model predicts.
+    direction = np.sqrt(np.maximum(1 - a_prev - deviation**2, 0)) / np.sqrt(1 - a)
+    _set_from_clean(update, of_x=direction, of_clean=np.sqrt(a_prev) - direction * np.sqrt(a))
+    update[:, NOISE] = deviation
+
+
+def _fill_dpmsolver(update: F64, a: F64) -> None:
+    alpha, sigma = np.append(np.sqrt(a), 1.0), np.append(np.sqrt(1 - a), 0.0)
+    log_snr = np.log(alpha[:-1]) - np.log(sigma[:-1])
+    growth = np.ones(len(a))  # 1 - exp(-h), h the step's gain of log SNR: infinite at the last, to sigma 0
+    growth[:-1] = -np.expm1(-np.diff(log_snr))
+    of_clean = alpha[1:] * growth
+    of_x = sigma[1:] / sigma[:-1]
+    # Second order: half of h / h_before of the change since the last estimate, which the first step does not have and the last leaves out.
+    change = np.zeros(len(a))
+    gains = np.diff(log_snr)
+    change[1:-1] = 0.5 * gains[1:] / gains[:-1]
+    _set_from_clean(update, of_x=of_x, of_clean=of_clean * (1 + change))
+    update[:, FROM_LAST_X0] = -of_clean * change

@@ -1,0 +1,186 @@
+"""TexTok: images to a few continuous tokens and back, with the help of a caption."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arrays
+from .config import TexTokConfig
+from .model import EngineModel, progress_bar
+from .text import Conditions, class_labels, text_batch
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+PIXEL_TYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
+
+
+class TexTok(EngineModel):
+    """A text-conditioned image tokenizer: tokenizer and detokenizer of one model.
+
+    `TexTok.from_pretrained` loads one, `TexTok.from_config` makes one with random weights; from arrays:
+
+    Parameters
+    ----------
+    config
+        A dict as in `config.json` (missing keys have their defaults) or a `TexTokConfig`.
+    weights
+        A dict of arrays with the names and shapes of the checkpoint format, any float type.
+    dtype
+        What the model computes in; "float32" in this version.
+    threads
+        The most threads that a call uses; None for all that the process may use.
+
+    Raises
+    ------
+    ConfigError, WeightsError
+        A config value that does not fit; tensors that are missing, too many, misshapen or not finite.
+
+    Notes
+    -----
+    Arguments that several methods share:
+
+    text
+        Caption embeddings [B,t,Dt], t at most Nt, float16, float32, float64 or bfloat16. Where a side of the model sees no text, its
+        method ignores `text` and needs none.
+    text_lengths
+        int [B], each 1..t: how many rows of each caption are real. Where the config masks text the others take no part; where it does not,
+        they are part of the sequence like the rest. None: all t.
+    labels
+        int [B], 0..num_classes-1, in place of `text` for a model whose `text_source` is "class".
+    batch_size
+        Images worked on at a time; None for 64. It never changes a result.
+    out
+        The array to write the result to: of exactly its shape and type, C-contiguous, writeable, and no input's memory.
+    threads
+        A cap for this call.
+    progress
+        Whether to show a bar.
+
+    A batch of 0 images is allowed and gives an empty result. Source: TexTok (arXiv 2412.05796), section 3.
+
+    Examples
+    --------
+    >>> model = TexTok.from_config({"image_size": 16, "text_condition": "none", "num_latent_tokens": 4,
+    ...                             "tokenizer": {"hidden_size": 32, "depth": 1, "num_heads": 2},
+    ...                             "detokenizer": {"hidden_size": 32, "depth": 1, "num_heads": 2}})
+    >>> model.encode(np.zeros((2, 16, 16, 3), np.uint8)).shape
+    (2, 4, 8)
+    """
+
+    model_type: ClassVar[str] = "textok"
+    config_class = TexTokConfig
+
+    @property
+    def config(self) -> TexTokConfig:
+        """The frozen config."""
+        return self._config
+
+    def encode(self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, batch_size: int | None = None,
+               out: F32 | None = None, threads: int | None = None, progress: bool = False) -> F32:
+        """Latents of images.
+
+        Parameters
+        ----------
+        x
+            Pictures [B,S,S,3], uint8 or floats in [-1, 1]; see `textok.preprocess`.
+        text, text_lengths, labels, batch_size, out, threads, progress
+            See the class.
+
+        Returns
+        -------
+        float32 [B,N,d]. For a model with a KL latent, the mean.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument that does not fit; says what came and what was expected.
+        """
+        pixels = arrays.images(x, "x", self._config.image_size)
+        conditions = self._conditions("tokenizer", len(pixels), text, text_lengths, labels)
+        result = arrays.output(out, "out", (len(pixels), *self._config.latent_shape), np.float32, [pixels, *conditions.arrays()])
+        count = self._call_threads(threads)
+        with progress_bar(progress, len(pixels), "image") as bar:
+            for part in self._slices(len(pixels), batch_size):
+                self._encode_part(pixels, conditions, part, result[part], count)
+                bar.update(part.stop - part.start)
+        return result
+
+    def decode(self, z: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: str = "uint8",
+               batch_size: int | None = None, out: U8 | F32 | None = None, threads: int | None = None,
+               progress: bool = False) -> U8 | F32:
+        """Images of latents.
+
+        Parameters
+        ----------
+        z
+            Latents [B,N,d] of any float type, from `encode` or a generator.
+        output
+            "uint8": clipped to [-1, 1] and rounded half up of (v + 1) * 127.5. "float32": as they come out, unclipped.
+        text, text_lengths, labels, batch_size, out, threads, progress
+            See the class.
+
+        Returns
+        -------
+        uint8 or float32 [B,S,S,3].
+        """
+        dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
+        latents = self._latents(z)
+        conditions = self._conditions("detokenizer", len(latents), text, text_lengths, labels)
+        result = arrays.output(out, "out", (len(latents), *self._config.image_shape), dtype, [latents, *conditions.arrays()])
+        count = self._call_threads(threads)
+        with progress_bar(progress, len(latents), "image") as bar:
+            for part in self._slices(len(latents), batch_size):
+                self._model.decode(arrays.as_float32(latents[part], "z", part.start), *conditions.part(part), result[part], count)
+                bar.update(part.stop - part.start)
+        return result
+
+    def reconstruct(self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: str = "uint8",
+                    batch_size: int | None = None, out: U8 | F32 | None = None, threads: int | None = None,
+                    progress: bool = False) -> U8 | F32:
+        """`decode(encode(x))` with the same captions on both sides; arguments as there, result as `decode`'s."""
+        dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
+        pixels = arrays.images(x, "x", self._config.image_size)
+        sides = [self._conditions(side, len(pixels), text, text_lengths, labels) for side in ("tokenizer", "detokenizer")]
+        inputs = [pixels, *sides[0].arrays(), *sides[1].arrays()]
+        result = arrays.output(out, "out", (len(pixels), *self._config.image_shape), dtype, inputs)
+        count = self._call_threads(threads)
+        with progress_bar(progress, len(pixels), "image") as bar:
+            for part in self._slices(len(pixels), batch_size):
+                latents = np.empty((part.stop - part.start, *self._config.latent_shape), np.float32)
+                self._encode_part(pixels, sides[0], part, latents, count)
+                self._model.decode(latents, *sides[1].part(part), result[part], count)
+                bar.update(part.stop - part.start)
+        return result
+
+    def _encode_part(self, pixels: NDArray[Any], conditions: Conditions, part: slice, out: F32, threads: int) -> None:
+        self._model.encode(arrays.as_pixels(pixels[part], "x", part.start), *conditions.part(part), out, threads)
+
+    def _latents(self, z: Any) -> NDArray[Any]:
+        tokens, numbers = self._config.latent_shape
+        return arrays.floats(z, "z", (("B", None), ("N", tokens), ("d", numbers)))
+
+    def _conditions(self, side: str, batch: int, text: Any, text_lengths: Any, labels: Any) -> Conditions:
+        config = self._config
+        if not config.has_text(side):
+            return Conditions()
+        if config.text_source == "class":
+            return class_labels(labels, text, batch, config.num_classes - 1, f"the {side}'s classes")
+        if labels is not None:
+            raise ValueError("labels: expected None, this model takes text [B,t,Dt]; got labels")
+        return text_batch(text, text_lengths, batch, config.text_dim, config.num_text_tokens, f"the {side}",
+                          lengths_count=config.text_mask)
+
+    def __repr__(self) -> str:
+        c = self._config
+        if c.text_condition == "none":
+            text = "no text"
+        else:
+            kind = f"{c.num_classes} classes" if c.text_source == "class" else f"text {c.num_text_tokens} x {c.text_dim}"
+            where = "both sides" if c.text_condition == "both" else f"the {c.text_condition}"
+            text = f"{kind} in {where} ({c.text_injection.replace('_', ' ')}{', masked' if c.text_mask else ''})"
+        sides = ", ".join(f"{name} {side.depth} x {side.hidden_size}"
+                          for name, side in (("tokenizer", c.tokenizer), ("detokenizer", c.detokenizer)))
+        return (f"TexTok({c.image_size} px, patch {c.patch_size} -> {c.num_latent_tokens} tokens x {c.latent_dim}; {text}; {sides}; "
+                + self._tail())

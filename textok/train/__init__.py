@@ -1,0 +1,1 @@
+"""Training with PyTorch: the only part of textok that imports torch (the extra `train`)."""

@@ -1,0 +1,232 @@
+"""Makes the bundled folders from training runs.
+
+    python -m textok.train.export --data DIR --cache FILE --runs RUNS --out textok/models
+
+`RUNS` holds the runs `textok`, `baseline`, `dit` and `dit-t2i` of `textok.train.emoji`, finished or not; their averaged weights
+are written to OUT/emoji-NAME, and beside them the pipelines `emoji` (with captions for every class) and `emoji-t2i`, and
+`emoji-heldout`: test pictures with their captions, the PCA baseline's pictures and every model's scores.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from textok.train import data, emoji
+
+PCA_NUMBERS = 128
+HELD_OUT = 64
+RUNS = {"textok": "textok", "baseline": "textok", "dit": "dit", "dit-t2i": "dit"}  # run -> model_type
+
+
+def to_bfloat16(x):
+    """float32 array to bfloat16, rounded to nearest even."""
+    return x.astype(ml_dtypes.bfloat16)
+
+
+def to_int8(weight):
+    """[out,in] float32 -> int8 rows and their float32 scales [out]; zero rows have scale one."""
+    largest = np.abs(weight).max(axis=1)  # [out]
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.clip(np.rint(weight / scale[:, None]), -127, 127).astype(np.int8), scale
+
+
+def is_linear(name, array):
+    """Whether a tensor is the matrix of a linear layer."""
+    return array.ndim == 2 and name.endswith(".weight") and "embedding_table" not in name
+
+
+def pack(weights, storage):
+    """float32 tensors to what is stored: `bfloat16` for all, or `int8` for the matrices of linears and bfloat16 for the rest."""
+    packed = {}
+    for name, array in weights.items():
+        if storage == "int8" and is_linear(name, array):
+            packed[name], packed[f"{name}.scale"] = to_int8(array)
+        else:
+            packed[name] = to_bfloat16(array)
+    return packed
+
+
+def unpack(packed):
+    """The float32 tensors that a stored model stands for."""
+    scales = {n for n in packed if n.endswith(".weight.scale")}
+    return {
+        n: a.astype(np.float32) * (packed[f"{n}.scale"][:, None] if f"{n}.scale" in scales else 1)
+        for n, a in packed.items()
+        if n not in scales
+    }
+
+
+def load_average(run):
+    """A run's config, averaged float32 weights and progress."""
+    config = json.loads((run / "config.json").read_text())
+    state = torch.load(run / "state.pt", weights_only=True)
+    weights = {name: value.numpy() for name, value in state["ema"].items()}
+    return config, weights, {"steps": state["step"], "cpu_hours": state["cpu_seconds"] / 3600}
+
+
+def save_tensors(path, tensors):
+    """One safetensors file, contiguous arrays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({n: np.ascontiguousarray(a) for n, a in tensors.items()}, path, metadata={"format": "np"})
+    path.chmod(0o644)
+
+
+def write_jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def save_captions(folder, rows, embeddings):
+    """captions.jsonl, and the real tokens of all captions end to end with the offsets [n+1] of each."""
+    store = data.TextStore.join(embeddings)
+    write_jsonl(folder / "captions.jsonl", rows)
+    save_tensors(folder / "embeddings.safetensors", {"tokens": store.tokens, "offsets": store.offsets})
+
+
+def caption_row(record, label_names):
+    """What is told of one caption of the data."""
+    return {
+        "label": record["label"], "label_name": label_names[record["label"]], "caption": record["caption_long"],
+        "key": record["key"], "source": "held-out",
+    }  # fmt: skip
+
+
+def caption_from_name(label, label_name):
+    """A caption for a class of which no held-out picture exists."""
+    category, _, subcategory = label_name.partition("/")
+    words = subcategory.replace("-", " ")
+    text = f"A flat Noto emoji of {words} ({category.lower()}, {words}): {', '.join(words.split())}."
+    return {"label": label, "label_name": label_name, "caption": text, "key": None, "source": "name"}
+
+
+def pick_by_class(pairs, rows, count=None):
+    """One row a label out of `rows`, the styles taking turns; the first `count` labels where given, evenly spread."""
+    by_label = {}
+    for i in rows:
+        by_label.setdefault(pairs.records[i]["label"], []).append(i)
+    labels = sorted(by_label)
+    if count is not None:
+        labels = [labels[k] for k in np.linspace(0, len(labels) - 1, count).round().astype(int)]
+    picked, styles = [], ("google", "twitter", "fluent")
+    for turn, label in enumerate(labels):
+        wanted = [i for i in by_label[label] if pairs.records[i]["style"] == styles[turn % 3]]
+        picked.append((wanted or by_label[label])[0])
+    return picked
+
+
+def fit_pca(images, numbers, seed=0):
+    """Mean [n] and principal directions [n,numbers] of pictures in [-1,1]; a randomised SVD with 8 power iterations."""
+    flat = torch.from_numpy(images.reshape(len(images), -1)).float() / 127.5 - 1
+    mean = flat.mean(dim=0)
+    torch.manual_seed(seed)
+    directions = torch.svd_lowrank(flat - mean, numbers + 32, niter=8)[2]
+    return mean, directions[:, :numbers]
+
+
+def pca_pictures(images, mean, directions):
+    """uint8 [n,S,S,3] through the PCA and back."""
+    flat = torch.from_numpy(images.reshape(len(images), -1)).float() / 127.5 - 1
+    back = (flat - mean) @ directions @ directions.T + mean
+    return emoji.to_uint8(back).reshape(images.shape)
+
+
+@torch.no_grad()
+def tokenizer_scores(config, weights, pairs, texts):
+    """Mean PSNR over the test split and over as many train pictures, in float32, dB."""
+    model = emoji.TexTok(config).eval()
+    model.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in weights.items()})
+    train, test = pairs.rows("train"), pairs.rows("test")
+    scores = {}
+    for name, rows in (("test", test), ("train", train[:: len(train) // len(test)])):
+        pictures = emoji.reconstruct(model, pairs, texts, rows, autocast=False)
+        scores[f"{name}_psnr"] = round(float(emoji.psnr(pictures, pairs.images[rows]).mean()), 3)
+    return scores
+
+
+def export_models(args, pairs, texts):
+    """The four model folders; their scores and histories."""
+    told = {}
+    for run, kind in RUNS.items():
+        config, weights, history = load_average(args.runs / run)
+        storage = args.tokenizer_storage if kind == "textok" else "int8"
+        packed = pack(weights, storage)
+        folder = args.out / f"emoji-{run}"
+        save_tensors(folder / "model.safetensors", packed)
+        emoji.write_json(folder / "config.json", config)
+        args_used = json.loads((args.runs / run / "args.json").read_text())
+        history["images"] = history["steps"] * args_used["batch_size"]
+        history["parameters"] = int(sum(a.size for a in weights.values()))
+        if kind == "textok" and args.scores:
+            history |= tokenizer_scores(config, unpack(packed), pairs, texts)
+            history["unrounded"] = tokenizer_scores(config, weights, pairs, texts)
+        told[f"emoji-{run}"] = history
+        print(run, history, flush=True)
+    return told
+
+
+def export_captions(args, pairs, texts, label_names):
+    """The pipelines, and a caption for every class."""
+    test = pairs.rows("test")
+    rows = [caption_row(pairs.records[i], label_names) for i in pick_by_class(pairs, test)]
+    places = {row["label"]: i for row, i in zip(rows, pick_by_class(pairs, test), strict=True)}
+    rows += [caption_from_name(k, name) for k, name in enumerate(label_names) if k not in places]
+    rows.sort(key=lambda row: row["label"])
+    made = [row["caption"] for row in rows if row["source"] == "name"]
+    embedded = dict(zip(made, data.MiniLM()(made), strict=True))
+    embeddings = [
+        embedded[row["caption"]] if row["source"] == "name" else texts.row(places[row["label"]]) for row in rows
+    ]
+    save_captions(args.out / "emoji" / "captions", rows, embeddings)
+    index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit", "captions": "captions"}
+    emoji.write_json(args.out / "emoji" / "model_index.json", index)
+    index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit-t2i"}
+    (args.out / "emoji-t2i").mkdir(parents=True, exist_ok=True)
+    emoji.write_json(args.out / "emoji-t2i" / "model_index.json", index)
+
+
+def export_held_out(args, pairs, texts, label_names, told):
+    """Test pictures with their captions, what PCA makes of them, and all scores."""
+    folder = args.out / "emoji-heldout"
+    train, test = pairs.rows("train"), pairs.rows("test")
+    rows = np.array(pick_by_class(pairs, test, HELD_OUT))
+    save_captions(folder, [caption_row(pairs.records[i], label_names) for i in rows], [texts.row(i) for i in rows])
+    np.savez_compressed(folder / "images.npz", images=pairs.images[rows])
+    mean, directions = fit_pca(pairs.images[train], PCA_NUMBERS)
+    np.savez_compressed(folder / "pca.npz", images=pca_pictures(pairs.images[rows], mean, directions))
+    score = emoji.psnr(pca_pictures(pairs.images[test], mean, directions), pairs.images[test]).mean()
+    told["pca"] = {"numbers": PCA_NUMBERS, "test_psnr": round(float(score), 3)}
+    emoji.write_json(folder / "scores.json", told)
+    print("pca", told["pca"])
+
+
+def parser():
+    top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    top.add_argument("--data", required=True, type=Path, help="folder of the .tar shards and labels.json")
+    top.add_argument("--cache", default="captions.npz", help="file for the captions' embeddings")
+    top.add_argument("--runs", required=True, type=Path, help="folder of the four runs")
+    top.add_argument("--out", required=True, type=Path, help="folder of the bundled models")
+    top.add_argument("--tokenizer-storage", choices=["bfloat16", "int8"], default="bfloat16")
+    top.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True, help="measure the tokenizers' PSNR")
+    top.add_argument("--threads", type=int, default=1)
+    return top
+
+
+def main():
+    args = parser().parse_args()
+    torch.set_num_threads(args.threads)
+    pairs, texts = emoji.load_data(args)
+    label_names = json.loads((args.data / "labels.json").read_text())
+    told = export_models(args, pairs, texts)
+    export_captions(args, pairs, texts, label_names)
+    export_held_out(args, pairs, texts, label_names, told)
+    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
+    print(f"{size / 1e6:.1f} MB in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""Model folders: `config.json` beside `model.safetensors`, read with suspicion and written whole or not at all.
+
+A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by itself, then
+the names, shapes and types in the files' headers against the tensors that the configuration asks for. The tensors come out through the
+safetensors library; what that library lets pass (duplicate names, a file that shrinks while it is mapped) is checked here.
+
+Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out], whose
+product is the weight. All become float32.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arrays
+from .errors import ConfigError, WeightsError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_JSON_BYTES = 64 << 20
+FLOAT_TYPES = ("F32", "F16", "F64", "BF16")
+
+_BLOCK = re.compile(r"(.*blocks\.)(\d+)\.")
+
+Shape = tuple[int, ...]
+Table = list[tuple[str, Shape]]
+F32 = NDArray[np.float32]
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------------------
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} is there twice")
+    return result
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """A JSON object without duplicate names; every flaw is a ValueError."""
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {type(value).__name__}")
+    return value
+
+
+def check_regular(path: Path, error: type[Exception]) -> os.stat_result:
+    """A plain file: opening a pipe or a device could block or never end."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except OSError as problem:
+        raise error(f"{path}: {problem.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"{path}: expected a file, got {'a folder' if stat.S_ISDIR(status.st_mode) else 'something else'}")
+    return status
+
+
+def read_json(path: Path, error: type[Exception] = ConfigError) -> dict[str, Any]:
+    """The object in a JSON file; `error`, naming the file and its flaw, where there is none."""
+    if check_regular(path, error).st_size > MAX_JSON_BYTES:
+        raise error(f"{path}: expected at most {MAX_JSON_BYTES >> 20} MB of JSON, got {path.stat().st_size >> 20} MB")
+    try:
+        return parse_object(path.read_bytes())
+    except ValueError as problem:
+        raise error(f"{path}: not a JSON file that textok can read: {problem}") from None
+    except OSError as problem:
+        raise error(f"{path}: {problem.strerror}") from None
+
+
+# --- Reading ------------------------------------------------------------------------------------------------------------------
+
+
+class TensorFile:
+    """One safetensors file: its header, and its tensors one at a time, each a copy.
+
+    The library maps the file. Pages that are gone because somebody cut the file meanwhile would end the process, so the size is
+    compared before every tensor is copied out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import ml_dtypes  # noqa: F401  makes the library's BF16 tensors readable as NumPy arrays
+        from safetensors import SafetensorError, safe_open
+
+        self.path = path
+        self._size = check_regular(path, WeightsError).st_size
+        self._check_header()
+        try:
+            self._file = safe_open(path, framework="np")
+            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  it is no dict
+            self.shapes: dict[str, Shape] = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            self.types: dict[str, str] = {name: part.get_dtype() for name, part in slices.items()}
+        except (SafetensorError, OSError) as problem:
+            raise WeightsError(f"{path}: not a safetensors file that can be read: {problem}") from None
+
+    def _check_header(self) -> None:
+        """Duplicate names, which the library takes without a word."""
+        try:
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if self._size < 8 or length > self._size - 8:
+                    raise ValueError(f"the file has {self._size} bytes, too few for its header")
+                if length > MAX_JSON_BYTES:
+                    raise ValueError(f"its header claims {length} bytes")
+                parse_object(file.read(length))
+        except ValueError as problem:
+            raise WeightsError(f"{self.path}: not a safetensors file that can be read: {problem}") from None
+        except OSError as problem:
+            raise WeightsError(f"{self.path}: {problem.strerror}") from None
+
+    def read(self, name: str) -> NDArray[Any]:
+        from safetensors import SafetensorError
+
+        if self.path.stat().st_size != self._size:
+            raise WeightsError(f"{self.path}: the file changed while it was read")
+        try:
+            return self._file.get_tensor(name)
+        except (SafetensorError, OSError, TypeError) as problem:
+            raise WeightsError(f"{self.path}: tensor {name}: {problem}") from None
+
+
+def open_tensors(folder: Path) -> dict[str, TensorFile]:
+    """The file that holds each tensor of a model folder: `model.safetensors`, or the shards that its index names."""
+    if (folder / WEIGHTS_FILE).exists():
+        file = TensorFile(folder / WEIGHTS_FILE)
+        return dict.fromkeys(file.shapes, file)
+    index = folder / INDEX_FILE
+    if not index.exists():
+        raise WeightsError(f"{folder}: no {WEIGHTS_FILE} and no {INDEX_FILE} in it")
+    places = read_json(index, WeightsError).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
+        raise WeightsError(f"{index}: expected a \"weight_map\" from tensor names to file names")
+    files: dict[str, TensorFile] = {}
+    for place in places.values():
+        if place in files:
+            continue
+        if Path(place).name != place or place in ("", ".", "..") or "\\" in place or "\0" in place:
+            raise WeightsError(f"{index}: expected names of files in its own folder, got {place!r}")
+        files[place] = TensorFile(folder / place)
+    for place, file in files.items():
+        named = {name for name, other in places.items() if other == place}
+        if named != file.shapes.keys():
+            odd = sorted(named ^ file.shapes.keys())
+            raise WeightsError(f"{index}: does not agree with {place} about {_listed(odd)}")
+    return {name: files[place] for name, place in places.items()}
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of many names, and how many there are."""
+    shown = ", ".join(names[:5])
+    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown}{', ...' if len(names) > 5 else ''})"
+
+
+def check_table(found: Mapping[str, Shape], table: Table, where: str) -> None:
+    """One WeightsError that lists all tensors that are missing, too many or of the wrong shape, if any are."""
+    wanted = dict(table)
+    complaints = []
+    if missing := [name for name in wanted if name not in found]:
+        complaints.append(f"missing {_listed(missing)}")
+    if extra := [name for name in found if name not in wanted]:
+        complaints.append(f"not in this model {_listed(extra)}")
+    if wrong := [name for name, shape in found.items() if name in wanted and tuple(shape) != wanted[name]]:
+        told = [f"{name}: expected {list(wanted[name])}, got {list(found[name])}" for name in wrong]
+        complaints.append(f"of another shape {_listed(told)}")
+    if complaints:
+        raise WeightsError(f"{where}: the tensors are not those of the config: {'; '.join(complaints)}")
+
+
+def as_weights(tensors: Mapping[str, Any], table: Table, where: str = "weights") -> dict[str, F32]:
+    """The arrays of a model, checked against `table`, as C-contiguous float32; no copy of those that are that already.
+
+    Raises WeightsError for missing, extra and misshapen tensors and for NaN and infinity.
+    """
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"{where}: expected a dict of arrays, got {type(tensors).__name__}")
+    views = {}
+    for name, value in tensors.items():
+        array = arrays.view(value, f"{where}: {name}")
+        if not arrays.is_float(array.dtype):
+            raise WeightsError(f"{where}: {name}: expected float32, float16, float64 or bfloat16, got {arrays.describe(array)}")
+        views[name] = array
+    check_table({name: array.shape for name, array in views.items()}, table, where)
+    return {name: _finite(views[name], name, where) for name, _ in table}
+
+
+def _finite(array: NDArray[Any], name: str, where: str) -> F32:
+    try:
+        return arrays.as_float32(array, name)
+    except ValueError as problem:
+        raise WeightsError(f"{where}: {problem}") from None
+
+
+def load_weights(folder: Path, table: Table) -> dict[str, F32]:
+    """All tensors of a model folder as float32, checked against `table`, which `_core.weight_table` makes from the config."""
+    files = open_tensors(folder)
+    scales = {f"{name}.scale" for name, file in files.items() if file.types[name] == "I8"}
+    check_table({name: file.shapes[name] for name, file in files.items() if name not in scales}, table, str(folder))
+    weights = {}
+    for name, _ in table:
+        file = files[name]
+        if file.types[name] == "I8":
+            array = _dequantised(name, files)
+        elif file.types[name] in FLOAT_TYPES:
+            array = file.read(name)
+        else:
+            raise WeightsError(f"{file.path}: {name}: expected {', '.join(FLOAT_TYPES)} or I8, got {file.types[name]}")
+        weights[name] = _finite(array, name, str(file.path))
+    return weights
+
+
+def _dequantised(name: str, files: Mapping[str, TensorFile]) -> F32:
+    """int8 rows times their scales."""
+    file, scale_name = files[name], f"{name}.scale"
+    rows = file.shapes[name]
+    if len(rows) != 2:
+        raise WeightsError(f"{file.path}: {name}: expected int8 weights as [out, in], got {list(rows)}")
+    scales = files.get(scale_name)
+    if scales is None:
+        raise WeightsError(f"{file.path}: {name} is int8, and its {scale_name} is missing")
+    if scales.shapes[scale_name] != rows[:1] or scales.types[scale_name] != "F32":
+        raise WeightsError(f"{scales.path}: {scale_name}: expected F32 [{rows[0]}], got {scales.types[scale_name]} "
+                           f"{list(scales.shapes[scale_name])}")
+    return file.read(name).astype(np.float32) * scales.read(scale_name)[:, None]
+
+
+def load_config(folder: Path, model_type: str) -> dict[str, Any]:
+    """`config.json` of a model folder, checked to be of `model_type`; its values are checked by the config class."""
+    path = folder / CONFIG_FILE
+    values = read_json(path)
+    if values.get("model_type") != model_type:
+        raise ConfigError(f"{path}: expected \"model_type\": \"{model_type}\", got {values.get('model_type')!r}")
+    return values
+
+
+# --- Writing ------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to, which takes its place if all goes well and vanishes if not."""
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        temporary.chmod(mode)  # safetensors lets nobody else read what it writes; the user's umask decides
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """A safetensors file, whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    with replacing(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata={"format": "np"})
+        except SafetensorError as problem:
+            raise OSError(f"{path}: could not be written: {problem}") from None
+
+
+def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], weights: Mapping[str, F32]) -> None:
+    """`config.json` and `model.safetensors` in `folder`, which is made where it is missing."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    write_tensors(target / WEIGHTS_FILE, weights)
+    write_json(target / CONFIG_FILE, config)
+
+
+# --- Random weights -----------------------------------------------------------------------------------------------------------
+
+
+def random_weights(table: Table, seed: int) -> dict[str, F32]:
+    """Weights for timing and tests, of such sizes that activations keep the scale of a trained model's at any width and depth.
+
+    Matrices have variance 1/in, those that end a residual branch 1/(2 depth in); norms scatter around 1; biases, tokens and positions are
+    small but nowhere zero, so every part of a model shows in its output, the branches that adaLN-Zero starts at zero too. Tensor k of
+    `table` draws from Generator(Philox(SeedSequence(seed, spawn_key=(k,)))).
+    """
+    depths: dict[str, int] = {}
+    for name, _ in table:
+        if match := _BLOCK.match(name):
+            depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
+    weights = {}
+    for index, (name, shape) in enumerate(table):
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(index,))))
+        values = generator.standard_normal(shape, dtype=np.float32)
+        match = _BLOCK.match(name)
+        if len(shape) == 1:
+            values *= np.float32(0.05)
+            if "norm" in name and name.endswith(".weight"):
+                values += np.float32(1)
+        elif not name.endswith(".weight") or "embedding_table" in name:
+            values *= np.float32(0.5)
+        elif match and name.endswith(("proj.weight", "fc2.weight")):
+            values *= np.float32((2 * depths[match[1]] * shape[1]) ** -0.5)
+        else:
+            values *= np.float32(shape[1] ** -0.5)
+        weights[name] = values
+    return weights
