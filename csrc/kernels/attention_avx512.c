@@ -9,17 +9,16 @@
 #include "kernels_avx512.h"
 #include "tile_avx512.h"
 
-enum { KEYS = 32, BLOCK = 256, ROWS = TILE_ROWS };
+enum { KEYS = 32, BLOCK = 256, ROWS = 9 };
 
-#define SCORES(MR) static void scores_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 0); }
-#define PAIR(MR) static void pair_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 1); }
-#define LAST(MR) static void last_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 1, 1); }
-#define ALL(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#define SCORES(MR) static void scores_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, KEYS, 0); }
+#define PAIR(MR) static void pair_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 0, 1); }
+#define LAST(MR) static void last_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 1, 0, 1); }
+#define ALL(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)
 ALL(SCORES) ALL(PAIR) ALL(LAST)
 
 typedef void tile_function(const struct tile_f32 *);
-#define NAMES(kind) {NULL, kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6, kind##_7, kind##_8, kind##_9, kind##_10, \
-                     kind##_11, kind##_12, kind##_13, kind##_14}
+#define NAMES(kind) {NULL, kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6, kind##_7, kind##_8, kind##_9}
 static tile_function *const scores_tiles[ROWS + 1] = NAMES(scores);
 static tile_function *const pair_tiles[ROWS + 1] = NAMES(pair);
 static tile_function *const last_tiles[ROWS + 1] = NAMES(last);
