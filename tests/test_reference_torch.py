@@ -1,6 +1,5 @@
 """The PyTorch reference, run live beside the engine on the same float32 weights; skipped where torch is not installed."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 import numerics  # noqa: E402
 import textok  # noqa: E402
+from golden import recipe  # noqa: E402
 from test_model import DIT_VARIANTS, TEXTOK_VARIANTS  # noqa: E402
 from textok.train import modules  # noqa: E402
 from tiny import TinyDiT, TinyTexTok, dit_config, gathered, random_weights, textok_config  # noqa: E402
@@ -122,15 +122,34 @@ def test_full_size_rejects_planted_errors():
     assert numerics.rejects(model.encode(x, text, lengths - 1), expected, numerics.FULL_SIZE)
 
 
-def test_sampler_goldens_are_what_diffusers_says():
-    """golden/samplers_diffusers.npz is what its script makes with the diffusers at hand."""
+@pytest.fixture(scope="module")
+def maker():
+    """golden/make_goldens.py as a module; it finds its neighbours by itself."""
     pytest.importorskip("diffusers")
-    folder = Path(__file__).parent / "golden"
-    sys.path.insert(0, str(folder))
-    try:
-        import make_sampler_goldens
-    finally:
-        sys.path.remove(str(folder))
-    stored = np.load(make_sampler_goldens.OUT)
-    for k, (case, result) in enumerate(make_sampler_goldens.results().items()):
-        numerics.check(result, stored[f"result/{k}"], numerics.SAMPLING, str(case))
+    from golden import make_goldens
+
+    return make_goldens
+
+
+def check_stored(file, case, results):
+    stored = np.load(Path(__file__).parent / "golden" / file)
+    for key, value in results.items():
+        numerics.check(value, stored[f"{case}/{key}"], numerics.STORED, f"{case}/{key}")
+
+
+@pytest.mark.parametrize("case", recipe.TEXTOK_CASES)
+def test_textok_goldens_are_current(maker, case):
+    """What is stored is what the reference answers today."""
+    check_stored("textok.npz", case, maker.run_textok(case, torch.float64))
+
+
+@pytest.mark.parametrize("case", recipe.DIT_CASES)
+def test_dit_goldens_are_current(maker, case):
+    check_stored("dit.npz", case, maker.run_dit(case, torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", recipe.SAMPLER_CASES)
+def test_sampler_goldens_are_current(maker, case):
+    """And what the installed diffusers says."""
+    check_stored("samplers.npz", case, {"latents": maker.run_sampler(case)})

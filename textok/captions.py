@@ -149,9 +149,13 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
     files.check_regular(path, WeightsError)
     records = []
     try:
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        lines = path.read_bytes().split(b"\n")
+    except OSError as problem:
+        raise WeightsError(f"{path}: {problem.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        try:
             if line.strip():
-                records.append(_checked_record(files.parse_object(line), f"line {number}"))
-    except (ValueError, OSError) as problem:
-        raise WeightsError(f"{path}: {problem}") from None
+                records.append(_checked_record(files.parse_object(line), "record"))
+        except ValueError as problem:
+            raise WeightsError(f"{path}, line {number}: {problem}") from None
     return records

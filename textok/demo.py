@@ -122,8 +122,9 @@ class Demo:
         self.sheet("classes.png", entries, columns=2)
 
     def captions(self, pipeline: Pipeline, held_out: HeldOut) -> None:
-        # Other captions than those of the reconstructions.
-        shown = [i - 1 for i in spread(len(held_out.images), SHOWN_CAPTIONS + 1)[1:]]
+        reconstructed = spread(len(held_out.images), SHOWN_RECONSTRUCTIONS)
+        others = [i for i in range(len(held_out.images)) if i not in reconstructed]
+        shown = [others[place] for place in spread(len(others), SHOWN_CAPTIONS)]
         text, lengths = held_out.captions.embeddings(shown)
         result = self.generate(f"{len(shown)} held-out captions", pipeline, text=text, text_lengths=lengths)
         entries = [Entry([held_out.images[i], picture], *_words(held_out.captions, i)) for i, picture in zip(shown, result.images)]

@@ -16,8 +16,7 @@ enum {
     ROWS = 6,                   /* of a tile */
     MAX_ROWS = 256,             /* of a block */
     MIN_ROWS = 64,              /* W is read from memory once for so many rows, however large K is */
-    A_FLOATS = 192 * 1024,      /* of a block of A: 768 KB of a 2 MB L2 */
-    SECTION = 1152,             /* 216 KB of W, and as much again that is on its way */
+    A_FLOATS = 384 * 1024,      /* of a block of A: 1.5 MB of a 2 MB L2 */
 };
 
 size_t txk_gemm_f32_packed_avx512(size_t N, size_t K)
@@ -79,12 +78,19 @@ static void prefetch_out(const struct tx_gemm_f32 *job, size_t m, size_t rows, s
         }
 }
 
+/* k of a section. Few rows: W streams from memory, and short sections keep what is prefetched close to its use (M 32: 136 GFLOP/s with 96,
+ * 125 with 192 or more). Many rows: fewer sums are put down and taken up again. Measured, see benchmarks/RESULTS.md. */
+static size_t section_length(size_t M)
+{
+    return M <= 64 ? 96 : M <= 256 ? 384 : 768;
+}
+
 /* Rows m0..m1 against the panel at column n. `after`: the panel comes after this one in memory, and its turn is next. */
 static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n, int after)
 {
     float strip[MAX_ROWS * NR] __attribute__((aligned(64)));
     const size_t K = job->K, columns = job->n1 - n < NR ? job->n1 - n : NR;
-    const size_t parts = (m1 - m0 + ROWS - 1) / ROWS, sections = (K + SECTION - 1) / SECTION;
+    const size_t parts = (m1 - m0 + ROWS - 1) / ROWS, length = section_length(job->M), sections = (K + length - 1) / length;
     const float *w = job->w + n * K;
     for (size_t s = 0; s < sections; s++) {
         const size_t k0 = part_begin(K, sections, s), k1 = part_begin(K, sections, s + 1);
