@@ -324,7 +324,7 @@ def test_broken_int8(folder):
         (lambda t: t.pop(f"{name}.scale"), f"{name} is int8, and its {name}.scale is missing"),
         (lambda t: t.update({f"{name}.scale": np.ones(3, np.float32)}), f"{name}.scale: expected F32 [5], got F32 [3]"),
         (lambda t: t.update({f"{name}.scale": np.ones(5, np.float64)}), f"{name}.scale: expected F32 [5], got F64 [5]"),
-        (lambda t: t.update({f"{name}.scale": np.full(5, np.nan, np.float32)}), f"{name}: expected finite numbers, got nan"),
+        (lambda t: t.update({f"{name}.scale": np.full(5, np.nan, np.float32)}), f"{name}.scale: expected finite numbers, got nan"),
         (lambda t: t.update({"tokenizer.norm.bias": np.zeros(32, np.int8)}), "tokenizer.norm.bias: expected int8 weights as [out, in], got [32]"),
         (lambda t: t.update({"tokenizer.norm.bias.scale": np.ones(32, np.float32)}), "not in this model 1 tensor (tokenizer.norm.bias.scale)"),
     ]:  # fmt: skip

@@ -26,16 +26,18 @@ def weight_table(model_type: str, config: Mapping[str, Any]) -> list[tuple[str, 
 class Model:
     """Packed, read-only weights of one TexTok (model_type "textok") or DiT ("dit"). Usable from several threads at once.
 
-    `config` holds every key of api.md's config (nested dicts for the two sides); `weights` holds every tensor of `weight_table`, and
-    nothing else, as C-contiguous float32 arrays of exactly these shapes.
+    `config` holds every key of a config (nested dicts for the two sides). `weights` is asked for every tensor of `weight_table` by name, one
+    at a time, and gives C-contiguous arrays of exactly these shapes: float32, bfloat16 as uint16, or int8, where it is then asked for
+    `NAME.scale`, float32 [out]. `dtype`: what the large products are computed in, "float32", "bfloat16" or "int8".
     """
 
-    def __init__(self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, F32]) -> None: ...
+    def __init__(self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], dtype: str = "float32") -> None: ...
     model_type: str
+    dtype: str
     num_parameters: int
     weight_bytes: int
-    def weights(self) -> dict[str, F32]:
-        """All tensors, unpacked, bit for bit as they came."""
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """All tensors, unpacked, as the model holds them: float32 (bit for bit as they came), bfloat16 as uint16, int8 beside `NAME.scale`."""
     def memory_plan(self, batch: int, text_tokens: int, steps: int = 1, threads: int = 0) -> dict[str, int]:
         """{"weights": bytes, "workspace": bytes of one call of this batch with that many text tokens an image}"""
 

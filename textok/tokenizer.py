@@ -26,9 +26,9 @@ class TexTok(EngineModel):
     config
         A dict as in `config.json` (missing keys have their defaults) or a `TexTokConfig`.
     weights
-        A dict of arrays with the names and shapes of the checkpoint format, any float type.
+        A dict of arrays with the names and shapes of the checkpoint format, any float type; or int8 rows beside their scales.
     dtype
-        What the model computes in; "float32" in this version.
+        What the model computes in: "float32", "bfloat16" or "int8"; see `from_pretrained`.
     threads
         The most threads that a call uses; None for all that the process may use.
 

@@ -59,9 +59,15 @@ struct pack_job {
 static void widen_rows(const struct tx_values *v, size_t n0, size_t n1, size_t K, float *out)
 {
     for (size_t n = n0; n < n1; n++)
-        for (size_t k = 0; k < K; k++)
-            out[n * K + k] = v->dtype == TX_BF16 ? tx_float_of_bf16(((const uint16_t *)v->data)[n * K + k])
-                                                 : (float)((const int8_t *)v->data)[n * K + k] * v->scale[n];
+        for (size_t i = n * K; i < (n + 1) * K; i++)
+            out[i] = v->dtype == TX_F32    ? ((const float *)v->data)[i]
+                     : v->dtype == TX_BF16 ? tx_float_of_bf16(((const uint16_t *)v->data)[i])
+                                           : (float)((const int8_t *)v->data)[i] * v->scale[n];
+}
+
+void tx_widen(float *out, const struct tx_values *values, size_t rows, size_t columns)
+{
+    widen_rows(values, 0, rows, columns, out);
 }
 
 static void make_task(void *arg, size_t task, int worker)
