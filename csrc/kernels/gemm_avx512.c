@@ -13,7 +13,6 @@
 
 enum {
     NR = 64,
-    ROWS = 6,                   /* of a tile */
     MAX_ROWS = 256,             /* of a block */
     MIN_ROWS = 64,              /* W is read from memory once for so many rows, however large K is */
     A_FLOATS = 384 * 1024,      /* of a block of A: 1.5 MB of a 2 MB L2 */
@@ -28,11 +27,8 @@ void txk_gemm_f32_pack_avx512(float *dst, const float *w, size_t N, size_t K, si
 {
     (void)N;
     for (size_t n = n0; n < n1; n += NR) {
-        float *panel = dst + n * K;
         const size_t columns = n1 - n < NR ? n1 - n : NR;
-        for (size_t k = 0; k < K; k++)
-            for (size_t j = 0; j < NR; j++)
-                panel[k * NR + j] = j < columns ? w[(n + j) * K + k] : 0.0f;
+        transpose_f32(dst + n * K, NR, w + n * K, K, columns, K);
     }
 }
 
@@ -46,11 +42,11 @@ void txk_gemm_f32_unpack_avx512(float *w, const float *packed, size_t N, size_t 
 }
 
 /* Tiles by rows and by vectors of columns: the last panel computes no more of them than it has. */
-#define TILE(MR, NV) static void tile_##MR##_##NV(const struct tile_f32 *t) { tile_f32(t, MR, NV, NR, 0); }
+#define TILE(MR, NV) static void tile_##MR##_##NV(const struct tile_f32 *t) { tile_f32(t, MR, NV, NR); }
 #define TILES(NV) TILE(1, NV) TILE(2, NV) TILE(3, NV) TILE(4, NV) TILE(5, NV) TILE(6, NV)
 TILES(1) TILES(2) TILES(3) TILES(4)
 #define NAMES(NV) {tile_1_##NV, tile_2_##NV, tile_3_##NV, tile_4_##NV, tile_5_##NV, tile_6_##NV}
-static void (*const tiles[NR / 16][ROWS])(const struct tile_f32 *) = {NAMES(1), NAMES(2), NAMES(3), NAMES(4)};
+static void (*const tiles[NR / 16][TILE_ROWS])(const struct tile_f32 *) = {NAMES(1), NAMES(2), NAMES(3), NAMES(4)};
 
 /* The epilogue for the block of out that starts at (m, n). */
 static struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *whole, size_t m, size_t n)
@@ -90,7 +86,7 @@ static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n,
 {
     float strip[MAX_ROWS * NR] __attribute__((aligned(64)));
     const size_t K = job->K, columns = job->n1 - n < NR ? job->n1 - n : NR;
-    const size_t parts = (m1 - m0 + ROWS - 1) / ROWS, length = section_length(job->M), sections = (K + length - 1) / length;
+    const size_t parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS, length = section_length(job->M), sections = (K + length - 1) / length;
     const float *w = job->w + n * K;
     for (size_t s = 0; s < sections; s++) {
         const size_t k0 = part_begin(K, sections, s), k1 = part_begin(K, sections, s + 1);

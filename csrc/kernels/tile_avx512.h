@@ -1,29 +1,27 @@
 /* The product of a few rows of A with one panel of W, in registers: C[MR, 16 NV] = A[MR,K] W[K, 16 NV], the heart of GEMM and attention.
  *
- * MR x NV is at most 27 accumulators; with NV vectors of W and one broadcast of A they fill the 32 registers. 9 x 3 and 6 x 4 are the
- * best: on this CPU loads and multiply-adds compete, and 14 x 2 (16 loads for 28 multiply-adds where 9 x 3 has 12 for 27) reaches 86% of
- * the register-only rate, these 91%. Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however
+ * MR x NV is at most 6 x 4: 24 accumulators, 4 vectors of W and one broadcast of A, 10 loads for 24 multiply-adds. Larger tiles fit, but
+ * what counts is loads for each multiply-add: two multiply-adds go with every cycle in all of them, and the clock falls with the power
+ * that loads take (14 x 2 has 16 loads for 28 and was 6% slower, 9 x 3 with 12 for 27 was 2%). Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however
  * K is cut into pieces (`more` takes up the sum where C left it), so its bits depend on nothing else.
  *
- * A is read in place, MR streams; W rows are ldw apart.
+ * A is read in place, MR streams; W is packed, so that its rows are aligned and need no masks.
  * Not here: masks on rows (the caller picks MR) and the epilogue (it works on C while that is in L1). */
 #ifndef TXK_TILE_AVX512_H
 #define TXK_TILE_AVX512_H
 
 #include "simd_avx512.h"
 
-enum { TILE_ROWS = 9, TILE_VECTORS = 4 };
+enum { TILE_ROWS = 6, TILE_VECTORS = 4 };
 
 struct tile_f32 {
     const float *a;
     size_t lda;
-    const float *w;
-    size_t ldw;
+    const float *w;         /* 64-byte aligned */
     size_t K;
     float *c;               /* [MR, 16 NV], rows ldc apart, 64-byte aligned */
     size_t ldc;
     int more;               /* 1: add to what is in c */
-    __mmask16 lanes;        /* which lanes of the last vector of a W row may be read */
     const char *ahead;      /* prefetched into L2 as k goes, ahead_step bytes every 4 k */
     size_t ahead_step;
 };
@@ -59,12 +57,11 @@ struct tile_f32 {
 #endif
 
 #define TILE_ROWS_AT(k)                                                                     \
-    TILE_ROW(0, k) TILE_ROW(1, k) TILE_ROW(2, k) TILE_ROW(3, k) TILE_ROW(4, k)              \
-    TILE_ROW(5, k) TILE_ROW(6, k) TILE_ROW(7, k) TILE_ROW(8, k)
+    TILE_ROW(0, k) TILE_ROW(1, k) TILE_ROW(2, k) TILE_ROW(3, k) TILE_ROW(4, k) TILE_ROW(5, k)
 
 #define TILE_LOAD(j)                                                                        \
     if (NV > j)                                                                             \
-        w[j] = masked && NV == j + 1 ? _mm512_maskz_loadu_ps(lanes, w_row + 16 * j) : _mm512_loadu_ps(w_row + 16 * j);
+        w[j] = _mm512_load_ps(w_row + 16 * j);
 
 #define TILE_K(k)                                                                           \
     {                                                                                       \
@@ -74,24 +71,23 @@ struct tile_f32 {
         TILE_ROWS_AT(k)                                                                     \
     }
 
-/* MR, NV, LDW (0: t->ldw) and masked are constants wherever this is inlined. */
-TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, const size_t LDW, const int masked)
+/* MR, NV and the distance between rows of W are constants wherever this is inlined. */
+TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, const size_t ldw)
 {
     __m512 acc[TILE_ROWS][TILE_VECTORS];
     float *c = t->c;
     const size_t ldc = t->ldc;
-#pragma GCC unroll 9
+#pragma GCC unroll 6
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < NV; j++)
             acc[i][j] = t->more ? _mm512_load_ps(c + i * ldc + 16 * j) : _mm512_setzero_ps();
 
-    const size_t ld = t->lda * sizeof(float), ldw = LDW ? LDW : t->ldw, ahead_step = t->ahead_step;
+    const size_t ld = t->lda * sizeof(float), ahead_step = t->ahead_step;
     const float *w_row = t->w;
-    const __mmask16 lanes = t->lanes;
-    const char *ahead = t->ahead, *base[3];
+    const char *ahead = t->ahead, *base[2];
     size_t k = t->K;
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int g = 0; g < (MR + 2) / 3; g++)
         base[g] = (const char *)t->a + (size_t)(3 * g) * ld;
     for (; k >= 4; k -= 4) {
@@ -99,18 +95,18 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
             _mm_prefetch(ahead + i, _MM_HINT_T1);
         ahead += ahead_step;
         TILE_K(0) TILE_K(1) TILE_K(2) TILE_K(3)
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int g = 0; g < (MR + 2) / 3; g++)
             base[g] += 4 * sizeof(float);
     }
     for (; k > 0; k--) {
         TILE_K(0)
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int g = 0; g < (MR + 2) / 3; g++)
             base[g] += sizeof(float);
     }
 
-#pragma GCC unroll 9
+#pragma GCC unroll 6
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < NV; j++)

@@ -338,7 +338,7 @@ def train_dit(args):
     batches = data.Batches(texts.lengths[train], args.batch_size, args.seed)
     forward = torch.compile(model, dynamic=False) if args.compile else model
 
-    def losses(rows, generator, dropout):
+    def losses(network, rows, generator, dropout):
         x0 = latents[rows]  # [B,N,d]
         t = torch.randint(diffusion.steps, (len(rows),), generator=generator)  # [B]
         noise = torch.randn(x0.shape, generator=generator)  # [B,N,d]
@@ -346,7 +346,7 @@ def train_dit(args):
         xt = diffusion.add_noise(x0, t, noise)  # [B,N,d]
         condition = dit_condition(args, rows, labels, texts, drop, num_classes)
         with torch.autocast("cpu", torch.bfloat16):
-            output = forward(xt, t, **condition)  # [B,N,2d]
+            output = network(xt, t, **condition)  # [B,N,2d]
         error, bound = diffusion.losses(output.float(), x0, xt, t, noise)
         return error.mean(), bound.mean()
 
@@ -354,13 +354,13 @@ def train_dit(args):
     def test_losses():
         """The same noise and timesteps every time: what falls is the model's doing."""
         whole = test[: len(test) // args.batch_size * args.batch_size].reshape(-1, args.batch_size)
-        parts = [losses(rows, torch.Generator().manual_seed(i), 0.0) for i, rows in enumerate(whole)]
+        parts = [losses(model, rows, torch.Generator().manual_seed(i), 0.0) for i, rows in enumerate(whole)]
         return np.mean([[error.item(), bound.item()] for error, bound in parts], axis=0)
 
     shown = np.zeros(2)
     while run.step < run.steps:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
-        error, bound = losses(train[batches[run.step]], generator, args.dropout)
+        error, bound = losses(forward, train[batches[run.step]], generator, args.dropout)
         rate = run.optimise(error + bound)
         shown += error.item(), bound.item()
         if run.due(args.log_every):
