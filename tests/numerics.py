@@ -43,6 +43,24 @@ def rejects(result, reference, tolerance):
     return not relative_error(result, reference) <= tolerance.limit
 
 
+def rms_error(result, reference):
+    """Root mean square of result - reference over that of reference: for rounded numbers, whose errors average out."""
+    result, reference = np.asarray(result, np.float64), np.asarray(reference, np.float64)
+    if result.shape != reference.shape or not np.isfinite(result).all():
+        return np.inf
+    return float(np.sqrt(np.mean((result - reference) ** 2) / np.mean(reference**2)))
+
+
+def check_rms(result, reference, tolerance):
+    error = rms_error(result, reference)
+    largest_seen[tolerance] = max(error, largest_seen.get(tolerance, 0.0))
+    assert error <= tolerance.limit, f"relative RMS error {error:.3g}, allowed {tolerance.limit:g} ({tolerance.origin})"
+
+
+def rejects_rms(result, reference, tolerance):
+    return not rms_error(result, reference) <= tolerance.limit
+
+
 # ---- models: float32 engine against the float64 specification or float32 PyTorch ----
 
 BLOCK = Tolerance(1e-5, "the project's promise for each intermediate of a tiny model; some 20 float32 roundings (6e-8) of sums of up to "
@@ -53,6 +71,10 @@ FULL_SIZE = Tolerance(1e-4, "the project's promise at ViT-Base and DiT-XL: 12 an
 SAMPLING = Tolerance(5e-5, "a run of some steps: END_TO_END of an evaluation, which the steps after it carry on; the state is float32, all between is "
                      "float64. Most runs come to 2e-6, a random model that predicts the sample itself amplifies to 1e-5")
 STORED = Tolerance(1e-6, "an answer computed in float64 and stored as float32, 6e-8; diffusers' float32 tables may round otherwise elsewhere")
+
+MODEL_BFLOAT16 = Tolerance(1e-2, "RMS; a bfloat16 rounding is 2^-9 (2e-3) at most, 1e-3 typically; some ten of them one after the other in a model of two "
+                           "blocks, part of which the residual stream carries around")
+MODEL_INT8 = Tolerance(3e-2, "RMS; weights and activations are each rounded to 1/254 of their row's largest number, some 1% of a typical one; ten in a row")
 
 # ---- schedules: textok's float64 coefficients, run in NumPy on a toy model ----
 
