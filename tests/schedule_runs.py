@@ -46,11 +46,15 @@ def config(prediction="epsilon", **changes):
 def diffusers_runs(step_counts):
     """(solver, spacing, prediction, steps, eta) of the runs in which textok and diffusers mean the same.
 
-    They do not for DDIM with "linspace": textok goes from each timestep to the next, as the original DiT does, while diffusers subtracts
-    T // steps, which is elsewhere. One step of DDPM with "linspace" is at T-1 here and at 0 there.
+    They do not for DDIM with "linspace": textok goes from each timestep to the next, as the original DiT does, while diffusers
+    subtracts T // steps, which is elsewhere. One step of DDPM with "linspace" is at T-1 here and at 0 there.
     """
-    for solver, spacing, prediction, steps in itertools.product(("ddim", "ddpm", "dpmsolver++"), SPACINGS, PREDICTIONS, step_counts):
-        if steps > max_steps(config(), solver, spacing) or spacing == "linspace" and (solver == "ddim" or solver == "ddpm" and steps == 1):
+    for solver, spacing, prediction, steps in itertools.product(
+        ("ddim", "ddpm", "dpmsolver++"), SPACINGS, PREDICTIONS, step_counts
+    ):
+        if steps > max_steps(config(), solver, spacing) or (
+            spacing == "linspace" and (solver == "ddim" or (solver == "ddpm" and steps == 1))
+        ):
             continue
         for eta in (0.0, 0.6) if solver == "ddim" else (0.0,):
             yield solver, spacing, prediction, steps, eta

@@ -1,11 +1,12 @@
 """Model folders: `config.json` beside `model.safetensors`, read with suspicion and written whole or not at all.
 
-A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by itself, then
-the names, shapes and types in the files' headers against the tensors that the configuration asks for. The tensors come out through the
-safetensors library; what that library lets pass (duplicate names, a file that shrinks while it is mapped) is checked here.
+A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by
+itself, then the names, shapes and types in the files' headers against the tensors that the configuration asks for. The tensors
+come out through the safetensors library; what that library lets pass (duplicate names, a file that shrinks while it is mapped)
+is checked here.
 
-Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out], whose
-product is the weight. All become float32.
+Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out],
+whose product is the weight. All become float32.
 """
 
 import json
@@ -145,7 +146,7 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
         raise WeightsError(f"{folder}: no {WEIGHTS_FILE} and no {INDEX_FILE} in it")
     places = read_json(index, WeightsError).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
-        raise WeightsError(f"{index}: expected a \"weight_map\" from tensor names to file names")
+        raise WeightsError(f'{index}: expected a "weight_map" from tensor names to file names')
     files: dict[str, TensorFile] = {}
     for place in places.values():
         if place in files:
@@ -234,8 +235,10 @@ def _dequantised(name: str, files: Mapping[str, TensorFile]) -> F32:
     if scales is None:
         raise WeightsError(f"{file.path}: {name} is int8, and its {scale_name} is missing")
     if scales.shapes[scale_name] != rows[:1] or scales.types[scale_name] != "F32":
-        raise WeightsError(f"{scales.path}: {scale_name}: expected F32 [{rows[0]}], got {scales.types[scale_name]} "
-                           f"{list(scales.shapes[scale_name])}")
+        raise WeightsError(
+            f"{scales.path}: {scale_name}: expected F32 [{rows[0]}], got {scales.types[scale_name]} "
+            f"{list(scales.shapes[scale_name])}"
+        )
     return file.read(name).astype(np.float32) * scales.read(scale_name)[:, None]
 
 
@@ -244,7 +247,7 @@ def load_config(folder: Path, model_type: str) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     values = read_json(path)
     if values.get("model_type") != model_type:
-        raise ConfigError(f"{path}: expected \"model_type\": \"{model_type}\", got {values.get('model_type')!r}")
+        raise ConfigError(f'{path}: expected "model_type": "{model_type}", got {values.get("model_type")!r}')
     return values
 
 
@@ -298,9 +301,9 @@ def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], weight
 def random_weights(table: Table, seed: int) -> dict[str, F32]:
     """Weights for timing and tests, of such sizes that activations keep the scale of a trained model's at any width and depth.
 
-    Matrices have variance 1/in, those that end a residual branch 1/(2 depth in); norms scatter around 1; biases, tokens and positions are
-    small but nowhere zero, so every part of a model shows in its output, the branches that adaLN-Zero starts at zero too. Tensor k of
-    `table` draws from Generator(Philox(SeedSequence(seed, spawn_key=(k,)))).
+    Matrices have variance 1/in, those that end a residual branch 1/(2 depth in); norms scatter around 1; biases, tokens and
+    positions are small but nowhere zero, so every part of a model shows in its output, the branches that adaLN-Zero starts at
+    zero too. Tensor k of `table` draws from Generator(Philox(SeedSequence(seed, spawn_key=(k,)))).
     """
     depths: dict[str, int] = {}
     for name, _ in table:
