@@ -1,6 +1,7 @@
 """How the Python face behaves: kinds of arrays, batches, outputs, callbacks, bars, seeds, copies, threads."""
 
 import copy
+import doctest
 import os
 import pickle
 import subprocess
@@ -281,6 +282,12 @@ def test_out(call):
     assert (larger[1:6] == expected).all() and (larger[[0, 6]] == 99).all()
 
 
+def test_out_in_a_file(tmp_path):
+    """A data set's latents go straight to disk."""
+    out = np.memmap(tmp_path / "latents", np.float32, "w+", shape=(5, 6, 5))
+    assert MASKED.encode(X, **ALL, out=out) is out and (np.fromfile(tmp_path / "latents", np.float32) == out.ravel()).all()
+
+
 # ---- sampling ----
 
 
@@ -432,9 +439,10 @@ def test_pipeline_of_classes():
     assert (result.images == pipeline.textok.decode(result.latents, text, lengths)).all()
     later = pipeline([4, 8], steps=3, seed=11, guidance_scale=2.0, first_index=1)
     assert (later.images == result.images[1:]).all() and later.captions == result.captions[1:]
-    assert (
-        pipeline([1, 4, 8], steps=3, seed=11, guidance_scale=2.0, batch_size=1, output="float32").images.dtype
-    ) == np.float32
+    apart = pipeline([1, 4, 8], steps=3, seed=11, guidance_scale=2.0, batch_size=2)
+    assert (apart.images == result.images).all() and apart.captions == result.captions
+    floats = pipeline([1, 4, 8], steps=3, seed=11, guidance_scale=2.0, output="float32").images
+    assert (textok.to_uint8(floats) == result.images).all()
 
 
 def test_captions_are_drawn_from_the_documented_stream():
@@ -570,6 +578,13 @@ def test_public_names():
     for kind in (TexTok, DiT, Pipeline):
         undocumented = [name for name, value in vars(kind).items() if callable(value) and name[0] != "_" and not value.__doc__]
         assert not undocumented
+
+
+@pytest.mark.parametrize("module", [textok.tokenizer, textok.dit, textok.schedules, textok.images])
+def test_examples_of_the_docstrings(module):
+    names = {name: getattr(textok, name) for name in textok.__all__}
+    failed, attempted = doctest.testmod(module, extraglobs=names | {"np": np, "textok": textok})
+    assert attempted and not failed
 
 
 def test_import_is_light_and_silent():

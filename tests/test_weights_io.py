@@ -125,7 +125,12 @@ def test_stored_int8(folder):
     # Near the latents of the unrounded model, and not equal.
     args = small.pictures_of(model), small.text_of(model)
     error = numerics.relative_error(model.encode(*args), small.textok().encode(*args))
-    assert 1e-5 < error < numerics.STORED_INT8.limit
+    numerics.check(model.encode(*args), small.textok().encode(*args), numerics.STORED_INT8)
+    assert error > 1e-5
+    name = "tokenizer.to_latent.weight"
+    rewrite(folder, lambda _: stored | {f"{name}.scale": stored[f"{name}.scale"] * np.float32(1.1)})
+    planted = TexTok.from_pretrained(folder).encode(*args)
+    assert numerics.rejects(planted, small.textok().encode(*args), numerics.STORED_INT8)
 
 
 def test_shards(folder):
@@ -191,6 +196,12 @@ def test_missing_files(folder):
     assert "no model.safetensors and no model.safetensors.index.json in it" in load_error(folder)
     (folder / "config.json").unlink()
     assert "config.json: no such file" in load_error(folder, ConfigError)
+
+
+def test_a_pipeline_in_place_of_a_model(tmp_path):
+    small.class_pipeline().save_pretrained(tmp_path)
+    assert "expected a model, got a pipeline; load it with textok.Pipeline" in load_error(tmp_path, ConfigError)
+    assert "model_index.json: no such file" in load_error(tmp_path / "textok", ConfigError, Pipeline)
 
 
 def test_wrong_kind_of_model(folder):

@@ -164,7 +164,7 @@ def output(out: Any, name: str, shape: tuple[int, ...], dtype: type, inputs: Seq
     if out is None:
         return np.empty(shape, dtype)
     expected = f"{np.dtype(dtype)} [{', '.join(map(str, shape))}], C-contiguous and writeable"
-    if type(out) is not np.ndarray:
+    if type(out) not in (np.ndarray, np.memmap):
         raise TypeError(f"{name}: expected a NumPy array, {expected}, got {type(out).__name__}")
     if out.dtype != dtype or out.shape != shape:
         raise ValueError(f"{name}: expected {expected}, got {describe(out)}")

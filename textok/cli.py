@@ -13,7 +13,7 @@ from .dit import DiT
 from .errors import ConfigError
 from .model import EngineModel
 from .noise import MAX_SEED
-from .pipeline import MODEL_INDEX, Pipeline
+from .pipeline import Pipeline
 from .tokenizer import TexTok
 
 MODELS: dict[str, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}
@@ -48,7 +48,7 @@ def info(args: argparse.Namespace) -> None:
         print(f"{'models':10}{', '.join(bundled.list_models()) or 'none bundled'}")
         return
     folder = bundled.find_model(args.model)
-    if (folder / MODEL_INDEX).is_file():
+    if (folder / weights.PIPELINE_FILE).is_file():
         print(Pipeline.from_pretrained(folder))
         return
     kind = weights.read_json(folder / weights.CONFIG_FILE).get("model_type")

@@ -22,7 +22,6 @@ from .tokenizer import PIXEL_TYPES, TexTok
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
-MODEL_INDEX = "model_index.json"
 PARTS = ("textok", "dit", "captions")
 
 
@@ -147,13 +146,17 @@ class Pipeline:
         name folders inside it, X and Y else bundled models, and "captions" may be left out.
         """
         folder = bundled.find_model(path)
-        index = files.read_json(folder / MODEL_INDEX)
+        index = files.read_json(folder / files.PIPELINE_FILE)
         if index.get("_class_name") != "Pipeline":
-            raise ConfigError(f'{folder / MODEL_INDEX}: expected "_class_name": "Pipeline", got {index.get("_class_name")!r}')
+            raise ConfigError(
+                f'{folder / files.PIPELINE_FILE}: expected "_class_name": "Pipeline", got {index.get("_class_name")!r}'
+            )
         parts = {name: _part_folder(folder, name, index) for name in PARTS if name != "captions" or index.get(name) is not None}
         unknown = sorted(index.keys() - {*PARTS, "_class_name"})
         if unknown:
-            raise ConfigError(f"{folder / MODEL_INDEX}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}")
+            raise ConfigError(
+                f"{folder / files.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}"
+            )
         return cls(
             TexTok.from_pretrained(parts["textok"], dtype, threads),
             DiT.from_pretrained(parts["dit"], dtype, threads),
@@ -169,7 +172,7 @@ class Pipeline:
         if self.captions is not None:
             self.captions.save(path / "captions")
             index["captions"] = "captions"
-        files.write_json(path / MODEL_INDEX, index)
+        files.write_json(path / files.PIPELINE_FILE, index)
 
     def __call__(
         self,
@@ -286,7 +289,9 @@ def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
     """The folder of a part: a plain name of one inside the pipeline's, or for models of a bundled one."""
     value = index.get(name)
     if not isinstance(value, str) or value in ("", ".", "..") or any(character in value for character in "/\\\0"):
-        raise ConfigError(f"{folder / MODEL_INDEX}: {name}: expected the plain name of a folder beside it, got {value!r}")
+        raise ConfigError(
+            f"{folder / files.PIPELINE_FILE}: {name}: expected the plain name of a folder beside it, got {value!r}"
+        )
     if (folder / value).is_dir():
         return folder / value
     if name != "captions" and value in bundled.list_models():
@@ -296,4 +301,4 @@ def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
         if name == "captions"
         else f" and no bundled model of that name; bundled are {', '.join(bundled.list_models()) or 'none'}"
     )
-    raise ConfigError(f"{folder / MODEL_INDEX}: {name}: no folder {value!r} beside it{elsewhere}")
+    raise ConfigError(f"{folder / files.PIPELINE_FILE}: {name}: no folder {value!r} beside it{elsewhere}")

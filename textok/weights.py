@@ -27,6 +27,7 @@ from .errors import ConfigError, WeightsError
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PIPELINE_FILE = "model_index.json"
 MAX_JSON_BYTES = 64 << 20
 FLOAT_TYPES = ("F32", "F16", "F64", "BF16")
 
@@ -245,6 +246,8 @@ def _dequantised(name: str, files: Mapping[str, TensorFile]) -> F32:
 def load_config(folder: Path, model_type: str) -> dict[str, Any]:
     """`config.json` of a model folder, checked to be of `model_type`; its values are checked by the config class."""
     path = folder / CONFIG_FILE
+    if not path.exists() and (folder / PIPELINE_FILE).exists():
+        raise ConfigError(f"{folder}: expected a model, got a pipeline; load it with textok.Pipeline.from_pretrained")
     values = read_json(path)
     if values.get("model_type") != model_type:
         raise ConfigError(f'{path}: expected "model_type": "{model_type}", got {values.get("model_type")!r}')
