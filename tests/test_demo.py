@@ -34,6 +34,7 @@ def run(tmp_path_factory):
     return out, "\n".join(said), time.perf_counter() - start
 
 
+@pytest.mark.long
 def test_files(run):
     out, said, _ = run
     assert sorted(path.name for path in out.iterdir()) == sorted([*SHEETS, "table.txt"])
@@ -47,6 +48,7 @@ def test_files(run):
     assert (out / "table.txt").read_text().strip() in said
 
 
+@pytest.mark.long
 def test_table(run):
     """PSNR and SSIM of text, no text and PCA with as many numbers, each in its range; seconds an image of all three parts."""
     _, said, _ = run
@@ -63,6 +65,7 @@ def test_table(run):
     assert re.search(r"^12 classes +[\d.]+ s$", said, re.M) and re.search(r"^10 held-out captions +[\d.]+ s$", said, re.M)
 
 
+@pytest.mark.long
 def test_the_table_tells_the_truth(run):
     """Its PSNR is that of the pictures, made anew."""
     _, said, _ = run
@@ -73,6 +76,7 @@ def test_the_table_tells_the_truth(run):
     assert f"{psnr(held_out.pca, held_out.images).mean():.2f} dB" in said
 
 
+@pytest.mark.long
 def test_text_helps():
     """The bundled TexTok is better with the right captions than with each other's."""
     held_out = demo.HeldOut.load()
@@ -83,6 +87,7 @@ def test_text_helps():
     assert right > wrong + 0.5
 
 
+@pytest.mark.long
 def test_same_seed_same_pictures(run, tmp_path, capsys):
     """And another out folder, a relative one, through the command."""
     out, _, _ = run
@@ -98,6 +103,7 @@ def test_same_seed_same_pictures(run, tmp_path, capsys):
 
 
 @pytest.mark.measured
+@pytest.mark.long
 def test_time(run):
     assert run[2] < 30
 
