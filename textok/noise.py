@@ -26,7 +26,7 @@ def resolve_seed(seed: int | None) -> int:
     return arrays.whole(seed, "seed", 0, MAX_SEED)
 
 
-def generator(seed: int, *key: int) -> np.random.Generator:
+def generator(seed: int, *key: int) -> "np.random.Generator":
     """The generator of one sample (key: its index) or of its choices (key: its index, 1)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
 
