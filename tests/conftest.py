@@ -2,12 +2,18 @@
 
 import os
 
+import hypothesis
 import numerics
 import pytest
+
+# No deadline: on a busy machine or under a sanitizer any example may be slow. The same examples each time.
+hypothesis.settings.register_profile("textok", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("textok")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "measured: asserts a time or the process's memory, neither of which means anything under a sanitizer")
+    config.addinivalue_line("markers", "long: minutes under a sanitizer, and runs nothing of the engine there that shorter tests do not")
     config.addinivalue_line("markers", "large: takes gigabytes or a minute; runs where TEXTOK_TEST_LARGE is set, as .ci/run does")
 
 

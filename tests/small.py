@@ -3,8 +3,8 @@
 from functools import cache
 
 import numpy as np
-
 from tiny import dit_config, textok_config
+
 from textok import CaptionStore, DiT, Pipeline, TexTok
 
 RNG = np.random.default_rng(0)
@@ -23,7 +23,9 @@ def dit(**changes):
 def text_of(model, batch=3, rows=None, seed=0):
     """Caption embeddings as `model` takes them."""
     config = model.config
-    return np.random.default_rng(seed).standard_normal((batch, rows or config.num_text_tokens, config.text_dim)).astype(np.float32)
+    return (
+        np.random.default_rng(seed).standard_normal((batch, rows or config.num_text_tokens, config.text_dim)).astype(np.float32)
+    )
 
 
 def pictures_of(model, batch=3, seed=0):

@@ -1,6 +1,7 @@
 """How the Python face behaves: kinds of arrays, batches, outputs, callbacks, bars, seeds, copies, threads."""
 
 import copy
+import doctest
 import os
 import pickle
 import subprocess
@@ -9,12 +10,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
+import numerics
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
-import numerics
-import small
 import textok
 from textok import DiT, Pipeline, TexTok
 from textok.noise import generator
@@ -221,8 +222,10 @@ def test_padding_of_masked_text():
     short = TEXT[:, :5], [1, 5, 3, 2, 5]
     padded = np.concatenate([short[0], np.full((5, 2, 12), 7.0)], axis=1)
     assert (MASKED.encode(X, *short) == MASKED.encode(X, padded, short[1])).all()
-    assert (TEXT_DIT.sample(text=short[0], text_lengths=short[1], noise=Z, steps=2)
-            == TEXT_DIT.sample(text=padded, text_lengths=short[1], noise=Z, steps=2)).all()
+    assert (
+        TEXT_DIT.sample(text=short[0], text_lengths=short[1], noise=Z, steps=2)
+        == TEXT_DIT.sample(text=padded, text_lengths=short[1], noise=Z, steps=2)
+    ).all()
     assert (MASKED.encode(X, TEXT) == MASKED.encode(X, TEXT, [7] * 5)).all()
 
 
@@ -236,7 +239,10 @@ def test_padding_of_unmasked_text():
 @pytest.mark.parametrize("condition", ["both", "tokenizer", "detokenizer", "none"])
 def test_a_side_without_text_ignores_it(condition):
     model = small.textok(text_condition=condition)
-    for side, call in (("tokenizer", lambda **given: model.encode(X, **given)), ("detokenizer", lambda **given: model.decode(Z, **given))):
+    for side, call in (
+        ("tokenizer", lambda **given: model.encode(X, **given)),
+        ("detokenizer", lambda **given: model.decode(Z, **given)),
+    ):
         if model.config.has_text(side):
             assert (call(text=TEXT) != call(text=TEXT + 1)).any()
             with pytest.raises(ValueError, match=f"which the {side} of this model needs"):
@@ -255,11 +261,17 @@ def test_classes_in_place_of_text():
 # ---- out ----
 
 
-@pytest.mark.parametrize("call", [
-    lambda out: MASKED.encode(X, **ALL, out=out), lambda out: MASKED.decode(Z, **ALL, out=out), lambda out: MASKED.reconstruct(X, **ALL, out=out),
-    lambda out: MASKED.decode(Z, **ALL, out=out, output="float32"), lambda out: CLASS_DIT.denoise(Z, [1] * 5, LABELS, out=out),
-    lambda out: CLASS_DIT.sample(LABELS, seed=1, steps=2, out=out),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda out: MASKED.encode(X, **ALL, out=out),
+        lambda out: MASKED.decode(Z, **ALL, out=out),
+        lambda out: MASKED.reconstruct(X, **ALL, out=out),
+        lambda out: MASKED.decode(Z, **ALL, out=out, output="float32"),
+        lambda out: CLASS_DIT.denoise(Z, [1] * 5, LABELS, out=out),
+        lambda out: CLASS_DIT.sample(LABELS, seed=1, steps=2, out=out),
+    ],
+)
 def test_out(call):
     expected = call(None)
     out = np.empty_like(expected)
@@ -268,6 +280,12 @@ def test_out(call):
     larger = np.full((7, *expected.shape[1:]), 99, expected.dtype)
     call(larger[1:6])
     assert (larger[1:6] == expected).all() and (larger[[0, 6]] == 99).all()
+
+
+def test_out_in_a_file(tmp_path):
+    """A data set's latents go straight to disk."""
+    out = np.memmap(tmp_path / "latents", np.float32, "w+", shape=(5, 6, 5))
+    assert MASKED.encode(X, **ALL, out=out) is out and (np.fromfile(tmp_path / "latents", np.float32) == out.ravel()).all()
 
 
 # ---- sampling ----
@@ -306,14 +324,23 @@ def test_seeds():
 
 def test_every_combination_of_sampling():
     """Solvers, spacings, kinds of model and prediction, guided or not: all run, and differ."""
-    for changes in ({}, {"learn_sigma": False}, {"prediction": "v"}, {"prediction": "sample"}, {"condition": "text"}, {"guidance_channels": 2}):
+    for changes in (
+        {},
+        {"learn_sigma": False},
+        {"prediction": "v"},
+        {"prediction": "sample"},
+        {"condition": "text"},
+        {"guidance_channels": 2},
+    ):
         model = small.dit(**changes)
         condition = {"text": TEXT[:2]} if "condition" in changes else {"labels": [3, 9]}
         results = set()
         for solver in ("ddpm", "ddim", "dpmsolver++"):
             for spacing in ("linspace", "leading", "trailing"):
                 for scale in (1, 2.5, 0, -1):
-                    result = model.sample(**condition, steps=4, solver=solver, spacing=spacing, guidance_scale=scale, noise=Z[:2], seed=0)
+                    result = model.sample(
+                        **condition, steps=4, solver=solver, spacing=spacing, guidance_scale=scale, noise=Z[:2], seed=0
+                    )
                     assert np.isfinite(result).all()
                     results.add(result.tobytes())
         assert len(results) == 36
@@ -355,7 +382,9 @@ def test_latents_are_put_back_to_scale():
 
 def test_callback_sees_every_step():
     seen = []
-    result = CLASS_DIT.sample(LABELS, steps=4, seed=0, batch_size=3, callback=lambda step, steps, x: seen.append((step, steps, x.shape, x.copy())))
+    result = CLASS_DIT.sample(
+        LABELS, steps=4, seed=0, batch_size=3, callback=lambda step, steps, x: seen.append((step, steps, x.shape, x.copy()))
+    )
     assert [entry[:3] for entry in seen] == [(step, 4, (count, 6, 5)) for count in (3, 2) for step in range(4)]
     assert (np.concatenate([seen[3][3], seen[7][3]]) == result).all() and (seen[0][3] != seen[1][3]).any()
 
@@ -395,15 +424,25 @@ def test_progress(capfd):
 def test_pipeline_of_classes():
     pipeline = small.class_pipeline()
     result = pipeline([1, 4, 8], steps=3, seed=11, guidance_scale=2.0)
-    assert result.images.shape == (3, 16, 16, 3) and result.images.dtype == np.uint8 and result.labels == [1, 4, 8] and result.seed == 11
-    assert (result.latents == CLASS_DIT.sample([1, 4, 8], steps=3, seed=11, guidance_scale=2.0)).all(), "drawing captions moved the noise"
+    assert (
+        result.images.shape == (3, 16, 16, 3)
+        and result.images.dtype == np.uint8
+        and result.labels == [1, 4, 8]
+        and result.seed == 11
+    )
+    assert (result.latents == CLASS_DIT.sample([1, 4, 8], steps=3, seed=11, guidance_scale=2.0)).all(), (
+        "drawing captions moved the noise"
+    )
     indices = [int(caption.split()[1]) for caption in result.captions]
     assert [index % 9 for index in indices] == [1, 4, 8]
     text, lengths = pipeline.captions.embeddings(indices)
     assert (result.images == pipeline.textok.decode(result.latents, text, lengths)).all()
     later = pipeline([4, 8], steps=3, seed=11, guidance_scale=2.0, first_index=1)
     assert (later.images == result.images[1:]).all() and later.captions == result.captions[1:]
-    assert (pipeline([1, 4, 8], steps=3, seed=11, guidance_scale=2.0, batch_size=1, output="float32").images.dtype) == np.float32
+    apart = pipeline([1, 4, 8], steps=3, seed=11, guidance_scale=2.0, batch_size=2)
+    assert (apart.images == result.images).all() and apart.captions == result.captions
+    floats = pipeline([1, 4, 8], steps=3, seed=11, guidance_scale=2.0, output="float32").images
+    assert (textok.to_uint8(floats) == result.images).all()
 
 
 def test_captions_are_drawn_from_the_documented_stream():
@@ -458,11 +497,16 @@ def test_results_in_a_notebook():
 
 
 def test_reprs():
-    assert repr(MASKED).startswith("TexTok(16 px, patch 4 -> 6 tokens x 5; text 7 x 12 in both sides (in context, masked); tokenizer 2 x 32,")
+    assert repr(MASKED).startswith(
+        "TexTok(16 px, patch 4 -> 6 tokens x 5; text 7 x 12 in both sides (in context, masked); tokenizer 2 x 32,"
+    )
     assert "no text" in repr(small.textok(text_condition="none")) and "9 classes" in repr(small.textok(text_source="class"))
     assert repr(CLASS_DIT).startswith("DiT(6 tokens x 5; 9 classes; 2 x 32, 2 heads; epsilon, learned sigma, 1000 train steps;")
     assert "text 7 x 12" in repr(TEXT_DIT) and f"{textok.cpu_info()['isa']} kernels" in repr(TEXT_DIT)
-    assert repr(small.class_pipeline()).count("\n") == 3 and repr(small.captions()) == "CaptionStore(18 captions of 9 classes, 66 tokens x 12)"
+    assert (
+        repr(small.class_pipeline()).count("\n") == 3
+        and repr(small.captions()) == "CaptionStore(18 captions of 9 classes, 66 tokens x 12)"
+    )
 
 
 def test_properties():
@@ -536,6 +580,13 @@ def test_public_names():
         assert not undocumented
 
 
+@pytest.mark.parametrize("module", [textok.tokenizer, textok.dit, textok.schedules, textok.images])
+def test_examples_of_the_docstrings(module):
+    names = {name: getattr(textok, name) for name in textok.__all__}
+    failed, attempted = doctest.testmod(module, extraglobs=names | {"np": np, "textok": textok})
+    assert attempted and not failed
+
+
 def test_import_is_light_and_silent():
     """Importing loads neither Pillow nor what reads files, and says nothing."""
     heavy = ("PIL", "safetensors", "ml_dtypes", "tqdm", "skimage", "torch")
@@ -545,11 +596,14 @@ def test_import_is_light_and_silent():
 
 def test_models_run_without_what_they_do_not_need():
     """TexTok.from_config and its calls import nothing beyond NumPy."""
-    done = python("import sys, textok, numpy as np\n"
-                  "side = {'hidden_size': 16, 'depth': 1, 'num_heads': 1}\n"
-                  "model = textok.TexTok.from_config({'image_size': 16, 'text_condition': 'none', 'tokenizer': side, 'detokenizer': side})\n"
-                  "model.reconstruct(np.zeros((1, 16, 16, 3), np.uint8))\n"
-                  "print([name for name in ('PIL', 'safetensors', 'tqdm') if name in sys.modules])")
+    done = python(
+        "import sys, textok, numpy as np\n"
+        "side = {'hidden_size': 16, 'depth': 1, 'num_heads': 1}\n"
+        "config = {'image_size': 16, 'text_condition': 'none', 'tokenizer': side, 'detokenizer': side}\n"
+        "model = textok.TexTok.from_config(config)\n"
+        "model.reconstruct(np.zeros((1, 16, 16, 3), np.uint8))\n"
+        "print([name for name in ('PIL', 'safetensors', 'tqdm') if name in sys.modules])"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
@@ -560,10 +614,15 @@ def test_unknown_isa():
 
 def test_reference_kernels_give_nearly_the_same():
     """TEXTOK_ISA=ref is used by a fresh process, and close to the row in use here."""
-    code = ("import sys; sys.path.insert(0, {!r}); import small, textok, numpy as np\n"
-            "model = small.textok(); print(textok.cpu_info()['isa'], float(model.encode(small.pictures_of(model), small.text_of(model)).sum()))")
+    code = (
+        "import sys; sys.path.insert(0, {!r}); import small, textok, numpy as np\n"
+        "model = small.textok(); z = model.encode(small.pictures_of(model), small.text_of(model))\n"
+        "print(textok.cpu_info()['isa'], float(z.sum()))"
+    )
     done = python(code.format(os.path.dirname(__file__)), TEXTOK_ISA="ref")
     assert done.returncode == 0, done.stderr
     isa, total = done.stdout.split()
     model = small.textok()
-    assert isa == "ref" and float(total) == pytest.approx(float(model.encode(small.pictures_of(model), small.text_of(model)).sum()), rel=1e-3, abs=1e-3)
+    assert isa == "ref" and float(total) == pytest.approx(
+        float(model.encode(small.pictures_of(model), small.text_of(model)).sum()), rel=1e-3, abs=1e-3
+    )

@@ -1,4 +1,4 @@
-"""Model folders and caption stores: what is written comes back, whatever form it is stored in, and broken files say how they are broken."""
+"""Model folders and caption stores: what is written comes back, in whatever form, and broken files say how they are broken."""
 
 import json
 import os
@@ -7,12 +7,12 @@ import struct
 import threading
 
 import ml_dtypes
+import numerics
 import numpy as np
 import pytest
+import small
 from safetensors.numpy import load_file, save_file
 
-import numerics
-import small
 from textok import CaptionStore, ConfigError, DiT, Pipeline, TexTok, TextokError, WeightsError, _core, weights
 
 
@@ -116,15 +116,21 @@ def test_stored_int8(folder):
     stored = quantised(small.textok().weights())
     expected = {
         name: array.astype(np.float32) * (stored[f"{name}.scale"][:, None] if array.dtype == np.int8 else 1)
-        for name, array in stored.items() if not name.endswith(".scale")
-    }  # fmt: skip
+        for name, array in stored.items()
+        if not name.endswith(".scale")
+    }
     rewrite(folder, lambda _: stored)
     model = TexTok.from_pretrained(folder)
     assert_same_weights(model.weights(), expected)
-    # 8 bits in 127 steps: as many parts of the largest weight, so the latents are near those of the unrounded model, and not equal.
+    # Near the latents of the unrounded model, and not equal.
     args = small.pictures_of(model), small.text_of(model)
     error = numerics.relative_error(model.encode(*args), small.textok().encode(*args))
-    assert 1e-5 < error < numerics.STORED_INT8.limit
+    numerics.check(model.encode(*args), small.textok().encode(*args), numerics.STORED_INT8)
+    assert error > 1e-5
+    name = "tokenizer.to_latent.weight"
+    rewrite(folder, lambda _: stored | {f"{name}.scale": stored[f"{name}.scale"] * np.float32(1.1)})
+    planted = TexTok.from_pretrained(folder).encode(*args)
+    assert numerics.rejects(planted, small.textok().encode(*args), numerics.STORED_INT8)
 
 
 def test_shards(folder):
@@ -151,7 +157,9 @@ def test_symbolic_links(folder, tmp_path):
 
 def test_arrays_of_any_float_type_and_stride():
     tensors = small.textok().weights()
-    model = TexTok(small.textok().config.to_dict(), {name: np.asfortranarray(array).astype(np.float64) for name, array in tensors.items()})
+    model = TexTok(
+        small.textok().config.to_dict(), {name: np.asfortranarray(array).astype(np.float64) for name, array in tensors.items()}
+    )
     assert_same_weights(model.weights(), tensors)
     frozen = {name: array.copy() for name, array in tensors.items()}
     for array in frozen.values():
@@ -190,16 +198,30 @@ def test_missing_files(folder):
     assert "config.json: no such file" in load_error(folder, ConfigError)
 
 
+def test_a_pipeline_in_place_of_a_model(tmp_path):
+    small.class_pipeline().save_pretrained(tmp_path)
+    assert "expected a model, got a pipeline; load it with textok.Pipeline" in load_error(tmp_path, ConfigError)
+    assert "model_index.json: no such file" in load_error(tmp_path / "textok", ConfigError, Pipeline)
+
+
 def test_wrong_kind_of_model(folder):
-    assert "expected \"model_type\": \"dit\", got 'textok'" in load_error(folder, ConfigError, DiT)
+    assert 'expected "model_type": "dit", got \'textok\'' in load_error(folder, ConfigError, DiT)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "not a JSON file"), (b"{", "not a JSON file"), (b"[]", "expected an object, got list"), (b"\xff\xfe", "not a JSON file"),
-    (b'{"model_type": "textok", "model_type": "dit"}', "the name 'model_type' is there twice"), (b"[" * 200_000, "nested too deeply"),
-    (b'{"model_type": "textok", "norm_eps": NaN}', "norm_eps: expected a number"), (b'{"model_type": "textok", "depth": 3}', "unknown config key: depth"),
-    (b'{"image_size": 256}', "got None"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a JSON file"),
+        (b"{", "not a JSON file"),
+        (b"[]", "expected an object, got list"),
+        (b"\xff\xfe", "not a JSON file"),
+        (b'{"model_type": "textok", "model_type": "dit"}', "the name 'model_type' is there twice"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"model_type": "textok", "norm_eps": NaN}', "norm_eps: expected a number"),
+        (b'{"model_type": "textok", "depth": 3}', "unknown config key: depth"),
+        (b'{"image_size": 256}', "got None"),
+    ],
+)
 def test_broken_config(folder, content, message):
     (folder / "config.json").write_bytes(content)
     assert message in load_error(folder, ConfigError)
@@ -244,8 +266,9 @@ BROKEN = {
     "unknown dtype": header(a=("F31", [4], [0, 16])) + bytes(16),
     "key missing": struct.pack("<Q", 20) + b'{"a":{"dtype":"F32"}' + bytes(16),
     "duplicate name": (lambda text: struct.pack("<Q", len(text)) + text + bytes(8))(
-        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'),
-}  # fmt: skip
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'
+    ),
+}
 
 
 @pytest.mark.parametrize("flaw", BROKEN)
@@ -276,6 +299,7 @@ def test_a_file_that_shrinks_while_it_is_read(folder):
 
 def test_missing_extra_and_misshapen_tensors(folder):
     """One error lists them all, the first few by name."""
+
     def change(tensors):
         del tensors["tokenizer.norm.bias"]
         tensors["tokenizer.blocks.9.norm1.bias"] = np.zeros(3, np.float32)
@@ -346,11 +370,13 @@ def test_broken_index(folder):
     names = list(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").rename(folder / "part.safetensors")
     for places, message in [
-        ({}, 'expected a "weight_map"'), ([], 'expected a "weight_map"'), (dict.fromkeys(names, 3), 'expected a "weight_map"'),
+        ({}, 'expected a "weight_map"'),
+        ([], 'expected a "weight_map"'),
+        (dict.fromkeys(names, 3), 'expected a "weight_map"'),
         (dict.fromkeys(names, "gone.safetensors"), "gone.safetensors: no such file"),
         (dict.fromkeys(names[1:], "part.safetensors"), f"does not agree with part.safetensors about 1 tensor ({names[0]})"),
         (dict.fromkeys([*names, "more"], "part.safetensors"), "does not agree with part.safetensors about 1 tensor (more)"),
-    ]:  # fmt: skip
+    ]:
         write_index(folder, places)
         assert message in load_error(folder)
     (folder / "model.safetensors.index.json").write_text("{")
@@ -383,7 +409,7 @@ def test_dictionaries_of_arrays():
         (tensors | {name: np.zeros(32, np.int32)}, WeightsError, "expected float32, float16, float64 or bfloat16, got int32"),
         (tensors | {name: np.full(32, np.nan)}, WeightsError, "expected finite numbers, got nan"),
         (tensors | {name: None}, TypeError, f"weights: {name}: expected an array, got NoneType"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(error, match=message):
             TexTok(config, change)
 
@@ -399,7 +425,9 @@ def test_random_weights_are_the_seeds():
 def test_random_weights_keep_the_scale(depth):
     """Latents, pixels and predictions stay of the size of one at any depth, and every input shows in them."""
     side = {"hidden_size": 64, "depth": depth, "num_heads": 4}
-    model = TexTok.from_config({"image_size": 32, "num_latent_tokens": 8, "text_dim": 32, "num_text_tokens": 5, "tokenizer": side, "detokenizer": side})
+    model = TexTok.from_config(
+        {"image_size": 32, "num_latent_tokens": 8, "text_dim": 32, "num_text_tokens": 5, "tokenizer": side, "detokenizer": side}
+    )
     text = small.text_of(model, 4)
     z = model.encode(small.pictures_of(model, 4), text)
     assert 0.3 < z.std() < 3 and np.abs(z[0] - z[1]).mean() > 0.03
@@ -427,15 +455,30 @@ def test_pipeline_round_trip(tmp_path):
     assert Pipeline.from_pretrained(tmp_path / "t2i").captions is None
 
 
-@pytest.mark.parametrize(("index", "message"), [
-    ({}, "_class_name"), ({"_class_name": "DiTPipeline"}, "expected \"_class_name\": \"Pipeline\", got 'DiTPipeline'"),
-    ({"_class_name": "Pipeline"}, "textok: expected the plain name of a folder beside it, got None"),
-    *(({"_class_name": "Pipeline", "textok": place, "dit": "dit"}, "textok: expected the plain name of a folder")
-      for place in ("../x", "/etc", "", ".", "..", 3, ["textok"], "a\\b", "a\0b")),
-    ({"_class_name": "Pipeline", "textok": "gone", "dit": "dit"}, "textok: no folder 'gone' beside it and no bundled model of that name"),
-    ({"_class_name": "Pipeline", "textok": "textok", "dit": "dit", "captions": "emoji"}, "captions: no folder 'emoji' beside it"),
-    ({"_class_name": "Pipeline", "textok": "textok", "dit": "dit", "captions": "captions", "vae": "vae"}, "unknown key 'vae'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({}, "_class_name"),
+        ({"_class_name": "DiTPipeline"}, 'expected "_class_name": "Pipeline", got \'DiTPipeline\''),
+        ({"_class_name": "Pipeline"}, "textok: expected the plain name of a folder beside it, got None"),
+        *(
+            ({"_class_name": "Pipeline", "textok": place, "dit": "dit"}, "textok: expected the plain name of a folder")
+            for place in ("../x", "/etc", "", ".", "..", 3, ["textok"], "a\\b", "a\0b")
+        ),
+        (
+            {"_class_name": "Pipeline", "textok": "gone", "dit": "dit"},
+            "textok: no folder 'gone' beside it and no bundled model of that name",
+        ),
+        (
+            {"_class_name": "Pipeline", "textok": "textok", "dit": "dit", "captions": "emoji"},
+            "captions: no folder 'emoji' beside it",
+        ),
+        (
+            {"_class_name": "Pipeline", "textok": "textok", "dit": "dit", "captions": "captions", "vae": "vae"},
+            "unknown key 'vae'",
+        ),
+    ],
+)
 def test_broken_pipelines(tmp_path, index, message):
     small.class_pipeline().save_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps(index))
@@ -444,17 +487,33 @@ def test_broken_pipelines(tmp_path, index, message):
 
 def test_pipelines_whose_parts_do_not_fit():
     for arguments, error, message in [
-        ((small.textok(), small.dit(num_tokens=4), small.captions()), ConfigError, r"expected to make the tokenizer's latents \[6, 5\], got \[4, 5\]"),
+        (
+            (small.textok(), small.dit(num_tokens=4), small.captions()),
+            ConfigError,
+            r"expected to make the tokenizer's latents \[6, 5\], got \[4, 5\]",
+        ),
         ((small.textok(), small.dit()), ConfigError, "captions: expected a CaptionStore"),
-        ((small.textok(text_dim=13), small.dit(), small.captions()), ConfigError, "captions: expected at most 7 tokens x 13, got up to 7 x 12"),
-        ((small.textok(num_text_tokens=6), small.dit(), small.captions()), ConfigError, "expected at most 6 tokens x 12, got up to 7 x 12"),
+        (
+            (small.textok(text_dim=13), small.dit(), small.captions()),
+            ConfigError,
+            "captions: expected at most 7 tokens x 13, got up to 7 x 12",
+        ),
+        (
+            (small.textok(num_text_tokens=6), small.dit(), small.captions()),
+            ConfigError,
+            "expected at most 6 tokens x 12, got up to 7 x 12",
+        ),
         ((small.textok(text_dim=13), small.dit(condition="text")), ConfigError, "text of width 13, got text of width 12"),
         ((small.textok(text_source="class"), small.dit(condition="text")), ConfigError, "9 classes, got text of width 12"),
-        ((small.textok(text_source="class", num_classes=8), small.dit()), ConfigError, "expected at most the tokenizer's 8 classes, got 9"),
+        (
+            (small.textok(text_source="class", num_classes=8), small.dit()),
+            ConfigError,
+            "expected at most the tokenizer's 8 classes, got 9",
+        ),
         ((small.dit(), small.dit()), TypeError, "textok: expected a TexTok, got DiT"),
         ((small.textok(), None), TypeError, "dit: expected a DiT, got NoneType"),
         ((small.textok(), small.dit(), []), TypeError, "captions: expected a CaptionStore or None, got list"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(error, match=message):
             Pipeline(*arguments)
 
@@ -470,11 +529,19 @@ def test_captions_round_trip(tmp_path):
     assert again.captions([3, 1]) == ["caption 3", "caption 1"]
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ("{", "line 2"), ("[]", "expected an object, got list"), ("{}", 'line 2: record: expected an object with a "caption"'), ('{"caption": 3}', 'with a "caption"'),
-    ('{"caption": "x", "label": -1}', 'expected a "label" that is an integer from 0, got -1'), ('{"caption": "x", "label": true}', "got True"),
-    ('{"caption": "x", "label": 1.5}', "got 1.5"), ('{"caption": "x"}', "offsets: expected integers [20], one more than captions"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2"),
+        ("[]", "expected an object, got list"),
+        ("{}", 'line 2: record: expected an object with a "caption"'),
+        ('{"caption": 3}', 'with a "caption"'),
+        ('{"caption": "x", "label": -1}', 'expected a "label" that is an integer from 0, got -1'),
+        ('{"caption": "x", "label": true}', "got True"),
+        ('{"caption": "x", "label": 1.5}', "got 1.5"),
+        ('{"caption": "x"}', "offsets: expected integers [20], one more than captions"),
+    ],
+)
 def test_broken_caption_lines(tmp_path, line, message):
     small.captions().save(tmp_path)
     lines = (tmp_path / "captions.jsonl").read_text().splitlines()
@@ -488,11 +555,16 @@ def test_broken_caption_embeddings(tmp_path):
     records, total = [{"caption": "a"}, {"caption": "b"}], np.ones((5, 3), np.float16)
     for tokens, offsets, message in [
         (total, [0, 2], "offsets: expected integers [3], one more than captions, got int64 [2]"),
-        (total, [0, 2, 4], "offsets: expected to rise from 0 to 5"), (total, [1, 2, 5], "offsets: expected to rise"), (total, [0, 0, 5], "at least one row"),
-        (total, [0, 7, 5], "offsets: expected to rise"), (total, [0.0, 2.0, 5.0], "offsets: expected integers"), (total[0], [0, 2, 5], "tokens: expected floats [total, Dt]"),
-        (total.astype(np.int8), [0, 2, 5], "tokens: expected floats"), (total * np.float16(np.nan), [0, 2, 5], "tokens: expected finite numbers"),
+        (total, [0, 2, 4], "offsets: expected to rise from 0 to 5"),
+        (total, [1, 2, 5], "offsets: expected to rise"),
+        (total, [0, 0, 5], "at least one row"),
+        (total, [0, 7, 5], "offsets: expected to rise"),
+        (total, [0.0, 2.0, 5.0], "offsets: expected integers"),
+        (total[0], [0, 2, 5], "tokens: expected floats [total, Dt]"),
+        (total.astype(np.int8), [0, 2, 5], "tokens: expected floats"),
+        (total * np.float16(np.nan), [0, 2, 5], "tokens: expected finite numbers"),
         (total.astype(np.float32) * 1e6, [0, 2, 5], "in the range of float16"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(WeightsError) as caught:
             CaptionStore(records, tokens, np.array(offsets))
         assert message in str(caught.value)

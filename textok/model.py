@@ -1,4 +1,4 @@
-"""What TexTok and DiT have in common: a frozen config, packed weights in the engine, files, copies and the splitting of batches."""
+"""What TexTok and DiT have in common: a frozen config, packed weights in the engine, files, copies, batches in parts."""
 
 import copy
 import os
@@ -128,17 +128,13 @@ class EngineModel:
     def memory_plan(self, batch: int) -> dict[str, int]:
         """Bytes that a call on `batch` images takes beside its arguments and its result.
 
-        Returns a dict: "weights", held as long as the model; "workspace", held during a call with captions of full length; "total" of the two.
-        Arguments that are not C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at a time.
+        Returns a dict: "weights", held as long as the model; "workspace", held during a call with captions of full length;
+        "total" of the two. Arguments that are not C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at
+        a time.
         """
         images = min(arrays.whole(batch, "batch", 1, arrays.MAX_BATCH), IMAGES_AT_ONCE)
         plan = self._model.memory_plan(images, self._config.num_text_tokens)
         return {**plan, "total": plan["weights"] + plan["workspace"]}
-
-    def _slices(self, batch: int, batch_size: int | None, most: int = IMAGES_AT_ONCE) -> list[slice]:
-        """The parts of a batch that run one after another, of `batch_size` images or, where that is None, `most`."""
-        step = most if batch_size is None else arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
-        return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
 
     def _call_threads(self, threads: int | None) -> int:
         return arrays.thread_count(threads, self._threads)
@@ -172,6 +168,12 @@ def _check_memory(table: files.Table) -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise MemoryError(f"a model of this config needs {needed / 2**30:.1f} GiB, the machine has {there / 2**30:.1f} GiB")
+
+
+def batch_parts(batch: int, batch_size: int | None, most: int = IMAGES_AT_ONCE) -> list[slice]:
+    """The parts of a batch that run one after another, of `batch_size` images or, where that is None, `most`."""
+    step = most if batch_size is None else arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
+    return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
 
 
 def progress_bar(progress: bool, total: int, unit: str) -> Any:

@@ -1,8 +1,9 @@
 """Model folders: `config.json` beside `model.safetensors`, read with suspicion and written whole or not at all.
 
-A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by itself, then
-the names, shapes and types in the files' headers against the tensors that the configuration asks for. The tensors come out through the
-safetensors library; what that library lets pass (duplicate names, a file that shrinks while it is mapped) is checked here.
+A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by
+itself, then the names, shapes and types in the files' headers against the tensors that the configuration asks for. The tensors
+come out through the safetensors library; what that library lets pass (duplicate names, a file that shrinks while it is mapped)
+is checked here.
 
 Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out], whose
 product is the weight. The engine takes float32, bfloat16 and int8 as they are and converts them to what the model computes in; it asks
@@ -29,6 +30,7 @@ from .errors import ConfigError, WeightsError
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PIPELINE_FILE = "model_index.json"
 MAX_JSON_BYTES = 64 << 20
 FLOAT_TYPES = ("F32", "F16", "F64", "BF16")
 
@@ -148,7 +150,7 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
         raise WeightsError(f"{folder}: no {WEIGHTS_FILE} and no {INDEX_FILE} in it")
     places = read_json(index, WeightsError).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
-        raise WeightsError(f"{index}: expected a \"weight_map\" from tensor names to file names")
+        raise WeightsError(f'{index}: expected a "weight_map" from tensor names to file names')
     files: dict[str, TensorFile] = {}
     for place in places.values():
         if place in files:
@@ -277,9 +279,11 @@ def load_weights(folder: Path, table: Table) -> Weights:
 def load_config(folder: Path, model_type: str) -> dict[str, Any]:
     """`config.json` of a model folder, checked to be of `model_type`; its values are checked by the config class."""
     path = folder / CONFIG_FILE
+    if not path.exists() and (folder / PIPELINE_FILE).exists():
+        raise ConfigError(f"{folder}: expected a model, got a pipeline; load it with textok.Pipeline.from_pretrained")
     values = read_json(path)
     if values.get("model_type") != model_type:
-        raise ConfigError(f"{path}: expected \"model_type\": \"{model_type}\", got {values.get('model_type')!r}")
+        raise ConfigError(f'{path}: expected "model_type": "{model_type}", got {values.get("model_type")!r}')
     return values
 
 
@@ -333,9 +337,9 @@ def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], weight
 def random_weights(table: Table, seed: int) -> Weights:
     """Weights for timing and tests, of such sizes that activations keep the scale of a trained model's at any width and depth.
 
-    Matrices have variance 1/in, those that end a residual branch 1/(2 depth in); norms scatter around 1; biases, tokens and positions are
-    small but nowhere zero, so every part of a model shows in its output, the branches that adaLN-Zero starts at zero too. Tensor k of
-    `table` draws from Generator(Philox(SeedSequence(seed, spawn_key=(k,)))).
+    Matrices have variance 1/in, those that end a residual branch 1/(2 depth in); norms scatter around 1; biases, tokens and
+    positions are small but nowhere zero, so every part of a model shows in its output, the branches that adaLN-Zero starts at
+    zero too. Tensor k of `table` draws from Generator(Philox(SeedSequence(seed, spawn_key=(k,)))).
     """
     depths: dict[str, int] = {}
     for name, _ in table:

@@ -1,4 +1,4 @@
-/* textok._core.Kernels: every slot of one ISA row, callable from Python for tests and benchmarks. textok.pyi has the signatures.
+/* textok._core.Kernels: every slot of one ISA row, callable from Python for tests and benchmarks. _core.pyi has the signatures.
  *
  * Matrices may be views with any distance between rows (elements of a row side by side); vectors are contiguous. Each call checks
  * shapes and dtypes, takes scratch from malloc, and runs one kernel without the GIL. No arithmetic here. */

@@ -1,9 +1,10 @@
 /* The product of a few rows of A with one panel of W, in registers: C[MR, 16 NV] = A[MR,K] W[K, 16 NV], the heart of GEMM and attention.
  *
  * MR x NV is at most 6 x 4: 24 accumulators, 4 vectors of W and one broadcast of A, 10 loads for 24 multiply-adds. Larger tiles fit, but
- * what counts is loads for each multiply-add: two multiply-adds go with every cycle in all of them, and the clock falls with the power
- * that loads take (14 x 2 has 16 loads for 28 and was 6% slower, 9 x 3 with 12 for 27 was 2%). Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however
- * K is cut into pieces (`more` takes up the sum where C left it), so its bits depend on nothing else.
+ * loads for each multiply-add are what counts: all of these tiles do two multiply-adds a cycle, and the clock falls with the power that
+ * loads take (14 x 2 has 16 loads for 28 and was 6% slower, 9 x 3 with 12 for 27 was 2%; benchmarks/RESULTS.md).
+ * Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however K is cut into pieces (`more` takes
+ * up the sum where C left it), so its bits depend on nothing else.
  *
  * A is read in place, MR streams; W is packed, so that its rows are aligned and need no masks.
  * Not here: masks on rows (the caller picks MR) and the epilogue (it works on C while that is in L1). */

@@ -16,7 +16,8 @@
 #include "../base/pool.h"
 
 enum {
-    ROWS = 224,          /* a multiple of every kernel's rows at a time: 16 x 14 */
+    ROWS = 224,          /* of a tile where there are many */
+    ROWS_FEW = 288,      /* up to so many stay together: a DiT's weights then come from memory once */
     COLUMNS_BLAS = 256,
     TILES_A_THREAD = 4,  /* so that a thread that starts late has less left to do */
 };
@@ -233,7 +234,7 @@ void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, str
         return;
     }
     const size_t nr = panel(linear), panels = (linear->N + nr - 1) / nr;
-    job.rows = tx_min(ROWS, job.M);
+    job.rows = job.M <= ROWS_FEW ? job.M : ROWS;
     job.row_tiles = (job.M + job.rows - 1) / job.rows;
     const size_t wanted = (size_t)run->threads * TILES_A_THREAD;
     const size_t runs = tx_min(panels, (wanted + job.row_tiles - 1) / job.row_tiles);
