@@ -112,3 +112,13 @@ KERNEL_GELU = Tolerance(1.5e-7, "of max(|x|, 1): two roundings, and a polynomial
 KERNEL_GELU_TAIL = Tolerance(6e-7, "of the result for -3 <= x < 0, where 1 + erf would have lost up to 3 digits: the polynomial 2e-7, five roundings")
 KERNEL_SILU = Tolerance(3e-7, "of the result: exp 1 ulp, an addition, a division")
 KERNEL_TANH = Tolerance(3e-7, "of the result: as KERNEL_SILU, with one more addition")
+
+# ---- kernels of bfloat16 and int8, against float64 on the already rounded inputs ----
+
+ROUNDED_BF16 = Tolerance(2.0**-8 + 1e-5, "one rounding to bfloat16: half a unit of its 8 bits, 2^-8 of the element, and float32 arithmetic before it")
+ROUNDED_INT8 = Tolerance(0.5 / 127 + 1e-5, "one rounding to int8: half a step of max/127 of the row, and float32 arithmetic before it")
+GEMM_BF16 = Tolerance(1e-5, "products of bfloat16 are exact in float32; a chain of up to 3,072 float32 sums with random signs errs by some "
+                      "sqrt(K) 2^-24 of the largest terms, 1e-6 of the largest result")
+GEMM_INT8 = Tolerance(1e-6, "exact sums; then the conversion, two scales, bias, activation and residual, each one float32 rounding")
+ATTENTION_BF16 = Tolerance(1e-2, "probabilities and the result are each rounded to bfloat16, 2^-8 relative, and the first adds up with random "
+                           "signs over the keys; with few keys the two can come together, 2^-7")
