@@ -143,6 +143,13 @@ def test_textok_goldens_are_current(maker, case):
     check_stored("textok.npz", case, maker.run_textok(case, torch.float64))
 
 
+def test_stored_rejects_planted_errors(maker, monkeypatch):
+    """STORED would notice an epsilon of 1e-5 for 1e-6."""
+    monkeypatch.setitem(maker.recipe.TEXTOK_CASES, "both", ({"norm_eps": 1e-5}, 6))
+    planted = maker.run_textok("both", torch.float64)["image"]
+    assert numerics.rejects(planted, np.load(Path(__file__).parent / "golden" / "textok.npz")["both/image"], numerics.STORED)
+
+
 @pytest.mark.parametrize("case", recipe.DIT_CASES)
 def test_dit_goldens_are_current(maker, case):
     check_stored("dit.npz", case, maker.run_dit(case, torch.float64))

@@ -9,15 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ml_dtypes")
 
-from textok.train import data, emoji, export  # noqa: E402
-from textok.train.diffusion import Diffusion  # noqa: E402
-from textok.train.modules import DiT, TexTok  # noqa: E402
-from textok.train.optim import Ema, build_optimisers, orthogonalise  # noqa: E402
+from textok.train import data, emoji, export
+from textok.train.diffusion import Diffusion
+from textok.train.modules import DiT, TexTok
+from textok.train.optim import Ema, build_optimisers, orthogonalise
 
 SIDE = {"hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
 TEXTOK = {
-    "image_size": 8, "patch_size": 4, "num_latent_tokens": 4, "latent_dim": 3, "text_dim": 6, "num_text_tokens": 5, "text_mask": True,
-    "tokenizer": SIDE, "detokenizer": SIDE,
+    "image_size": 8, "patch_size": 4, "num_latent_tokens": 4, "latent_dim": 3, "text_dim": 6, "num_text_tokens": 5,
+    "text_mask": True, "tokenizer": SIDE, "detokenizer": SIDE,
 }  # fmt: skip
 TINY_DIT = {
     "num_tokens": 4, "in_channels": 3, "hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2, "num_classes": 3,
@@ -104,7 +104,9 @@ def test_optimisers_hold_every_parameter_once(muon):
 def test_a_run_goes_on_as_if_never_killed(tmp_path):
     def run_of(folder):
         torch.manual_seed(0)
-        args = types.SimpleNamespace(out=str(folder), lr=1e-2, weight_decay=0.1, muon=True, ema=0.9, steps=6, batch_size=2, warmup=2, decay=0.5)
+        args = types.SimpleNamespace(
+            out=str(folder), lr=1e-2, weight_decay=0.1, muon=True, ema=0.9, steps=6, batch_size=2, warmup=2, decay=0.5
+        )
         return emoji.Run(args, TexTok(TEXTOK), {})
 
     def advance(run, steps):
@@ -139,7 +141,7 @@ def test_average_is_swapped_in_and_out():
 
 def test_int8_rows_come_back_within_half_a_step():
     rng = np.random.default_rng(0)
-    weights = {"a.weight": rng.standard_normal((5, 7)).astype(np.float32), "pos_embed": rng.standard_normal((3, 4)).astype(np.float32)}
+    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("a.weight", (5, 7)), ("pos_embed", (3, 4)))}
     weights["a.weight"][2] = 0
     packed = export.pack(weights, "int8")
     assert packed["a.weight"].dtype == np.int8 and packed["a.weight.scale"].shape == (5,)

@@ -14,7 +14,6 @@ Batches are a function of seed and step alone, and so the same for every model o
 import argparse
 import csv
 import json
-import math
 import os
 import time
 from pathlib import Path
