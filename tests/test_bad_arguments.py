@@ -446,18 +446,6 @@ CALLS = {
                 "another model's": (CLASS_DIT.config, ConfigError, "expected a dict as in config.json, got DiTConfig"),
             },
             "dtype": choice_errors("float32", "bfloat16", "int8")
-            | {
-                "bfloat16": (
-                    "bfloat16",
-                    ConfigError,
-                    "expected 'float32', which is what this version of textok computes in, got 'bfloat16'",
-                ),
-                "int8": (
-                    "int8",
-                    ConfigError,
-                    "expected 'float32', which is what this version of textok computes in, got 'int8'",
-                ),
-            }
             | {"none": (None, ValueError, "expected one of"), "integer": (3, ValueError, "expected one of")},
         },
     ),
