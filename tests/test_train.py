@@ -150,6 +150,15 @@ def test_int8_rows_come_back_within_half_a_step():
     assert np.abs(back["pos_embed"] - weights["pos_embed"]).max() < 2**-8 * 4
 
 
+def test_means_begin_anew_when_taken():
+    means = emoji.Means("a", "b")
+    for value in (1.0, 2.0, 6.0):
+        means.add(torch.tensor(value), torch.tensor(-value))
+    assert means.take() == {"a": 3.0, "b": -3.0}
+    means.add(torch.tensor(5.0), torch.tensor(0.0))
+    assert means.take() == {"a": 5.0, "b": 0.0}
+
+
 def test_psnr_of_a_known_error():
     a = np.zeros((2, 4, 4, 3), np.uint8)
     b = np.stack([a[0] + np.uint8(1), a[1] + np.uint8(255)])
