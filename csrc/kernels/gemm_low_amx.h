@@ -1,15 +1,15 @@
 /* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) on tiles, the body of gemm_bf16_amx.c and gemm_int8_amx.c: the two differ in one instruction.
  *
  * A is read in place. Packed W (pack_low_avx512.c): panels of 32 columns; a line of 128 bytes holds the 32 columns' next 4 bytes of K, so 16
- * lines are two tiles. In a block of 32 x 32, two tiles of A meet two of W in four tiles of sums: four products of 16 cycles for four loads.
+ * lines are two tiles. In a block of 32 x 32, two tiles of A meet two of W in four tiles of sums, over the whole of K: four products of 16
+ * cycles for four loads. Rows come in groups that stay in L2 while the panels go by, and the next panel is fetched meanwhile.
  *
- * L2 alone cannot feed that rate; L1 has to hold one side. So K is cut into runs of RUN bytes: the run of a panel (16 KB) stays in L1 while
- * all rows' runs go by, and sums wait in memory between runs. Rows come in blocks that stay in L2 while the panels go by; the next
- * panel is fetched meanwhile. An element's sum is one chain over ascending K, wherever it lies.
+ * Two things run beside the products of a block: the epilogue of the block before, a few rows a step (vectors run at half their rate beside
+ * tiles, one a cycle), and the stores of sums. Four tiles stored in one go hold up the loads behind them, by
+ * about 1,000 cycles; so the lower half of a block runs SKEW steps behind the upper at both ends, and its sums leave in the next block.
  *
- * The epilogue of a block (a GELU costs half as much as the products) runs between the products of the next one, a few rows a step:
- * tiles and vectors are different ports.
- * Bounds: M tails are tiles with fewer rows; no row beyond M is read, nor any column beyond n1 written. */
+ * An element's sum is one chain over ascending K, wherever it lies. Bounds: a last block of fewer rows has tiles with fewer rows; no row
+ * beyond M is read, nor any column beyond n1 written. */
 #ifndef TXK_GEMM_LOW_AMX_H
 #define TXK_GEMM_LOW_AMX_H
 
@@ -18,131 +18,157 @@
 #include "kernels_low_avx512.h"
 
 enum {
-    BLOCK = 32,             /* rows and columns of a block */
-    RUN = 512,              /* bytes of K */
-    MAX_BLOCKS = 32,        /* blocks of rows whose sums wait at a time: 128 KB */
+    BLOCK = 32,             /* rows and columns */
+    STEP_W = 2 * 16 * 64,   /* bytes of a panel a step, which is 64 bytes of K */
+    SKEW = 2,
     A_BYTES = 1 << 20,      /* of A that should stay in L2 */
 };
 
-/* A block on the tiles while the epilogue of the one before it is worked off. */
-struct amx_block {
-    const char *a;
+struct amx_job {
     size_t lda;             /* bytes */
-    const char *w;
     size_t steps;           /* of 64 bytes of K */
-    int more;               /* 1: the sums go on from c */
-    float *c;               /* [32,32] */
-    const char *ahead;      /* W to fetch into L2: */
-    size_t lines;           /* so many lines a step */
-    struct low_rows *waiting;
-    size_t rows_a_step;
+    size_t lines;           /* of W to fetch a step */
+    struct low_rows rows;   /* the epilogue of the block before */
+    const char *out;        /* where this block's epilogue will write, rows ldo bytes apart */
+    size_t ldo;
+    const char *late;       /* that block's place for sums, where its lower half is still to be stored; or NULL */
 };
 
-TXK_INLINE void amx_block(const struct amx_block *b, const int wide, const int int8)
+/* One step of the upper or lower half; `both` halves together load W once. */
+TXK_INLINE void upper(const char *a, size_t lda, const char *w, const int int8)
 {
-    const char *a = b->a, *a2 = b->a + AMX_ROWS * b->lda, *w = b->w, *ahead = b->ahead;
-    const size_t lda = b->lda, ldc = BLOCK * sizeof(float);
-    char *c = (char *)b->c, *c2 = c + AMX_ROWS * ldc;
-    if (b->more) {
-        amx_load(0, c, ldc);
-        amx_load(1, c + AMX_BYTES, ldc);
-        if (wide) {
-            amx_load(2, c2, ldc);
-            amx_load(3, c2 + AMX_BYTES, ldc);
-        }
-    } else {
-        amx_zero(0);
-        amx_zero(1);
-        if (wide) {
-            amx_zero(2);
-            amx_zero(3);
-        }
+    amx_load(4, a, lda);
+    amx_load(6, w, 128);
+    if (int8) amx_dot_int8(0, 4, 6); else amx_dot_bf16(0, 4, 6);
+    amx_load(7, w + 64, 128);
+    if (int8) amx_dot_int8(1, 4, 7); else amx_dot_bf16(1, 4, 7);
+}
+
+TXK_INLINE void lower(const char *a, size_t lda, const char *w, const int int8)
+{
+    amx_load(5, a, lda);
+    amx_load(6, w, 128);
+    if (int8) amx_dot_int8(2, 5, 6); else amx_dot_bf16(2, 5, 6);
+    amx_load(7, w + 64, 128);
+    if (int8) amx_dot_int8(3, 5, 7); else amx_dot_bf16(3, 5, 7);
+}
+
+TXK_INLINE void both(const char *a, const char *a2, size_t lda, const char *w, const int int8)
+{
+    upper(a, lda, w, int8);
+    amx_load(5, a2, lda);
+    if (int8) amx_dot_int8(2, 5, 6); else amx_dot_bf16(2, 5, 6);
+    if (int8) amx_dot_int8(3, 5, 7); else amx_dot_bf16(3, 5, 7);
+}
+
+static inline void store_late(struct amx_job *j)
+{
+    if (j->late) {
+        amx_store(2, j->late + 16 * 128, 128);
+        amx_store(3, j->late + 16 * 128 + 64, 128);
+        j->late = NULL;
     }
-    struct low_rows *waiting = b->waiting;
-    const size_t lines = b->lines, rows_a_step = b->rows_a_step;
-    for (size_t step = b->steps; step > 0; step--) {
-        amx_load(6, w, 2 * AMX_BYTES);
-        amx_load(4, a, lda);
-        if (int8) amx_dot_int8(0, 4, 6); else amx_dot_bf16(0, 4, 6);
-        amx_load(7, w + AMX_BYTES, 2 * AMX_BYTES);
-        if (int8) amx_dot_int8(1, 4, 7); else amx_dot_bf16(1, 4, 7);
-        if (wide) {
-            amx_load(5, a2, lda);
-            if (int8) amx_dot_int8(2, 5, 6); else amx_dot_bf16(2, 5, 6);
-            if (int8) amx_dot_int8(3, 5, 7); else amx_dot_bf16(3, 5, 7);
-        }
-        for (size_t i = 0; i < lines; i++)
-            _mm_prefetch(ahead + AMX_BYTES * i, _MM_HINT_T1);
-        ahead += AMX_BYTES * lines;
-        low_rows_next(waiting, rows_a_step);
-        a += AMX_BYTES;
-        a2 += AMX_BYTES;
-        w += 2 * AMX_BYTES * AMX_ROWS;
-    }
-    amx_store(0, c, ldc);
-    amx_store(1, c + AMX_BYTES, ldc);
+}
+
+/* All that is left of the block before. */
+static inline void finish(struct amx_job *j)
+{
+    store_late(j);
+    low_rows_next(&j->rows, j->rows.left);
+}
+
+/* The sums of a block of more than 16 rows (`wide`) or up to 16; the upper half's are stored to c, the lower half's stay on the tiles. */
+TXK_INLINE void amx_block(struct amx_job *j, const char *a, const char *w, const char *ahead, char *c, const int wide, const int int8)
+{
+    const size_t lda = j->lda, steps = j->steps, skew = wide && steps > 2 * SKEW ? SKEW : 0, lines = j->lines;
+    const char *a2 = a + AMX_ROWS * lda;
+    amx_zero(0);
+    amx_zero(1);
+    for (size_t s = 0; s < skew; s++)
+        upper(a + 64 * s, lda, w + STEP_W * s, int8);
+    store_late(j);
     if (wide) {
-        amx_store(2, c2, ldc);
-        amx_store(3, c2 + AMX_BYTES, ldc);
+        amx_zero(2);
+        amx_zero(3);
     }
+    for (size_t s = 0; s < skew; s++)
+        lower(a2 + 64 * s, lda, w + STEP_W * s, int8);
+    const size_t share = (j->rows.left + steps - 1) / steps, fetch = (BLOCK + steps - 1) / steps;
+    const char *out = j->out;
+    for (size_t s = skew; s < steps - skew; s++) {
+        if (wide)
+            both(a + 64 * s, a2 + 64 * s, lda, w + STEP_W * s, int8);
+        else
+            upper(a + 64 * s, lda, w + STEP_W * s, int8);
+        for (size_t i = 0; i < lines; i++)
+            _mm_prefetch(ahead + 64 * (s * lines + i), _MM_HINT_T1);
+        for (size_t i = 0; i < fetch; i++, out += j->ldo) {
+            prefetch_to_write(out);
+            prefetch_to_write(out + 64);
+        }
+        low_rows_next(&j->rows, share);
+    }
+    for (size_t s = steps - skew; s < steps; s++)
+        upper(a + 64 * s, lda, w + STEP_W * s, int8);
+    amx_store(0, c, 128);
+    amx_store(1, c + 64, 128);
+    for (size_t s = steps - skew; s < steps; s++)
+        lower(a2 + 64 * s, lda, w + STEP_W * s, int8);
+    low_rows_next(&j->rows, j->rows.left);
 }
 
 /* The tiles of a block of up to 32 rows; 0 to 3: sums, 4 and 5: A, 6 and 7: W. */
 static inline void amx_shape_for(struct amx_shape *s, size_t rows)
 {
-    *s = (struct amx_shape){.palette = 1};
-    const size_t upper = rows < AMX_ROWS ? rows : AMX_ROWS, lower = rows > AMX_ROWS ? rows - AMX_ROWS : AMX_ROWS;
-    for (int t = 0; t < 8; t++) {
-        s->row_bytes[t] = AMX_BYTES;
-        s->rows[t] = (uint8_t)(t >= 6 ? AMX_ROWS : t == 4 || t < 2 ? upper : lower);
-    }
+    *s = (struct amx_shape)AMX_WHOLE;
+    const size_t high = rows < AMX_ROWS ? rows : AMX_ROWS, low = rows > AMX_ROWS ? rows - AMX_ROWS : AMX_ROWS;
+    s->rows[0] = s->rows[1] = s->rows[4] = (uint8_t)high;
+    s->rows[2] = s->rows[3] = s->rows[5] = (uint8_t)low;
 }
 
 TXK_INLINE void gemm_low_amx(const struct tx_gemm_low *job, void (*rows_of_act)(struct low_rows *, size_t), const int int8)
 {
-    const size_t Kb = tx_k_padded(job->K) * (int8 ? 1 : 2), lda = job->lda * (int8 ? 1 : 2), panel_bytes = Kb * BLOCK;
+    const size_t size = int8 ? 1 : 2, out_size = job->out_bf16 ? 2 : 4, Kb = tx_k_padded(job->K) * size, panel_bytes = Kb * BLOCK, tail = job->M % BLOCK;
     struct amx_shape whole, part;
     amx_shape_for(&whole, BLOCK);
-    amx_shape_for(&part, job->M % BLOCK);
-    float c[MAX_BLOCKS * BLOCK * BLOCK] __attribute__((aligned(64)));
-    struct low_rows waiting = {.job = job, .run = rows_of_act};
+    amx_shape_for(&part, tail);
+    const int reshape = tail % AMX_ROWS != 0;
+    char sums[2][BLOCK * BLOCK * 4] __attribute__((aligned(64)));
+    struct amx_job j = {.lda = job->lda * size, .steps = Kb / 64, .ldo = job->ldo * out_size, .rows = {.job = job, .run = rows_of_act}};
 
-    size_t at_once = A_BYTES / (Kb * BLOCK);
-    at_once = at_once < 1 ? 1 : at_once > MAX_BLOCKS ? MAX_BLOCKS : at_once;
-    const size_t blocks = (job->M + BLOCK - 1) / BLOCK, groups = (blocks + at_once - 1) / at_once;
+    const size_t blocks = (job->M + BLOCK - 1) / BLOCK;
+    size_t groups = (job->M * Kb + A_BYTES - 1) / A_BYTES, turn = 0;
+    groups = groups < blocks ? groups : blocks;
     amx_config(&whole);
     for (size_t group = 0; group < groups; group++) {
         const size_t b0 = blocks * group / groups, b1 = blocks * (group + 1) / groups;
-        const size_t lines = (BLOCK + b1 - b0 - 1) / (b1 - b0); /* of the next panel: it has BLOCK a step of this one */
+        j.lines = (BLOCK + b1 - b0 - 1) / (b1 - b0); /* the next panel has BLOCK a step of this one */
         for (size_t n = job->n0; n < job->n1; n += BLOCK) {
             const char *panel = (const char *)job->w + n / BLOCK * panel_bytes;
             const char *ahead = panel + (n + BLOCK < job->n1 ? panel_bytes : 0);
-            /* A lone block takes turns between two places, since its epilogue waits while the next panel's sums are made. */
-            float *sums = c + (b1 - b0 == 1 ? n / BLOCK % 2 * BLOCK * BLOCK : 0);
-            for (size_t k = 0; k < Kb; k += RUN) {
-                const size_t run = Kb - k < RUN ? Kb - k : RUN;
-                for (size_t b = b0; b < b1; b++) {
-                    const size_t m = b * BLOCK, rows = job->M - m < BLOCK ? job->M - m : BLOCK;
-                    struct amx_block block = {
-                        .a = (const char *)job->a + m * lda + k, .lda = lda, .w = panel + k * BLOCK, .steps = run / AMX_BYTES, .more = k > 0,
-                        .c = sums + (b - b0) * BLOCK * BLOCK, .ahead = ahead, .lines = lines, .waiting = &waiting,
-                    };
-                    block.rows_a_step = (waiting.left + block.steps - 1) / block.steps;
-                    ahead += lines * block.steps * AMX_BYTES;
-                    if (rows < BLOCK)
-                        amx_config(&part);
-                    if (rows > AMX_ROWS)
-                        amx_block(&block, 1, int8);
-                    else
-                        amx_block(&block, 0, int8);
-                    if (rows < BLOCK)
-                        amx_config(&whole);
-                    if (k + run == Kb)
-                        low_rows_start(&waiting, block.c, m, rows, n);
+            for (size_t b = b0; b < b1; b++, turn ^= 1) {
+                const size_t m = b * BLOCK, rows = job->M - m < BLOCK ? job->M - m : BLOCK;
+                const char *a = (const char *)job->a + m * j.lda;
+                const int odd = reshape && rows < BLOCK;
+                j.out = (const char *)job->out + m * j.ldo + n * out_size;
+                if (odd) {
+                    finish(&j);
+                    amx_config(&part);
+                }
+                if (rows > AMX_ROWS)
+                    amx_block(&j, a, panel, ahead, sums[turn], 1, int8);
+                else
+                    amx_block(&j, a, panel, ahead, sums[turn], 0, int8);
+                ahead += 64 * j.lines * j.steps;
+                j.late = rows > AMX_ROWS ? sums[turn] : NULL;
+                low_rows_start(&j.rows, sums[turn], m, rows, n);
+                if (odd) {
+                    store_late(&j);
+                    amx_config(&whole);
                 }
             }
         }
-        low_rows_next(&waiting, waiting.left);
+        finish(&j);
     }
     amx_done();
 }
