@@ -21,6 +21,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 # One line an ISA row: file suffix -> (macro that switches its row on in dispatch.c, compiler flags).
 ISA = {
+    "avx2": ("TX_HAVE_AVX2", ["-mavx2", "-mfma", "-mf16c"]),
     "avx512": ("TX_HAVE_AVX512", ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]),
 }
 OPENBLAS = "libscipy_openblas-textok.so"  # threadpoolctl knows OpenBLAS by such a name
