@@ -127,9 +127,17 @@ TXK_INLINE float soften(float *p, size_t keys, float log2_scale, float *max, flo
 {
     const size_t whole = keys / 8 * 8;
     const __m256 last = _mm256_castsi256_ps(lanes_f32x8(keys - whole));
-    __m256 m = _mm256_set1_ps(*max);
-    for (size_t j = 0; j < whole; j += 8)
-        m = _mm256_max_ps(m, _mm256_load_ps(p + j));
+    __m256 m = _mm256_set1_ps(*max), n = m, o = m, q = m; /* four chains: a maximum takes as long as an addition */
+    size_t k = 0;
+    for (; k + 32 <= keys; k += 32) {
+        m = _mm256_max_ps(m, _mm256_load_ps(p + k));
+        n = _mm256_max_ps(n, _mm256_load_ps(p + k + 8));
+        o = _mm256_max_ps(o, _mm256_load_ps(p + k + 16));
+        q = _mm256_max_ps(q, _mm256_load_ps(p + k + 24));
+    }
+    for (; k < whole; k += 8)
+        m = _mm256_max_ps(m, _mm256_load_ps(p + k));
+    m = _mm256_max_ps(_mm256_max_ps(m, n), _mm256_max_ps(o, q));
     if (whole < keys)
         m = _mm256_max_ps(m, _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_load_ps(p + whole), last));
     const float new_max = max_of_f32x8(m);
