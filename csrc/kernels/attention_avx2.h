@@ -54,29 +54,6 @@ TXK_INLINE const void *row_at(const void *matrix, size_t i, size_t ld, const int
     return (const char *)matrix + i * ld * (low ? sizeof(uint16_t) : sizeof(float));
 }
 
-static void transpose_f32x8(__m256 r[8])
-{
-    __m256 t[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-    __m256 s[8];
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4)
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            s[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], _MM_SHUFFLE(1, 0, 1, 0));
-            s[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], _MM_SHUFFLE(3, 2, 3, 2));
-        }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm256_permute2f128_ps(s[i], s[i + 4], 0x20);
-        r[i + 4] = _mm256_permute2f128_ps(s[i], s[i + 4], 0x31);
-    }
-}
-
 TXK_INLINE void pack_keys(float *keys, const struct attention *job, const int low)
 {
     const size_t Tk = job->Tk, Dh = job->Dh;

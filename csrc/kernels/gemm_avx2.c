@@ -7,6 +7,8 @@
  * pace. Sums over sections wait in a strip of C on the stack, and the epilogue runs on a tile when its sums are whole. The chain of each
  * sum does not know about any of this (tile_avx2.h). */
 #include "kernels_avx2.h"
+#include "epilogue_avx2.h"
+#include "pack_avx2.h"
 #include "tile_avx2.h"
 
 enum {
@@ -26,10 +28,13 @@ void txk_gemm_f32_pack_avx2(float *dst, const float *w, size_t N, size_t K, size
     (void)N;
     for (size_t n = n0; n < n1; n += PANEL) {
         float *panel = dst + n * K;
-        const size_t columns = n1 - n < PANEL ? n1 - n : PANEL;
-        for (size_t k = 0; k < K; k++)
-            for (size_t j = 0; j < PANEL; j++)
-                panel[k * PANEL + j] = j < columns ? w[(n + j) * K + k] : 0.0f;
+        for (size_t k = 0; k < K; k += 8)
+            for (size_t j = 0; j < PANEL; j += 8) {
+                __m256 r[8];
+                load_columns(r, w, K, n + j, n1, k);
+                for (size_t i = 0; i < 8 && k + i < K; i++)
+                    _mm256_store_ps(panel + (k + i) * PANEL + j, r[i]);
+            }
     }
 }
 
@@ -45,21 +50,6 @@ void txk_gemm_f32_unpack_avx2(float *w, const float *packed, size_t N, size_t K)
 #define TILE(MR) static void tile_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2); }
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 static void (*const tiles[TILE_ROWS])(const struct tile_f32 *) = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
-
-/* The epilogue for the block of out that starts at (m, n). */
-static struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *whole, size_t m, size_t n)
-{
-    struct tx_epilogue_f32 e = *whole;
-    if (e.bias)
-        e.bias += n;
-    if (e.residual)
-        e.residual += m * e.ldr + n;
-    if (e.gate)
-        e.gate += n;
-    if (e.group)
-        e.group += m;
-    return e;
-}
 
 /* What the epilogue of this tile will touch, on its way while the sums are made. A row's 16 columns may straddle two lines. */
 static void prefetch_out(const struct tx_gemm_f32 *job, size_t m, size_t rows, size_t n, size_t columns)

@@ -72,4 +72,13 @@ TXK_INLINE __m256 norm_at(const struct norm_row *row, size_t d, size_t left)
     return y;
 }
 
+/* The same, with 0 for the elements past D. */
+TXK_INLINE __m256 padded_norm_at(const struct norm_row *row, size_t d, size_t D)
+{
+    if (d >= D)
+        return _mm256_setzero_ps();
+    const __m256 y = norm_at(row, d, D - d);
+    return D - d >= 8 ? y : _mm256_and_ps(y, _mm256_castsi256_ps(lanes_f32x8(D - d)));
+}
+
 #endif
