@@ -25,8 +25,8 @@ struct attention {
     float *scratch;
 };
 
-#define SCORES(MR) static void scores_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2); }
-#define HALF(MR) static void half_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 1); }
+#define SCORES(MR) static void scores_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 0); }
+#define HALF(MR) static void half_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 1, 0); }
 SCORES(1) SCORES(2) SCORES(3) SCORES(4) SCORES(5) SCORES(6)
 HALF(1) HALF(2) HALF(3) HALF(4) HALF(5) HALF(6)
 static void (*const tiles[TILE_ROWS])(const struct tile_f32 *) = {scores_1, scores_2, scores_3, scores_4, scores_5, scores_6};

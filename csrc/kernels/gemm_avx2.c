@@ -47,20 +47,9 @@ void txk_gemm_f32_unpack_avx2(float *w, const float *packed, size_t N, size_t K)
     }
 }
 
-#define TILE(MR) static void tile_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2); }
+#define TILE(MR) static void tile_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 0); }
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 static void (*const tiles[TILE_ROWS])(const struct tile_f32 *) = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
-
-/* What the epilogue of this tile will touch, on its way while the sums are made. A row's 16 columns may straddle two lines. */
-static void prefetch_out(const struct tx_gemm_f32 *job, size_t m, size_t rows, size_t n, size_t columns)
-{
-    for (size_t i = m; i < m + rows; i++)
-        for (size_t j = n; j < n + columns; j += 16) {
-            __builtin_prefetch(job->out + i * job->ldo + j, 1);
-            if (job->epilogue.residual)
-                __builtin_prefetch(job->epilogue.residual + i * job->epilogue.ldr + j, 0);
-        }
-}
 
 /* Rows m0..m1 against the panel at column n. `after`: the panel comes after this one in memory, and its turn is next. */
 static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n, int after)
@@ -81,7 +70,7 @@ static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n,
                 .ahead = (const char *)(w + (ahead_step ? k1 * PANEL : 0)) + (k1 - k0) / 4 * ahead_step * i, .ahead_step = ahead_step,
             };
             if (s + 1 == sections)
-                prefetch_out(job, m, rows, n, columns);
+                prefetch_out(job->out + m * job->ldo + n, job->ldo * sizeof(float), &job->epilogue, m, rows, n);
             tiles[rows - 1](&t);
             if (s + 1 == sections) {
                 const struct tx_epilogue_f32 e = epilogue_at(&job->epilogue, m, n);

@@ -1,8 +1,7 @@
 /* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) with factors in bfloat16, widened to float32: products are exact, sums float32 in ascending k.
  *
  * Packed W: panels of 16 columns, [N/16][Kp][16] with Kp = tx_k_padded(K), zero padded; the columns of a k lie in the order 0-3, 8-11,
- * 4-7, 12-15, so that interleaving with zeros, which AVX2 does in either half of a vector, makes floats of columns 0-7 and 8-15.
- * gemm_low_avx2.h has order and method, tile_avx2.h the tiles. */
+ * 4-7, 12-15, which is what packing two vectors to 16 bits gives and what the tile of tile_avx2.h wants. gemm_low_avx2.h has the rest. */
 #include "gemm_low_avx2.h"
 #include "pack_avx2.h"
 
@@ -46,21 +45,11 @@ static void widen_a(char *to, const char *from, size_t K)
         _mm256_store_ps((float *)to + k, load_bf16x8(a + k, 8));
 }
 
-static void widen_w(char *to, const char *from, size_t K)
-{
-    const __m256i zero = _mm256_setzero_si256();
-    for (size_t k = 0; k < K; k++) {
-        const __m256i row = _mm256_load_si256((const __m256i *)from + k);
-        _mm256_store_si256((__m256i *)to + 2 * k, _mm256_unpacklo_epi16(zero, row));
-        _mm256_store_si256((__m256i *)to + 2 * k + 1, _mm256_unpackhi_epi16(zero, row));
-    }
-}
-
 TXK_INLINE void tile(const struct low_tile *t, const int MR)
 {
-    const struct tile_f32 f = {.a = (const float *)t->a, .lda = WIDE_LD / sizeof(float), .w = (const float *)t->w, .K = t->K, .c = t->c, .ldc = RUN,
+    const struct tile_f32 f = {.a = (const float *)t->a, .lda = WIDE_LD / sizeof(float), .w = t->w, .K = t->K, .c = t->c, .ldc = RUN,
                                .more = t->more, .ahead = t->ahead, .ahead_step = t->ahead_step};
-    tile_f32(&f, MR, 2);
+    tile_f32(&f, MR, 2, 1);
 }
 
 #define TILE(MR) static void tile_##MR(const struct low_tile *t) { tile(t, MR); }
@@ -75,6 +64,6 @@ static void finish_sums(const struct tx_gemm_low *job, void *c, size_t m, size_t
 void txk_gemm_bf16_avx2(const struct tx_gemm_low *job)
 {
     static const struct low_kind kind = {.size = sizeof(uint16_t), .section = SECTION_BYTES / sizeof(float), .step = 4, .tiles = tiles,
-                                         .widen_a = widen_a, .widen_w = widen_w, .finish_sums = finish_sums};
+                                         .widen_a = widen_a, .finish_sums = finish_sums};
     gemm_low(job, &kind);
 }

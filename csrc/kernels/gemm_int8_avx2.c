@@ -64,21 +64,10 @@ void txk_gemm_int8_unpack_avx2(int8_t *w, const int8_t *packed, size_t N, size_t
             w[n * K + k] = packed[pair_at(n, k, tx_k_padded(K)) + k % 2];
 }
 
-/* Both sides keep their order: 16 bytes become a vector of int16. */
-static void widen(char *to, const char *from, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 16)
-        _mm256_store_si256((__m256i *)(to + 2 * i), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from + i))));
-}
-
 static void widen_a(char *to, const char *from, size_t K)
 {
-    widen(to, from, K);
-}
-
-static void widen_w(char *to, const char *from, size_t K)
-{
-    widen(to, from, K * PANEL);
+    for (size_t k = 0; k < K; k += 16)
+        _mm256_store_si256((__m256i *)(to + 2 * k), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from + k))));
 }
 
 /* acc[i] += a pair of A[i] times the pairs of w, for one row i and one pair p (both literals). In assembly, since gcc 12 adds the products
@@ -111,7 +100,8 @@ static void widen_w(char *to, const char *from, size_t K)
 
 #define PAIR(p)                                                                                                         \
     {                                                                                                                   \
-        const __m256i w0 = _mm256_load_si256(w + 2 * p), w1 = _mm256_load_si256(w + 2 * p + 1);                         \
+        const __m256i w0 = _mm256_cvtepi8_epi16(_mm_load_si128(w + 2 * p));                                             \
+        const __m256i w1 = _mm256_cvtepi8_epi16(_mm_load_si128(w + 2 * p + 1));                                         \
         PAIR_ROW(0, p) PAIR_ROW(1, p) PAIR_ROW(2, p) PAIR_ROW(3, p) PAIR_ROW(4, p) PAIR_ROW(5, p)                       \
     }
 
@@ -126,7 +116,7 @@ TXK_INLINE void tile(const struct low_tile *t, const int MR)
         for (int j = 0; j < 2; j++)
             acc[i][j] = t->more ? _mm256_load_si256((const __m256i *)(c + i * RUN + 8 * j)) : _mm256_setzero_si256();
     const char *base[2] = {t->a, t->a + (MR > 3 ? 3 * WIDE_LD : 0)}, *ahead = t->ahead;
-    const __m256i *w = (const __m256i *)t->w;
+    const __m128i *w = (const __m128i *)t->w;
     const size_t ahead_step = t->ahead_step;
     for (size_t k = t->K; k > 0; k -= 8) {
         for (size_t i = 0; i < ahead_step; i += 64)
@@ -163,6 +153,6 @@ static void finish_sums(const struct tx_gemm_low *job, void *c, size_t m, size_t
 void txk_gemm_int8_avx2(const struct tx_gemm_low *job)
 {
     static const struct low_kind kind = {.size = 1, .section = SECTION_BYTES / sizeof(int16_t), .step = 8, .tiles = tiles,
-                                         .widen_a = widen_a, .widen_w = widen_w, .finish_sums = finish_sums};
+                                         .widen_a = widen_a, .finish_sums = finish_sums};
     gemm_low(job, &kind);
 }

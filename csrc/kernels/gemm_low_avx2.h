@@ -1,12 +1,11 @@
 /* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16_avx2.c and gemm_int8_avx2.c share. AVX2 multiplies
- * neither, so both are widened, to float32 or int16, once for many uses, and the tiles run on that.
+ * neither. Rows of A are widened, to float32 or int16, once for RUN columns; W is widened by the tiles, in registers.
  *
- * Order: blocks of rows > runs of RUN columns > sections of K (1 KB of a widened row) > panels > tiles of at most 6 rows. A section of the
- * block's rows is widened for a run of columns, a section of a panel for all rows of the block; together that is some 4% of the work of
- * the tiles. Sums over sections wait in a strip. All three lie on the stack, 190 KB together: A and the strip in L2, W in L1. While the
- * tiles work on one section of a panel, the next one is prefetched a little with each.
+ * Order: blocks of rows > runs of RUN columns > sections of K (1 KB of a widened row) > tiles of at most 6 rows, widened into L1 > panels.
+ * A section of W for a run is 128 KB packed: it stays in L2 for all tiles of the block, and while they work on it, the next one is
+ * prefetched a little with each. Sums over sections wait in a strip on the stack, 112 KB. The chain of each sum knows about none of this.
  *
- * A file that includes this gives: widen_a, widen_w, the tiles, finish_sums. `int8` is a constant of each.
+ * A file that includes this gives: widen_a, the tiles, finish_sums. The kind is a constant of each.
  * A's rows and the packed W are zero padded to tx_k_padded(K), so there are no tails in K. */
 #ifndef TXK_GEMM_LOW_AVX2_H
 #define TXK_GEMM_LOW_AVX2_H
@@ -17,20 +16,19 @@
 
 enum {
     LOW_ROWS = 112,             /* of a block */
-    RUN = 128,                  /* columns */
+    RUN = 256,                  /* columns */
     SECTION_BYTES = 1024,       /* of a widened row */
     WIDE_LD = SECTION_BYTES + 64,   /* an odd number of cache lines */
 };
 
-/* Rows of A and a panel of W, widened; what the tiles get. */
 struct low_tile {
-    const char *a;              /* [rows, SECTION_BYTES], WIDE_LD bytes apart */
-    const char *w;              /* [k,16] float32, or [k/2,16,2] int16 */
+    const char *a;              /* [rows, SECTION_BYTES] widened, WIDE_LD bytes apart */
+    const char *w;              /* a panel's section, packed */
     size_t K;                   /* a multiple of 64 */
     void *c;                    /* [rows,16], RUN apart: float32, or int32 */
-    int more;
-    const char *ahead;
-    size_t ahead_step;          /* bytes of packed W every 4 k (bfloat16) or 8 k (int8) */
+    int more;                   /* 1: add to what is in c */
+    const char *ahead;          /* prefetched into L2, ahead_step bytes every `step` of K */
+    size_t ahead_step;
 };
 
 typedef void low_tile_function(const struct low_tile *);
@@ -41,7 +39,6 @@ struct low_kind {
     size_t step;                /* elements of K that ahead_step goes with */
     low_tile_function *const *tiles;
     void (*widen_a)(char *to, const char *from, size_t K);
-    void (*widen_w)(char *to, const char *from, size_t K);
     /* The sums of a tile in place: what is missing until they are float32. */
     void (*finish_sums)(const struct tx_gemm_low *job, void *c, size_t m, size_t rows, size_t n, size_t columns);
 };
@@ -62,32 +59,32 @@ static void store_tile(const struct tx_gemm_low *job, float *c, size_t m, size_t
 /* Rows m0..m1 against columns n0..n1 (at most LOW_ROWS and RUN). */
 TXK_INLINE void gemm_low_block(const struct tx_gemm_low *job, const struct low_kind *kind, size_t m0, size_t m1, size_t n0, size_t n1)
 {
-    char a_wide[LOW_ROWS * WIDE_LD] __attribute__((aligned(64)));
-    char w_wide[SECTION_BYTES * PANEL] __attribute__((aligned(64)));
+    char a_wide[TILE_ROWS * WIDE_LD] __attribute__((aligned(64)));
     float strip[LOW_ROWS * RUN] __attribute__((aligned(64)));
-    const size_t Kp = tx_k_padded(job->K), parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS;
+    const size_t Kp = tx_k_padded(job->K), size = kind->size, parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS;
     const char *a = job->a, *w = job->w;
     for (size_t k0 = 0; k0 < Kp; k0 += kind->section) {
         const size_t k1 = k0 + kind->section < Kp ? k0 + kind->section : Kp;
-        for (size_t m = m0; m < m1; m++)
-            kind->widen_a(a_wide + (m - m0) * WIDE_LD, a + (m * job->lda + k0) * kind->size, k1 - k0);
-        for (size_t n = n0; n < n1; n += PANEL) {
-            const size_t columns = n1 - n < PANEL ? n1 - n : PANEL;
-            kind->widen_w(w_wide, w + (n * Kp + k0 * PANEL) * kind->size, k1 - k0);
-            /* The next section in the order of this loop; at its end, the first of the next run. */
-            const size_t next_n = n + PANEL < n1 ? n : k1 < Kp ? n0 - PANEL : n, next_k = n + PANEL < n1 ? k0 : k1 < Kp ? k1 : 0;
-            const int last = n + PANEL >= job->n1 && k1 == Kp;
-            const size_t ahead_step = last ? 0 : kind->step * PANEL * kind->size / parts;
-            const char *ahead = last ? w : w + ((next_n + PANEL) * Kp + next_k * PANEL) * kind->size;
-            for (size_t i = 0; i < parts; i++) {
-                const size_t m = part_begin(m1 - m0, parts, i), rows = part_begin(m1 - m0, parts, i + 1) - m;
-                float *c = strip + m * RUN + n - n0;
+        const int last = k1 == Kp;
+        /* The section after this one, shared out among the tiles; after the last, the first of the next run. */
+        const size_t next = last ? RUN * Kp : k1 * PANEL;
+        for (size_t i = 0; i < parts; i++) {
+            const size_t m = m0 + part_begin(m1 - m0, parts, i), rows = m0 + part_begin(m1 - m0, parts, i + 1) - m;
+            for (size_t r = 0; r < rows; r++)
+                kind->widen_a(a_wide + r * WIDE_LD, a + ((m + r) * job->lda + k0) * size, k1 - k0);
+            for (size_t n = n0; n < n1; n += PANEL) {
+                const size_t columns = n1 - n < PANEL ? n1 - n : PANEL;
+                const size_t ahead_step = last && n + RUN >= job->n1 ? 0 : kind->step * PANEL * size / parts;
+                float *c = strip + (m - m0) * RUN + n - n0;
+                if (last)
+                    prefetch_out((char *)job->out + (m * job->ldo + n) * (job->out_bf16 ? sizeof(uint16_t) : sizeof(float)),
+                                 job->ldo * (job->out_bf16 ? sizeof(uint16_t) : sizeof(float)), &job->epilogue, m, rows, n);
                 kind->tiles[rows - 1](&(struct low_tile){
-                    .a = a_wide + m * WIDE_LD, .w = w_wide, .K = k1 - k0, .c = c, .more = k0 > 0,
-                    .ahead = ahead + (k1 - k0) / kind->step * ahead_step * i, .ahead_step = ahead_step});
-                if (k1 == Kp) {
-                    kind->finish_sums(job, c, m0 + m, rows, n, columns);
-                    store_tile(job, c, m0 + m, rows, n, columns);
+                    .a = a_wide, .w = w + (n * Kp + k0 * PANEL) * size, .K = k1 - k0, .c = c, .more = k0 > 0,
+                    .ahead = ahead_step ? w + (n * Kp + next) * size + (k1 - k0) / kind->step * ahead_step * i : w, .ahead_step = ahead_step});
+                if (last) {
+                    kind->finish_sums(job, c, m, rows, n, columns);
+                    store_tile(job, c, m, rows, n, columns);
                 }
             }
         }
