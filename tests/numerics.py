@@ -58,3 +58,13 @@ SAMPLING = Tolerance(2e-5, "a run of a few steps: END_TO_END of each evaluation;
 SCHEDULE = Tolerance(1e-12, "float64 against float64: at t = 999 a division by sqrt(alpha), 6e-3, and 50 steps of a few roundings of 1e-16")
 SCHEDULE_DIFFUSERS = Tolerance(1e-4, "diffusers keeps cumulative alphas in float32, rounded 1000 times in the product (1e-5); 250 steps "
                                "come to 3e-5, 50 steps to 1e-5")
+
+# ---- kernels of bfloat16 and int8, against float64 on the already rounded inputs ----
+
+ROUNDED_BF16 = Tolerance(2.0**-8 + 1e-5, "one rounding to bfloat16: half a unit of its 8 bits, 2^-8 of the element, and float32 arithmetic before it")
+ROUNDED_INT8 = Tolerance(0.5 / 127 + 1e-5, "one rounding to int8: half a step of max/127 of the row, and float32 arithmetic before it")
+GEMM_BF16 = Tolerance(1e-5, "products of bfloat16 are exact in float32; a chain of up to 3,072 float32 sums with random signs errs by some "
+                      "sqrt(K) 2^-24 of the largest terms, 1e-6 of the largest result")
+GEMM_INT8 = Tolerance(1e-6, "exact sums; then the conversion, two scales, bias, activation and residual, each one float32 rounding")
+ATTENTION_BF16 = Tolerance(1e-2, "probabilities and the result are each rounded to bfloat16, 2^-8 relative, and the first adds up with random "
+                           "signs over the keys; with few keys the two can come together, 2^-7")

@@ -1,4 +1,4 @@
-/* CPUID and XGETBV; the affinity mask and the cgroup's CPU quota. */
+/* CPUID and XGETBV, asked once; the affinity mask and the cgroup's CPU quota. */
 #define _GNU_SOURCE
 #include "cpu.h"
 
@@ -8,6 +8,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static uint64_t xgetbv0(void)
 {
@@ -16,7 +19,15 @@ static uint64_t xgetbv0(void)
     return ((uint64_t)hi << 32) | lo;
 }
 
-uint32_t tx_cpu_bits(void)
+/* Linux gives tiles to processes that ask (arch_prctl ARCH_REQ_XCOMP_PERM, state component 18: 8 KB more for each thread's saved
+ * registers, which may not fit the signal stacks of a process that set up small ones; then it refuses). Threads inherit the permission. */
+static int may_use_tiles(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return (xgetbv0() & 0x60000) == 0x60000 && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+static uint32_t find_bits(void)
 {
     unsigned a, b, c, d, a7, b7, c7, d7;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
@@ -36,7 +47,24 @@ uint32_t tx_cpu_bits(void)
         unsigned a71, b71, c71, d71;
         if (a7 >= 1 && __get_cpuid_count(7, 1, &a71, &b71, &c71, &d71) && (a71 & (1u << 5)))
             bits |= TX_CPU_AVX512_BF16;
+        const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
+        if ((d7 & tiles) == tiles && may_use_tiles())
+            bits |= TX_CPU_AMX;
     }
+    return bits;
+}
+
+static uint32_t bits;
+
+static void set_bits(void)
+{
+    bits = find_bits();
+}
+
+uint32_t tx_cpu_bits(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, set_bits);
     return bits;
 }
 #else
@@ -48,7 +76,7 @@ uint32_t tx_cpu_bits(void)
 
 const char *tx_cpu_bit_name(int index)
 {
-    static const char *const names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16"};
+    static const char *const names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
     return index >= 0 && (size_t)index < sizeof names / sizeof *names ? names[index] : NULL;
 }
 

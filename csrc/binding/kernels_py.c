@@ -1,174 +1,18 @@
-/* textok._core.Kernels: every slot of one ISA row, callable from Python for tests and benchmarks. textok.pyi has the signatures.
+/* textok._core.Kernels: every slot of one ISA row, callable from Python for tests and benchmarks; those of bfloat16 and int8
+ * are in kernels_low_py.c. _core.pyi has the signatures.
  *
  * Matrices may be views with any distance between rows (elements of a row side by side); vectors are contiguous. Each call checks
  * shapes and dtypes, takes scratch from malloc, and runs one kernel without the GIL. No arithmetic here. */
-#include "binding.h"
-
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "../base/cpu.h"
-#include "../kernels/kernels.h"
+#include "kernels_args.h"
 #ifdef TX_HAVE_AVX512
 #include "../kernels/kernels_avx512.h"
+#include "../kernels/kernels_low_avx512.h"
 #endif
 
-typedef struct {
-    PyObject_HEAD
-    const struct tx_kernels *k;
-} Kernels;
-
-static const struct tx_kernels *table(PyObject *self)
-{
-    return ((Kernels *)self)->k;
-}
-
-/* ---- arrays ---- */
-
-struct matrix {
-    float *data;
-    size_t rows, columns, ld;
-};
-
-static PyArrayObject *checked(PyObject *object, const char *name, int type, const char *type_name, int rank)
-{
-    if (!PyArray_Check(object)) {
-        PyErr_Format(PyExc_ValueError, "%s: expected a NumPy array, got %S", name, (PyObject *)Py_TYPE(object));
-        return NULL;
-    }
-    PyArrayObject *a = (PyArrayObject *)object;
-    if (PyArray_TYPE(a) != type || !PyArray_ISALIGNED(a) || !PyArray_ISNOTSWAPPED(a) || PyArray_NDIM(a) != rank) {
-        PyErr_Format(PyExc_ValueError, "%s: expected an aligned %s array of %d dimensions, got %S of %d", name, type_name, rank,
-                     (PyObject *)PyArray_DESCR(a), PyArray_NDIM(a));
-        return NULL;
-    }
-    return a;
-}
-
-static int extent(const char *name, int axis, npy_intp got, npy_intp wanted)
-{
-    if (got == wanted || (wanted < 0 && got > 0))
-        return 0;
-    if (wanted < 0)
-        PyErr_Format(PyExc_ValueError, "%s: extent %d must be at least 1", name, axis);
-    else
-        PyErr_Format(PyExc_ValueError, "%s: extent %d is %zd, expected %zd", name, axis, (Py_ssize_t)got, (Py_ssize_t)wanted);
-    return -1;
-}
-
-/* A float32 matrix; rows or columns -1: any number from 1. None leaves data NULL where `optional`. */
-static int matrix(struct matrix *m, PyObject *object, const char *name, npy_intp rows, npy_intp columns, int optional)
-{
-    memset(m, 0, sizeof *m);
-    if (optional && (!object || object == Py_None))
-        return 0;
-    PyArrayObject *a = checked(object, name, NPY_FLOAT32, "float32", 2);
-    if (!a || extent(name, 0, PyArray_DIM(a, 0), rows) || extent(name, 1, PyArray_DIM(a, 1), columns))
-        return -1;
-    const npy_intp size = sizeof(float), step = PyArray_STRIDE(a, 0);
-    if ((PyArray_DIM(a, 1) > 1 && PyArray_STRIDE(a, 1) != size) || step % size != 0 ||
-        (PyArray_DIM(a, 0) > 1 && step < PyArray_DIM(a, 1) * size)) {
-        PyErr_Format(PyExc_ValueError, "%s: the elements of a row must lie side by side, and rows in ascending order", name);
-        return -1;
-    }
-    m->data = PyArray_DATA(a);
-    m->rows = (size_t)PyArray_DIM(a, 0);
-    m->columns = (size_t)PyArray_DIM(a, 1);
-    m->ld = m->rows > 1 ? (size_t)(step / size) : m->columns;
-    return 0;
-}
-
-/* A contiguous array: its data and, in *count, how many elements; count given as -1: any. */
-static int vector(void *data, PyObject *object, const char *name, int type, const char *type_name, int rank, npy_intp count, int optional)
-{
-    *(void **)data = NULL;
-    if (optional && (!object || object == Py_None))
-        return 0;
-    PyArrayObject *a = checked(object, name, type, type_name, rank);
-    if (!a || (rank == 1 && extent(name, 0, PyArray_DIM(a, 0), count)))
-        return -1;
-    if (!PyArray_ISCARRAY_RO(a)) {
-        PyErr_Format(PyExc_ValueError, "%s: must be C-contiguous", name);
-        return -1;
-    }
-    *(void **)data = PyArray_DATA(a);
-    return 0;
-}
-
-static int floats(const float **data, PyObject *object, const char *name, npy_intp count)
-{
-    return vector(data, object, name, NPY_FLOAT32, "float32", 1, count, 1);
-}
-
-static int groups(const int32_t **data, PyObject *object, npy_intp rows, size_t limit)
-{
-    if (vector(data, object, "group", NPY_INT32, "int32", 1, rows, 1))
-        return -1;
-    for (npy_intp i = 0; *data && i < rows; i++)
-        if ((*data)[i] < 0 || (size_t)(*data)[i] >= limit) {
-            PyErr_Format(PyExc_ValueError, "group: %d at row %zd, but there are %zu groups", (int)(*data)[i], (Py_ssize_t)i, limit);
-            return -1;
-        }
-    return 0;
-}
-
-static PyObject *new_matrix(size_t rows, size_t columns, float **data)
-{
-    npy_intp shape[2] = {(npy_intp)rows, (npy_intp)columns};
-    PyObject *a = PyArray_SimpleNew(2, shape, NPY_FLOAT32);
-    if (a)
-        *data = PyArray_DATA((PyArrayObject *)a);
-    return a;
-}
-
-static int activation(const char *name)
-{
-    static const char *const names[TX_ACT_COUNT] = {"none", "gelu_erf", "gelu_tanh", "silu", "tanh"};
-    for (int i = 0; i < TX_ACT_COUNT; i++)
-        if (strcmp(name, names[i]) == 0)
-            return i;
-    PyErr_Format(PyExc_ValueError, "activation %s is not known: none, gelu_erf, gelu_tanh, silu, tanh", name);
-    return -1;
-}
-
-/* 64-byte aligned, as kernels want packed weights and scratch. Freed by free(). */
-static void *aligned(size_t bytes)
-{
-    void *p = NULL;
-    if (posix_memalign(&p, 64, bytes ? bytes : 64) != 0) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    return p;
-}
-
 /* ---- gemm ---- */
-
-struct epilogue_args {
-    PyObject *bias, *residual, *gate, *group;
-    const char *activation;
-};
-
-static int epilogue(struct tx_epilogue_f32 *e, const struct epilogue_args *args, size_t M, size_t N)
-{
-    struct matrix residual, gate;
-    memset(e, 0, sizeof *e);
-    if (floats(&e->bias, args->bias, "bias", (npy_intp)N) || (e->act = activation(args->activation)) < 0 ||
-        matrix(&residual, args->residual, "residual", (npy_intp)M, (npy_intp)N, 1) ||
-        matrix(&gate, args->gate, "gate", -1, (npy_intp)N, 1) ||
-        groups(&e->group, args->group, (npy_intp)M, gate.rows))
-        return -1;
-    if (gate.data && !residual.data) {
-        PyErr_SetString(PyExc_ValueError, "gate: needs a residual");
-        return -1;
-    }
-    e->residual = residual.data;
-    e->ldr = residual.ld;
-    e->gate = gate.data;
-    e->ldg = gate.ld;
-    return 0;
-}
 
 static PyObject *pack_f32(PyObject *self, PyObject *object)
 {
@@ -329,25 +173,13 @@ static PyObject *attention_f32(PyObject *self, PyObject *args, PyObject *kwargs)
 
 static PyObject *norm_f32(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x", "eps", "weight", "bias", "shift", "scale", "group", NULL};
-    PyObject *x_object, *weight = NULL, *bias = NULL, *shift_object = NULL, *scale_object = NULL, *group = NULL;
-    double eps;
-    struct matrix x, shift, scale;
-    struct tx_norm_f32 job = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Od|OOOOO", names, &x_object, &eps, &weight, &bias, &shift_object, &scale_object, &group) ||
-        matrix(&x, x_object, "x", -1, -1, 0) || floats(&job.weight, weight, "weight", (npy_intp)x.columns) ||
-        floats(&job.bias, bias, "bias", (npy_intp)x.columns) || matrix(&shift, shift_object, "shift", -1, (npy_intp)x.columns, 1) ||
-        matrix(&scale, scale_object, "scale", -1, (npy_intp)x.columns, 1) || groups(&job.group, group, (npy_intp)x.rows, scale.rows))
+    struct tx_norm_f32 job;
+    if (norm_args(&job, args, kwargs))
         return NULL;
-    if (!job.weight != !job.bias || !shift.data != !scale.data || shift.rows != scale.rows || shift.ld != scale.ld) {
-        PyErr_SetString(PyExc_ValueError, "weight and bias, and shift and scale of one shape and layout, come together");
-        return NULL;
-    }
-    PyObject *result = new_matrix(x.rows, x.columns, &job.out);
+    PyObject *result = new_matrix(job.M, job.D, &job.out);
     if (!result)
         return NULL;
-    job.ldo = x.columns, job.x = x.data, job.ldx = x.ld, job.M = x.rows, job.D = x.columns, job.eps = (float)eps;
-    job.shift = shift.data, job.scale = scale.data, job.ldm = shift.ld;
+    job.ldo = job.D;
     Py_BEGIN_ALLOW_THREADS
     table(self)->norm_f32(&job);
     Py_END_ALLOW_THREADS
@@ -441,22 +273,33 @@ static PyObject *unpatchify(PyObject *self, PyObject *args)
 
 /* ---- the type ---- */
 
-static PyObject *register_rounds(PyObject *self, PyObject *object)
+static PyObject *register_rounds(PyObject *self, PyObject *args)
 {
     (void)self;
-    const Py_ssize_t rounds = PyLong_AsSsize_t(object);
+    Py_ssize_t rounds;
+    const char *kind = "f32";
+    double (*peak)(size_t) = NULL;
+    if (!PyArg_ParseTuple(args, "n|s", &rounds, &kind))
+        return NULL;
     if (rounds < 0)
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "rounds must not be negative, got %zd", rounds);
+        return PyErr_Format(PyExc_ValueError, "rounds must not be negative, got %zd", rounds);
 #ifdef TX_HAVE_AVX512
-    if (tx_cpu_bits() & TX_CPU_AVX512) {
-        double operations;
-        Py_BEGIN_ALLOW_THREADS
-        operations = txk_peak_f32_avx512((size_t)rounds);
-        Py_END_ALLOW_THREADS
-        return PyFloat_FromDouble(operations);
-    }
+    if ((tx_cpu_bits() & TX_CPU_AVX512) && strcmp(kind, "f32") == 0)
+        peak = txk_peak_f32_avx512;
 #endif
-    return PyErr_Format(PyExc_NotImplementedError, "no register-only loop for this CPU");
+#ifdef TX_HAVE_AMX
+    if ((tx_cpu_bits() & TX_CPU_AMX) && strcmp(kind, "bf16") == 0)
+        peak = txk_peak_bf16_amx;
+    if ((tx_cpu_bits() & TX_CPU_AMX) && strcmp(kind, "int8") == 0)
+        peak = txk_peak_int8_amx;
+#endif
+    if (!peak)
+        return PyErr_Format(PyExc_NotImplementedError, "no register-only loop in %s for this CPU", kind);
+    double operations;
+    Py_BEGIN_ALLOW_THREADS
+    operations = peak((size_t)rounds);
+    Py_END_ALLOW_THREADS
+    return PyFloat_FromDouble(operations);
 }
 
 static int kernels_init(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -491,7 +334,6 @@ static void kernels_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-#define KEYWORDS(f) (PyCFunction)(void (*)(void))f, METH_VARARGS | METH_KEYWORDS
 static PyMethodDef methods[] = {
     {"pack_f32", pack_f32, METH_O, NULL},
     {"unpack_f32", unpack_f32, METH_VARARGS, NULL},
@@ -504,18 +346,25 @@ static PyMethodDef methods[] = {
     {"step_f32", step_f32, METH_VARARGS, NULL},
     {"patchify", patchify, METH_VARARGS, NULL},
     {"unpatchify", unpatchify, METH_VARARGS, NULL},
-    {"register_rounds", register_rounds, METH_O | METH_STATIC, NULL},
+    {"register_rounds", register_rounds, METH_VARARGS | METH_STATIC, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 int tx_add_kernels_type(PyObject *module)
 {
+    /* Both files' methods in one table, which must outlive the type. */
+    static PyMethodDef all[48];
+    size_t n = 0;
+    for (const PyMethodDef *m = methods; m->ml_name; m++)
+        all[n++] = *m;
+    for (const PyMethodDef *m = tx_kernels_low_methods; m->ml_name; m++)
+        all[n++] = *m;
     PyType_Slot slots[] = {
         {Py_tp_doc, "The slots of one ISA row, for tests and benchmarks."},
         {Py_tp_new, kernels_new},
         {Py_tp_init, kernels_init},
         {Py_tp_dealloc, kernels_dealloc},
-        {Py_tp_methods, methods},
+        {Py_tp_methods, all},
         {0, NULL},
     };
     PyType_Spec spec = {.name = "textok._core.Kernels", .basicsize = sizeof(Kernels), .flags = Py_TPFLAGS_DEFAULT, .slots = slots};

@@ -25,12 +25,13 @@ struct attention {
     float *scratch;
 };
 
-#define SCORES(MR) static void scores_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 0); }
+#define WHOLE(MR) static void whole_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 0); }
 #define HALF(MR) static void half_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 1, 0); }
-SCORES(1) SCORES(2) SCORES(3) SCORES(4) SCORES(5) SCORES(6)
+WHOLE(1) WHOLE(2) WHOLE(3) WHOLE(4) WHOLE(5) WHOLE(6)
 HALF(1) HALF(2) HALF(3) HALF(4) HALF(5) HALF(6)
-static void (*const tiles[TILE_ROWS])(const struct tile_f32 *) = {scores_1, scores_2, scores_3, scores_4, scores_5, scores_6};
-static void (*const half_tiles[TILE_ROWS])(const struct tile_f32 *) = {half_1, half_2, half_3, half_4, half_5, half_6};
+typedef void tile_function(const struct tile_f32 *);
+static tile_function *const tiles[2][TILE_ROWS] = {{half_1, half_2, half_3, half_4, half_5, half_6},
+                                                   {whole_1, whole_2, whole_3, whole_4, whole_5, whole_6}};
 
 TXK_INLINE size_t padded(size_t n)
 {
@@ -149,7 +150,7 @@ TXK_INLINE void attend_block(const struct attention *job, struct rows *r, const 
             const size_t m = part_begin(r->n, parts, i), rows = part_begin(r->n, parts, i + 1) - m;
             const struct tile_f32 s = {.a = r->q + m * r->ldq, .lda = r->ldq, .w = keys + t * Dh, .K = Dh,
                                        .c = r->strip + m * BLOCK + t - t0, .ldc = BLOCK};
-            tiles[rows - 1](&s);
+            tiles[1][rows - 1](&s);
         }
     for (size_t m = 0; m < r->n; m++) {
         const __m256 shrink = _mm256_set1_ps(soften(r->strip + m * BLOCK, t1 - t0, log2_scale, r->max + m, r->sum + m, low));
@@ -161,7 +162,7 @@ TXK_INLINE void attend_block(const struct attention *job, struct rows *r, const 
             const size_t m = part_begin(r->n, parts, i), rows = part_begin(r->n, parts, i + 1) - m;
             const struct tile_f32 o = {.a = r->strip + m * BLOCK, .lda = BLOCK, .w = values + (d / PANEL * Tk + t0) * PANEL, .K = t1 - t0,
                                        .c = r->acc + m * ldacc + d, .ldc = ldacc, .more = 1};
-            (Dh - d > 8 ? tiles : half_tiles)[rows - 1](&o);
+            tiles[Dh - d > 8][rows - 1](&o);
         }
 }
 

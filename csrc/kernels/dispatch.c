@@ -13,6 +13,15 @@ extern const struct tx_kernels txk_table_avx2;
 #ifdef TX_HAVE_AVX512
 extern const struct tx_kernels txk_table_avx512;
 #endif
+#ifdef TX_HAVE_AVX512BF16
+extern const struct tx_kernels txk_table_avx512bf16;
+#endif
+#ifdef TX_HAVE_AVX512VNNI
+extern const struct tx_kernels txk_table_avx512vnni;
+#endif
+#ifdef TX_HAVE_AMX
+extern const struct tx_kernels txk_table_amx;
+#endif
 
 const struct tx_row tx_rows[] = {
     {"ref", 0, &txk_table_ref},
@@ -21,6 +30,15 @@ const struct tx_row tx_rows[] = {
 #endif
 #ifdef TX_HAVE_AVX512
     {"avx512", TX_CPU_AVX512, &txk_table_avx512},
+#endif
+#ifdef TX_HAVE_AVX512BF16
+    {"avx512_bf16", TX_CPU_AVX512 | TX_CPU_AVX512_BF16, &txk_table_avx512bf16},
+#endif
+#ifdef TX_HAVE_AVX512VNNI
+    {"avx512_vnni", TX_CPU_AVX512 | TX_CPU_AVX512_VNNI, &txk_table_avx512vnni},
+#endif
+#ifdef TX_HAVE_AMX
+    {"amx", TX_CPU_AVX512 | TX_CPU_AVX512_BF16 | TX_CPU_AMX, &txk_table_amx},
 #endif
 };
 const int tx_num_rows = sizeof tx_rows / sizeof *tx_rows;

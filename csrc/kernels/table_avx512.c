@@ -1,5 +1,6 @@
 /* The AVX-512 row: the slots that cost something. */
 #include "kernels_avx512.h"
+#include "kernels_low_avx512.h"
 
 extern const struct tx_kernels txk_table_avx512;
 const struct tx_kernels txk_table_avx512 = {
@@ -13,5 +14,9 @@ const struct tx_kernels txk_table_avx512 = {
     .attention_f32_scratch = txk_attention_f32_scratch_avx512,
     .attention_f32 = txk_attention_f32_avx512,
     .norm_f32 = txk_norm_f32_avx512,
+    .round_bf16 = txk_round_bf16_avx512,
+    .quantize_int8 = txk_quantize_int8_avx512,
+    .norm_bf16 = txk_norm_bf16_avx512,
+    .norm_int8 = txk_norm_int8_avx512,
     .activate_f32 = txk_activate_f32_avx512,
 };

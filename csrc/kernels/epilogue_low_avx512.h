@@ -1,0 +1,84 @@
+/* The epilogue of a low-precision product, row by row of a block of 32 columns of sums that lies in L1: int8 sums get their scales, then
+ * bias, activation, residual and gate, then float32 or bfloat16 is stored, with the last columns masked. It is an object that can be worked
+ * off a few rows at a time between other work. */
+#ifndef TXK_EPILOGUE_LOW_AVX512_H
+#define TXK_EPILOGUE_LOW_AVX512_H
+
+#include "simd_low_avx512.h"
+
+struct low_rows {
+    const struct tx_gemm_low *job;
+    void (*run)(struct low_rows *rows, size_t count);
+    const void *c;          /* [left, 32] float32 or int32 sums, 64-byte aligned */
+    size_t m, n;            /* where in out the next row begins */
+    size_t left;            /* rows */
+    __mmask16 lanes[2];
+};
+
+TXK_INLINE void low_rows_run(struct low_rows *rows, size_t count, const int act, const int int8)
+{
+    const struct tx_gemm_low *job = rows->job;
+    const struct tx_epilogue_f32 *e = &job->epilogue;
+    const size_t n = rows->n;
+    const char *c = rows->c;
+    for (size_t m = rows->m; m < rows->m + count; m++, c += 32 * sizeof(float)) {
+        const float *residual = e->residual ? e->residual + m * e->ldr + n : NULL;
+        const float *gate = residual && e->gate ? e->gate + (e->group ? (size_t)e->group[m] : 0) * e->ldg + n : NULL;
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            const __mmask16 lanes = rows->lanes[j];
+            __m512 y;
+            if (int8) {
+                const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(job->a_scale[m]), _mm512_maskz_loadu_ps(lanes, job->w_scale + n + 16 * j));
+                y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(c + 64 * j)), scale);
+            } else {
+                y = _mm512_load_ps(c + 64 * j);
+            }
+            if (e->bias)
+                y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes, e->bias + n + 16 * j));
+            y = activate_f32x16(y, act);
+            if (residual) {
+                const __m512 r = _mm512_maskz_loadu_ps(lanes, residual + 16 * j);
+                y = gate ? _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, gate + 16 * j), y, r) : _mm512_add_ps(r, y);
+            }
+            if (job->out_bf16)
+                _mm256_mask_storeu_epi16((uint16_t *)job->out + m * job->ldo + n + 16 * j, lanes, bf16_of_f32x16(y));
+            else
+                _mm512_mask_storeu_ps((float *)job->out + m * job->ldo + n + 16 * j, lanes, y);
+        }
+    }
+    rows->c = c;
+    rows->m += count;
+    rows->left -= count;
+}
+
+/* One function an activation: `int8` of the including file's product. */
+#define LOW_ROWS_FUNCTIONS(int8) \
+    static void low_rows_none_act(struct low_rows *r, size_t count) { low_rows_run(r, count, TX_ACT_NONE, int8); } \
+    static void low_rows_gelu_erf(struct low_rows *r, size_t count) { low_rows_run(r, count, TX_ACT_GELU_ERF, int8); } \
+    static void low_rows_gelu_tanh(struct low_rows *r, size_t count) { low_rows_run(r, count, TX_ACT_GELU_TANH, int8); } \
+    static void low_rows_silu(struct low_rows *r, size_t count) { low_rows_run(r, count, TX_ACT_SILU, int8); } \
+    static void low_rows_tanh(struct low_rows *r, size_t count) { low_rows_run(r, count, TX_ACT_TANH, int8); } \
+    static void (*const low_rows_of_act[TX_ACT_COUNT])(struct low_rows *, size_t) = { \
+        low_rows_none_act, low_rows_gelu_erf, low_rows_gelu_tanh, low_rows_silu, low_rows_tanh, \
+    };
+
+TXK_INLINE void low_rows_start(struct low_rows *rows, const void *c, size_t m, size_t count, size_t n)
+{
+    const size_t columns = rows->job->n1 - n;
+    rows->c = c;
+    rows->m = m;
+    rows->n = n;
+    rows->left = count;
+    rows->lanes[0] = lanes_f32x16(columns);
+    rows->lanes[1] = columns > 16 ? lanes_f32x16(columns - 16) : 0;
+}
+
+TXK_INLINE void low_rows_next(struct low_rows *rows, size_t count)
+{
+    count = count < rows->left ? count : rows->left;
+    if (count)
+        rows->run(rows, count);
+}
+
+#endif

@@ -1,0 +1,11 @@
+/* The avx512_vnni row: what vpdpbusd makes fast. */
+#include "kernels_low_avx512.h"
+
+extern const struct tx_kernels txk_table_avx512vnni;
+const struct tx_kernels txk_table_avx512vnni = {
+    .gemm_int8_nr = 32,
+    .gemm_int8_packed = txk_gemm_low_packed_avx512,
+    .gemm_int8_pack = txk_gemm_int8_pack_avx512,
+    .gemm_int8_unpack = txk_gemm_int8_unpack_avx512,
+    .gemm_int8 = txk_gemm_int8_avx512vnni,
+};

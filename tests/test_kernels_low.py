@@ -1,0 +1,352 @@
+"""The slots of bfloat16 and int8: each row against float64 on the already rounded inputs, integer sums the same on every row, and results
+that do not depend on what else is computed.
+
+Awkward sizes throughout, rows further apart than they are long, and padding that would show if it were read or missing.
+"""
+
+import numpy as np
+import pytest
+from math import erf
+
+import numerics
+from numerics import check, rejects
+from textok import _core
+
+ROWS = ("ref", "avx512", "avx512_bf16", "avx512_vnni", "amx")
+SIZES = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 65, 97)
+
+
+@pytest.fixture(params=ROWS)
+def kernels(request):
+    try:
+        return _core.Kernels(request.param)
+    except ValueError as e:
+        pytest.skip(str(e))
+
+
+def available():
+    rows = {}
+    for name in ROWS:
+        try:
+            rows[name] = _core.Kernels(name)
+        except ValueError:
+            pass
+    return rows
+
+
+def rng(*seed):
+    return np.random.default_rng(seed)
+
+
+def bf16(x):
+    """Rounded to nearest even, as uint16."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(x), ((bits >> 16) | 0x40).astype(np.uint16), rounded)
+
+
+def wide(x):
+    """The float32 values of bfloat16."""
+    return (np.asarray(x, np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def padded(k):
+    return (k + 63) // 64 * 64
+
+
+def operand(x, extra=0, rows_after=0):
+    """A copy of x with rows padded by zeros to 64 elements, 64-byte aligned, `extra` cache lines apart; behind the last row, poison."""
+    m, k = x.shape
+    line = 64 // x.itemsize
+    ld = padded(k) + extra * line
+    whole = np.full((m + rows_after) * ld + line, 0x7F if x.dtype == np.int8 else 0x7FC0, x.dtype)
+    skip = -whole.ctypes.data % 64 // x.itemsize
+    a = whole[skip : skip + (m + rows_after) * ld].reshape(-1, ld)[:m, : padded(k)]
+    a[:] = 0
+    a[:, :k] = x
+    return a
+
+
+def activate(x, kind):
+    if kind == "gelu_erf":
+        return x * np.vectorize(lambda v: 0.5 * (1 + erf(v / np.sqrt(2))), otypes=[float])(x)
+    if kind == "gelu_tanh":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return {"none": lambda: x, "silu": lambda: x / (1 + np.exp(-x)), "tanh": lambda: np.tanh(x)}[kind]()
+
+
+def finish(product, bias=None, activation="none", residual=None, gate=None, group=None):
+    y = activate(product + (0 if bias is None else bias.astype(np.float64)), activation)
+    if residual is None:
+        return y
+    gates = 1.0 if gate is None else gate[np.zeros(len(y), int) if group is None else group]
+    return residual + gates * y
+
+
+def quantize(x):
+    """The definition in kernels.h, in float32 as it says."""
+    x = np.asarray(x, np.float32)
+    largest = np.abs(x).max(1)
+    sound = np.isfinite(largest)
+    zeros = largest < np.float32(2.0**-100)
+    safe = np.where(zeros | ~sound, np.float32(1), largest)
+    scale = np.where(sound, np.where(zeros, np.float32(1), safe / np.float32(127)), np.float32(np.nan)).astype(np.float32)
+    factor = (np.float32(127) / safe)[:, None]
+    q = np.where((sound & ~zeros)[:, None], np.rint(np.where(np.isfinite(x), x, 0) * factor), 0)
+    return q.astype(np.int8), scale
+
+
+def run_bf16(k, a, w, n0=0, n1=-1, out=None, out_bf16=False, K=None, **epilogue):
+    K = w.shape[1] if K is None else K
+    out = np.full((len(a), len(w)), np.uint16(0x7FC0) if out_bf16 else np.float32(np.nan)) if out is None else out
+    k.gemm_bf16(out, a, k.pack_bf16(w), K, n0=n0, n1=n1, **epilogue)
+    return out
+
+
+def run_int8(k, a, w, a_scale, w_scale, n0=0, n1=-1, out_bf16=False, **epilogue):
+    out = np.full((len(a), len(w)), np.uint16(0x7FC0) if out_bf16 else np.float32(np.nan))
+    k.gemm_int8(out, a, k.pack_int8(w), w.shape[1], a_scale, w_scale, n0=n0, n1=n1, **epilogue)
+    return out
+
+
+# ---- conversions ----
+
+SPECIAL = np.float32([0, -0.0, 1, -1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1e-37])
+
+
+@pytest.mark.parametrize("k", SIZES)
+def test_round_bf16(kernels, k):
+    x = rng(1, k).standard_normal((5, k + 3)).astype(np.float32)
+    x.flat[: len(SPECIAL)] = SPECIAL[: x.size]
+    got = kernels.round_bf16(x[:, :k])
+    assert got.shape == (5, padded(k)) and not got[:, k:].any()
+    assert np.array_equal(got[:, :k], bf16(x[:, :k]))
+
+
+@pytest.mark.parametrize("k", SIZES)
+@pytest.mark.parametrize("from_bf16", (False, True))
+def test_quantize_int8(kernels, k, from_bf16):
+    x = (rng(2, k).standard_normal((9, k + 3)) * 10.0 ** np.arange(-4, 5)[:, None]).astype(np.float32)
+    x[0] = 0
+    x[1] = 2.0**-110
+    if k > 2:
+        x[2, 1], x[3, 2] = np.inf, np.nan
+    x[4, 0] = -3.4e38
+    source = bf16(x)[:, :k] if from_bf16 else x[:, :k]
+    got, scale = kernels.quantize_int8(source)
+    expected, expected_scale = quantize(wide(source) if from_bf16 else source)
+    assert np.array_equal(got[:, :k], expected) and not got[:, k:].any()
+    assert np.array_equal(scale, expected_scale, equal_nan=True)
+    assert np.abs(got.astype(int)).max() <= 127
+
+
+@pytest.mark.parametrize("d", (1, 2, 15, 17, 63, 64, 65, 97, 768, 1152))
+@pytest.mark.parametrize("parts", ("plain", "affine", "modulated", "both"))
+def test_norms(kernels, d, parts):
+    r = rng(3, d)
+    x = (r.standard_normal((6, d)) * 3 + 100).astype(np.float32)
+    group = np.int32([0, 1, 2, 0, 1, 2])
+    arguments = {}
+    if parts in ("affine", "both"):
+        arguments |= {"weight": r.standard_normal(d).astype(np.float32), "bias": r.standard_normal(d).astype(np.float32)}
+    if parts in ("modulated", "both"):
+        arguments |= {"shift": r.standard_normal((3, d)).astype(np.float32), "scale": r.standard_normal((3, d)).astype(np.float32), "group": group}
+    y = (x.astype(np.float64) - x.mean(1, dtype=np.float64, keepdims=True)) / np.sqrt(x.astype(np.float64).var(1, keepdims=True) + 1e-6)
+    if "weight" in arguments:
+        y = y * arguments["weight"] + arguments["bias"]
+    if "scale" in arguments:
+        y = y * (1.0 + arguments["scale"][group]) + arguments["shift"][group]
+    got = kernels.norm_bf16(x, 1e-6, **arguments)
+    assert got.shape == (6, padded(d)) and not got[:, d:].any()
+    check(wide(got[:, :d]), y, numerics.ROUNDED_BF16)
+    assert d == 1 or rejects(wide(got[:, :d]) * 1.01, y, numerics.ROUNDED_BF16)
+    got, scale = kernels.norm_int8(x, 1e-6, **arguments)
+    assert not got[:, d:].any()
+    check(got[:, :d] * scale[:, None].astype(np.float64), y, numerics.ROUNDED_INT8)
+    if d > 1:
+        assert np.abs(got.astype(int)).max() == 127
+        assert rejects(got[:, :d] * scale[:, None] * 1.01, y, numerics.ROUNDED_INT8)
+
+
+# ---- packing ----
+
+@pytest.mark.parametrize("n,k", [(1, 1), (3, 5), (15, 63), (16, 64), (17, 65), (31, 97), (33, 2), (64, 128), (97, 130)])
+def test_unpack_is_the_inverse(kernels, n, k):
+    w = rng(4, n, k).standard_normal((n, k)).astype(np.float32)
+    assert np.array_equal(kernels.unpack_bf16(kernels.pack_bf16(w), n, k), bf16(w))
+    q = rng(5, n, k).integers(-127, 128, (n, k)).astype(np.int8)
+    assert np.array_equal(kernels.unpack_int8(kernels.pack_int8(q), n, k), q)
+
+
+# ---- gemm ----
+
+SHAPES = [(m, n, k) for m, n, k in zip(SIZES * 3, SIZES[3:] + SIZES[:3] + SIZES[5:] + SIZES[:5] + SIZES[7:] + SIZES[:7], SIZES[8:] + SIZES[:8] + SIZES[1:] + SIZES[:1] + SIZES[6:] + SIZES[:6])]
+SHAPES += [(70, 96, 300), (33, 64, 768), (130, 35, 1200), (1, 33, 3072), (64, 32, 576), (1100, 33, 64)]
+
+
+@pytest.mark.parametrize("m,n,k", SHAPES)
+def test_gemm_bf16(kernels, m, n, k):
+    r = rng(6, m, n, k)
+    a, w = r.standard_normal((m, k)), r.standard_normal((n, k)).astype(np.float32)
+    got = run_bf16(kernels, operand(bf16(a), extra=m % 3, rows_after=1), w)
+    exact = wide(bf16(a)).astype(np.float64) @ wide(bf16(w)).astype(np.float64).T
+    check(got, exact, numerics.GEMM_BF16)
+    bad = got.copy()
+    bad.flat[-1] += 2e-5 * np.abs(exact).max()
+    assert rejects(bad, exact, numerics.GEMM_BF16)
+
+
+@pytest.mark.parametrize("activation", ("none", "gelu_erf", "gelu_tanh", "silu", "tanh"))
+@pytest.mark.parametrize("parts", ("", "residual", "gate", "group", "out_bf16"))
+@pytest.mark.parametrize("m,n", ((5, 33), (49, 70)))
+def test_epilogues(kernels, activation, parts, m, n):
+    r = rng(7, m)
+    k = 65
+    a, w = r.standard_normal((m, k)), (r.standard_normal((n, k)) / 8).astype(np.float32)
+    e = {"bias": r.standard_normal(n).astype(np.float32), "activation": activation}
+    if parts in ("residual", "gate", "group"):
+        e["residual"] = r.standard_normal((m, n + 5)).astype(np.float32)[:, :n]
+    if parts == "gate":
+        e["gate"] = r.standard_normal((1, n)).astype(np.float32)
+    if parts == "group":
+        e |= {"gate": r.standard_normal((3, n)).astype(np.float32), "group": r.integers(0, 3, m).astype(np.int32)}
+    out_bf16 = parts == "out_bf16"
+    got = run_bf16(kernels, operand(bf16(a)), w, out_bf16=out_bf16, **e)
+    exact = finish(wide(bf16(a)).astype(np.float64) @ wide(bf16(w)).astype(np.float64).T, **e)
+    check(wide(got) if out_bf16 else got, exact, numerics.ROUNDED_BF16 if out_bf16 else numerics.GEMM_BF16)
+
+    (qa, sa), (qw, sw) = quantize(a), quantize(w)
+    got = run_int8(kernels, operand(qa), qw, sa, sw, out_bf16=out_bf16, **e)
+    exact = finish((qa.astype(np.int64) @ qw.astype(np.int64).T) * (sa[:, None] * sw).astype(np.float64), **e)
+    check(wide(got) if out_bf16 else got, exact, numerics.ROUNDED_BF16 if out_bf16 else numerics.GEMM_INT8)
+
+
+@pytest.mark.parametrize("m,n,k", SHAPES)
+def test_int8_sums_are_exact(kernels, m, n, k):
+    r = rng(8, m, n, k)
+    a, w = (r.integers(-127, 128, s).astype(np.int8) for s in ((m, k), (n, k)))
+    a[0], w[0] = 127, -127
+    if m > 1:
+        a[1] = -127
+    sa, sw = (r.uniform(0.01, 1, s).astype(np.float32) for s in (m, n))
+    got = run_int8(kernels, operand(a, extra=m % 3, rows_after=1), w, sa, sw)
+    sums = a.astype(np.int64) @ w.astype(np.int64).T
+    assert np.array_equal(got, sums.astype(np.int32).astype(np.float32) * (sa[:, None] * sw))
+
+
+def test_a_bad_row_is_nan_and_no_other(kernels):
+    x = rng(9).standard_normal((35, 70)).astype(np.float32)
+    x[17, 3] = np.nan
+    q, scale = kernels.quantize_int8(x)
+    w = rng(10).integers(-127, 128, (33, 70)).astype(np.int8)
+    out = run_int8(kernels, q, w, scale, np.ones(33, np.float32))
+    assert np.isnan(out[17]).all() and np.isfinite(np.delete(out, 17, 0)).all()
+    out = run_bf16(kernels, kernels.round_bf16(x), w.astype(np.float32))
+    assert np.isnan(out[17]).all() and np.isfinite(np.delete(out, 17, 0)).all()
+
+
+@pytest.mark.parametrize("k", (65, 600, 3072))
+def test_gemm_rows_and_columns_do_not_matter(kernels, k):
+    """A row's bits: alone, at another place, with other rows, with other columns."""
+    r = rng(11, k)
+    m, n = 77, 130
+    a, w = bf16(r.standard_normal((m, k))), r.standard_normal((n, k)).astype(np.float32)
+    whole = run_bf16(kernels, operand(a), w, activation="gelu_erf")
+    for rows in (slice(0, 1), slice(76, 77), slice(3, 35), slice(5, 77), slice(16, 33)):
+        assert np.array_equal(run_bf16(kernels, operand(a[rows], extra=1), w, activation="gelu_erf"), whole[rows])
+    part = run_bf16(kernels, operand(a), w, n0=64, n1=99, activation="gelu_erf")
+    assert np.array_equal(part[:, 64:99], whole[:, 64:99])
+    assert np.isnan(part[:, :64]).all() and np.isnan(part[:, 99:]).all()
+    many = run_bf16(kernels, operand(np.concatenate([a] * 15)), w, activation="gelu_erf")
+    assert np.array_equal(many, np.concatenate([whole] * 15))
+
+
+def test_residual_may_be_the_output(kernels):
+    r = rng(12)
+    a, w = bf16(r.standard_normal((40, 96))), r.standard_normal((50, 96)).astype(np.float32)
+    x = r.standard_normal((40, 64)).astype(np.float32)
+    expected = run_bf16(kernels, operand(a), w, residual=x[:, :50].copy(), gate=np.float32(r.standard_normal((1, 50))))
+    r = rng(12)
+    r.standard_normal((40, 96)), r.standard_normal((50, 96)), r.standard_normal((40, 64))
+    before = x[:, 50:].copy()
+    run_bf16(kernels, operand(a), w, out=x[:, :50], residual=x[:, :50], gate=np.float32(r.standard_normal((1, 50))))
+    assert np.array_equal(x[:, :50], expected) and np.array_equal(x[:, 50:], before)
+
+
+def test_all_rows_agree_on_int8():
+    """Quantised operands and products (without activation) are the same to the bit on every row of this machine."""
+    r = rng(13)
+    x, w = r.standard_normal((67, 200)).astype(np.float32), r.integers(-127, 128, (99, 200)).astype(np.int8)
+    ws, bias = r.uniform(0.01, 1, 99).astype(np.float32), r.standard_normal(99).astype(np.float32)
+    results = {name: run_int8(k, *[k.quantize_int8(x)[0], w], k.quantize_int8(x)[1], ws, bias=bias) for name, k in available().items()}
+    for name, result in results.items():
+        assert np.array_equal(result, results["ref"]), name
+
+
+# ---- attention ----
+
+def attend(k, q, key, value):
+    out = np.full(q.shape, 0x7FC0, np.uint16)
+    k.attention_bf16(out, q, key, value)
+    return out
+
+
+def softmax_attention(q, k, v):
+    q, k, v = (wide(x).astype(np.float64) for x in (q, k, v))
+    s = q @ k.T / np.sqrt(q.shape[1])
+    p = np.exp(s - s.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True) @ v
+
+
+ATTENTION = [(1, 1, 1), (3, 2, 5), (16, 16, 16), (17, 31, 33), (33, 63, 64), (31, 64, 72), (15, 65, 80), (65, 97, 64), (32, 130, 1), (2, 600, 72),
+             (97, 257, 33), (5, 1184, 64)]
+
+
+@pytest.mark.parametrize("tq,tk,dh", ATTENTION)
+@pytest.mark.parametrize("spread", (1.0, 4.0))
+def test_attention_bf16(kernels, tq, tk, dh, spread):
+    r = rng(14, tq, tk, dh)
+    q, k, v = (bf16(r.standard_normal((t, dh + 7)) * s)[:, :dh] for t, s in ((tq, spread), (tk, spread), (tk, 1)))
+    got, exact = wide(attend(kernels, q, k, v)), softmax_attention(q, k, v)
+    check(got, exact, numerics.ATTENTION_BF16)
+    assert rejects(got * 1.02, exact, numerics.ATTENTION_BF16)
+
+
+def test_attention_with_growing_scores(kernels):
+    """The running maximum rises again and again, and far."""
+    r = rng(15)
+    q, v = bf16(np.abs(r.standard_normal((20, 64)))), bf16(r.standard_normal((500, 64)))
+    k = bf16(np.linspace(-20, 20, 500)[:, None] * np.ones((1, 64)) / 4)
+    check(wide(attend(kernels, q, k, v)), softmax_attention(q, k, v), numerics.ATTENTION_BF16)
+
+
+def test_attention_rows_do_not_matter(kernels):
+    r = rng(16)
+    q, k, v = (bf16(r.standard_normal((t, 72))) for t in (150, 200, 200))
+    whole = attend(kernels, q, k, v)
+    for rows in (slice(0, 1), slice(149, 150), slice(5, 22), slice(17, 100)):
+        assert np.array_equal(attend(kernels, q[rows], k, v), whole[rows])
+
+
+def test_attention_bad_rows(kernels):
+    r = rng(17)
+    q, k, v = (bf16(r.standard_normal((t, 40))) for t in (40, 100, 100))
+    clean = attend(kernels, q, k, v)
+    q[11, 3] = 0x7FC0
+    got = attend(kernels, q, k, v)
+    assert np.isnan(wide(got[11])).all() and np.array_equal(np.delete(got, 11, 0), np.delete(clean, 11, 0))
+
+
+# ---- refusals ----
+
+def test_bad_arguments_raise(kernels):
+    a, w = operand(bf16(np.ones((2, 5)))), kernels.pack_bf16(np.ones((3, 5), np.float32))
+    out = np.zeros((2, 3), np.float32)
+    with pytest.raises(ValueError, match="a: expected 64-byte aligned"):
+        kernels.gemm_bf16(out, a[:, :5], w, 5)
+    with pytest.raises(ValueError, match="packed"):
+        kernels.gemm_bf16(out, a, w[1:], 5)
+    with pytest.raises(ValueError, match="residual: not with"):
+        kernels.gemm_bf16(np.zeros((2, 3), np.uint16), a, w, 5, residual=out)
+    with pytest.raises(ValueError, match="a_scale and w_scale"):
+        kernels.gemm_int8(out, operand(np.ones((2, 5), np.int8)), kernels.pack_int8(np.ones((3, 5), np.int8)), 5, None, None)
