@@ -88,9 +88,11 @@ def torch_peer(folder, config, what):
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
     modules.attention = attention
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory for weights that the file replaces at once
         model = (modules.TexTok if config["model_type"] == "textok" else modules.DiT)(config)
     model.load_state_dict(load_file(Path(folder) / "model.safetensors"), assign=True)
+    if what in ("denoise", "sample"):
+        model.t_embedder.freqs = modules.TimestepEmbedder(256, 1).freqs
     model.eval()
     tensor = torch.from_numpy
     if what == "encode":

@@ -50,14 +50,13 @@ const union tx_model_config *tx_model_config(const struct tx_model *model);
 size_t tx_model_tensor_count(const struct tx_model *model);
 /* Shape has room for 2 sizes; returns the rank. */
 int tx_model_tensor(const struct tx_model *model, size_t index, const char **name, size_t shape[2]);
-/* Whether it is a matrix that a linear multiplies by, and what it is kept in. */
-int tx_model_tensor_is_linear(const struct tx_model *model, size_t index);
+/* What the tensor is kept in. */
 enum tx_dtype tx_model_tensor_dtype(const struct tx_model *model, size_t index);
 enum tx_dtype tx_model_dtype(const struct tx_model *model);
 size_t tx_model_weight_bytes(const struct tx_model *model);
 
-/* `get` gives each tensor's row-major values, or stops with anything but 0. Matrices that linears multiply by may come in any dtype, and are
- * converted to the one they are kept in; all others are float32. */
+/* `get` gives each tensor's row-major values, which must stay until it is called again, or stops with anything but 0. They may come in any
+ * dtype, and are converted to the one that the tensor is kept in. */
 enum tx_status tx_model_load(struct tx_model *model, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg, int threads,
                              struct tx_error *err);
 /* A tensor's values, row-major, in the dtype it is kept in; scale [rows] is written for int8 only. float32 comes back as it came. */

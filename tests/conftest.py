@@ -1,11 +1,27 @@
 """What all tests share: a report of the largest errors seen, and the marks."""
 
+import os
+
+import hypothesis
 import numerics
+import pytest
+
+# No deadline: on a busy machine or under a sanitizer any example may be slow. The same examples each time.
+hypothesis.settings.register_profile("textok", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("textok")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "timing: asserts how long something takes; left out where a sanitizer slows everything down")
+    config.addinivalue_line("markers", "measured: asserts a time or the process's memory, neither of which means anything under a sanitizer")
+    config.addinivalue_line("markers", "long: minutes on slow code, the reference row or under a sanitizer, of what shorter tests run too")
     config.addinivalue_line("markers", "large: takes gigabytes or a minute; runs where TEXTOK_TEST_LARGE is set, as .ci/run does")
+
+
+def pytest_collection_modifyitems(items):
+    if not os.environ.get("TEXTOK_TEST_LARGE"):
+        for item in items:
+            if item.get_closest_marker("large"):
+                item.add_marker(pytest.mark.skip(reason="takes gigabytes: set TEXTOK_TEST_LARGE=1"))
 
 
 def pytest_terminal_summary(terminalreporter):

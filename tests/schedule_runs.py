@@ -1,6 +1,7 @@
 """A model small enough for a formula, and the runs that textok's schedules are compared with diffusers' over it."""
 
 import itertools
+from unittest import mock
 
 import numpy as np
 
@@ -46,11 +47,15 @@ def config(prediction="epsilon", **changes):
 def diffusers_runs(step_counts):
     """(solver, spacing, prediction, steps, eta) of the runs in which textok and diffusers mean the same.
 
-    They do not for DDIM with "linspace": textok goes from each timestep to the next, as the original DiT does, while diffusers subtracts
-    T // steps, which is elsewhere. One step of DDPM with "linspace" is at T-1 here and at 0 there.
+    They do not for DDIM with "linspace": textok goes from each timestep to the next, as the original DiT does, while diffusers
+    subtracts T // steps, which is elsewhere. One step of DDPM with "linspace" is at T-1 here and at 0 there.
     """
-    for solver, spacing, prediction, steps in itertools.product(("ddim", "ddpm", "dpmsolver++"), SPACINGS, PREDICTIONS, step_counts):
-        if steps > max_steps(config(), solver, spacing) or spacing == "linspace" and (solver == "ddim" or solver == "ddpm" and steps == 1):
+    for solver, spacing, prediction, steps in itertools.product(
+        ("ddim", "ddpm", "dpmsolver++"), SPACINGS, PREDICTIONS, step_counts
+    ):
+        if steps > max_steps(config(), solver, spacing) or (
+            spacing == "linspace" and (solver == "ddim" or (solver == "ddpm" and steps == 1))
+        ):
             continue
         for eta in (0.0, 0.6) if solver == "ddim" else (0.0,):
             yield solver, spacing, prediction, steps, eta
@@ -74,12 +79,11 @@ def run_diffusers(solver, spacing, prediction, steps, eta):
         if solver == "ddim":
             x = scheduler.step(output, t, x, eta=eta, variance_noise=torch.from_numpy(noise) if eta else None).prev_sample
         elif solver == "ddpm":
-            # It draws its own noise: take that out and put ours in.
-            generator = torch.Generator().manual_seed(0)
-            drawn = torch.randn(SHAPE, generator=generator, dtype=torch.float64).numpy()
-            after = scheduler.step(output, t, x, generator=generator.manual_seed(0)).prev_sample
-            scale = float(scheduler._get_variance(t)) ** 0.5 if t > 0 else 0.0
-            x = after + scale * torch.from_numpy(noise - drawn)
+            # It draws its own noise, and takes none as an argument.
+            with mock.patch(
+                "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, noise=noise, **__: torch.from_numpy(noise)
+            ):
+                x = scheduler.step(output, t, x).prev_sample
         else:
             x = scheduler.step(output, t, x).prev_sample
     return scheduler.timesteps.numpy(), x.numpy()

@@ -24,11 +24,17 @@ def test_defaults_are_the_design_point():
     assert (dit.hidden_size, dit.depth, dit.num_heads, dit.num_classes, dit.num_outputs) == (1152, 28, 16, 1000, 16)
 
 
-@pytest.mark.parametrize("config", [
-    TexTokConfig(), TexTokConfig(text_source="class", num_classes=7), TexTokConfig(text_condition="none", tokenizer={"depth": 3}),
-    DiTConfig(num_tokens=4), DiTConfig(num_tokens=4, in_channels=2, latent_mean=[1, 2], latent_std=3, guidance_channels=1),
-    DiTConfig(num_tokens=4, **TEXT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        TexTokConfig(),
+        TexTokConfig(text_source="class", num_classes=7),
+        TexTokConfig(text_condition="none", tokenizer={"depth": 3}),
+        DiTConfig(num_tokens=4),
+        DiTConfig(num_tokens=4, in_channels=2, latent_mean=[1, 2], latent_std=3, guidance_channels=1),
+        DiTConfig(num_tokens=4, **TEXT),
+    ],
+)
 def test_round_trip(config):
     values = json.loads(json.dumps(config.to_dict()))
     assert type(config).from_dict(values) == config
@@ -45,7 +51,12 @@ def test_what_follows_from_other_fields():
     assert DiTConfig(num_tokens=4, **TEXT).num_classes == 0
     assert DiTConfig(num_tokens=4, in_channels=3, latent_std=2).latent_std == (2.0, 2.0, 2.0)
     assert DiTConfig(num_tokens=4, learn_sigma=False).num_outputs == 8
-    assert [TexTokConfig(text_condition=c).has_text("tokenizer") for c in ("both", "tokenizer", "detokenizer", "none")] == [True, True, False, False]
+    assert [TexTokConfig(text_condition=c).has_text("tokenizer") for c in ("both", "tokenizer", "detokenizer", "none")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_numpy_numbers_become_python_numbers():
@@ -56,15 +67,28 @@ def test_numpy_numbers_become_python_numbers():
 
 INTEGERS = (True, 1.0, "1", None, -1, 0, 10**9, 10**30, math.nan, [1])
 TEXTOK_BAD = [
-    *(({name: value}, name) for name in ("image_size", "patch_size", "num_latent_tokens", "latent_dim", "text_dim", "num_text_tokens")
-      for value in INTEGERS),
-    *(({side: {name: value}}, f"{side}.{name}") for side in ("tokenizer", "detokenizer") for name in ("hidden_size", "depth", "num_heads")
-      for value in INTEGERS),
+    *(
+        ({name: value}, name)
+        for name in ("image_size", "patch_size", "num_latent_tokens", "latent_dim", "text_dim", "num_text_tokens")
+        for value in INTEGERS
+    ),
+    *(
+        ({side: {name: value}}, f"{side}.{name}")
+        for side in ("tokenizer", "detokenizer")
+        for name in ("hidden_size", "depth", "num_heads")
+        for value in INTEGERS
+    ),
     *(({"norm_eps": value}, "norm_eps") for value in (True, "1e-6", None, -1e-6, 0, 2, math.nan, math.inf)),
-    *(({"tokenizer": {"mlp_ratio": value}}, "tokenizer.mlp_ratio") for value in (True, "4", None, -4, 0, 1e9, math.nan, 4.0001)),
+    *(
+        ({"tokenizer": {"mlp_ratio": value}}, "tokenizer.mlp_ratio")
+        for value in (True, "4", None, -4, 0, 1e9, math.nan, 4.0001)
+    ),
     *(({name: value}, name) for name in ("text_mask", "qkv_bias", "kl") for value in (0, 1, "true", None)),
-    *(({name: value}, name) for name in ("text_condition", "text_injection", "text_source", "gelu", "output_activation")
-      for value in ("relu", "", None, 3, ["both"])),
+    *(
+        ({name: value}, name)
+        for name in ("text_condition", "text_injection", "text_source", "gelu", "output_activation")
+        for value in ("relu", "", None, 3, ["both"])
+    ),
     ({"image_size": 255}, "patch_size: expected a divisor of image_size, 255, got 8"),
     ({"image_size": 16384, "patch_size": 2}, "at most 1048576 patches"),
     ({"tokenizer": {"num_heads": 7}}, "tokenizer.num_heads: expected a divisor of hidden_size, 768, got 7"),
@@ -72,33 +96,44 @@ TEXTOK_BAD = [
     ({"tokenizer": [768, 12]}, "tokenizer: expected an object"),
     ({"text_source": "class"}, "num_classes"),
     ({"text_source": "class", "num_classes": True}, "num_classes"),
-    ({"num_classes": 10}, "num_classes: expected 0 where text_source is \"embedding\", got 10"),
+    ({"num_classes": 10}, 'num_classes: expected 0 where text_source is "embedding", got 10'),
     ({"imagesize": 256}, "unknown config key: imagesize (did you mean 'image_size'?)"),
     ({"zzz": 1, "qqq": 2}, "unknown config keys: zzz, qqq; known are image_size,"),
     ({"tokenizer": {"width": 3}}, "unknown config key: tokenizer.width"),
     ({"model_type": "dit"}, "model_type: expected 'textok', got 'dit'"),
-]  # fmt: skip
+]
 DIT_BAD = [
-    *(({name: value}, name) for name in ("num_tokens", "in_channels", "hidden_size", "depth", "num_heads", "num_train_timesteps")
-      for value in INTEGERS),
+    *(
+        ({name: value}, name)
+        for name in ("num_tokens", "in_channels", "hidden_size", "depth", "num_heads", "num_train_timesteps")
+        for value in INTEGERS
+    ),
     *(({"num_classes": value}, "num_classes") for value in (True, 1.0, "1", -1, 0, 10**9)),
     *(({"guidance_channels": value}, "guidance_channels") for value in (True, 1.0, "1", -1, 0, 9)),
     *(({"time_freq_dim": value}, "time_freq_dim") for value in (0, 1, 255, True, 256.0)),
-    *(({name: value}, name) for name in ("beta_start", "beta_end") for value in (True, "1", None, 0, -1, 1, math.nan, math.inf)),
-    *(({name: value}, name) for name in ("latent_mean", "latent_std") for value in ("0", None, {}, [1] * 7, [[1]] * 8, math.nan, [math.inf] * 8)),
+    *(
+        ({name: value}, name)
+        for name in ("beta_start", "beta_end")
+        for value in (True, "1", None, 0, -1, 1, math.nan, math.inf)
+    ),
+    *(
+        ({name: value}, name)
+        for name in ("latent_mean", "latent_std")
+        for value in ("0", None, {}, [1] * 7, [[1]] * 8, math.nan, [math.inf] * 8)
+    ),
     ({"latent_std": 0}, "latent_std"),
     ({"beta_start": 0.03}, "beta_end: expected a number from 0.03 to 0.999, got 0.02"),
     ({"num_train_timesteps": 50_000}, "keeps some of the signal"),
     *(({name: value}, name) for name in ("condition", "beta_schedule", "prediction") for value in ("cosine", "", None, 1)),
     ({"learn_sigma": 1}, "learn_sigma"),
-    ({"text_dim": 8}, "text_dim: expected 0 where condition is \"class\", got 8"),
-    ({"condition": "text"}, "text_dim (with condition \"text\")"),
-    ({**TEXT, "num_classes": 10}, "num_classes: expected 0 where condition is \"text\", got 10"),
+    ({"text_dim": 8}, 'text_dim: expected 0 where condition is "class", got 8'),
+    ({"condition": "text"}, 'text_dim (with condition "text")'),
+    ({**TEXT, "num_classes": 10}, 'num_classes: expected 0 where condition is "text", got 10'),
     ({**TEXT, "num_text_tokens": 0}, "num_text_tokens"),
     ({"patch_size": 2, "input_size": 32}, "patch_size 2 with input_size 32: this version of textok runs DiTs over tokens only"),
     ({"patch_size": 3}, "patch_size"),
     ({"hidden": 3}, "did you mean"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("changes", "message"), TEXTOK_BAD)

@@ -47,7 +47,9 @@ def adm_crop(array, size):
     return np.array(result)[top : top + size, left : left + size]
 
 
-@pytest.mark.parametrize("shape", [(48, 40), (40, 48), (64, 64), (63, 65), (127, 128), (128, 500), (333, 130), (5, 7), (1, 1), (3, 300)])
+@pytest.mark.parametrize(
+    "shape", [(48, 40), (40, 48), (64, 64), (63, 65), (127, 128), (128, 500), (333, 130), (5, 7), (1, 1), (3, 300)]
+)
 @pytest.mark.parametrize("size", [1, 16, 32, 64])
 def test_center_crop(shape, size):
     array = RNG.integers(0, 256, (*shape, 3), np.uint8)
@@ -65,10 +67,21 @@ def test_kinds_of_input(path):
     frozen = NOISE.copy()
     frozen.flags.writeable = False
     kinds = [
-        str(path), path, Image.fromarray(NOISE), frozen, NOISE[:, ::-1][:, ::-1], np.asfortranarray(NOISE),
-        NOISE[None], [NOISE], (NOISE,), [path], np.dstack([NOISE, np.full((48, 40), 255, np.uint8)]), NOISE / 127.5 - 1,
-        (NOISE / 127.5 - 1).astype(np.float32), NOISE.astype(np.uint16) * 257,
-    ]  # fmt: skip
+        str(path),
+        path,
+        Image.fromarray(NOISE),
+        frozen,
+        NOISE[:, ::-1][:, ::-1],
+        np.asfortranarray(NOISE),
+        NOISE[None],
+        [NOISE],
+        (NOISE,),
+        [path],
+        np.dstack([NOISE, np.full((48, 40), 255, np.uint8)]),
+        NOISE / 127.5 - 1,
+        (NOISE / 127.5 - 1).astype(np.float32),
+        NOISE.astype(np.uint16) * 257,
+    ]
     for kind in kinds:
         assert (preprocess(kind, 32) == expected).all()
     mixed = preprocess([path, NOISE, Image.fromarray(NOISE)], 32)
@@ -125,8 +138,16 @@ def test_exif_turn(orientation, tmp_path):
     exif[0x0112] = orientation
     file = tmp_path / "turned.png"
     Image.fromarray(array).save(file, exif=exif)
-    turns = {1: array, 2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1], 5: array.swapaxes(0, 1), 6: np.rot90(array, -1),
-             7: np.rot90(array, 2).swapaxes(0, 1), 8: np.rot90(array)}
+    turns = {
+        1: array,
+        2: array[:, ::-1],
+        3: array[::-1, ::-1],
+        4: array[::-1],
+        5: array.swapaxes(0, 1),
+        6: np.rot90(array, -1),
+        7: np.rot90(array, 2).swapaxes(0, 1),
+        8: np.rot90(array),
+    }
     assert (preprocess(file, 64)[0] == turns[orientation]).all()
 
 
@@ -141,13 +162,25 @@ BAD = [
     (None, TypeError, "pictures: expected an array, got NoneType"),
     ([None], TypeError, r"pictures\[0\]: expected an array, got NoneType"),
     ([NOISE, object()], TypeError, r"pictures\[1\]: expected an array, got object"),
-    (NOISE.astype(np.int64), ValueError, r"pictures\[0\]: expected uint8, uint16, or floats in \[-1, 1\], got int64 \[48, 40, 3\]"),
-    (NOISE.astype(np.float32), ValueError, r"expected float pixels in \[-1, 1\], got values from 0 to 255; clip them, or pass uint8"),
+    (
+        NOISE.astype(np.int64),
+        ValueError,
+        r"pictures\[0\]: expected uint8, uint16, or floats in \[-1, 1\], got int64 \[48, 40, 3\]",
+    ),
+    (
+        NOISE.astype(np.float32),
+        ValueError,
+        r"expected float pixels in \[-1, 1\], got values from 0 to 255; clip them, or pass uint8",
+    ),
     (np.full((4, 4, 3), np.nan), ValueError, "expected finite numbers, got nan"),
     (np.full((4, 4, 3), np.inf), ValueError, "expected finite numbers, got inf"),
     (NOISE.transpose(2, 0, 1), ValueError, r"got uint8 \[3, 48, 40\]; this looks like CHW: use .transpose\(1, 2, 0\)"),
     (NOISE[None].transpose(0, 3, 1, 2), ValueError, "this looks like CHW"),
-    (np.zeros((4, 4, 2), np.uint8), ValueError, r"expected \[H, W\], \[H, W, 3\] or \[H, W, 4\] with pixels in it, got uint8 \[4, 4, 2\]"),
+    (
+        np.zeros((4, 4, 2), np.uint8),
+        ValueError,
+        r"expected \[H, W\], \[H, W, 3\] or \[H, W, 4\] with pixels in it, got uint8 \[4, 4, 2\]",
+    ),
     (np.zeros((0, 4, 3), np.uint8), ValueError, r"with pixels in it, got uint8 \[0, 4, 3\]"),
     (np.zeros(4, np.uint8), ValueError, r"got uint8 \[4\]"),
     (np.zeros((2, 2, 2, 2, 3), np.uint8), ValueError, r"got uint8 \[2, 2, 2, 2, 3\]"),
@@ -155,7 +188,7 @@ BAD = [
     (np.zeros((4, 4), complex), ValueError, "expected an array of numbers, got complex128"),
     (Image.new("F", (4, 4)), ValueError, "a picture of floats, whose range is not known"),
     (Image.fromarray(np.full((4, 4), -1, np.int32)), ValueError, "expected 8- or 16-bit pixels, got values from -1 to -1"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("pictures", "error", "message"), BAD)
@@ -164,7 +197,9 @@ def test_errors(pictures, error, message):
         preprocess(pictures, 16)
 
 
-@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (10**9, ValueError), (True, TypeError), (16.0, TypeError)])
+@pytest.mark.parametrize(
+    ("size", "error"), [(0, ValueError), (-1, ValueError), (10**9, ValueError), (True, TypeError), (16.0, TypeError)]
+)
 def test_bad_sizes(size, error):
     with pytest.raises(error, match="size: expected"):
         preprocess(NOISE, size)
@@ -184,7 +219,9 @@ def test_broken_files(tmp_path, path):
 
 def test_contact_sheet():
     """Pictures lie where they should, captions beside them; a caption of any length fits."""
-    entries = [images.Entry([NOISE[:40, :40], np.zeros((40, 40, 3), np.uint8)], f"title {i}", "word " * 10**i) for i in range(4)]
+    entries = [
+        images.Entry([NOISE[:40, :40], np.zeros((40, 40, 3), np.uint8)], f"title {i}", "word " * 10**i) for i in range(4)
+    ]
     sheet = images.contact_sheet(entries, columns=2, headings=["left", "right"], side=40, text_width=120)
     assert sheet.size == (12 + 2 * (2 * 52 + 132), 36 + 2 * 52)
     pixels = np.asarray(sheet)

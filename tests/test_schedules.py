@@ -1,13 +1,13 @@
-"""Coefficients of the solvers, run in NumPy on a toy model: against the papers' formulas, diffusers' stored answers and diffusers itself."""
+"""Coefficients of the solvers, run in NumPy on a toy model: against the papers' formulas and diffusers, stored and live."""
 
 from pathlib import Path
 
+import numerics
 import numpy as np
 import pytest
-
-import numerics
 import schedule_runs
 from reference import samplers
+
 from textok.schedules import SOLVERS, SPACINGS, cumulative_alphas, make_schedule, max_steps, spaced_timesteps
 
 STORED = np.load(Path(__file__).parent / "golden" / "schedules_diffusers.npz")
@@ -90,7 +90,7 @@ def test_every_step_count(solver, spacing, total):
 
 
 def test_respacing_keeps_the_cumulative_alphas():
-    """The recomputed betas of a respaced DDPM: their product is the kept timesteps' alpha, so one clean prediction stays put."""
+    """The recomputed betas of a respaced DDPM: their product is the kept alpha, so a clean prediction stays put."""
     config = schedule_runs.config("sample")
     schedule = make_schedule(config, 20, "ddpm")
     alphas = cumulative_alphas(config)[schedule.timesteps]
@@ -102,11 +102,23 @@ def test_respacing_keeps_the_cumulative_alphas():
 def test_noise_is_needed_where_it_is_added():
     needs = {
         (solver, steps, eta): make_schedule(schedule_runs.config(learn_sigma=learned), steps, solver, eta=eta).needs_noise
-        for solver, steps, eta, learned in (("ddpm", 5, 0.0, True), ("ddpm", 4, 0.0, False), ("ddpm", 1, 0.0, True), ("ddim", 5, 0.0, True),
-                                            ("ddim", 5, 0.3, True), ("dpmsolver++", 5, 0.0, True))
+        for solver, steps, eta, learned in (
+            ("ddpm", 5, 0.0, True),
+            ("ddpm", 4, 0.0, False),
+            ("ddpm", 1, 0.0, True),
+            ("ddim", 5, 0.0, True),
+            ("ddim", 5, 0.3, True),
+            ("dpmsolver++", 5, 0.0, True),
+        )
     }
-    assert needs == {("ddpm", 5, 0.0): True, ("ddpm", 4, 0.0): True, ("ddpm", 1, 0.0): False, ("ddim", 5, 0.0): False,
-                     ("ddim", 5, 0.3): True, ("dpmsolver++", 5, 0.0): False}
+    assert needs == {
+        ("ddpm", 5, 0.0): True,
+        ("ddpm", 4, 0.0): True,
+        ("ddpm", 1, 0.0): False,
+        ("ddim", 5, 0.0): False,
+        ("ddim", 5, 0.3): True,
+        ("dpmsolver++", 5, 0.0): False,
+    }
 
 
 def test_eta_one_is_ddpm():

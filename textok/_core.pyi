@@ -26,16 +26,18 @@ def weight_table(model_type: str, config: Mapping[str, Any]) -> list[tuple[str, 
 class Model:
     """Packed, read-only weights of one TexTok (model_type "textok") or DiT ("dit"). Usable from several threads at once.
 
-    `config` holds every key of api.md's config (nested dicts for the two sides); `weights` holds every tensor of `weight_table`, and
-    nothing else, as C-contiguous float32 arrays of exactly these shapes.
+    `config` holds every key of a config (nested dicts for the two sides). `weights` is asked for every tensor of `weight_table` by name, one
+    at a time, and gives C-contiguous arrays of exactly these shapes: float32, bfloat16 as uint16, or int8, where it is then asked for
+    `NAME.scale`, float32 [out]. `dtype`: what the large products are computed in, "float32", "bfloat16" or "int8".
     """
 
-    def __init__(self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, F32]) -> None: ...
+    def __init__(self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], dtype: str = "float32") -> None: ...
     model_type: str
+    dtype: str
     num_parameters: int
     weight_bytes: int
-    def weights(self) -> dict[str, F32]:
-        """All tensors, unpacked, bit for bit as they came."""
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """All tensors, unpacked, as the model holds them: float32 (bit for bit as they came), bfloat16 as uint16, int8 beside `NAME.scale`."""
     def memory_plan(self, batch: int, text_tokens: int, steps: int = 1, threads: int = 0) -> dict[str, int]:
         """{"weights": bytes, "workspace": bytes of one call of this batch with that many text tokens an image}"""
 
@@ -66,16 +68,41 @@ class Model:
         """
 
 class Kernels:
-    """The slots of one ISA row, for tests and benchmarks. `Kernels("ref")`, `Kernels("avx512")`; ValueError where it can't run here."""
+    """The slots of one ISA row, for tests and benchmarks. `Kernels("ref")`, `Kernels("avx512")`; ValueError where it can't run here.
+
+    Matrices may be views with any distance between rows; vectors are contiguous.
+    """
 
     def __init__(self, isa: str) -> None: ...
     def gemm_f32(self, a: F32, w: F32, bias: F32 | None = None, activation: str = "none", residual: F32 | None = None,
                  gate: F32 | None = None, group: I32 | None = None) -> F32:
-        """act(a [M,K] @ w [N,K].T + bias [N]); with residual [M,N]: residual + gate[group[row]] * that (gate [G,N] or None for 1)."""
+        """act(a [M,K] @ w [N,K].T + bias [N]); with residual [M,N]: residual + gate[group[row]] * that (gate [G,N] or None for 1).
+
+        activation: "none", "gelu_erf", "gelu_tanh", "silu", "tanh"."""
+    def pack_f32(self, w: F32, /) -> F32:
+        """w [N,K] in the form that this row's gemm reads: a vector, 64-byte aligned."""
+    def unpack_f32(self, packed: F32, n: int, k: int, /) -> F32:
+        """w [n,k] again, bit for bit."""
+    def gemm_packed_f32(self, out: F32, a: F32, packed: F32, bias: F32 | None = None, activation: str = "none",
+                        residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None, n0: int = 0, n1: int = -1) -> None:
+        """gemm_f32 into out [M,N], columns n0..n1 only (n1 -1: N; n0 a multiple of the row's panel). residual may be out."""
+    def epilogue_f32(self, acc: F32, bias: F32 | None = None, activation: str = "none", residual: F32 | None = None,
+                     gate: F32 | None = None, group: I32 | None = None) -> F32:
+        """What gemm_f32 does to a product acc [M,N]."""
     def norm_f32(self, x: F32, eps: float, weight: F32 | None = None, bias: F32 | None = None, shift: F32 | None = None,
                  scale: F32 | None = None, group: I32 | None = None) -> F32:
         """LayerNorm of each row of x [M,D], times weight plus bias, then times (1 + scale[group[row]]) plus shift[group[row]]."""
-    def attention_f32(self, q: F32, k: F32, v: F32) -> F32:
+    def attention_f32(self, q: F32, k: F32, v: F32, out: F32 | None = None) -> F32:
         """softmax(q k^T / sqrt(Dh)) v for q [Tq,Dh], k [Tk,Dh], v [Tk,Dh] of one head."""
-    def activate_f32(self, x: F32, kind: str) -> F32:
-        """kind: "none", "gelu_erf", "gelu_tanh", "silu", "tanh"."""
+    def activate_f32(self, x: F32, kind: str, /) -> F32:
+        """kind: as gemm_f32's activation; x [n]."""
+    def step_f32(self, x: F32, x0_prev: F32, m: F32, v: F32 | None, noise: F32 | None, u: NDArray[np.float64], /) -> None:
+        """One row of `Model.sample`'s update on vectors, in place: x and x0_prev."""
+    def patchify(self, image: F32 | NDArray[np.uint8], p: int, /) -> F32:
+        """image [S,S,3] -> patches [(S/p)^2, 3pp]."""
+    def unpatchify(self, patches: F32, s: int, p: int, uint8: bool, /) -> F32 | NDArray[np.uint8]:
+        """patches -> image [s,s,3], as bytes where `uint8` is true."""
+    @staticmethod
+    def register_rounds(rounds: int, /) -> float:
+        """Runs so many rounds of multiply-adds on registers alone and returns the number of operations: divided by their time, the most
+        that this thread could do. NotImplementedError where there is no such loop for this CPU."""

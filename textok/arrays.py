@@ -1,9 +1,9 @@
 """What users pass, turned into the exact arrays that the engine takes.
 
-Two stages, so that a batch of any size runs in bounded memory: `view` and the checks of shape and type look at everything before any
-work starts and copy nothing; `as_float32` and its like convert, and look for NaN, one slice of the batch at a time. Nothing here
-writes to an argument. Wrong values are ValueErrors and things that are no arrays TypeErrors, each with the argument's name, what came
-and what was expected.
+Two stages, so that a batch of any size runs in bounded memory: `view` and the checks of shape and type look at everything
+before any work starts and copy nothing; `as_float32` and its like convert, and look for NaN, one slice of the batch at a time.
+Nothing here writes to an argument. Wrong values are ValueErrors and things that are no arrays TypeErrors, each with the
+argument's name, what came and what was expected.
 """
 
 from collections.abc import Sequence
@@ -137,8 +137,10 @@ def as_pixels(array: NDArray[Any], name: str, first: int = 0) -> F32 | NDArray[n
     result = as_float32(array, name, first)
     # A thousandth over is rounding in somebody's arithmetic; 0..255 or an overshooting filter is not.
     if result.size and (result.min() < -1.001 or result.max() > 1.001):
-        raise ValueError(f"{name}: expected float pixels in [-1, 1], got values from {result.min():g} to {result.max():g}; clip them, "
-                         "or pass uint8")
+        raise ValueError(
+            f"{name}: expected float pixels in [-1, 1], got values from {result.min():g} to {result.max():g}; clip them, "
+            "or pass uint8"
+        )
     return result
 
 
@@ -154,7 +156,7 @@ def integers(value: Any, name: str, batch: int | None, low: int, high: int, mean
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])
         raise ValueError(f"{name}: expected {low} to {high}, {meaning}, got {array[at]} at [{at}]")
-    return np.ascontiguousarray(array, dtype=np.int32)
+    return array.astype(np.int32, order="C")  # a copy, so that what was checked stays as it was
 
 
 def output(out: Any, name: str, shape: tuple[int, ...], dtype: type, inputs: Sequence[Any]) -> NDArray[Any]:
@@ -162,14 +164,16 @@ def output(out: Any, name: str, shape: tuple[int, ...], dtype: type, inputs: Seq
     if out is None:
         return np.empty(shape, dtype)
     expected = f"{np.dtype(dtype)} [{', '.join(map(str, shape))}], C-contiguous and writeable"
-    if type(out) is not np.ndarray:
+    if type(out) not in (np.ndarray, np.memmap):
         raise TypeError(f"{name}: expected a NumPy array, {expected}, got {type(out).__name__}")
     if out.dtype != dtype or out.shape != shape:
         raise ValueError(f"{name}: expected {expected}, got {describe(out)}")
     flags = out.flags
     if not (flags.c_contiguous and flags.writeable and flags.aligned):
-        raise ValueError(f"{name}: expected {expected}, got one that is "
-                         + ("not C-contiguous" if not flags.c_contiguous else "read-only" if not flags.writeable else "not aligned"))
+        raise ValueError(
+            f"{name}: expected {expected}, got one that is "
+            + ("not C-contiguous" if not flags.c_contiguous else "read-only" if not flags.writeable else "not aligned")
+        )
     if any(array is not None and np.may_share_memory(out, array) for array in inputs):
         raise ValueError(f"{name}: expected an array of its own, got one that overlaps an input")
     return out

@@ -19,11 +19,13 @@ def list_models() -> list[str]:
     """
     if not FOLDER.is_dir():
         return []
-    return sorted(path.name for path in FOLDER.iterdir() if any((path / file).is_file() for file in ("config.json", "model_index.json")))
+    return sorted(
+        path.name for path in FOLDER.iterdir() if any((path / file).is_file() for file in ("config.json", "model_index.json"))
+    )
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
-    """The folder of a model: `path` where it exists, else the bundled model of that name, else a WeightsError that lists those."""
+    """The folder of a model: `path` where it exists, else the bundled model of that name; a WeightsError lists those."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path: expected a folder or the name of a bundled model, got {type(path).__name__} {path!r}")
     if os.path.exists(path):  # unlike Path.exists false, not an error, for names that cannot be paths
@@ -33,7 +35,9 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     names = list_models()
     if os.fspath(path) in names:
         return FOLDER / os.fspath(path)
-    raise WeightsError(f"{os.fspath(path)!r}: no such folder, and no bundled model of that name; bundled are {', '.join(names) or 'none'}")
+    raise WeightsError(
+        f"{os.fspath(path)!r}: no such folder, and no bundled model of that name; bundled are {', '.join(names) or 'none'}"
+    )
 
 
 def data_folder(name: str) -> Path:

@@ -1,8 +1,8 @@
 """A store of captions with their text embeddings: what class-conditional generation draws captions from.
 
-A folder with `captions.jsonl`, one object a line with "caption" and, where it belongs to a class, "label" (other keys are kept), and
-`embeddings.safetensors`: `tokens` float16 [total,Dt], the real tokens of all captions one after another, and `offsets` int64 [n+1],
-where each caption starts and the last ends.
+A folder with `captions.jsonl`, one object a line with "caption" and, where it belongs to a class, "label" (other keys are
+kept), and `embeddings.safetensors`: `tokens` float16 [total,Dt], the real tokens of all captions one after another, and
+`offsets` int64 [n+1], where each caption starts and the last ends.
 """
 
 import json
@@ -57,7 +57,9 @@ class CaptionStore:
         records = _read_records(path / CAPTIONS_FILE)
         file = files.TensorFile(path / EMBEDDINGS_FILE)
         if set(file.shapes) != {"tokens", "offsets"}:
-            raise WeightsError(f"{file.path}: expected tensors tokens and offsets, got {', '.join(sorted(file.shapes)) or 'none'}")
+            raise WeightsError(
+                f"{file.path}: expected tensors tokens and offsets, got {', '.join(sorted(file.shapes)) or 'none'}"
+            )
         try:
             return cls(records, file.read("tokens"), file.read("offsets"))
         except WeightsError as problem:
@@ -69,7 +71,9 @@ class CaptionStore:
         path.mkdir(parents=True, exist_ok=True)
         files.write_tensors(path / EMBEDDINGS_FILE, {"tokens": self._tokens, "offsets": self._offsets})
         with files.replacing(path / CAPTIONS_FILE) as temporary:
-            temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records), encoding="utf-8")
+            temporary.write_text(
+                "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records), encoding="utf-8"
+            )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -88,7 +92,7 @@ class CaptionStore:
         return [self.records[index]["caption"] for index in self._checked(indices)]
 
     def embeddings(self, indices: ArrayLike) -> tuple[F32, I32]:
-        """`text` [B,t,Dt], padded with zeros to the longest of these captions, and `text_lengths` [B], as the models take them."""
+        """`text` [B,t,Dt], padded with zeros to the longest of these captions, and `text_lengths` [B], for the models."""
         rows = self._checked(indices)
         lengths = np.diff(self._offsets)[rows].astype(np.int32)
         text = np.zeros((len(rows), int(lengths.max(initial=1)), self.text_dim), np.float32)
@@ -99,8 +103,8 @@ class CaptionStore:
     def draw(self, labels: Sequence[int], seed: int, first_index: int = 0, any_label: int | None = None) -> list[int]:
         """The index of a caption of each class.
 
-        Caption k is drawn from the stream of sample first_index + k that is apart from its noise (see `noise`), so it is the same in any
-        batch and changes no image. For `any_label`, a model's null class, all captions are drawn from.
+        Caption k is drawn from the stream of sample first_index + k that is apart from its noise (see `noise`), so it is the
+        same in any batch and changes no image. For `any_label`, a model's null class, all captions are drawn from.
         """
         drawn = []
         for place, label in enumerate(labels):
@@ -120,12 +124,12 @@ class CaptionStore:
 
 def _checked_record(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("caption"), str):
-        raise WeightsError(f"{where}: expected an object with a \"caption\", got {str(record)[:80]}")
+        raise WeightsError(f'{where}: expected an object with a "caption", got {str(record)[:80]}')
     label = record.get("label")
     if label is None:
         return {key: value for key, value in record.items() if key != "label"}
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < 2**31:
-        raise WeightsError(f"{where}: expected a \"label\" that is an integer from 0, got {label!r}")
+        raise WeightsError(f'{where}: expected a "label" that is an integer from 0, got {label!r}')
     return dict(record)
 
 
@@ -137,7 +141,9 @@ def _checked_embeddings(tokens: ArrayLike, offsets: ArrayLike, count: int) -> tu
         raise WeightsError(f"offsets: expected integers [{count + 1}], one more than captions, got {arrays.describe(ends)}")
     ends = ends.astype(np.int64)
     if count == 0 or ends[0] != 0 or ends[-1] != len(rows) or (np.diff(ends) < 1).any():
-        raise WeightsError(f"offsets: expected to rise from 0 to {len(rows)}, the rows of tokens, with at least one row a caption")
+        raise WeightsError(
+            f"offsets: expected to rise from 0 to {len(rows)}, the rows of tokens, with at least one row a caption"
+        )
     with np.errstate(over="ignore"):
         halves = rows.astype(np.float16)
     if not np.isfinite(halves).all():
@@ -149,9 +155,13 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
     files.check_regular(path, WeightsError)
     records = []
     try:
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        lines = path.read_bytes().split(b"\n")
+    except OSError as problem:
+        raise WeightsError(f"{path}: {problem.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        try:
             if line.strip():
-                records.append(_checked_record(files.parse_object(line), f"line {number}"))
-    except (ValueError, OSError) as problem:
-        raise WeightsError(f"{path}: {problem}") from None
+                records.append(_checked_record(files.parse_object(line), "record"))
+        except ValueError as problem:
+            raise WeightsError(f"{path}, line {number}: {problem}") from None
     return records

@@ -13,7 +13,7 @@ from .dit import DiT
 from .errors import ConfigError
 from .model import EngineModel
 from .noise import MAX_SEED
-from .pipeline import MODEL_INDEX, Pipeline
+from .pipeline import Pipeline
 from .tokenizer import TexTok
 
 MODELS: dict[str, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}
@@ -48,12 +48,14 @@ def info(args: argparse.Namespace) -> None:
         print(f"{'models':10}{', '.join(bundled.list_models()) or 'none bundled'}")
         return
     folder = bundled.find_model(args.model)
-    if (folder / MODEL_INDEX).is_file():
+    if (folder / weights.PIPELINE_FILE).is_file():
         print(Pipeline.from_pretrained(folder))
         return
     kind = weights.read_json(folder / weights.CONFIG_FILE).get("model_type")
     if kind not in MODELS:
-        raise ConfigError(f"{folder / weights.CONFIG_FILE}: expected \"model_type\": {' or '.join(map(json.dumps, MODELS))}, got {kind!r}")
+        raise ConfigError(
+            f'{folder / weights.CONFIG_FILE}: expected "model_type": {" or ".join(map(json.dumps, MODELS))}, got {kind!r}'
+        )
     model = MODELS[kind].from_pretrained(folder)
     print(model)
     for key, value in model.config.to_dict().items():
@@ -68,9 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     command = commands.add_parser(
-        "demo", help="run the bundled models on held-out pictures", formatter_class=argparse.RawDescriptionHelpFormatter,
+        "demo",
+        help="run the bundled models on held-out pictures",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Reconstruct held-out pictures with and without text, generate from classes and from captions;\n"
-                    "write picture sheets and print a table.",
+        "write picture sheets and print a table.",
         epilog="example: textok demo --out my-demo --seed 7",
     )
     command.add_argument("--out", type=Path, default=Path("textok-demo"), help="folder for the pictures (default: %(default)s)")
@@ -79,7 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=demo)
 
     command = commands.add_parser(
-        "info", help="tell about a model, or about this machine and the bundled models",
+        "info",
+        help="tell about a model, or about this machine and the bundled models",
         description="Sizes, config and memory of a model or pipeline; without one, the kernels in use and the bundled models.",
         epilog="example: textok info emoji-textok",
     )
@@ -101,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("textok: stopped", file=sys.stderr)
         return 1
     except ModuleNotFoundError as problem:
-        print(f"textok: {problem}; install what this command needs with: pip install 'textok-cpu[{args.run.__name__}]'", file=sys.stderr)
+        print(
+            f"textok: {problem}; install what this command needs with: pip install 'textok-cpu[{args.run.__name__}]'",
+            file=sys.stderr,
+        )
         return 1
     except (ValueError, OSError, MemoryError) as problem:
         print(f"textok: {' '.join(str(problem).split()) or type(problem).__name__}", file=sys.stderr)

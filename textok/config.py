@@ -1,7 +1,7 @@
 """Configurations of the models: the only place with their defaults and their checks.
 
-`TexTokConfig` and `DiTConfig` are frozen dataclasses whose fields are the keys of a checkpoint's `config.json`. Every field is checked
-when one is made, so code below this module, the C engine included, takes whole and sensible configurations for granted.
+`TexTokConfig` and `DiTConfig` are frozen dataclasses whose fields are the keys of a checkpoint's `config.json`. Every field is
+checked when one is made, so code below this module, the C engine included, takes whole and sensible configurations for granted.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from .errors import ConfigError
 
-# No model of this kind comes near these sizes. They keep a mistyped or hostile file from asking for absurd amounts of memory and
-# products of sizes within 64 bits.
+# No model of this kind comes near these sizes. They keep a mistyped or hostile file from asking for absurd amounts of memory,
+# and products of sizes within 64 bits.
 MAX_IMAGE_SIZE = 16384
 MAX_PATCH_SIZE = 128
 MAX_WIDTH = 65536
@@ -71,8 +71,11 @@ def _check_width(where: str, config: Any) -> None:
         raise _fail(f"{where}num_heads", f"a divisor of {where}hidden_size, {width}", heads)
     ratio = _number(f"{where}mlp_ratio", config.mlp_ratio, 1e-3, 64)
     if abs(width * ratio - round(width * ratio)) > 1e-6 or not 1 <= round(width * ratio) <= MAX_WIDTH * 4:
-        raise _fail(f"{where}mlp_ratio", f"a number that times {where}hidden_size, {width}, is a whole MLP width up to "
-                    f"{MAX_WIDTH * 4}", config.mlp_ratio)
+        raise _fail(
+            f"{where}mlp_ratio",
+            f"a number that times {where}hidden_size, {width}, is a whole MLP width up to {MAX_WIDTH * 4}",
+            config.mlp_ratio,
+        )
     depth = _integer(f"{where}depth", config.depth, 1, MAX_DEPTH)
     for name, value in (("hidden_size", width), ("num_heads", heads), ("mlp_ratio", ratio), ("depth", depth)):
         object.__setattr__(config, name, value)
@@ -90,8 +93,11 @@ def _fields_from(cls: type, values: Mapping[str, Any], where: str) -> dict[str, 
             hints.append(f"{where}{shown}" + (f" (did you mean {near[0]!r}?)" if near else ""))
         hints += [f"{len(unknown) - 5} more"] if len(unknown) > 5 else []
         raise ConfigError(f"unknown config key{'s' * (len(unknown) > 1)}: {', '.join(hints)}; known are {', '.join(known)}")
-    missing = [f.name for f in dataclasses.fields(cls)
-               if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values]
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values
+    ]
     if missing:
         raise ConfigError(f"config key{'s' * (len(missing) > 1)} missing: {', '.join(where + name for name in missing)}")
     return dict(values)
@@ -164,13 +170,13 @@ class TexTokConfig:
     text_injection
         "in_context": text tokens in the sequence; "cross_attention": a cross-attention layer in every block.
     text_source
-        "embedding": the caller's embeddings; "class": a learned table of `num_classes` rows, the one text token of an image (then
-        `num_text_tokens` is 1 whatever was given).
+        "embedding": the caller's embeddings; "class": a learned table of `num_classes` rows, the one text token of an image
+        (then `num_text_tokens` is 1 whatever was given).
     num_classes
         Rows of that table; 0 without one.
     norm_eps, gelu, qkv_bias, output_activation, kl
-        Epsilon of the layer norms; "erf" or "tanh" GELU; bias of the QKV projections; "none" or "tanh" on the pixels; whether the
-        latent projection has a mean and a log-variance half, of which `encode` returns the mean.
+        Epsilon of the layer norms; "erf" or "tanh" GELU; bias of the QKV projections; "none" or "tanh" on the pixels; whether
+        the latent projection has a mean and a log-variance half, of which `encode` returns the mean.
     tokenizer, detokenizer
         `SideConfig` of each side, or a dict of its fields.
 
@@ -210,7 +216,9 @@ class TexTokConfig:
         if checked["image_size"] % checked["patch_size"]:
             raise _fail("patch_size", f"a divisor of image_size, {self.image_size}", self.patch_size)
         if (checked["image_size"] // checked["patch_size"]) ** 2 > MAX_TOKENS:
-            raise _fail("patch_size", f"at most {MAX_TOKENS} patches of an image of {self.image_size} pixels a side", self.patch_size)
+            raise _fail(
+                "patch_size", f"at most {MAX_TOKENS} patches of an image of {self.image_size} pixels a side", self.patch_size
+            )
         checked["num_latent_tokens"] = _integer("num_latent_tokens", self.num_latent_tokens, 1, MAX_TOKENS)
         checked["latent_dim"] = _integer("latent_dim", self.latent_dim, 1, MAX_WIDTH)
         checked["text_dim"] = _integer("text_dim", self.text_dim, 1, MAX_WIDTH)
@@ -220,10 +228,10 @@ class TexTokConfig:
         checked["text_injection"] = _choice("text_injection", self.text_injection, ("in_context", "cross_attention"))
         checked["text_source"] = _choice("text_source", self.text_source, ("embedding", "class"))
         if self.text_source == "class":
-            checked["num_classes"] = _integer("num_classes (with text_source \"class\")", self.num_classes, 1, MAX_CLASSES)
+            checked["num_classes"] = _integer('num_classes (with text_source "class")', self.num_classes, 1, MAX_CLASSES)
             checked["num_text_tokens"] = 1
         else:
-            checked["num_classes"] = _absent("num_classes", self.num_classes, "text_source is \"embedding\"")
+            checked["num_classes"] = _absent("num_classes", self.num_classes, 'text_source is "embedding"')
         checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 0.1)
         checked["gelu"] = _choice("gelu", self.gelu, ("erf", "tanh"))
         checked["qkv_bias"] = _flag("qkv_bias", self.qkv_bias)
@@ -309,7 +317,7 @@ class DiTConfig:
     depth: int = 28
     num_heads: int = 16
     mlp_ratio: float = 4.0
-    num_classes: int | None = None
+    num_classes: int = None  # type: ignore[assignment]  # None becomes 1000 or 0
     learn_sigma: bool = True
     norm_eps: float = 1e-6
     time_freq_dim: int = 256
@@ -341,8 +349,10 @@ class DiTConfig:
         checked |= self._checked_condition()
         _integer("patch_size", self.patch_size, 1, 2)
         if self.patch_size != 1 or self.input_size is not None:
-            raise ConfigError(f"patch_size {self.patch_size} with input_size {self.input_size!r}: this version of textok runs DiTs "
-                              "over tokens only, with patch_size 1 and no input_size")
+            raise ConfigError(
+                f"patch_size {self.patch_size} with input_size {self.input_size!r}: this version of textok runs DiTs "
+                "over tokens only, with patch_size 1 and no input_size"
+            )
         if self.guidance_channels is not None:
             checked["guidance_channels"] = _integer("guidance_channels", self.guidance_channels, 1, channels)
         checked["latent_mean"] = _per_channel("latent_mean", self.latent_mean, channels, -1e6, 1e6)
@@ -352,8 +362,11 @@ class DiTConfig:
         checked["beta_end"] = high = _number("beta_end", self.beta_end, low, 0.999)
         checked["beta_schedule"] = _choice("beta_schedule", self.beta_schedule, ("linear",))
         if steps * (math.log1p(-low) + math.log1p(-high)) / 2 < MIN_LOG_ALPHA:
-            raise _fail("num_train_timesteps, beta_start, beta_end", "a schedule whose last step keeps some of the signal "
-                        f"(log of the cumulative alpha above {MIN_LOG_ALPHA:g})", (steps, low, high))
+            raise _fail(
+                "num_train_timesteps, beta_start, beta_end",
+                f"a schedule whose last step keeps some of the signal (log of the cumulative alpha above {MIN_LOG_ALPHA:g})",
+                (steps, low, high),
+            )
         checked["prediction"] = _choice("prediction", self.prediction, ("epsilon", "v", "sample"))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -363,13 +376,13 @@ class DiTConfig:
             classes = 1000 if self.num_classes is None else self.num_classes
             return {
                 "num_classes": _integer("num_classes", classes, 1, MAX_CLASSES),
-                "text_dim": _absent("text_dim", self.text_dim, "condition is \"class\""),
-                "num_text_tokens": _absent("num_text_tokens", self.num_text_tokens, "condition is \"class\""),
+                "text_dim": _absent("text_dim", self.text_dim, 'condition is "class"'),
+                "num_text_tokens": _absent("num_text_tokens", self.num_text_tokens, 'condition is "class"'),
             }
         return {
-            "num_classes": _absent("num_classes", self.num_classes, "condition is \"text\""),
-            "text_dim": _integer("text_dim (with condition \"text\")", self.text_dim, 1, MAX_WIDTH),
-            "num_text_tokens": _integer("num_text_tokens (with condition \"text\")", self.num_text_tokens, 1, MAX_TOKENS),
+            "num_classes": _absent("num_classes", self.num_classes, 'condition is "text"'),
+            "text_dim": _integer('text_dim (with condition "text")', self.text_dim, 1, MAX_WIDTH),
+            "num_text_tokens": _integer('num_text_tokens (with condition "text")', self.num_text_tokens, 1, MAX_TOKENS),
         }
 
     @classmethod
@@ -380,8 +393,8 @@ class DiTConfig:
     def to_dict(self) -> dict[str, Any]:
         """Every key, as `config.json` has them."""
         values = {"model_type": "dit"} | dataclasses.asdict(self)
-        values["latent_mean"] = list(self.latent_mean)
-        values["latent_std"] = list(self.latent_std)
+        for name in ("latent_mean", "latent_std"):
+            values[name] = list(values[name])
         return values
 
     @property

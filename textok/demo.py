@@ -1,11 +1,10 @@
 """`textok demo`: the bundled models on held-out pictures, as picture sheets and a table.
 
-Three parts. Reconstruction: test pictures through the TexTok with their captions and through the Baseline, the same model without text,
-beside a PCA of as many numbers. Classes: a DiT makes latents of a class, and the detokenizer sees a caption drawn for that class. Text to
-image: a DiT-T2I makes latents of held-out captions.
+Three parts. Reconstruction: test pictures through the TexTok with their captions and through the Baseline, the same model
+without text, beside a PCA of as many numbers. Classes: a DiT makes latents of a class, and the detokenizer sees a caption drawn
+for that class. Text to image: a DiT-T2I makes latents of held-out captions.
 """
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -93,22 +92,24 @@ class Demo:
     def reconstruct(self, held_out: HeldOut, textok: TexTok, baseline: TexTok) -> None:
         images = held_out.images
         text, lengths = held_out.captions.embeddings(np.arange(len(images)))
-        rows: list[tuple[str, int | str, int, U8, float | None]] = []
+        rows: list[tuple[str, str, int, Any, str]] = []
         for name, model in (("TexTok, with text", textok), ("Baseline, no text", baseline)):
             start = time.perf_counter()
             pictures = model.reconstruct(images, text, lengths, threads=self.threads)
             tokens, numbers = model.config.latent_shape
-            rows.append((name, tokens, tokens * numbers, pictures, (time.perf_counter() - start) / len(images)))
-        rows.append(("PCA", "-", held_out.pca_numbers, held_out.pca, None))
+            each = (time.perf_counter() - start) / len(images)
+            rows.append((name, str(tokens), tokens * numbers, pictures, f"{each:.4f} s"))
+        rows.append(("PCA", "-", held_out.pca_numbers, held_out.pca, "-"))
         size = images.shape[1]
         self.lines += [
             f"Reconstruction of {len(images)} held-out pictures, {size} x {size}; means, SSIM as in Wang et al. 2004",
             f"{'':20}{'tokens':>8}{'numbers':>9}{'PSNR':>10}{'SSIM':>8}{'time an image':>16}",
         ]
-        for name, tokens, numbers, pictures, seconds in rows:
-            took = "-" if seconds is None else f"{seconds:.4f} s"
-            self.lines.append(f"{name:20}{tokens:>8}{numbers:>9}{psnr(pictures, images).mean():>7.2f} dB"
-                              f"{ssim(pictures, images).mean():>8.3f}{took:>16}")
+        for name, tokens_text, numbers, pictures, took in rows:
+            self.lines.append(
+                f"{name:20}{tokens_text:>8}{numbers:>9}{psnr(pictures, images).mean():>7.2f} dB"
+                f"{ssim(pictures, images).mean():>8.3f}{took:>16}"
+            )
         shown = spread(len(images), SHOWN_RECONSTRUCTIONS)
         entries = [Entry([images[i], *(row[3][i] for row in rows)], *_words(held_out.captions, i)) for i in shown]
         self.sheet("reconstruction.png", entries, headings=["held-out", "TexTok", "Baseline", "PCA"])
@@ -116,17 +117,23 @@ class Demo:
     def classes(self, pipeline: Pipeline) -> None:
         labels = spread(pipeline.dit.config.num_classes, SHOWN_CLASSES)
         result = self.generate(f"{len(labels)} classes", pipeline, labels=labels)
-        names = {record.get("label"): record.get("label_name") for record in pipeline.captions.records}
-        entries = [Entry([picture], names.get(label) or f"class {label}", caption)
-                   for picture, label, caption in zip(result.images, labels, result.captions)]
+        records = [] if pipeline.captions is None else pipeline.captions.records
+        names = {record.get("label"): record.get("label_name") for record in records}
+        entries = [
+            Entry([picture], names.get(label) or f"class {label}", caption)
+            for picture, label, caption in zip(result.images, labels, result.captions or [""] * len(labels))
+        ]
         self.sheet("classes.png", entries, columns=2)
 
     def captions(self, pipeline: Pipeline, held_out: HeldOut) -> None:
-        # Other captions than those of the reconstructions.
-        shown = [i - 1 for i in spread(len(held_out.images), SHOWN_CAPTIONS + 1)[1:]]
+        reconstructed = spread(len(held_out.images), SHOWN_RECONSTRUCTIONS)
+        others = [i for i in range(len(held_out.images)) if i not in reconstructed]
+        shown = [others[place] for place in spread(len(others), SHOWN_CAPTIONS)]
         text, lengths = held_out.captions.embeddings(shown)
         result = self.generate(f"{len(shown)} held-out captions", pipeline, text=text, text_lengths=lengths)
-        entries = [Entry([held_out.images[i], picture], *_words(held_out.captions, i)) for i, picture in zip(shown, result.images)]
+        entries = [
+            Entry([held_out.images[i], picture], *_words(held_out.captions, i)) for i, picture in zip(shown, result.images)
+        ]
         self.sheet("captions.png", entries, columns=2, headings=["held-out", "generated"])
 
     def generate(self, name: str, pipeline: Pipeline, **conditions: Any) -> PipelineResult:
@@ -134,8 +141,11 @@ class Demo:
         result = pipeline(**conditions, **SAMPLING, seed=self.seed, threads=self.threads)
         each = (time.perf_counter() - start) / len(result)
         if not any(line.startswith("Generation") for line in self.lines):
-            self.lines += ["", f"Generation, {SAMPLING['steps']} steps of {SAMPLING['solver']}, guidance {SAMPLING['guidance_scale']:g}, "
-                               f"seed {self.seed}"]
+            self.lines += [
+                "",
+                f"Generation, {SAMPLING['steps']} steps of {SAMPLING['solver']}, guidance {SAMPLING['guidance_scale']:g}, "
+                f"seed {self.seed}",
+            ]
         self.lines.append(f"{name:45}{'':10}{each:>14.4f} s")
         return result
 
@@ -146,7 +156,9 @@ def _words(captions: CaptionStore, index: int) -> tuple[str, str]:
     return record.get("label_name") or "", record["caption"]
 
 
-def run(out: Path, seed: int = 0, threads: int | None = None, progress: bool = False, say: Callable[[str], object] = print) -> list[Path]:
+def run(
+    out: Path, seed: int = 0, threads: int | None = None, progress: bool = False, say: Callable[[str], object] = print
+) -> list[Path]:
     """Run the demo; sheets and the table go to `out`, which is made where missing, the table to `say` too.
 
     Returns the files written: reconstruction.png, classes.png, captions.png and table.txt.
@@ -157,7 +169,10 @@ def run(out: Path, seed: int = 0, threads: int | None = None, progress: bool = F
     bar: AbstractContextManager[Any] = progress_bar(progress, 4, "part")
     with bar as tick:
         held_out = HeldOut.load()
-        by_class, by_text = Pipeline.from_pretrained("emoji", threads=threads), Pipeline.from_pretrained("emoji-t2i", threads=threads)
+        by_class, by_text = (
+            Pipeline.from_pretrained("emoji", threads=threads),
+            Pipeline.from_pretrained("emoji-t2i", threads=threads),
+        )
         baseline = TexTok.from_pretrained("emoji-baseline", threads=threads)
         tick.update()
         demo.reconstruct(held_out, by_class.textok, baseline)

@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, noise
+from . import arrays
 from .config import DiTConfig
-from .model import IMAGES_AT_ONCE, EngineModel, progress_bar
+from .model import IMAGES_AT_ONCE, EngineModel, batch_parts, progress_bar
+from .noise import MAX_INDEX, NoiseSource, resolve_seed
 from .schedules import SOLVERS, SPACINGS, Schedule, make_schedule, max_steps
 from .text import Conditions, class_labels, text_batch
 
@@ -29,9 +30,9 @@ class DiT(EngineModel):
     config
         A dict as in `config.json` (missing keys have their defaults) or a `DiTConfig`.
     weights
-        A dict of arrays with the names and shapes of the checkpoint format, any float type.
+        A dict of arrays with the names and shapes of the checkpoint format, any float type; or int8 rows beside their scales.
     dtype
-        What the model computes in; "float32" in this version.
+        What the model computes in: "float32", "bfloat16" or "int8"; see `from_pretrained`.
     threads
         The most threads that a call uses; None for all that the process may use.
 
@@ -42,8 +43,9 @@ class DiT(EngineModel):
 
     Notes
     -----
-    The model works on normalised latents (z - latent_mean) / latent_std: `denoise`'s x, all noise and what a callback sees are in that space;
-    `sample` returns z. Sources: DiT (arXiv 2212.09748); DiT-T2I, TexTok (2412.05796) section 3.3; the solvers are `schedules`'.
+    The model works on normalised latents (z - latent_mean) / latent_std: `denoise`'s x, all noise and what a callback sees are
+    in that space; `sample` returns z. Sources: DiT (arXiv 2212.09748); DiT-T2I, TexTok (2412.05796) section 3.3; the solvers
+    are `schedules`'.
     """
 
     model_type: ClassVar[str] = "dit"
@@ -54,8 +56,19 @@ class DiT(EngineModel):
         """The frozen config."""
         return self._config
 
-    def denoise(self, x: Any, t: Any, labels: Any = None, text: Any = None, text_lengths: Any = None, *, null: bool = False,
-                batch_size: int | None = None, out: F32 | None = None, threads: int | None = None) -> F32:
+    def denoise(
+        self,
+        x: Any,
+        t: Any,
+        labels: Any = None,
+        text: Any = None,
+        text_lengths: Any = None,
+        *,
+        null: bool = False,
+        batch_size: int | None = None,
+        out: F32 | None = None,
+        threads: int | None = None,
+    ) -> F32:
         """One evaluation of the network.
 
         Parameters
@@ -84,22 +97,49 @@ class DiT(EngineModel):
         if not isinstance(null, bool):
             raise TypeError(f"null: expected True or False, got {type(null).__name__} {null!r}")
         if null and not (labels is None and text is None):
-            raise ValueError("null: expected no labels and no text with null=True, got " + ("text" if labels is None else "labels"))
+            raise ValueError(
+                "null: expected no labels and no text with null=True, got " + ("text" if labels is None else "labels")
+            )
         conditions = Conditions() if null else self._conditions(batch, labels, text, text_lengths)
         shape = (batch, config.num_tokens, config.num_outputs)
-        result = arrays.output(out, "out", shape, np.float32, [latents, times, *conditions.arrays()])
+        result = arrays.output(out, "out", shape, np.float32, [latents, times, *conditions.given()])
         count = self._call_threads(threads)
-        for part in self._slices(batch, batch_size):
+        for part in batch_parts(batch, batch_size):
             condition, lengths, classes = conditions.part(part)
-            self._model.denoise(arrays.as_float32(latents[part], "x", part.start), times[part], classes, condition, lengths, null,
-                                result[part], count)
+            self._model.denoise(
+                arrays.as_float32(latents[part], "x", part.start),
+                times[part],
+                classes,
+                condition,
+                lengths,
+                null,
+                result[part],
+                count,
+            )
         return result
 
-    def sample(self, labels: Any = None, text: Any = None, text_lengths: Any = None, *, steps: int = 50, solver: str = "dpmsolver++",
-               spacing: str = "linspace", eta: float = 0.0, guidance_scale: float = 1.0,
-               guidance_interval: tuple[float, float] | None = None, noise: Any = None, step_noise: Any = None,
-               seed: int | None = None, first_index: int = 0, batch_size: int | None = None, out: F32 | None = None,
-               threads: int | None = None, progress: bool = False, callback: Callback | None = None) -> F32:
+    def sample(
+        self,
+        labels: Any = None,
+        text: Any = None,
+        text_lengths: Any = None,
+        *,
+        steps: int = 50,
+        solver: str = "dpmsolver++",
+        spacing: str = "linspace",
+        eta: float = 0.0,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        noise: Any = None,
+        step_noise: Any = None,
+        seed: int | None = None,
+        first_index: int = 0,
+        batch_size: int | None = None,
+        out: F32 | None = None,
+        threads: int | None = None,
+        progress: bool = False,
+        callback: Callback | None = None,
+    ) -> F32:
         """Latents from noise.
 
         Parameters
@@ -111,14 +151,15 @@ class DiT(EngineModel):
         steps
             Evaluations of the network (two each where guidance is on), at most T.
         solver
-            "dpmsolver++" (second order; 20 to 50 steps are plenty), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps).
+            "dpmsolver++" (second order; 20 to 50 steps are plenty), "ddim" or "ddpm" (what the original DiT samples with, in
+            250 steps).
         spacing
             Which timesteps the steps visit, see `schedules.spaced_timesteps`: "linspace", "leading" or "trailing".
         eta
             For "ddim" only: the share of fresh noise, 0 to 1.
         guidance_scale
-            s of classifier-free guidance u + s (c - u), from the null condition's prediction u and the condition's c; 1 runs only c. Channels
-            beyond `guidance_channels`, and the variance, are the condition's.
+            s of classifier-free guidance u + s (c - u), from the null condition's prediction u and the condition's c; 1 runs
+            only c. Channels beyond `guidance_channels`, and the variance, are the condition's.
         guidance_interval
             (low, high) train timesteps, both included, outside which only c runs.
         noise
@@ -126,8 +167,9 @@ class DiT(EngineModel):
         step_noise
             [steps,B,N,C], in place of the noise drawn for the steps; not looked at by solvers that add none.
         seed
-            None for fresh noise each call. Sample k draws from Generator(Philox(SeedSequence(seed, spawn_key=(first_index + k,)))), as
-            float32 standard normals: first its start noise [N,C], then its step noise [steps,N,C]. So it is the same in any batch.
+            None for fresh noise each call. Sample k draws from Generator(Philox(SeedSequence(seed, spawn_key=(first_index +
+            k,)))), as float32 standard normals: first its start noise [N,C], then its step noise [steps,N,C]. So it is the same
+            in any batch.
         first_index
             Index of the first sample, for runs in several parts.
         batch_size
@@ -137,8 +179,8 @@ class DiT(EngineModel):
         progress
             Whether to show a bar over steps.
         callback
-            Called after every step of each part of the batch as callback(step, steps, x), step from 0, x the part's state [b,N,C], normalised.
-            What it raises ends the run and comes out of this call.
+            Called after every step of each part of the batch as callback(step, steps, x), step from 0, x the part's state
+            [b,N,C], normalised. What it raises ends the run and comes out of this call.
 
         Returns
         -------
@@ -159,14 +201,14 @@ class DiT(EngineModel):
         schedule = self._schedule(steps, solver, spacing, eta)
         guidance = self._guidance(schedule, guidance_scale, guidance_interval)
         conditions = self._conditions(None, labels, text, text_lengths)
-        batch = len(conditions.labels if conditions.text is None else conditions.text)
+        batch = conditions.batch
         draw = self._noise_source(batch, schedule, noise, step_noise, seed, first_index)
-        result = arrays.output(out, "out", (batch, *config.latent_shape), np.float32, [*conditions.arrays(), *draw.given()])
+        result = arrays.output(out, "out", (batch, *config.latent_shape), np.float32, [*conditions.given(), *draw.given()])
         count = self._call_threads(threads)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a function (step, steps, x), got {type(callback).__name__}")
         noise_bytes = 4 * len(schedule.timesteps) * config.num_tokens * config.in_channels if schedule.needs_noise else 0
-        parts = self._slices(batch, batch_size, max(1, min(IMAGES_AT_ONCE, STEP_NOISE_BYTES // max(noise_bytes, 1))))
+        parts = batch_parts(batch, batch_size, max(1, min(IMAGES_AT_ONCE, STEP_NOISE_BYTES // max(noise_bytes, 1))))
         times = schedule.timesteps.astype(np.float32)
         mean, deviation = np.float32(config.latent_mean), np.float32(config.latent_std)
         with progress_bar(progress, len(parts) * steps, "step") as bar:
@@ -180,8 +222,18 @@ class DiT(EngineModel):
                 x = result[part]
                 added = draw.fill(part, x)
                 condition, lengths, classes = conditions.part(part)
-                self._model.sample(x, times, schedule.update, guidance, added, classes, condition, lengths,
-                                   tick if progress or callback is not None else None, count)
+                self._model.sample(
+                    x,
+                    times,
+                    schedule.update,
+                    guidance,
+                    added,
+                    classes,
+                    condition,
+                    lengths,
+                    tick if progress or callback is not None else None,
+                    count,
+                )
                 x *= deviation
                 x += mean
         return result
@@ -231,21 +283,26 @@ class DiT(EngineModel):
             scales[(schedule.timesteps < low) | (schedule.timesteps > high)] = 1
         return scales
 
-    def _noise_source(self, batch: int, schedule: Schedule, start: Any, steps: Any, seed: Any, first_index: Any) -> "noise.NoiseSource":
+    def _noise_source(self, batch: int, schedule: Schedule, start: Any, steps: Any, seed: Any, first_index: Any) -> NoiseSource:
         if start is not None:
             start = self._latents(start, "noise", batch)
         if steps is not None:
             count, (tokens, channels) = len(schedule.timesteps), self._config.latent_shape
             steps = arrays.floats(steps, "step_noise", (("steps", count), ("B", batch), ("N", tokens), ("C", channels)))
-        return noise.NoiseSource(
-            shape=self._config.latent_shape, steps=len(schedule.timesteps) if schedule.needs_noise else 0, start=start,
-            step=steps if schedule.needs_noise else None, seed=noise.resolve_seed(seed),
-            first_index=arrays.whole(first_index, "first_index", 0, noise.MAX_INDEX),
+        return NoiseSource(
+            shape=self._config.latent_shape,
+            steps=len(schedule.timesteps) if schedule.needs_noise else 0,
+            start=start,
+            step=steps if schedule.needs_noise else None,
+            seed=resolve_seed(seed),
+            first_index=arrays.whole(first_index, "first_index", 0, MAX_INDEX),
         )
 
     def __repr__(self) -> str:
         c = self._config
         condition = f"{c.num_classes} classes" if c.condition == "class" else f"text {c.num_text_tokens} x {c.text_dim}"
         sigma = ", learned sigma" if c.learn_sigma else ""
-        return (f"DiT({c.num_tokens} tokens x {c.in_channels}; {condition}; {c.depth} x {c.hidden_size}, {c.num_heads} heads; "
-                f"{c.prediction}{sigma}, {c.num_train_timesteps} train steps; " + self._tail())
+        return (
+            f"DiT({c.num_tokens} tokens x {c.in_channels}; {condition}; {c.depth} x {c.hidden_size}, {c.num_heads} heads; "
+            f"{c.prediction}{sigma}, {c.num_train_timesteps} train steps; " + self._tail()
+        )

@@ -1,7 +1,7 @@
 """Pictures in and out: preparing them for a model, pixels from floats, and contact sheets with captions.
 
-`preprocess` crops as ADM and the DiT of Peebles and Xie do (their data loaders' centre crop), because metrics only compare between
-images that were cropped the same way. Pillow is imported on first use.
+`preprocess` crops as ADM and the DiT of Peebles and Xie do (their data loaders' centre crop), because metrics only compare
+between images that were cropped the same way. Pillow is imported on first use.
 """
 
 import os
@@ -43,21 +43,22 @@ def preprocess(pictures: Any, size: int) -> U8:
     Parameters
     ----------
     pictures
-        One picture or a list of them: paths, PIL images, or arrays [H,W], [H,W,1], [H,W,3] or [H,W,4], uint8, uint16 or floats in
-        [-1, 1]. An array [B,H,W,3] is a list too.
+        One picture or a list of them: paths, PIL images, or arrays [H,W], [H,W,1], [H,W,3] or [H,W,4], uint8, uint16 or floats
+        in [-1, 1]. An array [B,H,W,3] is a list too.
     size
         Side of the results in pixels.
 
     Returns
     -------
-    uint8 [B,size,size,3]. Photographs are turned as their EXIF tag says; transparency is put on white; 16-bit and palette pictures
-    become 8-bit RGB. Then the centre crop: halved with a box filter while the short side is at least twice `size`, scaled with a
-    bicubic filter so that the short side is `size`, and cut.
+    uint8 [B,size,size,3]. Photographs are turned as their EXIF tag says; transparency is put on white; 16-bit and palette
+    pictures become 8-bit RGB. Then the centre crop: halved with a box filter while the short side is at least twice `size`,
+    scaled with a bicubic filter so that the short side is `size`, and cut.
 
     Raises
     ------
     ValueError
-        A file that is no picture, a picture without pixels or more than 100 times as long as wide, an array of another shape or type.
+        A file that is no picture, a picture without pixels or more than 100 times as long as wide, an array of another shape or
+        type.
     FileNotFoundError
         A path where there is no file.
 
@@ -75,7 +76,7 @@ def preprocess(pictures: Any, size: int) -> U8:
     return batch
 
 
-def _as_list(pictures: Any) -> Sequence[Any]:
+def _as_list(pictures: Any) -> Any:
     from PIL import Image
 
     if isinstance(pictures, str | os.PathLike | Image.Image):
@@ -111,10 +112,12 @@ def _from_array(item: Any, name: str) -> "Image.Image":
 
     array = arrays.view(item, name)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
-        raise ValueError(f"{name}: expected [H, W, 3], got {arrays.describe(array)}; this looks like CHW: use .transpose(1, 2, 0)")
+        raise ValueError(
+            f"{name}: expected [H, W, 3], got {arrays.describe(array)}; this looks like CHW: use .transpose(1, 2, 0)"
+        )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] not in (3, 4) or array.size == 0:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or array.size == 0:
         raise ValueError(f"{name}: expected [H, W], [H, W, 3] or [H, W, 4] with pixels in it, got {arrays.describe(array)}")
     if array.dtype == np.uint16:
         array = _from_16_bit(array)
@@ -135,7 +138,9 @@ def _as_rgb(picture: "Image.Image", name: str) -> "Image.Image":
     if min(picture.size) < 1:
         raise ValueError(f"{name}: expected a picture with pixels, got {picture.size[0]} x {picture.size[1]}")
     if picture.mode == "F":
-        raise ValueError(f"{name}: expected 8- or 16-bit pixels, got a picture of floats, whose range is not known; convert it first")
+        raise ValueError(
+            f"{name}: expected 8- or 16-bit pixels, got a picture of floats, whose range is not known; convert it first"
+        )
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 65535:
@@ -171,8 +176,9 @@ class Entry:
     caption: str = ""
 
 
-def contact_sheet(entries: Sequence[Entry], *, columns: int = 1, headings: Sequence[str] = (), side: int = 160,
-                  text_width: int = 330) -> "Image.Image":
+def contact_sheet(
+    entries: Sequence[Entry], *, columns: int = 1, headings: Sequence[str] = (), side: int = 160, text_width: int = 330
+) -> "Image.Image":
     """Pictures with their captions on one white sheet.
 
     Parameters
@@ -216,7 +222,7 @@ def _font(size: float) -> "ImageFont.ImageFont | ImageFont.FreeTypeFont":
 
 
 def _write(draw: Any, entry: Entry, corner: tuple[int, int], width: int, height: int) -> None:
-    """Title and caption in a box, in the largest of a few sizes at which they fit; at the smallest, what does not fit is left out."""
+    """Title and caption in a box, in the largest of a few sizes at which they fit; at the smallest they may be cut."""
     for size in (14, 13, 12, 11, 10, 9):
         font, line_height = _font(size), round(size * 1.3)
         title = _wrap(entry.title, font, width)

@@ -33,8 +33,11 @@ def ssim(pictures: NDArray[np.uint8], originals: NDArray[np.uint8]) -> F64:
     from skimage.metrics import structural_similarity
 
     _pair(pictures, originals)
-    return np.array([
-        structural_similarity(original, picture, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5,
-                              use_sample_covariance=False)
-        for picture, original in zip(pictures, originals)
-    ])
+    return np.array(
+        [
+            structural_similarity(
+                original, picture, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            )
+            for picture, original in zip(pictures, originals)
+        ]
+    )

@@ -1,4 +1,4 @@
-"""What TexTok and DiT have in common: a frozen config, packed weights in the engine, files, copies and the splitting of batches."""
+"""What TexTok and DiT have in common: a frozen config, packed weights in the engine, files, copies, batches in parts."""
 
 import copy
 import os
@@ -34,12 +34,12 @@ class EngineModel:
         self._load(files.as_weights(weights, self._table()))
 
     def _set_up(self, config: Any, dtype: str, threads: int | None) -> None:
-        _check_dtype(dtype)
+        self._dtype = _dtype_name(dtype)
         self._config = config
         self._threads = arrays.thread_count(threads)
 
-    def _load(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        self._model = _core.Model(self.model_type, self._config.to_dict(), tensors)
+    def _load(self, tensors: files.Weights) -> None:
+        self._model = _core.Model(self.model_type, self._config.to_dict(), tensors, self._dtype)
 
     def _table(self) -> files.Table:
         return _core.weight_table(self.model_type, self._config.to_dict())
@@ -58,7 +58,9 @@ class EngineModel:
             A folder with `config.json` and `model.safetensors` (or shards and their index), or the name of a bundled model, see
             `textok.list_models`. A folder that exists goes before a name.
         dtype
-            What the model computes in. This version has "float32"; files of float16, bfloat16 and int8 weights load as that.
+            What the model computes in: "float32", "bfloat16" or "int8", whatever the file holds. In the latter two the products inside the
+            blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale a token), sums and the residual stream
+            stay float32, and so do the small layers at both ends; attention reads bfloat16.
         threads
             The most threads that a call of this model uses; None for all that the process may use.
 
@@ -94,7 +96,7 @@ class EngineModel:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` to `folder`, made where missing; each file appears whole or not at all."""
-        files.save_model(folder, self._config.to_dict(), self._model.weights())
+        files.save_model(folder, self._config.to_dict(), self.weights())
 
     @property
     def config(self) -> Any:
@@ -104,7 +106,7 @@ class EngineModel:
     @property
     def dtype(self) -> str:
         """What the model computes in."""
-        return "float32"
+        return self._dtype
 
     @property
     def threads(self) -> int | None:
@@ -115,30 +117,30 @@ class EngineModel:
     def num_parameters(self) -> int:
         return self._model.num_parameters
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """All tensors by name, float32 copies, bit for bit as they were given."""
-        return self._model.weights()
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Copies of all tensors by name, as the model holds them and `save_pretrained` writes them.
+
+        float32, bit for bit as they were given; in a model of bfloat16 or int8 the large matrices are bfloat16, or int8 `NAME` [out,in] beside
+        `NAME.scale` float32 [out].
+        """
+        return files.from_engine(self._model.weights())
 
     def memory_plan(self, batch: int) -> dict[str, int]:
         """Bytes that a call on `batch` images takes beside its arguments and its result.
 
-        Returns a dict: "weights", held as long as the model; "workspace", held during a call with captions of full length; "total" of the two.
-        Arguments that are not C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at a time.
+        Returns a dict: "weights", held as long as the model; "workspace", held during a call with captions of full length;
+        "total" of the two. Arguments that are not C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at
+        a time.
         """
         images = min(arrays.whole(batch, "batch", 1, arrays.MAX_BATCH), IMAGES_AT_ONCE)
         plan = self._model.memory_plan(images, self._config.num_text_tokens)
         return {**plan, "total": plan["weights"] + plan["workspace"]}
 
-    def _slices(self, batch: int, batch_size: int | None, most: int = IMAGES_AT_ONCE) -> list[slice]:
-        """The parts of a batch that run one after another, of `batch_size` images or, where that is None, `most`."""
-        step = most if batch_size is None else arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
-        return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
-
     def _call_threads(self, threads: int | None) -> int:
         return arrays.thread_count(threads, self._threads)
 
     def __reduce__(self) -> Any:
-        return type(self), (self._config, self._model.weights(), self.dtype, self.threads)
+        return type(self), (self._config, self.weights(), self.dtype, self.threads)
 
     def __copy__(self) -> Self:
         twin = type(self).__new__(type(self))
@@ -154,20 +156,24 @@ class EngineModel:
         return f"{self.num_parameters / 1e6:.1f}M parameters, {self.dtype}, {kernels} kernels)"
 
 
-def _check_dtype(dtype: Any) -> None:
+def _dtype_name(dtype: Any) -> str:
+    """The name of a dtype that comes as a string or as NumPy's or ml_dtypes' type."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)
-    arrays.choice(name, "dtype", COMPUTE_TYPES)
-    if name != "float32":
-        raise ConfigError(f"dtype: expected 'float32', which is what this version of textok computes in, got {name!r} (files of int8 and "
-                          "bfloat16 weights load with dtype='float32')")
+    return arrays.choice(name, "dtype", COMPUTE_TYPES)
 
 
 def _check_memory(table: files.Table) -> None:
-    """MemoryError for weights that, with their packed copy, this machine cannot hold, before it starts to fill its memory."""
-    needed = 2 * 4 * sum(int(np.prod(shape, dtype=object)) for _, shape in table)
+    """MemoryError for weights that this machine cannot hold, before it starts to fill its memory."""
+    needed = 4 * sum(int(np.prod(shape, dtype=object)) for _, shape in table)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise MemoryError(f"a model of this config needs {needed / 2**30:.1f} GiB, the machine has {there / 2**30:.1f} GiB")
+
+
+def batch_parts(batch: int, batch_size: int | None, most: int = IMAGES_AT_ONCE) -> list[slice]:
+    """The parts of a batch that run one after another, of `batch_size` images or, where that is None, `most`."""
+    step = most if batch_size is None else arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
+    return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
 
 
 def progress_bar(progress: bool, total: int, unit: str) -> Any:

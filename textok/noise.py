@@ -1,9 +1,10 @@
 """Where randomness comes from: one stream of random numbers a sample, so that a sample is the same in any batch or shard.
 
-Sample k of a run with seed s and first index f has SeedSequence(s, spawn_key=(f + k,)) for its noise, and (f + k, 1) for choices that
-must not disturb it, such as the caption of a class. The bits are Philox's; normals are NumPy's float32 ziggurat.
+Sample k of a run with seed s and first index f has SeedSequence(s, spawn_key=(f + k,)) for its noise, and (f + k, 1) for
+choices that must not disturb it, such as the caption of a class. The bits are Philox's; normals are NumPy's float32 ziggurat.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +22,11 @@ MAX_INDEX = 2**63 - 1
 def resolve_seed(seed: int | None) -> int:
     """`seed` itself, or a fresh one from the system's entropy for None."""
     if seed is None:
-        return int(np.random.SeedSequence().entropy)
+        return int.from_bytes(os.urandom(16))
     return arrays.whole(seed, "seed", 0, MAX_SEED)
 
 
-def generator(seed: int, *key: int) -> np.random.Generator:
+def generator(seed: int, *key: int) -> "np.random.Generator":
     """The generator of one sample (key: its index) or of its choices (key: its index, 1)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
 
@@ -46,21 +47,18 @@ class NoiseSource:
         return [array for array in (self.start, self.step) if array is not None]
 
     def fill(self, part: slice, x: F32) -> F32 | None:
-        """Write the start noise of some samples to x [b,N,C]; their step noise [steps,b,N,C], or None where no step needs any."""
-        step_noise = None
-        if self.step is not None:
-            step_noise = arrays.as_float32(self.step[:, part], "step_noise")
-        elif self.steps:
-            step_noise = np.empty((self.steps, *x.shape), np.float32)
-        draw_steps = self.step is None and self.steps > 0
-        for row in range(len(x)):
-            if self.start is not None and not draw_steps:
-                break
-            stream = generator(self.seed, self.first_index + part.start + row)
-            x[row] = stream.standard_normal(self.shape, dtype=np.float32)
-            if draw_steps:
-                step_noise[:, row] = stream.standard_normal((self.steps, *self.shape), dtype=np.float32)
+        """Write the start noise of some samples to x [b,N,C]; returns their step noise [steps,b,N,C], None without need."""
+        drawn_steps = self.steps if self.step is None else 0
+        step_noise = np.empty((drawn_steps, *x.shape), np.float32)
+        if self.start is None or drawn_steps:
+            for row in range(len(x)):
+                stream = generator(self.seed, self.first_index + part.start + row)
+                x[row] = stream.standard_normal(self.shape, dtype=np.float32)
+                if drawn_steps:
+                    step_noise[:, row] = stream.standard_normal((drawn_steps, *self.shape), dtype=np.float32)
         if self.start is not None:
             # After the draws: the step noise of a seed is the same whether or not its start noise is replaced.
             x[:] = arrays.as_float32(self.start[part], "noise", part.start)
-        return step_noise
+        if self.step is not None:
+            return arrays.as_float32(self.step[:, part], "step_noise")
+        return step_noise if drawn_steps else None

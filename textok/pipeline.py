@@ -15,13 +15,13 @@ from . import weights as files
 from .captions import CaptionStore
 from .dit import Callback, DiT
 from .errors import ConfigError
+from .model import batch_parts, progress_bar
 from .noise import MAX_INDEX, resolve_seed
 from .tokenizer import PIXEL_TYPES, TexTok
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
-MODEL_INDEX = "model_index.json"
 PARTS = ("textok", "dit", "captions")
 
 
@@ -70,8 +70,10 @@ class PipelineResult:
 
     def __repr__(self) -> str:
         kind = f"captions for {len(self.captions)}" if self.captions else "no captions drawn"
-        return (f"PipelineResult(images {arrays.describe(self.images)}, latents {arrays.describe(self.latents)}, "
-                f"labels {self.labels}, {kind}, seed {self.seed})")
+        return (
+            f"PipelineResult(images {arrays.describe(self.images)}, latents {arrays.describe(self.latents)}, "
+            f"labels {self.labels}, {kind}, seed {self.seed})"
+        )
 
 
 class Pipeline:
@@ -82,7 +84,8 @@ class Pipeline:
     textok, dit
         The two models.
     captions
-        Where `dit` is class-conditional and the detokenizer takes text: what to draw each image's caption from. Not needed otherwise.
+        Where `dit` is class-conditional and the detokenizer takes text: what to draw each image's caption from. Not needed
+        otherwise.
 
     Raises
     ------
@@ -91,8 +94,8 @@ class Pipeline:
 
     Notes
     -----
-    Class-conditional: DiT(class) makes the latents, a caption of that class is drawn, and its embedding goes to the detokenizer.
-    Text-to-image: one caption's embedding goes to both. Source: TexTok (arXiv 2412.05796), sections 3.3 and 4.1.
+    Class-conditional: DiT(class) makes the latents, a caption of that class is drawn, and its embedding goes to the
+    detokenizer. Text-to-image: one caption's embedding goes to both. Source: TexTok (arXiv 2412.05796), sections 3.3 and 4.1.
 
     Examples
     --------
@@ -113,7 +116,9 @@ class Pipeline:
     def _check_fit(self) -> None:
         t, d = self.textok.config, self.dit.config
         if t.latent_shape != d.latent_shape:
-            raise ConfigError(f"dit: expected to make the tokenizer's latents {list(t.latent_shape)}, got {list(d.latent_shape)}")
+            raise ConfigError(
+                f"dit: expected to make the tokenizer's latents {list(t.latent_shape)}, got {list(d.latent_shape)}"
+            )
         if not t.has_text("detokenizer"):
             return
         if d.condition == "text":
@@ -124,26 +129,34 @@ class Pipeline:
             if t.num_classes < d.num_classes:
                 raise ConfigError(f"dit: expected at most the tokenizer's {t.num_classes} classes, got {d.num_classes}")
         elif self.captions is None:
-            raise ConfigError("captions: expected a CaptionStore, since the DiT takes classes and the detokenizer text; got None")
+            raise ConfigError(
+                "captions: expected a CaptionStore, since the DiT takes classes and the detokenizer text; got None"
+            )
         elif self.captions.text_dim != t.text_dim or self.captions.longest > t.num_text_tokens:
-            raise ConfigError(f"captions: expected at most {t.num_text_tokens} tokens x {t.text_dim}, got up to "
-                              f"{self.captions.longest} x {self.captions.text_dim}")
+            raise ConfigError(
+                f"captions: expected at most {t.num_text_tokens} tokens x {t.text_dim}, got up to "
+                f"{self.captions.longest} x {self.captions.text_dim}"
+            )
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None) -> Self:
         """Load a pipeline folder, or a bundled pipeline by its name; `dtype` and `threads` as in `TexTok.from_pretrained`.
 
-        The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z}, where X, Y and Z name folders
-        inside it, X and Y else bundled models, and "captions" may be left out.
+        The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z}, where X, Y and Z
+        name folders inside it, X and Y else bundled models, and "captions" may be left out.
         """
         folder = bundled.find_model(path)
-        index = files.read_json(folder / MODEL_INDEX)
+        index = files.read_json(folder / files.PIPELINE_FILE)
         if index.get("_class_name") != "Pipeline":
-            raise ConfigError(f"{folder / MODEL_INDEX}: expected \"_class_name\": \"Pipeline\", got {index.get('_class_name')!r}")
+            raise ConfigError(
+                f'{folder / files.PIPELINE_FILE}: expected "_class_name": "Pipeline", got {index.get("_class_name")!r}'
+            )
         parts = {name: _part_folder(folder, name, index) for name in PARTS if name != "captions" or index.get(name) is not None}
         unknown = sorted(index.keys() - {*PARTS, "_class_name"})
         if unknown:
-            raise ConfigError(f"{folder / MODEL_INDEX}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}")
+            raise ConfigError(
+                f"{folder / files.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}"
+            )
         return cls(
             TexTok.from_pretrained(parts["textok"], dtype, threads),
             DiT.from_pretrained(parts["dit"], dtype, threads),
@@ -159,19 +172,37 @@ class Pipeline:
         if self.captions is not None:
             self.captions.save(path / "captions")
             index["captions"] = "captions"
-        files.write_json(path / MODEL_INDEX, index)
+        files.write_json(path / files.PIPELINE_FILE, index)
 
-    def __call__(self, labels: Any = None, text: Any = None, text_lengths: Any = None, *, steps: int = 50,
-                 solver: str = "dpmsolver++", spacing: str = "linspace", eta: float = 0.0, guidance_scale: float = 1.0,
-                 guidance_interval: tuple[float, float] | None = None, noise: Any = None, step_noise: Any = None,
-                 seed: int | None = None, first_index: int = 0, output: str = "uint8", batch_size: int | None = None,
-                 threads: int | None = None, progress: bool = False, callback: Callback | None = None) -> PipelineResult:
+    def __call__(
+        self,
+        labels: Any = None,
+        text: Any = None,
+        text_lengths: Any = None,
+        *,
+        steps: int = 50,
+        solver: str = "dpmsolver++",
+        spacing: str = "linspace",
+        eta: float = 0.0,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        noise: Any = None,
+        step_noise: Any = None,
+        seed: int | None = None,
+        first_index: int = 0,
+        output: str = "uint8",
+        batch_size: int | None = None,
+        threads: int | None = None,
+        progress: bool = False,
+        callback: Callback | None = None,
+    ) -> PipelineResult:
         """Pictures of classes, or of captions.
 
         Parameters
         ----------
         labels
-            int [B], classes; for a class-conditional DiT. A caption of each class is drawn for the detokenizer; for the null class, one of all.
+            int [B], classes; for a class-conditional DiT. A caption of each class is drawn for the detokenizer; for the null
+            class, one of all.
         text, text_lengths
             Caption embeddings [B,t,Dt] and how many rows of each are real; for a DiT-T2I. The detokenizer sees them too.
         output
@@ -185,31 +216,69 @@ class Pipeline:
         """
         seed = resolve_seed(seed)
         arrays.choice(output, "output", list(PIXEL_TYPES))
-        captions = None
-        conditions: Mapping[str, Any] = {}
-        wants_text = self.textok.config.has_text("detokenizer")
-        if self.dit.config.condition == "text":
-            conditions = {"text": text, "text_lengths": text_lengths}
-        elif wants_text and labels is not None:
-            config = self.dit.config
-            labels = arrays.integers(labels, "labels", None, 0, config.num_classes, f"of which {config.num_classes} is the null class")
-            if self.textok.config.text_source == "class":
-                arrays.integers(labels, "labels", None, 0, self.textok.config.num_classes - 1, "the detokenizer's classes")
-                conditions = {"labels": labels}
-            else:
-                first = arrays.whole(first_index, "first_index", 0, MAX_INDEX)
-                drawn = self.captions.draw(labels, seed, first, any_label=config.num_classes)
-                captions = self.captions.captions(drawn)
-                embeddings, lengths = self.captions.embeddings(drawn)
-                conditions = {"text": embeddings, "text_lengths": lengths}
+        drawn = self._draw(labels, seed, first_index)
         latents = self.dit.sample(
-            labels, text, text_lengths, steps=steps, solver=solver, spacing=spacing, eta=eta, guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval, noise=noise, step_noise=step_noise, seed=seed, first_index=first_index,
-            batch_size=batch_size, threads=threads, progress=progress, callback=callback,
+            labels,
+            text,
+            text_lengths,
+            steps=steps,
+            solver=solver,
+            spacing=spacing,
+            eta=eta,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            noise=noise,
+            step_noise=step_noise,
+            seed=seed,
+            first_index=first_index,
+            batch_size=batch_size,
+            threads=threads,
+            progress=progress,
+            callback=callback,
         )
-        images = self.textok.decode(latents, **conditions, output=output, batch_size=batch_size, threads=threads, progress=progress)
+        if self.captions is not None and drawn is not None:
+            captions = self.captions.captions(drawn)
+            images = self._decode_drawn(self.captions, latents, drawn, output, batch_size, threads, progress)
+        else:
+            captions = None
+            same: dict[str, Any] = {"output": output, "batch_size": batch_size, "threads": threads, "progress": progress}
+            if self.textok.config.text_source == "class":
+                images = self.textok.decode(latents, labels=labels, **same)
+            else:
+                images = self.textok.decode(latents, text, text_lengths, **same)
         names = None if labels is None else [int(label) for label in labels]
         return PipelineResult(images, latents, captions, names, seed)
+
+    def _draw(self, labels: Any, seed: int, first_index: Any) -> list[int] | None:
+        """Checks the labels, also as the detokenizer's; where it takes text, the caption of each."""
+        t, d = self.textok.config, self.dit.config
+        if d.condition != "class" or labels is None or not t.has_text("detokenizer"):
+            return None
+        classes = arrays.integers(labels, "labels", None, 0, d.num_classes, f"of which {d.num_classes} is the null class")
+        if self.captions is None or t.text_source == "class":
+            arrays.integers(labels, "labels", None, 0, t.num_classes - 1, "the detokenizer's classes")
+            return None
+        first = arrays.whole(first_index, "first_index", 0, MAX_INDEX)
+        return self.captions.draw(classes.tolist(), seed, first, any_label=d.num_classes)
+
+    def _decode_drawn(
+        self,
+        captions: CaptionStore,
+        latents: F32,
+        drawn: list[int],
+        output: str,
+        batch_size: int | None,
+        threads: int | None,
+        progress: bool,
+    ) -> U8 | F32:
+        """Images with the embeddings of the captions drawn, of which only those of a part are in memory at a time."""
+        images: U8 | F32 = np.empty((len(latents), *self.textok.config.image_shape), PIXEL_TYPES[output])
+        with progress_bar(progress, len(latents), "image") as bar:
+            for part in batch_parts(len(latents), batch_size):
+                text, lengths = captions.embeddings(drawn[part])
+                self.textok.decode(latents[part], text, lengths, output=output, out=images[part], threads=threads)
+                bar.update(part.stop - part.start)
+        return images
 
     def __repr__(self) -> str:
         parts = [self.textok, self.dit] + ([] if self.captions is None else [self.captions])
@@ -220,10 +289,16 @@ def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
     """The folder of a part: a plain name of one inside the pipeline's, or for models of a bundled one."""
     value = index.get(name)
     if not isinstance(value, str) or value in ("", ".", "..") or any(character in value for character in "/\\\0"):
-        raise ConfigError(f"{folder / MODEL_INDEX}: {name}: expected the plain name of a folder beside it, got {value!r}")
+        raise ConfigError(
+            f"{folder / files.PIPELINE_FILE}: {name}: expected the plain name of a folder beside it, got {value!r}"
+        )
     if (folder / value).is_dir():
         return folder / value
     if name != "captions" and value in bundled.list_models():
         return bundled.FOLDER / value
-    elsewhere = "" if name == "captions" else f" and no bundled model of that name; bundled are {', '.join(bundled.list_models()) or 'none'}"
-    raise ConfigError(f"{folder / MODEL_INDEX}: {name}: no folder {value!r} beside it{elsewhere}")
+    elsewhere = (
+        ""
+        if name == "captions"
+        else f" and no bundled model of that name; bundled are {', '.join(bundled.list_models()) or 'none'}"
+    )
+    raise ConfigError(f"{folder / files.PIPELINE_FILE}: {name}: no folder {value!r} beside it{elsewhere}")

@@ -1,8 +1,9 @@
 """Diffusion schedules and solvers, reduced to one row of coefficients a step.
 
-The forward process is x_t = sqrt(a_t) z + sqrt(1 - a_t) noise with a_t the cumulative product of 1 - beta. Every solver here is a
-linear recipe for the next state from the state, the model's prediction, the estimate of the clean sample at the step before, and
-noise, so a whole run is two arrays: the timesteps, and the coefficients that `_core.Model.sample` applies. All of it is float64.
+The forward process is x_t = sqrt(a_t) z + sqrt(1 - a_t) noise with a_t the cumulative product of 1 - beta. Every solver here is
+a linear recipe for the next state from the state, the model's prediction, the estimate of the clean sample at the step before,
+and noise, so a whole run is two arrays: the timesteps, and the coefficients that `_core.Model.sample` applies. All of it is
+float64.
 
 Sources: DDPM (arXiv 2006.11239) with the learned range of variances of Improved DDPM (2102.09672) and respacing as its authors'
 code and DiT's do it; DDIM (2010.02502) and DPM-Solver++ 2M (2211.01095) as the schedulers of diffusers do them.
@@ -47,11 +48,11 @@ class Schedule:
 def cumulative_alphas(config: DiTConfig) -> F64:
     """float64 [T], the cumulative product of 1 - beta of the training schedule, betas linear from beta_start to beta_end."""
     betas = np.linspace(config.beta_start, config.beta_end, config.num_train_timesteps, dtype=np.float64)
-    return np.cumprod(1.0 - betas)
+    return np.cumprod(1.0 - betas, dtype=np.float64)
 
 
 def max_steps(config: DiTConfig, solver: str, spacing: str) -> int:
-    """The most steps a run may have: timesteps must be distinct, and DPM-Solver++ leaves out timestep 0 except with "trailing"."""
+    """The most steps of a run: timesteps must be distinct, and DPM-Solver++ leaves out timestep 0 except with "trailing"."""
     leaves_out_zero = solver == "dpmsolver++" and spacing != "trailing"
     return config.num_train_timesteps - (1 if leaves_out_zero else 0)
 
@@ -59,9 +60,9 @@ def max_steps(config: DiTConfig, solver: str, spacing: str) -> int:
 def spaced_timesteps(num_train: int, steps: int, solver: str, spacing: str) -> NDArray[np.int64]:
     """The train timesteps that a run visits, falling, int64 [steps].
 
-    "linspace" is round(linspace(0, T-1, steps)), and T-1 alone for one step; "leading" and "trailing" count up from 0 and down from
-    T-1 in strides of T/steps, as DDIMScheduler of diffusers does. For "dpmsolver++" they are DPMSolverMultistepScheduler's: linspace and
-    leading lay steps + 1 points and drop the last, timestep 0.
+    "linspace" is round(linspace(0, T-1, steps)), and T-1 alone for one step; "leading" and "trailing" count up from 0 and down
+    from T-1 in strides of T/steps, as DDIMScheduler of diffusers does. For "dpmsolver++" they are
+    DPMSolverMultistepScheduler's: linspace and leading lay steps + 1 points and drop the last, timestep 0.
     """
     points = steps + 1 if solver == "dpmsolver++" else steps
     if spacing == "linspace":
@@ -83,9 +84,9 @@ def make_schedule(config: DiTConfig, steps: int, solver: str, spacing: str = "li
     steps
         1 to `max_steps`; not checked here.
     solver
-        "ddpm": ancestral sampling over the kept timesteps with betas recomputed from their cumulative alphas; the variance is the model's
-        where it learns sigma, else the posterior's. "ddim": with `eta`. "dpmsolver++": second order multistep, midpoint, to sigma 0,
-        first and last step of first order.
+        "ddpm": ancestral sampling over the kept timesteps with betas recomputed from their cumulative alphas; the variance is
+        the model's where it learns sigma, else the posterior's. "ddim": with `eta`. "dpmsolver++": second order multistep,
+        midpoint, to sigma 0, first and last step of first order.
     spacing
         See `spaced_timesteps`.
     eta
@@ -111,7 +112,7 @@ def make_schedule(config: DiTConfig, steps: int, solver: str, spacing: str = "li
 
 
 def _clean_estimate(a: F64, prediction: str) -> F64:
-    """Coefficients [S,2] of x and of the model's prediction in the estimate of the clean sample, for cumulative alphas a [S]."""
+    """Coefficients [S,2] of x and of the model's prediction in the estimate of the clean sample; a [S] cumulative alphas."""
     if prediction == "epsilon":
         pair = 1 / np.sqrt(a), -np.sqrt((1 - a) / a)
     elif prediction == "v":
@@ -165,13 +166,11 @@ def _fill_ddim(update: F64, alphas: F64, timesteps: NDArray[np.int64], spacing: 
 def _fill_dpmsolver(update: F64, a: F64) -> None:
     alpha, sigma = np.append(np.sqrt(a), 1.0), np.append(np.sqrt(1 - a), 0.0)
     log_snr = np.log(alpha[:-1]) - np.log(sigma[:-1])
-    growth = np.ones(len(a))  # 1 - exp(-h), h the step's gain of log SNR: infinite at the last, to sigma 0
-    growth[:-1] = -np.expm1(-np.diff(log_snr))
-    of_clean = alpha[1:] * growth
+    gains = np.diff(log_snr)  # h of every step but the last, where it is infinite: sigma is 0 after it
+    of_clean = alpha[1:] * np.append(-np.expm1(-gains), 1.0)
     of_x = sigma[1:] / sigma[:-1]
-    # Second order: half of h / h_before of the change since the last estimate, which the first step does not have and the last leaves out.
+    # Second order: half of h / h_before of the change since the last estimate, which the first step lacks and the last omits.
     change = np.zeros(len(a))
-    gains = np.diff(log_snr)
     change[1:-1] = 0.5 * gains[1:] / gains[:-1]
     _set_from_clean(update, of_x=of_x, of_clean=of_clean * (1 + change))
     update[:, FROM_LAST_X0] = -of_clean * change

@@ -17,27 +17,35 @@ class Conditions:
     """Checked but not yet converted conditions of a batch; all None where a model, or a side of it, has none."""
 
     text: NDArray[Any] | None = None  # [B,t,Dt] of any float type
-    lengths: I32 | None = None  # [B], the rows that take part
+    lengths: I32 | None = None  # [B], the rows of `text` that take part
     labels: I32 | None = None  # [B]
+
+    @property
+    def batch(self) -> int:
+        """Images B; 0 where there are no conditions."""
+        return max((len(array) for array in (self.text, self.labels) if array is not None), default=0)
 
     def part(self, rows: slice) -> tuple[F32 | None, I32 | None, I32 | None]:
         """Text, lengths and labels of some images, as `_core` takes them."""
-        if self.text is None:
-            return None, None, None if self.labels is None else self.labels[rows]
-        return arrays.as_float32(self.text[rows], "text", rows.start), self.lengths[rows], None
+        text, lengths, labels = (None if array is None else array[rows] for array in (self.text, self.lengths, self.labels))
+        return None if text is None else arrays.as_float32(text, "text", rows.start), lengths, labels
 
-    def arrays(self) -> list[NDArray[Any]]:
+    def given(self) -> list[NDArray[Any]]:
         """The caller's memory, which a result must not overlap."""
-        return [array for array in (self.text, self.labels) if array is not None]
+        return [] if self.text is None else [self.text]
 
 
-def text_batch(text: Any, text_lengths: Any, batch: int | None, width: int, most: int, who: str, lengths_count: bool) -> Conditions:
+def text_batch(
+    text: Any, text_lengths: Any, batch: int | None, width: int, most: int, who: str, lengths_count: bool
+) -> Conditions:
     """Captions [B,t,width] with t in 1..most; `batch` None takes any B.
 
     Where `lengths_count` is false the model makes no difference between real and padded rows, and all take part.
     """
     if text is None:
-        raise ValueError(f"text: expected caption embeddings [B, t <= {most}, {width}], which {who} of this model needs, got None")
+        raise ValueError(
+            f"text: expected caption embeddings [B, t <= {most}, {width}], which {who} of this model needs, got None"
+        )
     array = arrays.floats(text, "text", (("B", batch), ("t", None), ("Dt", width)))
     rows = array.shape[1]
     if not 1 <= rows <= most:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from . import arrays
 from .config import TexTokConfig
-from .model import EngineModel, progress_bar
+from .model import EngineModel, batch_parts, progress_bar
 from .text import Conditions, class_labels, text_batch
 
 F32 = NDArray[np.float32]
@@ -26,9 +26,9 @@ class TexTok(EngineModel):
     config
         A dict as in `config.json` (missing keys have their defaults) or a `TexTokConfig`.
     weights
-        A dict of arrays with the names and shapes of the checkpoint format, any float type.
+        A dict of arrays with the names and shapes of the checkpoint format, any float type; or int8 rows beside their scales.
     dtype
-        What the model computes in; "float32" in this version.
+        What the model computes in: "float32", "bfloat16" or "int8"; see `from_pretrained`.
     threads
         The most threads that a call uses; None for all that the process may use.
 
@@ -42,11 +42,11 @@ class TexTok(EngineModel):
     Arguments that several methods share:
 
     text
-        Caption embeddings [B,t,Dt], t at most Nt, float16, float32, float64 or bfloat16. Where a side of the model sees no text, its
-        method ignores `text` and needs none.
+        Caption embeddings [B,t,Dt], t at most Nt, float16, float32, float64 or bfloat16. Where a side of the model sees no
+        text, its method ignores `text` and needs none.
     text_lengths
-        int [B], each 1..t: how many rows of each caption are real. Where the config masks text the others take no part; where it does not,
-        they are part of the sequence like the rest. None: all t.
+        int [B], each 1..t: how many rows of each caption are real. Where the config masks text the others take no part; where
+        it does not, they are part of the sequence like the rest. None: all t.
     labels
         int [B], 0..num_classes-1, in place of `text` for a model whose `text_source` is "class".
     batch_size
@@ -77,8 +77,18 @@ class TexTok(EngineModel):
         """The frozen config."""
         return self._config
 
-    def encode(self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, batch_size: int | None = None,
-               out: F32 | None = None, threads: int | None = None, progress: bool = False) -> F32:
+    def encode(
+        self,
+        x: Any,
+        text: Any = None,
+        text_lengths: Any = None,
+        *,
+        labels: Any = None,
+        batch_size: int | None = None,
+        out: F32 | None = None,
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> F32:
         """Latents of images.
 
         Parameters
@@ -99,17 +109,27 @@ class TexTok(EngineModel):
         """
         pixels = arrays.images(x, "x", self._config.image_size)
         conditions = self._conditions("tokenizer", len(pixels), text, text_lengths, labels)
-        result = arrays.output(out, "out", (len(pixels), *self._config.latent_shape), np.float32, [pixels, *conditions.arrays()])
+        result = arrays.output(out, "out", (len(pixels), *self._config.latent_shape), np.float32, [pixels, *conditions.given()])
         count = self._call_threads(threads)
         with progress_bar(progress, len(pixels), "image") as bar:
-            for part in self._slices(len(pixels), batch_size):
+            for part in batch_parts(len(pixels), batch_size):
                 self._encode_part(pixels, conditions, part, result[part], count)
                 bar.update(part.stop - part.start)
         return result
 
-    def decode(self, z: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: str = "uint8",
-               batch_size: int | None = None, out: U8 | F32 | None = None, threads: int | None = None,
-               progress: bool = False) -> U8 | F32:
+    def decode(
+        self,
+        z: Any,
+        text: Any = None,
+        text_lengths: Any = None,
+        *,
+        labels: Any = None,
+        output: str = "uint8",
+        batch_size: int | None = None,
+        out: U8 | F32 | None = None,
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> U8 | F32:
         """Images of latents.
 
         Parameters
@@ -128,26 +148,38 @@ class TexTok(EngineModel):
         dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
         latents = self._latents(z)
         conditions = self._conditions("detokenizer", len(latents), text, text_lengths, labels)
-        result = arrays.output(out, "out", (len(latents), *self._config.image_shape), dtype, [latents, *conditions.arrays()])
+        result = arrays.output(out, "out", (len(latents), *self._config.image_shape), dtype, [latents, *conditions.given()])
         count = self._call_threads(threads)
         with progress_bar(progress, len(latents), "image") as bar:
-            for part in self._slices(len(latents), batch_size):
-                self._model.decode(arrays.as_float32(latents[part], "z", part.start), *conditions.part(part), result[part], count)
+            for part in batch_parts(len(latents), batch_size):
+                self._model.decode(
+                    arrays.as_float32(latents[part], "z", part.start), *conditions.part(part), result[part], count
+                )
                 bar.update(part.stop - part.start)
         return result
 
-    def reconstruct(self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: str = "uint8",
-                    batch_size: int | None = None, out: U8 | F32 | None = None, threads: int | None = None,
-                    progress: bool = False) -> U8 | F32:
+    def reconstruct(
+        self,
+        x: Any,
+        text: Any = None,
+        text_lengths: Any = None,
+        *,
+        labels: Any = None,
+        output: str = "uint8",
+        batch_size: int | None = None,
+        out: U8 | F32 | None = None,
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> U8 | F32:
         """`decode(encode(x))` with the same captions on both sides; arguments as there, result as `decode`'s."""
         dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
         pixels = arrays.images(x, "x", self._config.image_size)
         sides = [self._conditions(side, len(pixels), text, text_lengths, labels) for side in ("tokenizer", "detokenizer")]
-        inputs = [pixels, *sides[0].arrays(), *sides[1].arrays()]
+        inputs = [pixels, *sides[0].given(), *sides[1].given()]
         result = arrays.output(out, "out", (len(pixels), *self._config.image_shape), dtype, inputs)
         count = self._call_threads(threads)
         with progress_bar(progress, len(pixels), "image") as bar:
-            for part in self._slices(len(pixels), batch_size):
+            for part in batch_parts(len(pixels), batch_size):
                 latents = np.empty((part.stop - part.start, *self._config.latent_shape), np.float32)
                 self._encode_part(pixels, sides[0], part, latents, count)
                 self._model.decode(latents, *sides[1].part(part), result[part], count)
@@ -169,8 +201,9 @@ class TexTok(EngineModel):
             return class_labels(labels, text, batch, config.num_classes - 1, f"the {side}'s classes")
         if labels is not None:
             raise ValueError("labels: expected None, this model takes text [B,t,Dt]; got labels")
-        return text_batch(text, text_lengths, batch, config.text_dim, config.num_text_tokens, f"the {side}",
-                          lengths_count=config.text_mask)
+        return text_batch(
+            text, text_lengths, batch, config.text_dim, config.num_text_tokens, f"the {side}", lengths_count=config.text_mask
+        )
 
     def __repr__(self) -> str:
         c = self._config
@@ -180,7 +213,9 @@ class TexTok(EngineModel):
             kind = f"{c.num_classes} classes" if c.text_source == "class" else f"text {c.num_text_tokens} x {c.text_dim}"
             where = "both sides" if c.text_condition == "both" else f"the {c.text_condition}"
             text = f"{kind} in {where} ({c.text_injection.replace('_', ' ')}{', masked' if c.text_mask else ''})"
-        sides = ", ".join(f"{name} {side.depth} x {side.hidden_size}"
-                          for name, side in (("tokenizer", c.tokenizer), ("detokenizer", c.detokenizer)))
-        return (f"TexTok({c.image_size} px, patch {c.patch_size} -> {c.num_latent_tokens} tokens x {c.latent_dim}; {text}; {sides}; "
-                + self._tail())
+        sides = ", ".join(
+            f"{name} {side.depth} x {side.hidden_size}"
+            for name, side in (("tokenizer", c.tokenizer), ("detokenizer", c.detokenizer))
+        )
+        latents = f"{c.num_latent_tokens} tokens x {c.latent_dim}"
+        return f"TexTok({c.image_size} px, patch {c.patch_size} -> {latents}; {text}; {sides}; {self._tail()}"

@@ -1,19 +1,23 @@
 """Model folders: `config.json` beside `model.safetensors`, read with suspicion and written whole or not at all.
 
-A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by itself, then
-the names, shapes and types in the files' headers against the tensors that the configuration asks for. The tensors come out through the
-safetensors library; what that library lets pass (duplicate names, a file that shrinks while it is mapped) is checked here.
+A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by
+itself, then the names, shapes and types in the files' headers against the tensors that the configuration asks for. The tensors
+come out through the safetensors library; what that library lets pass (duplicate names, a file that shrinks while it is mapped)
+is checked here.
 
 Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out], whose
-product is the weight. All become float32.
+product is the weight. The engine takes float32, bfloat16 and int8 as they are and converts them to what the model computes in; it asks
+for one tensor at a time, so a model of any size loads in its own packed size and little more.
 """
 
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from .errors import ConfigError, WeightsError
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PIPELINE_FILE = "model_index.json"
 MAX_JSON_BYTES = 64 << 20
 FLOAT_TYPES = ("F32", "F16", "F64", "BF16")
 
@@ -91,7 +96,7 @@ class TensorFile:
     """One safetensors file: its header, and its tensors one at a time, each a copy.
 
     The library maps the file. Pages that are gone because somebody cut the file meanwhile would end the process, so the size is
-    compared before every tensor is copied out.
+    compared before every tensor is copied out; and it is mapped anew for each, so that what was copied does not stay in memory twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,8 +107,8 @@ class TensorFile:
         self._size = check_regular(path, WeightsError).st_size
         self._check_header()
         try:
-            self._file = safe_open(path, framework="np")
-            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  it is no dict
+            file = safe_open(path, framework="np")
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
             self.shapes: dict[str, Shape] = {name: tuple(part.get_shape()) for name, part in slices.items()}
             self.types: dict[str, str] = {name: part.get_dtype() for name, part in slices.items()}
         except (SafetensorError, OSError) as problem:
@@ -125,12 +130,12 @@ class TensorFile:
             raise WeightsError(f"{self.path}: {problem.strerror}") from None
 
     def read(self, name: str) -> NDArray[Any]:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
 
         if self.path.stat().st_size != self._size:
             raise WeightsError(f"{self.path}: the file changed while it was read")
         try:
-            return self._file.get_tensor(name)
+            return safe_open(self.path, framework="np").get_tensor(name)
         except (SafetensorError, OSError, TypeError) as problem:
             raise WeightsError(f"{self.path}: tensor {name}: {problem}") from None
 
@@ -145,7 +150,7 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
         raise WeightsError(f"{folder}: no {WEIGHTS_FILE} and no {INDEX_FILE} in it")
     places = read_json(index, WeightsError).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
-        raise WeightsError(f"{index}: expected a \"weight_map\" from tensor names to file names")
+        raise WeightsError(f'{index}: expected a "weight_map" from tensor names to file names')
     files: dict[str, TensorFile] = {}
     for place in places.values():
         if place in files:
@@ -182,69 +187,103 @@ def check_table(found: Mapping[str, Shape], table: Table, where: str) -> None:
         raise WeightsError(f"{where}: the tensors are not those of the config: {'; '.join(complaints)}")
 
 
-def as_weights(tensors: Mapping[str, Any], table: Table, where: str = "weights") -> dict[str, F32]:
-    """The arrays of a model, checked against `table`, as C-contiguous float32; no copy of those that are that already.
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file or of a user's dict, not looked into yet."""
 
-    Raises WeightsError for missing, extra and misshapen tensors and for NaN and infinity.
+    shape: Shape
+    type: str  # as safetensors names them: F32, BF16, I8, ...
+    where: str  # for errors
+    read: Callable[[], NDArray[Any]]
+
+
+class Weights(Mapping[str, NDArray[Any]]):
+    """The tensors of a model, each made when it is asked for, as the engine takes it: float32, bfloat16 as uint16, or int8 and its scale.
+
+    Raises WeightsError for tensors that are missing, too many or misshapen; and, when one is asked for, for NaN and infinity in it.
     """
+
+    def __init__(self, tensors: Mapping[str, Tensor], table: Table, where: str) -> None:
+        scales = {f"{name}.scale" for name, tensor in tensors.items() if tensor.type == "I8"}
+        check_table({name: tensor.shape for name, tensor in tensors.items() if name not in scales}, table, where)
+        for name, tensor in tensors.items():
+            if tensor.type == "I8":
+                _check_scale(name, tensor, tensors.get(f"{name}.scale"))
+            elif tensor.type not in FLOAT_TYPES:
+                raise WeightsError(f"{tensor.where}: {name}: expected {', '.join(FLOAT_TYPES)} or I8, got {tensor.type}")
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        tensor = self._tensors[name]
+        array = tensor.read()
+        if tensor.type == "I8":
+            return np.ascontiguousarray(array)
+        if tensor.type == "BF16":
+            bits = np.ascontiguousarray(array).view(np.uint16)
+            if not (bits & 0x7F80 == 0x7F80).any():
+                return bits
+        try:
+            return arrays.as_float32(array, name)
+        except ValueError as problem:
+            raise WeightsError(f"{tensor.where}: {problem}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _check_scale(name: str, rows: Tensor, scale: Tensor | None) -> None:
+    if len(rows.shape) != 2:
+        raise WeightsError(f"{rows.where}: {name}: expected int8 weights as [out, in], got {list(rows.shape)}")
+    if scale is None:
+        raise WeightsError(f"{rows.where}: {name} is int8, and its {name}.scale is missing")
+    if scale.shape != rows.shape[:1] or scale.type != "F32":
+        raise WeightsError(f"{scale.where}: {name}.scale: expected F32 [{rows.shape[0]}], got {scale.type} {list(scale.shape)}")
+
+
+_TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF16", "int8": "I8"}
+
+
+def as_weights(tensors: Mapping[str, Any], table: Table, where: str = "weights") -> Weights:
+    """The arrays of a user's dict, in any of the stored forms, checked against `table`."""
     if not isinstance(tensors, Mapping):
         raise TypeError(f"{where}: expected a dict of arrays, got {type(tensors).__name__}")
-    views = {}
-    for name, value in tensors.items():
+
+    def tensor(name: str, value: Any) -> Tensor:
         array = arrays.view(value, f"{where}: {name}")
-        if not arrays.is_float(array.dtype):
+        if array.dtype.name not in _TYPES:
             raise WeightsError(f"{where}: {name}: expected float32, float16, float64 or bfloat16, got {arrays.describe(array)}")
-        views[name] = array
-    check_table({name: array.shape for name, array in views.items()}, table, where)
-    return {name: _finite(views[name], name, where) for name, _ in table}
+        return Tensor(array.shape, _TYPES[array.dtype.name], where, lambda: array)
+
+    return Weights({name: tensor(name, value) for name, value in tensors.items()}, table, where)
 
 
-def _finite(array: NDArray[Any], name: str, where: str) -> F32:
-    try:
-        return arrays.as_float32(array, name)
-    except ValueError as problem:
-        raise WeightsError(f"{where}: {problem}") from None
+def from_engine(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The engine's tensors as a checkpoint has them: what it holds as uint16 is bfloat16."""
+    import ml_dtypes
+
+    return {name: array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array for name, array in tensors.items()}
 
 
-def load_weights(folder: Path, table: Table) -> dict[str, F32]:
-    """All tensors of a model folder as float32, checked against `table`, which `_core.weight_table` makes from the config."""
-    files = open_tensors(folder)
-    scales = {f"{name}.scale" for name, file in files.items() if file.types[name] == "I8"}
-    check_table({name: file.shapes[name] for name, file in files.items() if name not in scales}, table, str(folder))
-    weights = {}
-    for name, _ in table:
-        file = files[name]
-        if file.types[name] == "I8":
-            array = _dequantised(name, files)
-        elif file.types[name] in FLOAT_TYPES:
-            array = file.read(name)
-        else:
-            raise WeightsError(f"{file.path}: {name}: expected {', '.join(FLOAT_TYPES)} or I8, got {file.types[name]}")
-        weights[name] = _finite(array, name, str(file.path))
-    return weights
+def load_weights(folder: Path, table: Table) -> Weights:
+    """The tensors of a model folder, checked against `table`, which `_core.weight_table` makes from the config."""
 
+    def tensor(name: str, file: TensorFile) -> Tensor:
+        return Tensor(file.shapes[name], file.types[name], str(file.path), lambda: file.read(name))
 
-def _dequantised(name: str, files: Mapping[str, TensorFile]) -> F32:
-    """int8 rows times their scales."""
-    file, scale_name = files[name], f"{name}.scale"
-    rows = file.shapes[name]
-    if len(rows) != 2:
-        raise WeightsError(f"{file.path}: {name}: expected int8 weights as [out, in], got {list(rows)}")
-    scales = files.get(scale_name)
-    if scales is None:
-        raise WeightsError(f"{file.path}: {name} is int8, and its {scale_name} is missing")
-    if scales.shapes[scale_name] != rows[:1] or scales.types[scale_name] != "F32":
-        raise WeightsError(f"{scales.path}: {scale_name}: expected F32 [{rows[0]}], got {scales.types[scale_name]} "
-                           f"{list(scales.shapes[scale_name])}")
-    return file.read(name).astype(np.float32) * scales.read(scale_name)[:, None]
+    return Weights({name: tensor(name, file) for name, file in open_tensors(folder).items()}, table, str(folder))
 
 
 def load_config(folder: Path, model_type: str) -> dict[str, Any]:
     """`config.json` of a model folder, checked to be of `model_type`; its values are checked by the config class."""
     path = folder / CONFIG_FILE
+    if not path.exists() and (folder / PIPELINE_FILE).exists():
+        raise ConfigError(f"{folder}: expected a model, got a pipeline; load it with textok.Pipeline.from_pretrained")
     values = read_json(path)
     if values.get("model_type") != model_type:
-        raise ConfigError(f"{path}: expected \"model_type\": \"{model_type}\", got {values.get('model_type')!r}")
+        raise ConfigError(f'{path}: expected "model_type": "{model_type}", got {values.get("model_type")!r}')
     return values
 
 
@@ -284,7 +323,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
             raise OSError(f"{path}: could not be written: {problem}") from None
 
 
-def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], weights: Mapping[str, F32]) -> None:
+def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:
     """`config.json` and `model.safetensors` in `folder`, which is made where it is missing."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -295,19 +334,19 @@ def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], weight
 # --- Random weights -----------------------------------------------------------------------------------------------------------
 
 
-def random_weights(table: Table, seed: int) -> dict[str, F32]:
+def random_weights(table: Table, seed: int) -> Weights:
     """Weights for timing and tests, of such sizes that activations keep the scale of a trained model's at any width and depth.
 
-    Matrices have variance 1/in, those that end a residual branch 1/(2 depth in); norms scatter around 1; biases, tokens and positions are
-    small but nowhere zero, so every part of a model shows in its output, the branches that adaLN-Zero starts at zero too. Tensor k of
-    `table` draws from Generator(Philox(SeedSequence(seed, spawn_key=(k,)))).
+    Matrices have variance 1/in, those that end a residual branch 1/(2 depth in); norms scatter around 1; biases, tokens and
+    positions are small but nowhere zero, so every part of a model shows in its output, the branches that adaLN-Zero starts at
+    zero too. Tensor k of `table` draws from Generator(Philox(SeedSequence(seed, spawn_key=(k,)))).
     """
     depths: dict[str, int] = {}
     for name, _ in table:
         if match := _BLOCK.match(name):
             depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
-    weights = {}
-    for index, (name, shape) in enumerate(table):
+
+    def draw(index: int, name: str, shape: Shape) -> F32:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(index,))))
         values = generator.standard_normal(shape, dtype=np.float32)
         match = _BLOCK.match(name)
@@ -321,5 +360,7 @@ def random_weights(table: Table, seed: int) -> dict[str, F32]:
             values *= np.float32((2 * depths[match[1]] * shape[1]) ** -0.5)
         else:
             values *= np.float32(shape[1] ** -0.5)
-        weights[name] = values
-    return weights
+        return values
+
+    tensors = {name: Tensor(shape, "F32", "random weights", partial(draw, index, name, shape)) for index, (name, shape) in enumerate(table)}
+    return Weights(tensors, table, "random weights")

@@ -394,34 +394,47 @@ static void scale_name(char *text, size_t size, const char *name)
 
 struct loading {
     struct tx_model *model;
-    PyObject *weights;      /* dict */
+    PyObject *weights;          /* a mapping: it may make each tensor when it is asked for it */
+    PyObject *array, *scale;    /* the tensor being packed */
 };
+
+static PyObject *item(PyObject *mapping, const char *name)
+{
+    PyObject *key = PyUnicode_FromString(name), *value = key ? PyObject_GetItem(mapping, key) : NULL;
+    Py_XDECREF(key);
+    if (!value && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "weights: %s is missing", name);
+    }
+    return value;
+}
+
+static void drop_tensor(struct loading *loading)
+{
+    Py_CLEAR(loading->array);
+    Py_CLEAR(loading->scale);
+}
 
 static int get_tensor(void *arg, size_t index, struct tx_values *values)
 {
-    const struct loading *loading = arg;
+    struct loading *loading = arg;
     const char *name;
     size_t shape[2];
     const int rank = tx_model_tensor(loading->model, index, &name, shape);
     const Py_ssize_t dims[2] = {(Py_ssize_t)shape[0], (Py_ssize_t)shape[1]};
-    PyObject *array = PyDict_GetItemString(loading->weights, name);
-    if (!array) {
-        PyErr_Format(PyExc_ValueError, "weights: %s is missing", name);
+    drop_tensor(loading);
+    if (!(loading->array = item(loading->weights, name)))
         return -1;
-    }
     *values = (struct tx_values){.dtype = TX_F32};
-    if (rank == 2 && tx_model_tensor_is_linear(loading->model, index))
-        for (int i = TX_BF16; i <= TX_INT8; i++)
-            if (tx_is_type(array, dtypes[i].npy))
-                values->dtype = (enum tx_dtype)i;
-    values->data = tx_array(array, name, dtypes[values->dtype].npy, rank, dims);
+    for (int i = TX_BF16; i <= TX_INT8; i++)
+        if (tx_is_type(loading->array, dtypes[i].npy))
+            values->dtype = (enum tx_dtype)i;
+    values->data = tx_array(loading->array, name, dtypes[values->dtype].npy, rank, dims);
     if (values->data && values->dtype == TX_INT8) {
         char text[128];
         scale_name(text, sizeof text, name);
-        PyObject *scale = PyDict_GetItemString(loading->weights, text);
-        if (!scale)
-            PyErr_Format(PyExc_ValueError, "weights: %s is missing", text);
-        values->scale = scale ? tx_array(scale, text, NPY_FLOAT32, 1, dims) : NULL;
+        loading->scale = item(loading->weights, text);
+        values->scale = loading->scale ? tx_array(loading->scale, text, NPY_FLOAT32, 1, dims) : NULL;
         return values->scale ? 0 : -1;
     }
     return values->data ? 0 : -1;
@@ -436,14 +449,16 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     enum tx_dtype dtype;
     union tx_model_config config;
     struct tx_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO!|s:Model", names, &model_type, &dict, &PyDict_Type, &weights, &dtype_name) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO|s:Model", names, &model_type, &dict, &weights, &dtype_name) ||
         dtype_from(dtype_name, &dtype) < 0 || config_from(model_type, dict, &kind, &config) < 0)
         return NULL;
     struct loading loading = {.weights = weights};
     if (tx_model_open(&loading.model, tx_active_kernels, kind, dtype, &config, &err) != TX_OK)
         return tx_raise(&err);
     /* Packing holds the GIL: the arrays could otherwise change under it. */
-    if (tx_model_load(loading.model, get_tensor, &loading, 0, &err) != TX_OK) {
+    const enum tx_status status = tx_model_load(loading.model, get_tensor, &loading, 0, &err);
+    drop_tensor(&loading);
+    if (status != TX_OK) {
         tx_model_close(loading.model);
         return tx_raise(&err);
     }

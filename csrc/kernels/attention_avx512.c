@@ -1,122 +1,190 @@
 /* out[Tq,Dh] = softmax(scale q k^T) v of one head, never storing more scores than a strip.
  *
- * K is packed once a call into panels of 32 keys, [Tk/32][Dh][32], zero padded. For each few rows of q, blocks of BLOCK keys (borders at
- * multiples of BLOCK from key 0) go by: scores by the tile of tile_avx512.h, running maximum and sum of each row, exp, the old sums
- * rescaled, then P V by the same tile with V read in place. A row's arithmetic depends on its q, Tk and Dh alone.
- * Rows whose scores hold NaN or +inf come out as NaN. */
+ * Packed once a call into scratch: K as panels of 64 keys, [Tk/64][Dh][64], and V as groups of at most 64 columns, [Dh/64][Tk][64], both
+ * zero padded to whole vectors (the last panel and group are as narrow as they can be).
+ * Then strips of ROWS queries; for each, blocks of BLOCK keys with borders at multiples of BLOCK from key 0: scores by the tile of
+ * tile_avx512.h, the running maximum of each row, exp, the sums so far rescaled, and P V by the same tile on top of them.
+ * A row's arithmetic depends on its q, on Tk and on Dh alone. Rows whose scores hold NaN or +inf come out as NaN. */
 #include <math.h>
 
 #include "kernels_avx512.h"
 #include "tile_avx512.h"
 
-enum { KEYS = 32, BLOCK = 256, ROWS = TILE_ROWS };
+enum {
+    WIDTH = 16 * TILE_VECTORS,
+    ROWS = 24,              /* of a strip: its probabilities stay in L1 */
+    BLOCK = 256,
+    LD_STRIP = BLOCK + 16,  /* so that rows do not fall on the same sets of L1 */
+};
 
-#define SCORES(MR) static void scores_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 0); }
-#define PAIR(MR) static void pair_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2, 1); }
-#define LAST(MR) static void last_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 1, 1); }
-#define ALL(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
-ALL(SCORES) ALL(PAIR) ALL(LAST)
+/* Tiles whose panel is exactly as wide as they are. */
+#define TILE(MR, NV) static void tile_##MR##_##NV(const struct tile_f32 *t) { tile_f32(t, MR, NV, 16 * NV); }
+#define TILES(NV) TILE(1, NV) TILE(2, NV) TILE(3, NV) TILE(4, NV) TILE(5, NV) TILE(6, NV)
+TILES(1) TILES(2) TILES(3) TILES(4)
+#define NAMES(NV) {tile_1_##NV, tile_2_##NV, tile_3_##NV, tile_4_##NV, tile_5_##NV, tile_6_##NV}
+static void (*const tiles[TILE_VECTORS][TILE_ROWS])(const struct tile_f32 *) = {NAMES(1), NAMES(2), NAMES(3), NAMES(4)};
 
-typedef void tile_function(const struct tile_f32 *);
-#define NAMES(kind) {NULL, kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6, kind##_7, kind##_8, kind##_9, kind##_10, \
-                     kind##_11, kind##_12, kind##_13, kind##_14}
-static tile_function *const scores_tiles[ROWS + 1] = NAMES(scores);
-static tile_function *const pair_tiles[ROWS + 1] = NAMES(pair);
-static tile_function *const last_tiles[ROWS + 1] = NAMES(last);
-
-static size_t padded(size_t n, size_t to)
+static size_t vectors(size_t n)
 {
-    return (n + to - 1) / to * to;
+    return (n + 15) / 16;
 }
 
-/* Packed K; then, each for ROWS rows: the strip of scores, and the sums of the output. */
+/* The parts of scratch, and how the columns of V are grouped: 5 vectors go as 3 + 2 and not as 4 + 1. */
+struct plan {
+    float *keys;        /* packed K */
+    float *values;      /* packed V */
+    float *strip;       /* [ROWS, LD_STRIP] scores, then probabilities */
+    float *sums;        /* [ROWS, ldsums] P V so far */
+    size_t ldsums, groups;
+};
+
+static size_t plan(struct plan *p, float *scratch, size_t Tk, size_t Dh)
+{
+    const size_t n_keys = 16 * vectors(Tk) * Dh, n_values = 16 * vectors(Dh) * Tk, n_strip = ROWS * LD_STRIP;
+    p->ldsums = 16 * vectors(Dh);
+    p->groups = (p->ldsums + WIDTH - 1) / WIDTH;
+    if (scratch) {
+        p->keys = scratch;
+        p->values = p->keys + n_keys;
+        p->strip = p->values + n_values;
+        p->sums = p->strip + n_strip;
+    }
+    return n_keys + n_values + n_strip + ROWS * p->ldsums;
+}
+
 size_t txk_attention_f32_scratch_avx512(size_t Tk, size_t Dh)
 {
-    return (padded(Tk, KEYS) * Dh + ROWS * (BLOCK + padded(Dh, 32))) * sizeof(float);
+    struct plan p;
+    return plan(&p, NULL, Tk, Dh) * sizeof(float);
 }
 
-static void pack_keys(float *packed, const struct tx_attention_f32 *job)
+/* First column of a group of V. */
+static size_t group_begin(const struct plan *p, size_t group)
 {
-    for (size_t t = 0; t < job->Tk; t += KEYS)
-        for (size_t d = 0; d < job->Dh; d++)
-            for (size_t j = 0; j < KEYS; j++)
-                packed[t * job->Dh + d * KEYS + j] = t + j < job->Tk ? job->k[(t + j) * job->ldk + d] : 0.0f;
+    return 16 * part_begin(p->ldsums / 16, p->groups, group);
 }
 
-/* 2^x for x <= 0; 0 for -inf. */
-TXK_INLINE __m512 exp2_f32x16(__m512 x)
+static void pack(const struct plan *p, const struct tx_attention_f32 *job)
 {
-    const __m512 magic = _mm512_set1_ps(0x1.8p23f);
-    x = _mm512_max_ps(_mm512_set1_ps(-160.0f), x);
-    const __m512 n = _mm512_sub_ps(_mm512_add_ps(x, magic), magic);
-    const __m512 r = _mm512_sub_ps(x, n);
-    __m512 p = _mm512_set1_ps(fit_exp2[5]);
-    for (int i = 4; i >= 0; i--)
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(fit_exp2[i]));
-    return _mm512_scalef_ps(p, n);
-}
-
-/* Turns one row of scores into exp(scale (s - max)) with the new running maximum, updates the running sum and tells by how much the sums
- * so far shrink. */
-static float soften(float *p, size_t keys, float log2_scale, float *max, float *sum)
-{
-    __m512 m = _mm512_set1_ps(*max);
-    for (size_t j = 0; j < keys; j += 16) {
-        const __mmask16 lanes = lanes_f32x16(keys - j);
-        m = _mm512_mask_max_ps(m, lanes, m, _mm512_load_ps(p + j));
+    const size_t Tk = job->Tk, Dh = job->Dh;
+    for (size_t t = 0; t < Tk; t += WIDTH) {
+        const size_t keys = Tk - t < WIDTH ? Tk - t : WIDTH;
+        transpose_f32(p->keys + t * Dh, 16 * vectors(keys), job->k + t * job->ldk, job->ldk, keys, Dh);
     }
-    const float new_max = _mm512_reduce_max_ps(m);
-    const __m512 base = _mm512_set1_ps(-new_max * log2_scale), factor = _mm512_set1_ps(log2_scale);
-    __m512 s = _mm512_setzero_ps();
-    for (size_t j = 0; j < keys; j += 16) {
-        const __mmask16 lanes = lanes_f32x16(keys - j);
-        const __m512 e = exp2_f32x16(_mm512_fmadd_ps(_mm512_load_ps(p + j), factor, base));
-        s = _mm512_mask_add_ps(s, lanes, s, e);
-        _mm512_store_ps(p + j, e);
+    for (size_t g = 0; g < p->groups; g++) {
+        const size_t d0 = group_begin(p, g), width = group_begin(p, g + 1) - d0;
+        float *to = p->values + d0 * Tk;
+        for (size_t t = 0; t < Tk; t++)
+            for (size_t d = d0; d < d0 + width; d += 16, to += 16) {
+                if (t + 16 < Tk)
+                    _mm_prefetch((const char *)(job->v + (t + 16) * job->ldv + d), _MM_HINT_T0);
+                _mm512_store_ps(to, _mm512_maskz_loadu_ps(lanes_f32x16(Dh - d), job->v + t * job->ldv + d));
+            }
     }
-    const float shrink = exp2f((*max - new_max) * log2_scale);
-    *sum = *sum * shrink + _mm512_reduce_add_ps(s);
-    *max = new_max;
-    return shrink;
+}
+
+/* C[rows, 16 nv] = (C where `more`) + A[rows,K] panel[K, 16 nv] */
+static void product(float *c, size_t ldc, int more, const float *a, size_t lda, size_t rows, const float *panel, size_t nv, size_t K)
+{
+    const size_t parts = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (size_t i = 0; i < parts; i++) {
+        const size_t r = part_begin(rows, parts, i), n = part_begin(rows, parts, i + 1) - r;
+        const struct tile_f32 t = {.a = a + r * lda, .lda = lda, .w = panel, .K = K, .c = c + r * ldc, .ldc = ldc, .more = more};
+        tiles[nv - 1][n - 1](&t);
+    }
+}
+
+struct running {
+    float max[(ROWS + 15) / 16 * 16], sum[(ROWS + 15) / 16 * 16];
+} __attribute__((aligned(64)));
+
+static float row_max(const float *s, size_t keys, float so_far)
+{
+    __m512 m = _mm512_set1_ps(so_far);
+    size_t j = 0;
+    for (; j + 16 <= keys; j += 16)
+        m = _mm512_max_ps(m, _mm512_load_ps(s + j));
+    if (j < keys)
+        m = _mm512_mask_max_ps(m, lanes_f32x16(keys - j), m, _mm512_load_ps(s + j));
+    return _mm512_reduce_max_ps(m);
+}
+
+/* s <- 2^(s factor - base), and their sum. Lanes past the last key hold something finite that is not summed. */
+static float row_exp(float *s, size_t keys, float factor, float base)
+{
+    const __m512 f = _mm512_set1_ps(factor), b = _mm512_set1_ps(base);
+    __m512 sum = _mm512_setzero_ps();
+    size_t j = 0;
+    for (; j + 16 <= keys; j += 16) {
+        const __m512 e = exp2_f32x16(_mm512_fmsub_ps(_mm512_load_ps(s + j), f, b));
+        sum = _mm512_add_ps(sum, e);
+        _mm512_store_ps(s + j, e);
+    }
+    if (j < keys) {
+        const __m512 e = exp2_f32x16(_mm512_fmsub_ps(_mm512_load_ps(s + j), f, b));
+        sum = _mm512_mask_add_ps(sum, lanes_f32x16(keys - j), sum, e);
+        _mm512_store_ps(s + j, e);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+/* Scores of a strip become probabilities relative to the new maximum; sums made under the old one shrink with it. */
+static void soften(const struct plan *p, struct running *state, size_t rows, size_t keys, float factor, int first)
+{
+    struct running next, shrink;
+    for (size_t r = 0; r < rows; r++)
+        next.max[r] = row_max(p->strip + r * LD_STRIP, keys, state->max[r]);
+    for (size_t r = rows; r % 16; r++)
+        next.max[r] = 0;
+    for (size_t r = 0; r < rows; r += 16) {
+        const __m512 fall = _mm512_sub_ps(_mm512_load_ps(state->max + r), _mm512_load_ps(next.max + r));
+        _mm512_store_ps(shrink.max + r, exp2_f32x16(_mm512_mul_ps(fall, _mm512_set1_ps(factor))));
+    }
+    for (size_t r = 0; r < rows; r++) {
+        const float sum = row_exp(p->strip + r * LD_STRIP, keys, factor, next.max[r] * factor), s = shrink.max[r];
+        state->max[r] = next.max[r];
+        state->sum[r] = first ? sum : state->sum[r] * s + sum;
+        if (first || s == 1.0f)
+            continue;
+        for (size_t d = 0; d < p->ldsums; d += 16) {
+            float *x = p->sums + r * p->ldsums + d;
+            _mm512_store_ps(x, _mm512_mul_ps(_mm512_load_ps(x), _mm512_set1_ps(s)));
+        }
+    }
+}
+
+/* Rows q0..q0+rows of the queries. */
+static void strip(const struct plan *p, const struct tx_attention_f32 *job, size_t q0, size_t rows)
+{
+    const size_t Tk = job->Tk, Dh = job->Dh;
+    struct running state;
+    for (size_t r = 0; r < sizeof state.max / sizeof *state.max; r++)
+        state.max[r] = -INFINITY, state.sum[r] = 1;
+    for (size_t t0 = 0; t0 < Tk; t0 += BLOCK) {
+        const size_t keys = Tk - t0 < BLOCK ? Tk - t0 : BLOCK;
+        for (size_t t = 0; t < keys; t += WIDTH)
+            product(p->strip + t, LD_STRIP, 0, job->q + q0 * job->ldq, job->ldq, rows, p->keys + (t0 + t) * Dh,
+                    vectors(keys - t < WIDTH ? keys - t : WIDTH), Dh);
+        soften(p, &state, rows, keys, job->scale * 1.44269504088896341f, t0 == 0);
+        for (size_t g = 0; g < p->groups; g++) {
+            const size_t d0 = group_begin(p, g), width = group_begin(p, g + 1) - d0;
+            product(p->sums + d0, p->ldsums, t0 > 0, p->strip, LD_STRIP, rows, p->values + d0 * Tk + t0 * width, width / 16, keys);
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        const __m512 scale = _mm512_set1_ps(1.0f / state.sum[r]);
+        for (size_t d = 0; d < Dh; d += 16)
+            _mm512_mask_storeu_ps(job->out + (q0 + r) * job->ldo + d, lanes_f32x16(Dh - d),
+                                  _mm512_mul_ps(_mm512_load_ps(p->sums + r * p->ldsums + d), scale));
+    }
 }
 
 void txk_attention_f32_avx512(const struct tx_attention_f32 *job)
 {
-    const size_t Tk = job->Tk, Dh = job->Dh, ldacc = padded(Dh, 32);
-    float *keys = job->scratch;
-    float *strip = keys + padded(Tk, KEYS) * Dh;
-    float *acc = strip + ROWS * BLOCK;  /* [rows, ldacc] */
-    pack_keys(keys, job);
-    const float log2_scale = job->scale * 1.44269504088896341f;
-    const size_t parts = (job->Tq + ROWS - 1) / ROWS;
-    for (size_t i = 0; i < parts; i++) {
-        const size_t q0 = part_begin(job->Tq, parts, i), rows = part_begin(job->Tq, parts, i + 1) - q0;
-        float max[ROWS], sum[ROWS];
-        for (size_t r = 0; r < rows; r++)
-            max[r] = -INFINITY, sum[r] = 0;
-        for (size_t j = 0; j < ROWS * ldacc; j++)
-            acc[j] = 0;
-        for (size_t t0 = 0; t0 < Tk; t0 += BLOCK) {
-            const size_t t1 = t0 + BLOCK < Tk ? t0 + BLOCK : Tk;
-            for (size_t t = t0; t < t1; t += KEYS) {
-                const struct tile_f32 s = {.a = job->q + q0 * job->ldq, .lda = job->ldq, .w = keys + t * Dh, .ldw = KEYS, .K = Dh, .c = strip + t - t0, .ldc = BLOCK,
-                                           .ahead = (const char *)keys};
-                scores_tiles[rows](&s);
-            }
-            for (size_t r = 0; r < rows; r++) {
-                const float shrink = soften(strip + r * BLOCK, t1 - t0, log2_scale, max + r, sum + r);
-                for (size_t d = 0; d < ldacc; d++)
-                    acc[r * ldacc + d] *= shrink;
-            }
-            for (size_t d = 0; d < Dh; d += 32) {
-                const struct tile_f32 o = {.a = strip, .lda = BLOCK, .w = job->v + t0 * job->ldv + d, .ldw = job->ldv, .K = t1 - t0,
-                                           .c = acc + d, .ldc = ldacc, .more = 1, .lanes = lanes_f32x16(Dh - d > 16 ? Dh - d - 16 : Dh - d),
-                                           .ahead = (const char *)keys};
-                (Dh - d > 16 ? pair_tiles : last_tiles)[rows](&o);
-            }
-        }
-        for (size_t r = 0; r < rows; r++)
-            for (size_t d = 0; d < Dh; d++)
-                job->out[(q0 + r) * job->ldo + d] = acc[r * ldacc + d] / sum[r];
-    }
+    struct plan p;
+    plan(&p, job->scratch, job->Tk, job->Dh);
+    pack(&p, job);
+    const size_t strips = (job->Tq + ROWS - 1) / ROWS;
+    for (size_t i = 0; i < strips; i++)
+        strip(&p, job, part_begin(job->Tq, strips, i), part_begin(job->Tq, strips, i + 1) - part_begin(job->Tq, strips, i));
 }

@@ -69,7 +69,8 @@ void txk_norm_f32_avx512(const struct tx_norm_f32 *job)
             if (job->weight)
                 y = _mm512_fmadd_ps(y, _mm512_maskz_loadu_ps(lanes, job->weight + d), _mm512_maskz_loadu_ps(lanes, job->bias + d));
             if (scale)
-                y = _mm512_fmadd_ps(y, _mm512_add_ps(one, _mm512_maskz_loadu_ps(lanes, scale + d)), _mm512_maskz_loadu_ps(lanes, shift + d));
+                y = _mm512_fmadd_ps(y, _mm512_add_ps(one, _mm512_maskz_loadu_ps(lanes, scale + d)),
+                                    _mm512_maskz_loadu_ps(lanes, shift + d));
             _mm512_mask_storeu_ps(out + d, lanes, y);
         }
     }

@@ -9,7 +9,7 @@
 
 enum {
     NORM_ROWS = 64,     /* rows of a norm that a thread takes at a time */
-    QUERY_ROWS = 256,   /* rows of an attention: enough that packing the keys again for each run of them costs little */
+    PARTS_A_THREAD = 4, /* of an attention: so that a thread that starts late has less left to do */
 };
 
 void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *b, struct tx_arena *arena, size_t rows, size_t kept_rows)
@@ -79,7 +79,7 @@ struct attention_job {
     size_t first, count;            /* which rows of each image are queries; count 0: all */
     const struct tx_seq *keys;      /* rows of k and v */
     const size_t *keys_of;          /* [images] or NULL */
-    size_t chunks;                  /* runs of queries an image, at most */
+    size_t chunks, chunk_rows;      /* runs of queries an image */
 };
 
 static void attention_task(void *arg, size_t task, int worker)
@@ -88,11 +88,11 @@ static void attention_task(void *arg, size_t task, int worker)
     const size_t chunk = task % job->chunks, h = task / job->chunks % job->H, image = task / job->chunks / job->H;
     const size_t count = job->count ? job->count : tx_seq_length(job->queries, image);
     const size_t text = job->keys_of ? job->keys_of[image] : image;
-    if (chunk * QUERY_ROWS >= count || tx_run_stopped(job->run, worker))
+    if (chunk * job->chunk_rows >= count || tx_run_stopped(job->run, worker))
         return;
-    const size_t q0 = job->queries->start[image] + job->first + chunk * QUERY_ROWS, k0 = job->keys->start[text], column = h * job->Dh;
-    const size_t o0 = (job->count ? image * job->count : job->queries->start[image]) + chunk * QUERY_ROWS;
-    const size_t Tq = tx_min(QUERY_ROWS, count - chunk * QUERY_ROWS), Tk = tx_seq_length(job->keys, text);
+    const size_t q0 = job->queries->start[image] + job->first + chunk * job->chunk_rows, k0 = job->keys->start[text], column = h * job->Dh;
+    const size_t o0 = (job->count ? image * job->count : job->queries->start[image]) + chunk * job->chunk_rows;
+    const size_t Tq = tx_min(job->chunk_rows, count - chunk * job->chunk_rows), Tk = tx_seq_length(job->keys, text);
     const struct tx_mat out = tx_mat_at(job->out, o0, column), q = tx_mat_at(job->q, q0, column);
     const struct tx_mat k = tx_mat_at(job->k, k0, column), v = tx_mat_at(job->v, k0, column);
     void *scratch = tx_run_scratch(job->run, worker);
@@ -112,7 +112,10 @@ static void attend(const struct tx_run *run, struct attention_job *job)
     for (size_t b = 0; !job->count && b < job->queries->images; b++)
         longest = tx_max(longest, tx_seq_length(job->queries, b));
     job->run = run;
-    job->chunks = (longest + QUERY_ROWS - 1) / QUERY_ROWS;
+    /* As few runs a head as keep all threads busy: each packs the head's keys and values anew. */
+    const size_t heads = job->queries->images * job->H, wanted = (size_t)run->threads * PARTS_A_THREAD;
+    job->chunks = tx_min(longest, (wanted + heads - 1) / heads);
+    job->chunk_rows = (longest + job->chunks - 1) / job->chunks;
     job->scale = (float)(1.0 / sqrt((double)job->Dh));
     tx_pool_run(run->threads, attention_task, job, job->queries->images * job->H * job->chunks);
 }

@@ -16,7 +16,8 @@
 #include "../base/pool.h"
 
 enum {
-    ROWS = 224,          /* a multiple of every kernel's rows at a time: 16 x 14 */
+    ROWS = 224,          /* of a tile where there are many */
+    ROWS_FEW = 288,      /* up to so many stay together: a DiT's weights then come from memory once */
     COLUMNS_BLAS = 256,
     TILES_A_THREAD = 4,  /* so that a thread that starts late has less left to do */
 };
@@ -59,9 +60,15 @@ struct pack_job {
 static void widen_rows(const struct tx_values *v, size_t n0, size_t n1, size_t K, float *out)
 {
     for (size_t n = n0; n < n1; n++)
-        for (size_t k = 0; k < K; k++)
-            out[n * K + k] = v->dtype == TX_BF16 ? tx_float_of_bf16(((const uint16_t *)v->data)[n * K + k])
-                                                 : (float)((const int8_t *)v->data)[n * K + k] * v->scale[n];
+        for (size_t i = n * K; i < (n + 1) * K; i++)
+            out[i] = v->dtype == TX_F32    ? ((const float *)v->data)[i]
+                     : v->dtype == TX_BF16 ? tx_float_of_bf16(((const uint16_t *)v->data)[i])
+                                           : (float)((const int8_t *)v->data)[i] * v->scale[n];
+}
+
+void tx_widen(float *out, const struct tx_values *values, size_t rows, size_t columns)
+{
+    widen_rows(values, 0, rows, columns, out);
 }
 
 static void make_task(void *arg, size_t task, int worker)
@@ -227,7 +234,7 @@ void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, str
         return;
     }
     const size_t nr = panel(linear), panels = (linear->N + nr - 1) / nr;
-    job.rows = tx_min(ROWS, job.M);
+    job.rows = job.M <= ROWS_FEW ? job.M : ROWS;
     job.row_tiles = (job.M + job.rows - 1) / job.rows;
     const size_t wanted = (size_t)run->threads * TILES_A_THREAD;
     const size_t runs = tx_min(panels, (wanted + job.row_tiles - 1) / job.row_tiles);

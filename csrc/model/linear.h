@@ -23,6 +23,9 @@ struct tx_values {
     const float *scale;
 };
 
+/* values [rows,columns] of any dtype as float32. */
+void tx_widen(float *out, const struct tx_values *values, size_t rows, size_t columns);
+
 /* Memory of the packed form; on an arena without memory this only measures. */
 void tx_linear_plan(struct tx_linear *linear, struct tx_arena *arena, const struct tx_kernels *kernels);
 

@@ -102,11 +102,6 @@ enum tx_dtype tx_model_dtype(const struct tx_model *m)
     return m->tensors.bulk;
 }
 
-int tx_model_tensor_is_linear(const struct tx_model *m, size_t index)
-{
-    return m->tensors.list[index].linear != NULL;
-}
-
 enum tx_dtype tx_model_tensor_dtype(const struct tx_model *m, size_t index)
 {
     const struct tx_tensor *tensor = &m->tensors.list[index];
@@ -127,7 +122,7 @@ enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t in
         if (get(arg, i, &values))
             return tx_fail(err, TX_STOPPED, "%s: no values", tensor->name);
         if (!tensor->linear)
-            memcpy(*tensor->array, values.data, tx_tensor_elements(tensor) * sizeof(float));
+            tx_widen(*tensor->array, &values, tensor->shape[0], tx_tensor_elements(tensor) / tensor->shape[0]);
         else if (tx_linear_pack(tensor->linear, &values, threads ? threads : tx_pool_threads(), err) != TX_OK)
             return err->status;
     }

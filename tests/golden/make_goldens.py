@@ -21,9 +21,9 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
-import recipe  # noqa: E402
+import recipe
 
-from textok.train.modules import DiT, TexTok  # noqa: E402
+from textok.train.modules import DiT, TexTok
 
 
 def build(kind, config, case, dtype):
@@ -168,7 +168,8 @@ def run_sampler(name):
             extra = {"eta": case["eta"], "variance_noise": step if case["eta"] else None}
         if case["solver"] == "ddpm":
             # It splits channels at dimension 1, so they go there and back; it draws noise itself, so it is handed ours.
-            ddpm.randn_tensor = lambda *_, step=step.swapaxes(1, 2), **__: step
+            turned = step.swapaxes(1, 2)
+            ddpm.randn_tensor = lambda *_, turned=turned, **__: turned
             output, x = (torch.from_numpy(np.ascontiguousarray(a.swapaxes(1, 2))) for a in (output, x))
             x = scheduler.step(output, t, x).prev_sample.swapaxes(1, 2).numpy()
         else:

@@ -1,6 +1,6 @@
 """Stores what diffusers' schedulers make of the toy model of tests/schedule_runs.py, in schedules_diffusers.npz.
 
-    python tests/golden/make_schedule_goldens.py        (needs torch and diffusers; made with diffusers 0.42.1)
+python tests/golden/make_schedule_goldens.py        (needs torch and diffusers; made with diffusers 0.42.1)
 """
 
 import sys

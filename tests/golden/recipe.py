@@ -205,7 +205,7 @@ def dit_inputs(name, batch=4):
 
 
 def sampler_inputs(name):
-    """Start noise [B,N,C] and step noise [steps,B,N,C], float32, and the condition, as dit_inputs gives it, of three samples."""
+    """Start noise [B,N,C], step noise [steps,B,N,C] and the condition, as dit_inputs gives it, of three samples."""
     case = sampler_case(name)
     shape, condition = TOY_SHAPE, {"labels": np.array([0, 1, 3])}
     if case["model"] != "toy":

