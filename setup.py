@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent
 # One line an ISA row: file suffix -> (macro that switches its row on in dispatch.c, compiler flags).
 AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA = {
+    "avx2": ("TX_HAVE_AVX2", ["-mavx2", "-mfma", "-mf16c"]),
     "avx512": ("TX_HAVE_AVX512", AVX512),
     "avx512bf16": ("TX_HAVE_AVX512BF16", [*AVX512, "-mavx512bf16"]),
     "avx512vnni": ("TX_HAVE_AVX512VNNI", [*AVX512, "-mavx512vnni"]),

@@ -16,7 +16,7 @@ from textok._core import Kernels
 SIZES = [1, 2, 3, 15, 16, 17, 31, 33, 63, 65, 97]
 
 
-@pytest.fixture(params=["ref", "avx512"])
+@pytest.fixture(params=["ref", "avx2", "avx512"])
 def kernels(request):
     try:
         return Kernels(request.param)

@@ -7,6 +7,9 @@
 
 #include "../base/cpu.h"
 #include "kernels_args.h"
+#ifdef TX_HAVE_AVX2
+#include "../kernels/kernels_avx2.h"
+#endif
 #ifdef TX_HAVE_AVX512
 #include "../kernels/kernels_avx512.h"
 #include "../kernels/kernels_low_avx512.h"
@@ -283,6 +286,10 @@ static PyObject *register_rounds(PyObject *self, PyObject *args)
         return NULL;
     if (rounds < 0)
         return PyErr_Format(PyExc_ValueError, "rounds must not be negative, got %zd", rounds);
+#ifdef TX_HAVE_AVX2
+    if ((tx_cpu_bits() & TX_CPU_AVX2) && (strcmp(kind, "f32_avx2") == 0 || strcmp(kind, "f32") == 0))
+        peak = txk_peak_f32_avx2;
+#endif
 #ifdef TX_HAVE_AVX512
     if ((tx_cpu_bits() & TX_CPU_AVX512) && strcmp(kind, "f32") == 0)
         peak = txk_peak_f32_avx512;
