@@ -128,5 +128,5 @@ class Kernels:
         """patches -> image [s,s,3], as bytes where `uint8` is true."""
     @staticmethod
     def register_rounds(rounds: int, kind: str = "f32", /) -> float:
-        """Runs so many rounds of multiply-adds ("f32"; "bf16" and "int8" on tiles) on registers alone and returns the number of operations: divided by their time, the most
-        that this thread could do. NotImplementedError where there is no such loop for this CPU."""
+        """Runs so many rounds of multiply-adds ("f32"; "bf16" and "int8" on tiles) on registers alone and returns the number of operations:
+        divided by their time, the most that this thread could do. NotImplementedError where there is no such loop for this CPU."""
