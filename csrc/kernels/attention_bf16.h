@@ -124,8 +124,13 @@ static int rebase(struct attention *a, const char *scores, size_t count, int fir
         __m512 m[4];
         for (int j = 0; j < 4; j++)
             m[j] = _mm512_set1_ps(-INFINITY);
-        for (size_t t = 0; t < count; t++)
-            m[t % 4] = _mm512_max_ps(m[t % 4], _mm512_load_ps(scores + t * LINE + 64 * g));
+        size_t t = 0;
+        for (; t + 4 <= count; t += 4)
+#pragma GCC unroll 4
+            for (size_t j = 0; j < 4; j++)
+                m[j] = _mm512_max_ps(m[j], _mm512_load_ps(scores + (t + j) * LINE + 64 * g));
+        for (; t < count; t++)
+            m[0] = _mm512_max_ps(m[0], _mm512_load_ps(scores + t * LINE + 64 * g));
         const __m512 max = _mm512_mul_ps(_mm512_max_ps(_mm512_max_ps(m[0], m[1]), _mm512_max_ps(m[2], m[3])), a->log2_scale);
         if (first) {
             a->base[g] = max;

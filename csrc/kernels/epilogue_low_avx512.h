@@ -24,6 +24,7 @@ TXK_INLINE void low_rows_run(struct low_rows *rows, size_t count, const int act,
     for (size_t m = rows->m; m < rows->m + count; m++, c += 32 * sizeof(float)) {
         const float *residual = e->residual ? e->residual + m * e->ldr + n : NULL;
         const float *gate = residual && e->gate ? e->gate + (e->group ? (size_t)e->group[m] : 0) * e->ldg + n : NULL;
+        __m512 both[2];
 #pragma GCC unroll 2
         for (int j = 0; j < 2; j++) {
             const __mmask16 lanes = rows->lanes[j];
@@ -41,10 +42,14 @@ TXK_INLINE void low_rows_run(struct low_rows *rows, size_t count, const int act,
                 const __m512 r = _mm512_maskz_loadu_ps(lanes, residual + 16 * j);
                 y = gate ? _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, gate + 16 * j), y, r) : _mm512_add_ps(r, y);
             }
-            if (job->out_bf16)
-                _mm256_mask_storeu_epi16((uint16_t *)job->out + m * job->ldo + n + 16 * j, lanes, bf16_of_f32x16(y));
-            else
-                _mm512_mask_storeu_ps((float *)job->out + m * job->ldo + n + 16 * j, lanes, y);
+            both[j] = y;
+        }
+        if (job->out_bf16) {
+            const __mmask32 lanes = (__mmask32)rows->lanes[1] << 16 | rows->lanes[0];
+            _mm512_mask_storeu_epi16((uint16_t *)job->out + m * job->ldo + n, lanes, bf16_of_f32x32(both[0], both[1]));
+        } else {
+            _mm512_mask_storeu_ps((float *)job->out + m * job->ldo + n, rows->lanes[0], both[0]);
+            _mm512_mask_storeu_ps((float *)job->out + m * job->ldo + n + 16, rows->lanes[1], both[1]);
         }
     }
     rows->c = c;

@@ -24,6 +24,15 @@ TXK_INLINE __m256i bf16_of_f32x16(__m512 x)
 #endif
 }
 
+TXK_INLINE __m512i bf16_of_f32x32(__m512 low, __m512 high)
+{
+#ifdef __AVX512BF16__
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+#else
+    return _mm512_inserti64x4(_mm512_castsi256_si512(bf16_of_f32x16(low)), bf16_of_f32x16(high), 1);
+#endif
+}
+
 /* Turns row i of 16 dwords into column i. */
 TXK_INLINE void transpose_32x16x16(__m512i r[16])
 {

@@ -1,0 +1,212 @@
+"""The bfloat16 and int8 kernels of one ISA row on the models' own shapes: verified against float64, then timed beside the register-only rate.
+
+    python benchmarks/kernels_low.py                     all cases, one and two threads
+    python benchmarks/kernels_low.py --isa avx512_vnni --case int8 --threads 1
+    python benchmarks/kernels_low.py --torch             PyTorch's products of the same shapes too
+
+As kernels.py: CPU time of the threads that run a kernel, the register-only loop (of tiles) timed in each round, medians over rounds. Work
+is cut as the engine cuts it: blocks of rows by runs of columns, attention head by head. "cold" weights are so many copies that none is in a
+cache when its turn comes. PyTorch's figures are CPU time of the whole process over its threads.
+"""
+
+import argparse
+import math
+import statistics
+import time
+
+import numpy as np
+from kernels import COLD_BYTES, RNG, in_threads, one_pass
+
+from textok._core import Kernels
+
+ROWS = 608  # of a block: a multiple of 32
+
+
+def wide(x):
+    return (x.astype(np.uint32) << 16).view(np.float32)
+
+
+def aligned(rows, columns, dtype):
+    """Rows an odd number of cache lines apart, the first at a multiple of 64 bytes, zero."""
+    size = np.dtype(dtype).itemsize
+    ld = (-(-columns * size // 64) | 1) * 64 // size
+    whole = np.zeros(rows * ld + 64 // size, dtype)
+    skip = -whole.ctypes.data % 64 // size
+    return whole[skip : skip + rows * ld].reshape(rows, ld)[:, :columns]
+
+
+class Gemm:
+    def __init__(self, dtype, M, K, N, activation="none", out="bf16", cold=False):
+        self.dtype, self.M, self.K, self.N, self.activation, self.out_type, self.cold = dtype, M, K, N, activation, out, cold
+        self.operations = 2 * M * K * N
+        self.name = f"{dtype} {M} x {K} x {N}" + f" {activation}" * (activation != "none") + f" -> {out}" + " cold" * cold
+
+    def prepare(self, k):
+        x, w = (RNG.standard_normal((n, self.K), np.float32) for n in (self.M, self.N))
+        self.extra = {}
+        if self.dtype == "bf16":
+            a, packed = k.round_bf16(x), k.pack_bf16(w / np.float32(math.sqrt(self.K)))
+            self.exact = np.float64(wide(a[:32, : self.K])) @ np.float64(wide(k.unpack_bf16(packed, self.N, self.K)[:300])).T
+        else:
+            (a, a_scale), (q, w_scale) = k.quantize_int8(x), k.quantize_int8(w / np.float32(math.sqrt(self.K)))
+            packed = k.pack_int8(np.ascontiguousarray(q[:, : self.K]))
+            self.extra = {"a_scale": a_scale, "w_scale": w_scale}
+            self.exact = np.float64(a[:32]) @ np.float64(q[:300]).T * a_scale[:32, None] * w_scale[:300]
+        self.a = aligned(*a.shape, a.dtype)
+        self.a[:] = a
+        self.out = aligned(self.M, self.N, np.uint16 if self.out_type == "bf16" else np.float32)
+        self.bias, self.gate = np.zeros(self.N, np.float32), np.full((1, self.N), 0.01, np.float32)
+        self.weights = [packed]
+        while self.cold and len(self.weights) * packed.nbytes < COLD_BYTES:
+            copy = aligned(1, packed.size, packed.dtype)[0]
+            copy[:] = packed
+            self.weights.append(copy)
+
+    def call(self, k, out, a, w, rows, n0, n1, **epilogue):
+        extra = dict(self.extra)
+        if extra:
+            extra["a_scale"] = extra["a_scale"][rows]
+        (k.gemm_bf16 if self.dtype == "bf16" else k.gemm_int8)(out, a, w, self.K, n0=n0, n1=n1, **extra, **epilogue)
+
+    def tasks(self, k, threads):
+        blocks = -(-self.M // ROWS)
+        height = -(-self.M // blocks // 32) * 32
+        step = -(-self.N // max(1, 4 * threads // blocks) // 32) * 32
+        residual = self.out_type == "residual"
+        return [
+            lambda w=w, n=n, m=m: self.call(
+                k, self.out[m : m + height], self.a[m : m + height], w, slice(m, m + height), n, min(n + step, self.N), bias=self.bias,
+                activation=self.activation, **({"residual": self.out[m : m + height], "gate": self.gate} if residual else {}))  # fmt: skip
+            for w in self.weights for n in range(0, self.N, step) for m in range(0, self.M, height)
+        ]  # fmt: skip
+
+    def error(self, k):
+        rows = slice(0, min(self.M, 32))
+        out = aligned(rows.stop, self.N, np.float32)
+        self.call(k, out, self.a[rows], self.weights[0], rows, 0, self.N)
+        return np.abs(out[:, :300] - self.exact).max() / np.abs(self.exact).max()
+
+
+class Attention:
+    dtype = "bf16"
+
+    def __init__(self, T, H, Dh):
+        self.T, self.H, self.Dh = T, H, Dh
+        self.operations = 4 * T * T * H * Dh
+        self.name = f"bf16 attention {T} x {T}, {H} heads of {Dh}"
+
+    def prepare(self, k):
+        D = self.H * self.Dh
+        self.qkv, self.out = aligned(self.T, 3 * D, np.uint16), aligned(self.T, D, np.uint16)
+        self.qkv[:] = k.round_bf16(RNG.standard_normal((self.T, 3 * D), np.float32))[:, : 3 * D]
+
+    def head(self, h):
+        return [self.qkv[:, (part * self.H + h) * self.Dh : (part * self.H + h + 1) * self.Dh] for part in range(3)]
+
+    def tasks(self, k, threads):
+        return [lambda h=h: k.attention_bf16(self.out[:, h * self.Dh : (h + 1) * self.Dh], *self.head(h)) for h in range(self.H)]
+
+    def error(self, k):
+        self.tasks(k, 1)[1]()
+        q, key, v = (np.float64(wide(x)) for x in self.head(1))
+        p = np.exp(q @ key.T / math.sqrt(self.Dh))
+        exact = p / p.sum(1, keepdims=True) @ v
+        return np.abs(wide(self.out[:, self.Dh : 2 * self.Dh]) - exact).max() / np.abs(exact).max()
+
+
+def gemms(dtype):
+    return [
+        # ViT-Base at patch 8, then patch 16.
+        Gemm(dtype, 1184, 768, 2304), Gemm(dtype, 1184, 768, 768, out="residual"), Gemm(dtype, 1184, 768, 3072, "gelu_erf"),
+        Gemm(dtype, 1184, 3072, 768, out="residual"), Gemm(dtype, 416, 768, 3072, "gelu_erf"),
+        # DiT-XL with 32 tokens, alone and with guidance; then 256 tokens with guidance.
+        Gemm(dtype, 32, 1152, 4608, "gelu_tanh", cold=True), Gemm(dtype, 64, 1152, 3456, cold=True),
+        Gemm(dtype, 64, 1152, 4608, "gelu_tanh", cold=True), Gemm(dtype, 64, 4608, 1152, out="residual", cold=True),
+        Gemm(dtype, 512, 1152, 4608, "gelu_tanh", cold=True), Gemm(dtype, 512, 4608, 1152, out="residual", cold=True),
+    ]  # fmt: skip
+
+
+CASES = [*gemms("bf16"), *gemms("int8"), Attention(1184, 12, 64), Attention(416, 12, 64), Attention(256, 16, 72), Attention(1024, 16, 72)]
+
+
+def peak_rate(dtype, threads):
+    """Operations a second in registers, or None where this CPU has no tiles."""
+    loops = 100_000
+    try:
+        operations = Kernels.register_rounds(1, dtype)
+    except NotImplementedError:
+        return None
+    return threads * loops * operations / in_threads(lambda _: Kernels.register_rounds(loops, dtype), threads)
+
+
+def measure(case, k, threads, rounds, seconds=0.03):
+    tasks = case.tasks(k, threads)
+    repeats = max(1, round(seconds / one_pass(tasks, threads, 1)))
+    rates, shares, peaks = [], [], []
+    for _ in range(rounds):
+        peak = peak_rate(case.dtype, threads)
+        rate = case.operations * len(getattr(case, "weights", [0])) * repeats / one_pass(tasks, threads, repeats)
+        rates.append(rate)
+        if peak:
+            shares.append(rate / peak)
+            peaks.append(peak)
+    return statistics.median(rates), statistics.median(shares) if shares else None, statistics.median(peaks) if peaks else None
+
+
+def torch_rate(case, threads, rounds):
+    """PyTorch's linear in bfloat16, or its dynamic int8 linear, weights as warm as they come; without activation."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if isinstance(case, Attention):
+        q, key, v = torch.randn(3, 1, case.H, case.T, case.Dh, dtype=torch.bfloat16)
+        run = lambda i: torch.nn.functional.scaled_dot_product_attention(q, key, v)
+    else:
+        copies = len(case.weights)
+        layers = [torch.nn.Linear(case.K, case.N) for _ in range(copies)]
+        x = torch.randn(case.M, case.K)
+        if case.dtype == "bf16":
+            layers, x = [layer.bfloat16() for layer in layers], x.bfloat16()
+        else:
+            layers = [torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(layer), {torch.nn.Linear}) for layer in layers]
+        run = lambda i: layers[i % copies](x)
+    times = []
+    with torch.inference_mode():
+        for i in range(rounds + 2):
+            begin = time.process_time()
+            for j in range(4):
+                run(4 * i + j)
+            times.append((time.process_time() - begin) / 4 / threads)
+    return case.operations / statistics.median(times[2:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--isa", default="amx")
+    parser.add_argument("--case", default="", help="only cases whose name holds this")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--torch", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
+    args = parser.parse_args()
+    kernels = Kernels(args.isa)
+    line = "| {} | {} | {} | {} | {} | {} | {} |" if args.markdown else "{:46} {:>7} {:>10} {:>10} {:>6} {:>8} {:>10}"
+    print(line.format("case", "threads", "rate", "registers", "share", "error", "PyTorch"))
+    if args.markdown:
+        print("|" + " --- |" * 7)
+    for case in CASES:
+        if args.case not in case.name:
+            continue
+        case.prepare(kernels)
+        error = case.error(kernels)
+        assert error < (1e-2 if isinstance(case, Attention) else 1e-5), f"{case.name}: error {error:.2g}, not worth timing"
+        for threads in args.threads:
+            rate, share, peak = measure(case, kernels, threads, args.rounds)
+            peer = f"{torch_rate(case, threads, args.rounds) / 1e9:.0f} GF/s" if args.torch else ""
+            print(line.format(case.name, threads, f"{rate / 1e9:.0f} GF/s", f"{peak / 1e9:.0f} GF/s" if peak else "",
+                              f"{share:.0%}" if share else "", f"{error:.1e}", peer), flush=True)  # fmt: skip
+        case.weights = []
+
+
+if __name__ == "__main__":
+    main()
