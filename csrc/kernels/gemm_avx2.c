@@ -14,8 +14,8 @@
 enum {
     MAX_ROWS = 240,             /* of a block */
     MIN_ROWS = 72,              /* W is read from memory once for so many rows, however large K is */
-    A_FLOATS = 128 * 1024,      /* of a block of A: 512 KB, L2 of the smaller kind */
-    SECTION = 256,              /* 16 KB of W: half of the smallest L1 */
+    A_FLOATS = 192 * 1024,      /* of a block of A: 768 KB; a smaller L2 leaves some to L3, 4 bytes a cycle */
+    SECTION = 384,              /* 24 KB of W: most of the smallest L1 */
 };
 
 size_t txk_gemm_f32_packed_avx2(size_t N, size_t K)

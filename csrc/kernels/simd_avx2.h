@@ -143,8 +143,8 @@ TXK_INLINE __m256 exp_f32x8(__m256 x)
     return exp_sum_f32x8(x, _mm256_setzero_ps());
 }
 
-/* x Phi(x) = max(x, 0) - t Q(t), t = |x|: see fit_avx2.py. Relative error at most 5e-7 for x > -3.5, 3e-6 below, down to where float32
- * ends. From t = 16 on Q is 0. */
+/* x Phi(x) = max(x, 0) - t Q(t), t = |x|: see fit_avx2.py. Relative error at most 5e-7 down to where float32 ends. From t = 16 on
+ * Q is 0. */
 TXK_INLINE __m256 gelu_erf_f32x8(__m256 x)
 {
     const __m256 t = _mm256_min_ps(_mm256_set1_ps(16.0f), abs_f32x8(x));
