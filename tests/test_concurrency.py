@@ -249,7 +249,7 @@ def resident_bytes():
 
 @pytest.mark.measured
 def test_memory_stays_flat(models):
-    """A thousand calls of each kind, failing ones among them, leave the process as large as it was."""
+    """Hundreds of calls of each kind, failing ones among them, leave the process as large as it was."""
     jobs, _ = models
     tiny = TinyTexTok(textok_config())
     tt = textok.TexTok(tiny.config, tiny.weights)
@@ -265,12 +265,12 @@ def test_memory_stays_flat(models):
         tiny.encode(x, captions, trace=trace)
 
     for job in (*jobs, wrong, traced):
-        for _ in range(100):
+        for _ in range(50):
             job()
         before = resident_bytes()
-        for _ in range(1000):
+        for _ in range(300):
             job()
-        assert resident_bytes() - before < 1 << 20  # a leak of 1 KB a call would show
+        assert resident_bytes() - before < 1 << 19  # a leak of 2 KB a call would show
 
 
 @pytest.mark.measured
