@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+I8 = NDArray[np.int8]
+U16 = NDArray[np.uint16]
 
 def cpu_info() -> dict[str, Any]:
     """{"isa": active row, "rows": compiled and supported rows, "features": {...}, "kernels": {slot: row}, "threads": n, "openblas": text}"""
@@ -94,6 +96,28 @@ class Kernels:
         """LayerNorm of each row of x [M,D], times weight plus bias, then times (1 + scale[group[row]]) plus shift[group[row]]."""
     def attention_f32(self, q: F32, k: F32, v: F32, out: F32 | None = None) -> F32:
         """softmax(q k^T / sqrt(Dh)) v for q [Tq,Dh], k [Tk,Dh], v [Tk,Dh] of one head."""
+    # bfloat16 is kept as uint16. Operands of products: 64-byte aligned rows, zero padded to a multiple of 64 elements, as round_bf16,
+    # quantize_int8 and the norms return them. k is the inner size without padding; out float32, or uint16 for a bfloat16 result.
+    def panels(self) -> dict[str, int]:
+        """Columns of a packed panel for "f32", "bf16" and "int8"."""
+    def pack_bf16(self, w: F32, /) -> U16: ...
+    def unpack_bf16(self, packed: U16, n: int, k: int, /) -> U16: ...
+    def gemm_bf16(self, out: F32 | U16, a: U16, packed: U16, k: int, bias: F32 | None = None, activation: str = "none",
+                  residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None, n0: int = 0, n1: int = -1) -> None: ...
+    def pack_int8(self, w: I8, /) -> I8: ...
+    def unpack_int8(self, packed: I8, n: int, k: int, /) -> I8: ...
+    def gemm_int8(self, out: F32 | U16, a: I8, packed: I8, k: int, a_scale: F32, w_scale: F32, bias: F32 | None = None,
+                  activation: str = "none", residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None,
+                  n0: int = 0, n1: int = -1) -> None: ...
+    def attention_bf16(self, out: U16, q: U16, k: U16, v: U16, /) -> None:
+        """As attention_f32, into out [Tq,Dh]."""
+    def round_bf16(self, x: F32, /) -> U16: ...
+    def quantize_int8(self, x: F32 | U16, /) -> tuple[I8, F32]:
+        """The rows and their scales; x float32 or bfloat16."""
+    def norm_bf16(self, x: F32, eps: float, weight: F32 | None = None, bias: F32 | None = None, shift: F32 | None = None,
+                  scale: F32 | None = None, group: I32 | None = None) -> U16: ...
+    def norm_int8(self, x: F32, eps: float, weight: F32 | None = None, bias: F32 | None = None, shift: F32 | None = None,
+                  scale: F32 | None = None, group: I32 | None = None) -> tuple[I8, F32]: ...
     def activate_f32(self, x: F32, kind: str, /) -> F32:
         """kind: as gemm_f32's activation; x [n]."""
     def step_f32(self, x: F32, x0_prev: F32, m: F32, v: F32 | None, noise: F32 | None, u: NDArray[np.float64], /) -> None:
@@ -103,6 +127,6 @@ class Kernels:
     def unpatchify(self, patches: F32, s: int, p: int, uint8: bool, /) -> F32 | NDArray[np.uint8]:
         """patches -> image [s,s,3], as bytes where `uint8` is true."""
     @staticmethod
-    def register_rounds(rounds: int, /) -> float:
-        """Runs so many rounds of multiply-adds on registers alone and returns the number of operations: divided by their time, the most
-        that this thread could do. NotImplementedError where there is no such loop for this CPU."""
+    def register_rounds(rounds: int, kind: str = "f32", /) -> float:
+        """Runs so many rounds of multiply-adds ("f32"; "bf16" and "int8" on tiles) on registers alone and returns the number of operations:
+        divided by their time, the most that this thread could do. NotImplementedError where there is no such loop for this CPU."""

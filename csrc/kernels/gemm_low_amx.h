@@ -5,8 +5,8 @@
  * cycles for four loads. Rows come in groups that stay in L2 while the panels go by, and the next panel is fetched meanwhile.
  *
  * Two things run beside the products of a block: the epilogue of the block before, a few rows a step (vectors run at half their rate beside
- * tiles, one a cycle), and the stores of sums. Four tiles stored in one go hold up the loads behind them, by
- * about 1,000 cycles; so the lower half of a block runs SKEW steps behind the upper at both ends, and its sums leave in the next block.
+ * tiles, one a cycle), and the stores of sums. Four tiles stored in one go hold up the loads behind them by about 1,000 cycles; so the
+ * lower half of a block runs SKEW steps behind the upper at both ends, and its sums leave in the next block.
  *
  * An element's sum is one chain over ascending K, wherever it lies. Bounds: a last block of fewer rows has tiles with fewer rows; no row
  * beyond M is read, nor any column beyond n1 written. */
@@ -22,6 +22,7 @@ enum {
     STEP_W = 2 * 16 * 64,   /* bytes of a panel a step, which is 64 bytes of K */
     SKEW = 2,
     A_BYTES = 1 << 20,      /* of A that should stay in L2 */
+    AHEAD = 16 << 10,
 };
 
 struct amx_job {
@@ -142,14 +143,18 @@ TXK_INLINE void gemm_low_amx(const struct tx_gemm_low *job, void (*rows_of_act)(
     amx_config(&whole);
     for (size_t group = 0; group < groups; group++) {
         const size_t b0 = blocks * group / groups, b1 = blocks * (group + 1) / groups;
-        j.lines = (BLOCK + b1 - b0 - 1) / (b1 - b0); /* the next panel has BLOCK a step of this one */
+        /* What is fetched: the next panel, which has BLOCK lines a step of this one, spread over the blocks. Where one or two blocks
+         * leave W no rest, a little ahead of the first's own place does better. */
+        const int few = b1 - b0 <= 2;
+        const size_t spread = (BLOCK + b1 - b0 - 1) / (b1 - b0);
         for (size_t n = job->n0; n < job->n1; n += BLOCK) {
             const char *panel = (const char *)job->w + n / BLOCK * panel_bytes;
-            const char *ahead = panel + (n + BLOCK < job->n1 ? panel_bytes : 0);
+            const char *ahead = panel + (few ? AHEAD : n + BLOCK < job->n1 ? panel_bytes : 0);
             for (size_t b = b0; b < b1; b++, turn ^= 1) {
                 const size_t m = b * BLOCK, rows = job->M - m < BLOCK ? job->M - m : BLOCK;
                 const char *a = (const char *)job->a + m * j.lda;
                 const int odd = reshape && rows < BLOCK;
+                j.lines = !few ? spread : b == b0 ? BLOCK : 0;
                 j.out = (const char *)job->out + m * j.ldo + n * out_size;
                 if (odd) {
                     finish(&j);
