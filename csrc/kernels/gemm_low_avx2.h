@@ -75,13 +75,14 @@ TXK_INLINE void gemm_low_block(const struct tx_gemm_low *job, const struct low_k
             for (size_t n = n0; n < n1; n += PANEL) {
                 const size_t columns = n1 - n < PANEL ? n1 - n : PANEL;
                 const size_t ahead_step = last && n + RUN >= job->n1 ? 0 : kind->step * PANEL * size / parts;
+                const char *ahead = ahead_step ? w + (n * Kp + next) * size + (k1 - k0) / kind->step * ahead_step * i : w;
                 float *c = strip + (m - m0) * RUN + n - n0;
                 if (last)
                     prefetch_out((char *)job->out + (m * job->ldo + n) * (job->out_bf16 ? sizeof(uint16_t) : sizeof(float)),
                                  job->ldo * (job->out_bf16 ? sizeof(uint16_t) : sizeof(float)), &job->epilogue, m, rows, n);
                 kind->tiles[rows - 1](&(struct low_tile){
                     .a = a_wide, .w = w + (n * Kp + k0 * PANEL) * size, .K = k1 - k0, .c = c, .more = k0 > 0,
-                    .ahead = ahead_step ? w + (n * Kp + next) * size + (k1 - k0) / kind->step * ahead_step * i : w, .ahead_step = ahead_step});
+                    .ahead = ahead, .ahead_step = ahead_step});
                 if (last) {
                     kind->finish_sums(job, c, m, rows, n, columns);
                     store_tile(job, c, m, rows, n, columns);
@@ -95,8 +96,10 @@ TXK_INLINE void gemm_low(const struct tx_gemm_low *job, const struct low_kind *k
 {
     const size_t blocks = (job->M + LOW_ROWS - 1) / LOW_ROWS;
     for (size_t b = 0; b < blocks; b++)
-        for (size_t n = job->n0; n < job->n1; n += RUN)
-            gemm_low_block(job, kind, part_begin(job->M, blocks, b), part_begin(job->M, blocks, b + 1), n, n + RUN < job->n1 ? n + RUN : job->n1);
+        for (size_t n = job->n0; n < job->n1; n += RUN) {
+            const size_t n1 = n + RUN < job->n1 ? n + RUN : job->n1;
+            gemm_low_block(job, kind, part_begin(job->M, blocks, b), part_begin(job->M, blocks, b + 1), n, n1);
+        }
 }
 
 #endif

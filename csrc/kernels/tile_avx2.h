@@ -2,8 +2,10 @@
  *
  * MR is at most 6 and NV is 2 (1: the upper half of the panel is not wanted). 6 x 2 accumulators, two vectors of W and one or two
  * broadcasts of A fill the 16 registers. W may be bfloat16 (low): widening is an interleaving with zeros, on a port that the
- * multiply-adds leave idle, if the columns of a k lie in the order 0-3, 8-11, 4-7, 12-15 (AVX2 interleaves in either half of a vector). Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and
- * however K is cut into pieces (`more` takes up the sum where C left it), so its bits depend on nothing else.
+ * multiply-adds leave idle, if the columns of a k lie in the order 0-3, 8-11, 4-7, 12-15 (AVX2 interleaves in either half of a vector).
+ *
+ * Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however K is cut into pieces (`more` takes
+ * up the sum where C left it), so its bits depend on nothing else.
  *
  * A is read in place, MR streams; W is packed, 16 columns a k, 32-byte aligned.
  * Not here: masks (panels are padded) and the epilogue (it works on C while that is in L1). */
