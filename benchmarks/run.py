@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                       all cases
     python benchmarks/run.py --case encode-p8 --repeats 9
+    python benchmarks/run.py --dtype int8          PyTorch then computes in bfloat16, its fastest eager way
 
 Each peer is a fresh process that loads the weights from the same file and answers one request at a time, so the memory that it
 reports is its own and no peer's threads run while another is timed. Before timing, the outputs are compared. Repeats are interleaved
@@ -30,6 +31,8 @@ def textok_config(patch):
 
 DIT_XL = {"model_type": "dit", "num_tokens": 32, "in_channels": 8, "hidden_size": 1152, "depth": 28, "num_heads": 16}
 SAMPLING_STEPS = 8
+# How far the two may be apart, relative to the largest value. In bfloat16 and int8 both round, and 28 blocks and eight guided steps add up.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.2, "int8": 0.4}
 
 # name: (config, what runs). A DiT "step" is one evaluation of two rows, a condition and the null class, as guidance needs it.
 CASES = {
@@ -58,11 +61,11 @@ def _text(rng, config):
     return rng.standard_normal((1, config["num_text_tokens"], config["text_dim"])).astype(np.float32) * 0.2
 
 
-def textok_peer(folder, config, what):
+def textok_peer(folder, config, what, dtype):
     """-> a function from inputs to an array."""
     import textok
 
-    model = (textok.TexTok if config["model_type"] == "textok" else textok.DiT).from_pretrained(folder)
+    model = (textok.TexTok if config["model_type"] == "textok" else textok.DiT).from_pretrained(folder, dtype=dtype)
     if what == "encode":
         return lambda a: model.encode(a["x"], a["text"])
     if what == "decode":
@@ -74,7 +77,7 @@ def textok_peer(folder, config, what):
         labels=[a["label"]], steps=SAMPLING_STEPS, solver="ddim", guidance_scale=4.0, noise=a["x"])  # fmt: skip
 
 
-def torch_peer(folder, config, what):
+def torch_peer(folder, config, what, dtype):
     import torch
     from safetensors.torch import load_file
     from torch.nn import functional
@@ -94,7 +97,12 @@ def torch_peer(folder, config, what):
     if what in ("denoise", "sample"):
         model.t_embedder.freqs = modules.TimestepEmbedder(256, 1).freqs
     model.eval()
-    tensor = torch.from_numpy
+    kind = torch.float32 if dtype == "float32" else torch.bfloat16
+    model = model.to(kind)
+
+    def tensor(array):
+        return torch.from_numpy(array).to(kind)
+
     if what == "encode":
         run = lambda a: model.encode(tensor(a["x"]), tensor(a["text"]))  # noqa: E731
     elif what == "decode":
@@ -103,23 +111,23 @@ def torch_peer(folder, config, what):
         run = lambda a: model(  # noqa: E731
             tensor(np.repeat(a["x"], 2, 0)), torch.full((2,), a["t"]), labels=torch.tensor([a["label"], 1000]))  # fmt: skip
     else:
-        run = lambda a: torch_ddim(torch, model, a)  # noqa: E731
+        run = lambda a: torch_ddim(torch, model, a, kind)  # noqa: E731
 
     def call(a):
         with torch.inference_mode():
-            return run(a).numpy()
+            return run(a).float().numpy()
 
     return call
 
 
-def torch_ddim(torch, model, a):
+def torch_ddim(torch, model, a, kind):
     """DDIM with guidance over all channels, as one writes it by hand."""
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     steps = torch.round(torch.linspace(0, 999, SAMPLING_STEPS, dtype=torch.float64)).long().flip(0)
     x = torch.from_numpy(a["x"])
     labels = torch.tensor([a["label"], 1000])
     for i, t in enumerate(steps):
-        out = model(x.expand(2, -1, -1), torch.full((2,), float(t)), labels=labels)[..., : x.shape[-1]]
+        out = model(x.expand(2, -1, -1).to(kind), torch.full((2,), float(t)), labels=labels)[..., : x.shape[-1]].float()
         eps = out[1:] + 4.0 * (out[:1] - out[1:])
         now, then = alphas[t], alphas[steps[i + 1]] if i + 1 < len(steps) else torch.tensor(1.0, dtype=torch.float64)
         x0 = (x.double() - (1 - now).sqrt() * eps) / now.sqrt()
@@ -135,11 +143,11 @@ def peak_mib():
     raise RuntimeError("no VmHWM in /proc/self/status")
 
 
-def serve(peer, case, folder):
+def serve(peer, case, folder, dtype):
     """In the peer's process: a line with a seed in, a line of JSON out."""
     config, what = CASES[case]
     start = time.perf_counter()
-    run = {"textok": textok_peer, "torch": torch_peer}[peer](folder, config, what)
+    run = {"textok": textok_peer, "torch": torch_peer}[peer](folder, config, what, dtype)
     print(json.dumps({"load_s": time.perf_counter() - start, "peak_mib": peak_mib()}), flush=True)
     for line in sys.stdin:
         seed, path = line.split(maxsplit=1)
@@ -155,9 +163,9 @@ def serve(peer, case, folder):
 class Peer:
     """A peer's process, asked one thing at a time."""
 
-    def __init__(self, name, case, folder):
+    def __init__(self, name, case, folder, dtype):
         self.name = name
-        command = [sys.executable, __file__, "--serve", name, "--case", case, "--folder", str(folder)]
+        command = [sys.executable, __file__, "--serve", name, "--case", case, "--folder", str(folder), "--dtype", dtype]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.loaded = self._answer()
         self.times = []
@@ -191,9 +199,9 @@ def make_weights(root, config):
     return folder
 
 
-def compare(case, folder, repeats, tolerance):
+def compare(case, folder, repeats, dtype, tolerance):
     """Time one case; returns the row of the table."""
-    peers = [Peer(name, case, folder) for name in ("textok", "torch")]
+    peers = [Peer(name, case, folder, dtype) for name in ("textok", "torch")]
     with tempfile.TemporaryDirectory() as tmp:
         outputs = []
         for peer in peers:
@@ -230,26 +238,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, action="append", help="only this one (may be given several times)")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest error, relative to the largest value")
+    parser.add_argument("--dtype", choices=TOLERANCES, default="float32", help="what textok computes in")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        return serve(args.serve, args.case[0], args.folder)
+        return serve(args.serve, args.case[0], args.folder, args.dtype)
     import torch
 
     import textok
 
     info = textok.cpu_info()
     print(f"{time.strftime('%Y-%m-%d')}, {cpu_name()}, {info['cpus']} CPUs, textok {textok.__version__} ({info['isa']}, "
-          f"{info['threads']} threads), torch {torch.__version__} ({torch.get_num_threads()} threads), float32, batch 1, "
+          f"{info['threads']} threads), torch {torch.__version__} ({torch.get_num_threads()} threads), textok in {args.dtype}, PyTorch in "
+          f"{'float32' if args.dtype == 'float32' else 'bfloat16'}, batch 1, "
           f"medians of {args.repeats}")  # fmt: skip
     print("| case | textok s | PyTorch eager s | ratio | largest relative error | textok peak MiB | PyTorch peak MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as root:
         for case in args.case or CASES:
             folder = make_weights(Path(root), CASES[case][0])
-            r = compare(case, folder, args.repeats, args.tolerance)
+            r = compare(case, folder, args.repeats, args.dtype, TOLERANCES[args.dtype])
             print(f"| {case} | {r['textok_s']:.3f} | {r['torch_s']:.3f} | {r['ratio']:.2f} | {r['error']:.1e} | "
                   f"{r['textok_mib']:.0f} | {r['torch_mib']:.0f} |", flush=True)  # fmt: skip
 
