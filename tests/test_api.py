@@ -509,6 +509,14 @@ def test_reprs():
     )
 
 
+def test_memory_plan_of_a_dit_covers_its_steps():
+    """The modulations of many steps are held at a time: more than one step takes, as much as a run of 50."""
+    model = small.dit()
+    planned = model.memory_plan(3)["workspace"]
+    one, fifty = (model._model.memory_plan(3, 0, steps)["workspace"] for steps in (1, 50))
+    assert one < planned == fifty
+
+
 def test_properties():
     assert MASKED.config.text_mask and MASKED.dtype == "float32" and MASKED.threads is None
     assert TexTok.from_config(MASKED.config, threads=2).threads == 2
