@@ -1,0 +1,45 @@
+"""tell about a model, or about this machine and the bundled models
+
+Sizes, config and memory of a model or pipeline; without one, the kernels in use and the bundled models.
+"""
+
+import argparse
+import json
+
+from .. import __version__, _core, bundled, weights
+from ..dit import DiT
+from ..errors import ConfigError
+from ..model import EngineModel
+from ..pipeline import Pipeline
+from ..tokenizer import TexTok
+
+EXAMPLE = "textok info emoji-textok"
+MODELS: dict[str, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="a model's folder, or a bundled model's name")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.model is None:
+        print(f"textok {__version__}")
+        for key, value in _core.cpu_info().items():
+            print(f"{key:10}{value}")
+        print(f"{'models':10}{', '.join(bundled.list_models()) or 'none bundled'}")
+        return
+    folder = bundled.find_model(args.model)
+    if (folder / weights.PIPELINE_FILE).is_file():
+        print(Pipeline.from_pretrained(folder))
+        return
+    kind = weights.read_json(folder / weights.CONFIG_FILE).get("model_type")
+    if kind not in MODELS:
+        raise ConfigError(
+            f'{folder / weights.CONFIG_FILE}: expected "model_type": {" or ".join(map(json.dumps, MODELS))}, got {kind!r}'
+        )
+    model = MODELS[kind].from_pretrained(folder)
+    print(model)
+    for key, value in model.config.to_dict().items():
+        print(f"  {key:22}{json.dumps(value)}")
+    plan = model.memory_plan(1)
+    print(f"memory: weights {plan['weights'] / 2**20:.1f} MiB, one image {plan['workspace'] / 2**20:.1f} MiB more")
