@@ -253,6 +253,17 @@ static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* ---- DiT ---- */
 
+/* The shape of B samples with C channels, [B,T,C] or [B,C,S,S], into shape (room for 4); returns the rank. */
+static int sample_shape(const struct tx_dit_config *c, Py_ssize_t B, size_t C, Py_ssize_t *shape)
+{
+    const int image = c->input_size != 0;
+    shape[0] = B;
+    shape[1] = (Py_ssize_t)(image ? C : c->num_tokens);
+    shape[2] = (Py_ssize_t)(image ? c->input_size : C);
+    shape[3] = (Py_ssize_t)c->input_size;
+    return image ? 4 : 3;
+}
+
 static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"x", "t", "labels", "text", "text_lengths", "null", "out", "threads", "trace", NULL};
@@ -265,13 +276,15 @@ static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!model)
         return NULL;
     const struct tx_dit_config *c = &tx_model_config(model)->dit;
-    const Py_ssize_t T = (Py_ssize_t)c->num_tokens, C = (Py_ssize_t)c->in_channels;
-    const float *x = tx_array(tokens, "x", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, T, C});
+    Py_ssize_t shape[4];
+    int rank = sample_shape(c, -1, c->in_channels, shape);
+    const float *x = tx_array(tokens, "x", NPY_FLOAT32, rank, shape);
     if (!x)
         return NULL;
     const Py_ssize_t B = tx_array_extent(tokens, 0);
     const float *t = tx_array(times, "t", NPY_FLOAT32, 1, &B);
-    float *y = t ? tx_array(out, "out", NPY_FLOAT32, 3, (Py_ssize_t[]){B, T, c->learn_sigma ? 2 * C : C}) : NULL;
+    rank = sample_shape(c, B, (c->learn_sigma ? 2 : 1) * c->in_channels, shape);
+    float *y = t ? tx_array(out, "out", NPY_FLOAT32, rank, shape) : NULL;
     const struct wanted wanted = dit_text(c);
     struct tx_text text;
     struct call call;
@@ -296,8 +309,9 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!model)
         return NULL;
     const struct tx_dit_config *c = &tx_model_config(model)->dit;
-    const Py_ssize_t T = (Py_ssize_t)c->num_tokens, C = (Py_ssize_t)c->in_channels;
-    struct tx_sample s = {.x = tx_array(tokens, "x", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, T, C})};
+    Py_ssize_t shape[5]; /* steps, B, and a sample's */
+    const int rank = sample_shape(c, -1, c->in_channels, shape + 1);
+    struct tx_sample s = {.x = tx_array(tokens, "x", NPY_FLOAT32, rank, shape + 1)};
     if (!s.x || writeable(tokens, "x") < 0 || !(s.t = tx_array(times, "t", NPY_FLOAT32, 1, (Py_ssize_t[]){-1})))
         return NULL;
     const Py_ssize_t B = tx_array_extent(tokens, 0), steps = tx_array_extent(times, 0);
@@ -307,7 +321,9 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     s.guidance = s.update ? tx_array(guidance, "guidance", NPY_FLOAT32, 1, &steps) : NULL;
     if (!s.guidance)
         return NULL;
-    if (noise != Py_None && !(s.noise = tx_array(noise, "step_noise", NPY_FLOAT32, 4, (Py_ssize_t[]){steps, B, T, C})))
+    shape[0] = steps;
+    shape[1] = B;
+    if (noise != Py_None && !(s.noise = tx_array(noise, "step_noise", NPY_FLOAT32, rank + 1, shape)))
         return NULL;
     const struct wanted wanted = dit_text(c);
     struct call call;
