@@ -96,6 +96,12 @@ SCHEDULE = Tolerance(1e-12, "float64 against float64: at t = 999 a division by s
 SCHEDULE_DIFFUSERS = Tolerance(1e-4, "diffusers keeps cumulative alphas in float32, rounded 1000 times in the product (1e-5); 250 steps "
                                "come to 3e-5, 50 steps to 1e-5")
 
+# ---- metrics, in float64 ----
+
+METRIC = Tolerance(1e-11, "float64 against float64 in another order: sums of thousands of terms of 1e-16 and differences of like numbers; a row left "
+                          "out or another divisor changes 1e-4 and more")
+METRIC_FLOAT32_MEAN = Tolerance(1e-6, "a mean kept in float32, 6e-8")
+
 # ---- stored forms ----
 
 STORED_INT8 = Tolerance(5e-2, "weights rounded to 1/254 of their row's largest, some 0.2% of the typical product a layer, over a dozen layers")

@@ -1,5 +1,6 @@
 """Captioned images for training: WebDataset shards in memory, their text embeddings on disk.
 
+    load           pairs, embeddings of one kind of caption, and the lengths that order the batches
     load_pairs     every pair of the shards: images uint8 [n,S,S,3] and their captions
     embed_captions MiniLM token embeddings of any captions, ragged
     TextStore      ragged token rows [total,Dt] with offsets [n+1]; padded batches out of it
@@ -29,16 +30,20 @@ class Pairs:
     records: list  # n dicts: key, caption_long, name, label, style, split, ...
 
     def rows(self, split):
-        """The indices of a split ("train" or "test"), int64 [m]."""
-        return np.array([i for i, r in enumerate(self.records) if r["split"] == split])
+        """The indices of a split ("train", "test" or, where pairs are held out, "pair"), int64 [m]."""
+        return np.flatnonzero([r["split"] == split for r in self.records])
 
     def column(self, field):
         """One field of every record, as a list."""
         return [r[field] for r in self.records]
 
 
-def load_pairs(folder):
-    """Reads every *.tar below `folder`: samples of KEY.png and KEY.json."""
+def load_pairs(folder, held_out=None):
+    """Reads every *.tar below `folder`: samples of KEY.png and KEY.json.
+
+    held_out: a file with a key a line. These samples leave "train" for a split of their own, "pair": tests by pair, where the
+    training data has the same thing in another style.
+    """
     shards = sorted(Path(folder).glob("*.tar"))
     if not shards:
         raise FileNotFoundError(f"no .tar shards in {folder}")
@@ -52,7 +57,31 @@ def load_pairs(folder):
         for key, files in parts.items():
             images.append(np.array(Image.open(io.BytesIO(files["png"])).convert("RGB")))
             records.append({"key": key, **json.loads(files["json"])})
+    if held_out is not None:
+        hold_out(records, held_out)
     return Pairs(np.stack(images), records)
+
+
+def hold_out(records, file):
+    """Puts the records whose keys are in `file` into the split "pair"."""
+    wanted = Path(file).read_text().split()
+    by_key = {record["key"]: record for record in records}
+    for key in wanted:
+        if key not in by_key or by_key[key]["split"] != "train":
+            raise ValueError(f"{file}: expected keys of the split train, got {key}")
+        by_key[key]["split"] = "pair"
+
+
+def load(folder, caption="caption_long", held_out=None, cache="captions.npz", order_by="caption_long"):
+    """Pairs, the TextStore of one kind of caption (caption_long, caption, caption_name), and int64 [n] for `Batches`.
+
+    The last are the tokens of each `order_by` caption, whichever caption is read: the order of the batches is then the same for
+    every model of a seed. `cache` holds the embeddings of one kind; another kind takes another file.
+    """
+    pairs = load_pairs(folder, held_out)
+    texts = embed_captions(pairs.column(caption), cache)
+    lengths = texts.lengths if caption == order_by else MiniLM().lengths(pairs.column(order_by))
+    return pairs, texts, lengths
 
 
 class MiniLM:
@@ -67,12 +96,18 @@ class MiniLM:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
+    def ids(self, captions):
+        """Captions -> the list of their token numbers, cut at MAX_TOKENS."""
+        return [self.tokenizer(c, truncation=True, max_length=MAX_TOKENS)["input_ids"] for c in captions]
+
+    def lengths(self, captions):
+        """The tokens of each caption, int64 [n]."""
+        return np.array([len(row) for row in self.ids(captions)])
+
     @torch.inference_mode()
     def __call__(self, captions, batch_size=64):
         """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: every token's last state."""
-        ids = [
-            self.tokenizer(c, truncation=True, max_length=MAX_TOKENS)["input_ids"] for c in captions
-        ]
+        ids = self.ids(captions)
         out = [None] * len(ids)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):
