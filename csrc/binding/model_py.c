@@ -411,7 +411,8 @@ static void scale_name(char *text, size_t size, const char *name)
 struct loading {
     struct tx_model *model;
     PyObject *weights;          /* a mapping: it may make each tensor when it is asked for it */
-    PyObject *array, *scale;    /* the tensor being packed */
+    PyObject *array, *scale;    /* the tensor being packed, held so that its memory stays */
+    PyThreadState *thread;      /* packing does without the GIL */
 };
 
 static PyObject *item(PyObject *mapping, const char *name)
@@ -431,9 +432,8 @@ static void drop_tensor(struct loading *loading)
     Py_CLEAR(loading->scale);
 }
 
-static int get_tensor(void *arg, size_t index, struct tx_values *values)
+static int get_values(struct loading *loading, size_t index, struct tx_values *values)
 {
-    struct loading *loading = arg;
     const char *name;
     size_t shape[2];
     const int rank = tx_model_tensor(loading->model, index, &name, shape);
@@ -456,6 +456,15 @@ static int get_tensor(void *arg, size_t index, struct tx_values *values)
     return values->data ? 0 : -1;
 }
 
+static int get_tensor(void *arg, size_t index, struct tx_values *values)
+{
+    struct loading *loading = arg;
+    PyEval_RestoreThread(loading->thread);
+    const int failed = get_values(loading, index, values) < 0 || PyErr_CheckSignals() < 0;
+    loading->thread = PyEval_SaveThread();
+    return failed;
+}
+
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"model_type", "config", "weights", "dtype", NULL};
@@ -471,8 +480,9 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     struct loading loading = {.weights = weights};
     if (tx_model_open(&loading.model, tx_active_kernels, kind, dtype, &config, &err) != TX_OK)
         return tx_raise(&err);
-    /* Packing holds the GIL: the arrays could otherwise change under it. */
+    loading.thread = PyEval_SaveThread();
     const enum tx_status status = tx_model_load(loading.model, get_tensor, &loading, 0, &err);
+    PyEval_RestoreThread(loading.thread);
     drop_tensor(&loading);
     if (status != TX_OK) {
         tx_model_close(loading.model);
