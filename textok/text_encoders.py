@@ -75,6 +75,9 @@ class TextEncoder:
             kinds = dict(zip(_T5_TYPES, (T5EncoderModel, MT5EncoderModel, UMT5EncoderModel)))
             if config.model_type not in kinds and config.is_encoder_decoder:
                 raise DataError(f"{name}: expected T5 or an encoder, got a model of type {config.model_type}")
+            if not (folder / "tokenizer.json").is_file() and (folder / "spiece.model").is_file():
+                import google.protobuf
+                import sentencepiece  # noqa: F401  with both it reads such a file; without, transformers asks for something else
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
             kind = kinds.get(config.model_type, AutoModel)
             self._model = kind.from_pretrained(folder, dtype=getattr(torch, compute), **local).eval().requires_grad_(False)
@@ -196,7 +199,9 @@ def load_encoder(
     folder = _find(name)
     try:
         return TextEncoder(name, folder, max_tokens, bool(end_token), compute, arrays.thread_count(threads) or None)
-    except (OSError, KeyError, RuntimeError) as problem:
+    except (OSError, KeyError, ValueError, RuntimeError) as problem:
+        if isinstance(problem, DataError) or str(problem).startswith("max_tokens:"):
+            raise
         raise DataError(f"{name}: not a text encoder that transformers can load from {folder}: {_first_line(problem)}") from None
 
 
