@@ -7,7 +7,8 @@ kept), and `embeddings.safetensors`: `tokens` float16 [total,Dt], the real token
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,43 @@ I32 = NDArray[np.int32]
 CAPTIONS_FILE = "captions.jsonl"
 EMBEDDINGS_FILE = "embeddings.safetensors"
 NO_LABEL = -1
+
+# Captions for data that has none, by how much they say.
+TEMPLATES = {
+    "name": "{name}",
+    "short": "a photo of a {name}",
+    "long": "A detailed, well-lit colour photo of a {name}, shown whole and sharp in the middle of the picture, before a background as it "
+    "is usual for a {name}.",
+}
+NAME_FIELDS = ("name", "class_name", "label_name")  # where data keeps the name of a sample's class
+
+
+def fill_template(template: str, metadata: Mapping[str, Any]) -> str | None:
+    """A caption from what is known of a sample; None where the metadata lacks a field.
+
+    Parameters
+    ----------
+    template
+        One of `TEMPLATES` by name ("name", "short", "long"), or text with fields of the metadata in braces. {name} is also found as
+        class_name, as class folders give it, and label_name.
+
+    Examples
+    --------
+    >>> fill_template("short", {"name": "grey fox"})
+    'a photo of a grey fox'
+    >>> fill_template("a {style} drawing of a {name}", {"class_name": "apple", "style": "flat"})
+    'a flat drawing of a apple'
+    """
+    text = TEMPLATES.get(template, template)
+    values = {}
+    for name in re.findall(r"\{(\w+)\}", text):
+        value = next((metadata[key] for key in (NAME_FIELDS if name == "name" else (name,)) if key in metadata), None)
+        if not isinstance(value, str | int | float) or not str(value).strip():
+            return None
+        values[name] = str(value)
+    if not values:
+        raise ValueError(f"template: expected {', '.join(TEMPLATES)} or text with a field as {{name}}, got {template!r}")
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], text)
 
 
 class CaptionStore:

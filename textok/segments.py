@@ -399,12 +399,13 @@ class Writer:
             os.fsync(self._data.fileno())
             _write(self._records, records.tobytes())
             os.fsync(self._records.fileno())
-        except OSError:
+        except OSError as problem:
             self._records.truncate(self._records_size)
             self._records.seek(self._records_size)
             self._data.truncate(self._data_size)
             self._data.seek(self._data_size)
-            raise
+            told = f"{problem.strerror}; what was committed before is kept, and a second run goes on"
+            raise OSError(problem.errno, told, str(self._path("data"))) from None
         self._data_size, self._records_size = offset, self._records_size + records.nbytes
         self._index.refresh()
         if self._index.loose > MOST_LOOSE:

@@ -76,7 +76,7 @@ class TextEncoder:
             if config.model_type not in kinds and config.is_encoder_decoder:
                 raise DataError(f"{name}: expected T5 or an encoder, got a model of type {config.model_type}")
             if not (folder / "tokenizer.json").is_file() and (folder / "spiece.model").is_file():
-                import google.protobuf
+                import google.protobuf  # noqa: F401
                 import sentencepiece  # noqa: F401  with both it reads such a file; without, transformers asks for something else
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
             kind = kinds.get(config.model_type, AutoModel)
