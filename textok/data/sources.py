@@ -24,6 +24,7 @@ that was cut between two members, or has a broken header inside, for a whole one
 """
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -31,17 +32,16 @@ import os
 import re
 import sys
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .rows import open_rows
 
 PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "jp2")
 SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -102,6 +102,16 @@ class Skip(NamedTuple):
 Event = Sample | Skip
 
 
+def _state_of(paths: Iterable[Path]) -> str:
+    """The sizes and times of several files, in short."""
+    digest, count = hashlib.sha256(), 0
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        count += 1
+    return f"{count} files, {digest.hexdigest()[:32]}"
+
+
 class Source:
     """A file or folder with samples. Subclasses yield them in `read`."""
 
@@ -122,6 +132,11 @@ class Source:
     def files(self) -> Iterator[Path]:
         """The files that its samples come from."""
         yield self.path
+
+    def state(self, start: int, stop: int | None) -> str:
+        """Size and time of the files behind positions start to stop; another state may mean another content."""
+        status = self.path.stat()
+        return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
     def __len__(self) -> int:
         """Positions, where `ranges`."""
@@ -193,6 +208,8 @@ class ShardSource(Source):
             yield f"the shard cannot be read on from byte {offset}{where}: {problem}", None, offset
 
     def _sample(self, key: str, group: dict[str, bytes], position: int) -> Event:
+        if not _is_plain(key):
+            return Skip(key, self.name, "a name that leads out of its folder", position)
         metadata: dict[str, Any] = {}
         try:
             if "json" in group:
@@ -223,6 +240,11 @@ def _has_member(stream: Any, start: int) -> bool:
     return head != bytes(_BLOCK)
 
 
+def _is_plain(key: str) -> bool:
+    """Whether a key can name a file below a folder, and ends at no dot."""
+    return re.fullmatch(r"[^/.\0][^\0]*", key) is not None and not {"..", "."} & set(key.split("/")) and "." not in key.rpartition("/")[2]
+
+
 def _is_meta(name: str) -> bool:
     return re.match(r"__[^/]*__($|/)", name) is not None
 
@@ -249,6 +271,12 @@ class FolderSource(Source):
         for directory, _ in _walk(self.path):
             if (directory / METADATA_FILE).is_file():
                 yield directory / METADATA_FILE
+
+    def state(self, start: int, stop: int | None) -> str:
+        tables = [directory / METADATA_FILE for directory, names in _walk(self.path) if METADATA_FILE in names]
+        entries = itertools.islice(self._entries(), start, stop)
+        pictures = (directory / name for directory, _, names, _ in entries for name in names)
+        return _state_of(itertools.chain(tables, pictures))
 
     def __len__(self) -> int:
         return sum(1 for _ in self._entries())
@@ -366,9 +394,15 @@ class PictureSource(Source):
             yield from _folder_sample(path.parent, path.parent, stem, [path.name, *beside], None, {}, index + 1)
 
     def files(self) -> Iterator[Path]:
-        for path in self.paths:
+        return self._files(0, None)
+
+    def _files(self, start: int, stop: int | None) -> Iterator[Path]:
+        for path in self.paths[start:stop]:
             yield path
             yield from (beside for suffix in (".txt", ".json", ".cls") if (beside := path.with_suffix(suffix)).is_file())
+
+    def state(self, start: int, stop: int | None) -> str:
+        return _state_of(self._files(start, stop))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -392,7 +426,7 @@ class TableSource(Source):
         key = f"{self.path.name.rpartition('.')[0].replace('.', '%2E')}-{index:08d}"
         if isinstance(row, str):
             return Skip(key, self.name, f"row {index + 1}: {row}", index + 1)
-        if isinstance(row.get("key"), str) and re.fullmatch(r"[^.\s]+", row["key"]):
+        if isinstance(row.get("key"), str) and _is_plain(row["key"]):
             key = row["key"]
         picture = None
         file = _picture_of(self.path, row)
@@ -406,8 +440,14 @@ class TableSource(Source):
         return Sample(key, picture, row, self.name, position=index + 1)
 
     def files(self) -> Iterator[Path]:
+        return self._files(0, None)
+
+    def state(self, start: int, stop: int | None) -> str:
+        return _state_of(self._files(start, stop))
+
+    def _files(self, start: int, stop: int | None) -> Iterator[Path]:
         yield self.path
-        for row in _rows(self.path):
+        for row in itertools.islice(_rows(self.path), start, stop):
             file = None if isinstance(row, str) else _picture_of(self.path, row)
             if file is not None and file.is_file():
                 yield file
@@ -481,85 +521,18 @@ class ArraySource(Source):
 
     def read(self, start: int = 0) -> Iterator[Event]:
         stem = self.path.name.rpartition(".")[0].replace(".", "%2E")
+        index = start
         with open_rows(self.path) as rows:
-            labels = rows.labels
-            for index, picture in enumerate(rows.read(start), start):
-                metadata = {} if labels is None else {"label": int(labels[index])}
-                yield Sample(f"{stem}-{index:08d}", picture, metadata, self.name, position=index + 1)
+            try:
+                for index, picture in enumerate(rows.read(start), start):
+                    metadata = {} if rows.labels is None else {"label": int(rows.labels[index])}
+                    yield Sample(f"{stem}-{index:08d}", picture, metadata, self.name, position=index + 1)
+            except DataError as problem:
+                yield Skip(f"{stem}-{index + 1:08d}", self.name, str(problem), len(self))
 
     def __len__(self) -> int:
         with open_rows(self.path) as rows:
             return rows.shape[0]
-
-
-class open_rows:
-    """The rows of the array in an .npy file, or of the first in an .npz, one at a time and never all in memory.
-
-    Attributes: `shape`, `dtype`, and `labels`, int [n] or None. A context manager.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], names: Iterable[str] = ("arr_0", "images", "samples")) -> None:
-        self.path = Path(path)
-        self.labels: NDArray[Any] | None = None
-        self._zip: zipfile.ZipFile | None = None
-        try:
-            if _extension(self.path.name) == "npz":
-                self._zip = zipfile.ZipFile(self.path)
-                there = [name.removesuffix(".npy") for name in self._zip.namelist()]
-                member = next((name for name in names if name in there), None)
-                if member is None:
-                    raise DataError(f"{path}: expected an array {' or '.join(names)}, got {', '.join(there) or 'none'}")
-                self._file: Any = self._zip.open(f"{member}.npy")
-            else:
-                self._file = self.path.open("rb")
-            self.shape, fortran, self.dtype = _npy_header(self._file)
-            self._first = self._file.tell()
-            if fortran or self.dtype.hasobject or len(self.shape) < 1:
-                raise ValueError(f"expected rows of numbers in C order, got {self.dtype} {list(self.shape)}")
-            if self._zip is not None:
-                self.labels = self._labels(there)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as problem:
-            self.close()
-            if isinstance(problem, DataError | FileNotFoundError):
-                raise
-            raise DataError(f"{path}: not a NumPy file that can be read: {problem}") from None
-
-    def _labels(self, there: list[str]) -> NDArray[Any] | None:
-        name = next((name for name in ("arr_1", "labels") if name in there), None)
-        if name is None or self._zip is None:
-            return None
-        with self._zip.open(f"{name}.npy") as file:
-            labels = np.lib.format.read_array(file, allow_pickle=False)
-        if labels.dtype.kind not in "iu" or labels.shape != self.shape[:1]:
-            raise ValueError(f"{name}: expected integers [{self.shape[0]}], got {labels.dtype} {list(labels.shape)}")
-        return labels
-
-    def read(self, start: int = 0) -> Iterator[NDArray[Any]]:
-        row_bytes = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
-        self._file.seek(self._first + start * row_bytes)
-        for index in range(start, self.shape[0]):
-            data = self._file.read(row_bytes)
-            if len(data) != row_bytes:
-                raise DataError(f"{self.path}: the file ends in row {index} of {self.shape[0]}")
-            yield np.frombuffer(data, self.dtype).reshape(self.shape[1:])
-
-    def close(self) -> None:
-        for file in (getattr(self, "_file", None), self._zip):
-            if file is not None:
-                file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
 
 
 def _object(data: bytes) -> dict[str, Any]:
