@@ -14,7 +14,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -170,11 +170,11 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
         named = {name for name, other in places.items() if other == place}
         if named != file.shapes.keys():
             odd = sorted(named ^ file.shapes.keys())
-            raise WeightsError(f"{index}: does not agree with {place} about {_listed(odd)}")
+            raise WeightsError(f"{index}: does not agree with {place} about {listed(odd)}")
     return {name: files[place] for name, place in places.items()}
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """The first few of many names, and how many there are."""
     shown = ", ".join(names[:5])
     return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown}{', ...' if len(names) > 5 else ''})"
@@ -185,14 +185,26 @@ def check_table(found: Mapping[str, Shape], table: Table, where: str) -> None:
     wanted = dict(table)
     complaints = []
     if missing := [name for name in wanted if name not in found]:
-        complaints.append(f"missing {_listed(missing)}")
+        complaints.append(f"missing {listed(missing)}")
     if extra := [name for name in found if name not in wanted]:
-        complaints.append(f"not in this model {_listed(extra)}")
+        complaints.append(f"not in this model {listed(extra)}")
     if wrong := [name for name, shape in found.items() if name in wanted and tuple(shape) != wanted[name]]:
         told = [f"{name}: expected {list(wanted[name])}, got {list(found[name])}" for name in wrong]
-        complaints.append(f"of another shape {_listed(told)}")
+        complaints.append(f"of another shape {listed(told)}")
     if complaints:
         raise WeightsError(f"{where}: the tensors are not those of the config: {'; '.join(complaints)}")
+
+
+def check_known(wanted: Collection[str], found: Iterable[str], ignored: tuple[str, ...], where: str) -> None:
+    """One WeightsError that lists the names that are missing and those that nobody asked for, if there are such."""
+    names = set(found)
+    complaints = []
+    if missing := sorted(set(wanted) - names):
+        complaints.append(f"missing {listed(missing)}")
+    if extra := sorted(name for name in names - set(wanted) if not name.startswith(ignored)):
+        complaints.append(f"unknown {listed(extra)}")
+    if complaints:
+        raise WeightsError(f"{where}: {'; '.join(complaints)}")
 
 
 @dataclass(frozen=True)
