@@ -70,16 +70,17 @@ def contents(store):
     return sorted(_checked_entry(opened, number, row) for number, row in opened._places())
 
 
-def kill_until(store, last, kills, seed, seconds=0.005, longest=1.0):
+def kill_until(store, last, kills, seed, seconds=0.02, longest=0.3):
     """Starts a run over the same captions again and again and kills each at a random moment; returns how many lost work that had begun."""
     from textok.embeddings import EmbeddingStore
 
     rng = np.random.default_rng(seed)
     working = 0
     for _ in range(kills):
+        before = set(Path(store).glob("segments/*.claims"))  # of those that were killed
         process = start(store, 0, last, seconds)
         deadline = time.monotonic() + 20
-        while not list(Path(store).glob("segments/*.claims")) and time.monotonic() < deadline and process.poll() is None:
+        while not set(Path(store).glob("segments/*.claims")) - before and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)  # the kill is to hit the work, not the imports
         time.sleep(rng.uniform(0, longest))
         process.send_signal(signal.SIGKILL)

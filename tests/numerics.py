@@ -101,7 +101,12 @@ SCHEDULE_DIFFUSERS = Tolerance(1e-4, "diffusers keeps cumulative alphas in float
 METRIC = Tolerance(1e-11, "float64 against float64 in another order: sums of thousands of terms of 1e-16 and differences of like numbers; a row left "
                           "out or another divisor changes 1e-4 and more")
 LPIPS_FLOAT32 = Tolerance(1e-5, "thirteen convolutions in float32, sums of up to 4,608 terms, and a mean over places")
+NETWORK_FLOAT32 = Tolerance(1e-4, "a network of some fifty layers in float32, its norms folded into its weights or not; a shift of half a step of 255 "
+                                  "in the pixels makes 1e-3")
+RESIZED = Tolerance(1e-6, "a filter in float32, one rounding to float32 between rows and columns")
 METRIC_FLOAT32_MEAN = Tolerance(1e-6, "a mean kept in float32, 6e-8")
+
+LOSS = Tolerance(1e-6, "a training loss in float32, or float64 with a float32 constant in it: a mean of dozens of terms, each a few roundings of 6e-8")
 
 # ---- stored forms ----
 
@@ -123,6 +128,7 @@ KERNEL_TANH = Tolerance(3e-7, "of the result: as KERNEL_SILU, with one more addi
 # ---- kernels of bfloat16 and int8, against float64 on the already rounded inputs ----
 
 ROUNDED_BF16 = Tolerance(2.0**-8 + 1e-5, "one rounding to bfloat16: half a unit of its 8 bits, 2^-8 of the element, and float32 arithmetic before it")
+ROUNDED_FLOAT16 = Tolerance(2.0**-11, "one rounding to float16: half a unit of its 11 bits, of the element, or of 2^-14, below which its steps stay equal")
 ROUNDED_INT8 = Tolerance(0.5 / 127 + 1e-5, "one rounding to int8: half a step of max/127 of the row, and float32 arithmetic before it")
 GEMM_BF16 = Tolerance(1e-5, "products of bfloat16 are exact in float32; a chain of up to 3,072 float32 sums with random signs errs by some "
                       "sqrt(K) 2^-24 of the largest terms, 1e-6 of the largest result")

@@ -36,8 +36,9 @@ def filled(folder, captions, batch_size=8):
 
 
 def test_killed_at_random_and_run_again(tmp_path, whole):
-    assert kill_until(tmp_path / "store", LAST, kills=5, seed=1, longest=0.3) >= 3
+    assert kill_until(tmp_path / "store", LAST, kills=5, seed=1) >= 3
     done = len(EmbeddingStore.open(tmp_path / "store"))
+    assert done > 0
     assert finish(start(tmp_path / "store", 0, LAST)) == DISTINCT - done
     assert contents(tmp_path / "store") == whole
     assert EmbeddingStore.open(tmp_path / "store").verify().ok

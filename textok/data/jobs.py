@@ -307,7 +307,8 @@ class Job:
                 computed += len(batch.samples)
                 tell(len(batch.samples), batch.weight)
                 if batch.last:
-                    self._finish(part, writers.pop(name))
+                    self._finish(part, writers[name])
+                    del writers[name]
         finally:
             for writer in writers.values():
                 writer.abandon()
@@ -365,7 +366,6 @@ class Job:
     def _finish(self, part: "_Part", writer: PartWriter) -> None:
         unit = part.unit
         if unit.source.state(part.start, unit.stop) != part.state:
-            writer.abandon()
             raise DataError(f"{unit.source.name}: it changed while it was read; run again when nobody writes to it")
         part.skips.sort(key=lambda entry: entry[0])
         record = {

@@ -4,6 +4,7 @@ A writer takes samples and, at `close`, syncs and renames what it wrote and says
 `verify_part` later checks.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -107,7 +108,8 @@ class RawPart:
         return {"samples": len(self._rows), "file": file, "bytes": self._bytes, "sha256": self._hash.hexdigest(), "rows": self._rows}
 
     def abandon(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._part.unlink(missing_ok=True)
 
 

@@ -268,7 +268,9 @@ def run(job: Job, *, processes: int = 1, threads: int | None = None, overwrite: 
     units = job.pending()
     began = time.monotonic()
     with Bar(progress, units) as bar:
-        if count == 1 or len(units) < 2:
+        if not units:
+            computed = 0
+        elif count == 1 or len(units) == 1:
             computed = job.work_through(units, cores, bar.tell)
         else:
             computed = _in_processes(job, units, min(count, len(units)), cores, bar.tell)

@@ -4,6 +4,7 @@ A sample of latents is KEY.npz or KEY.safetensors with `latent` float32 [N,d] (a
 KEY.json with what is known of it. Tar headers have no times, owners or order of their own, so equal samples make equal files.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -59,7 +60,8 @@ class TarWriter:
         self._file.close()
 
     def abandon(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is in its buffer may find the disk full again
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -158,10 +158,15 @@ class ShardSource(Source):
         group: dict[str, bytes] = {}
         key = None
         for name, data, begin in self._members(start):
-            if data is None:  # the shard ends badly, `name` says how
-                if key is not None:
-                    yield Skip(key, self.name, "the shard breaks off in this sample or right after it", begin)
-                yield Skip("", self.name, name, begin)
+            if isinstance(data, str):  # the shard ends badly, in the member `name` or right after the last one
+                match = _MEMBER.match(name)
+                broken = match[1] if match else None
+                if key is not None and broken not in (None, key):
+                    yield self._sample(key, group, begin)  # another follows it, so it is whole
+                    key = None
+                if key or broken:
+                    yield Skip(broken or key or "", self.name, "the shard breaks off in this sample" + ("" if broken else " or right after it"), begin)
+                yield Skip("", self.name, data, begin)
                 return
             match = _MEMBER.match(name)
             if match is None:
@@ -178,34 +183,34 @@ class ShardSource(Source):
         if key is not None:
             yield self._sample(key, group, self._end)
 
-    def _members(self, start: int) -> Iterator[tuple[str, bytes | None, int]]:
-        """Name, bytes and offset of each file in it; at last, where it is broken, (what is wrong, None, offset)."""
-        offset, where = start, ""
+    def _members(self, start: int) -> Iterator[tuple[str, bytes | str, int]]:
+        """Name, bytes and offset of each file in it; at last, where it is broken, in place of the bytes what is wrong."""
+        offset, broken = start, ""
         try:
             with open(self.path, "rb") as raw, _opened(self.path, raw) as stream:
                 stream.seek(start)
                 if start == 0 and not stream.peek(1):
-                    yield "expected a tar file, got an empty one", None, 0
+                    yield "", "expected a tar file, got an empty one", 0
                     return
                 tar = tarfile.TarFile(fileobj=stream, mode="r") if _has_member(stream, start) else None
                 while tar is not None and (member := tar.next()) is not None:
                     tar.members.clear()  # it would remember all
-                    offset, where = member.offset, f" ({member.name})"
+                    offset, broken = member.offset, member.name
                     if member.isreg() and not _is_meta(member.name):
                         data = tar.extractfile(member).read()
                         if len(data) != member.size:
                             raise tarfile.ReadError("unexpected end of data")
                         yield member.name, data, offset
-                where = ""
+                broken = ""
                 self._end = offset = start if tar is None else tar.offset
                 # tarfile takes a header that it cannot read, and no header, for the end.
                 stream.seek(offset)
                 last = stream.read(_BLOCK)
                 if last != bytes(_BLOCK):
                     what = "ends without a tar's end mark" if len(last) < _BLOCK else "has a broken header"
-                    yield f"the shard {what} at byte {offset}; what follows cannot be read", None, offset
+                    yield "", f"the shard {what} at byte {offset}; what follows cannot be read", offset
         except (tarfile.TarError, EOFError, zlib.error, OSError) as problem:
-            yield f"the shard cannot be read on from byte {offset}{where}: {problem}", None, offset
+            yield broken, f"the shard cannot be read on from byte {offset}{f' ({broken})' if broken else ''}: {problem}", offset
 
     def _sample(self, key: str, group: dict[str, bytes], position: int) -> Event:
         if not _is_plain(key):

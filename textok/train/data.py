@@ -433,10 +433,11 @@ class Batches:
         return self._held[1][place]
 
 
-def mirrored(images, seed, step):
-    """uint8 [B,S,S,3] of one whole step with about half of the pictures flipped left to right, a function of seed and step.
+def mirrored(images, seed, step, part=0, parts=1):
+    """uint8 [B,S,S,3], one of the equal parts of a step, with about half of the pictures flipped left to right.
 
-    Not for data whose captions name left and right.
+    Which ones is a function of seed and step, however the step is parted. Not for data whose captions name left and right.
     """
-    flips = np.random.default_rng([seed, step, 1]).random(len(images)) < 0.5
+    flips = np.random.default_rng([seed, step, 1]).random(len(images) * parts) < 0.5
+    flips = flips[part * len(images) : (part + 1) * len(images)]
     return np.where(flips[:, None, None, None], images[:, :, ::-1], images)

@@ -225,16 +225,23 @@ class Detokenizer(Side):
         self.from_latent = nn.Linear(config["latent_dim"], self.width)
         self.to_pixels = nn.Linear(self.width, 3 * self.patch_size**2)
 
-    def forward(self, latents, text=None, text_lengths=None, labels=None, trace=None):
-        """latents [B,N,d] -> image [B,S,S,3]."""
+    def features(self, latents, text=None, text_lengths=None, labels=None, trace=None):
+        """latents [B,N,d] -> what the last layer reads, [B,P,D]."""
         z = self.from_latent(latents)  # [B,N,D]
         patches = self.patch_tokens.expand(len(z), -1, -1)  # [B,P,D]
         text, mask = self.project_text(text, text_lengths, labels)  # [B,t,D], [B,t]
         x = torch.cat([patches.to(z.dtype), z], dim=1)  # [B,P+N,D]
-        x = self.run_blocks(x, text, mask, slice(0, self.num_patches), trace)  # [B,P,D]
-        x = self.to_pixels(x)  # [B,P,3pp]
+        return self.run_blocks(x, text, mask, slice(0, self.num_patches), trace)  # [B,P,D]
+
+    def pixels(self, features):
+        """[B,P,D] -> image [B,S,S,3]."""
+        x = self.to_pixels(features)  # [B,P,3pp]
         x = torch.tanh(x) if self.tanh else x  # [B,P,3pp]
         return unpatchify(x, self.patch_size)  # [B,S,S,3]
+
+    def forward(self, latents, text=None, text_lengths=None, labels=None, trace=None):
+        """latents [B,N,d] -> image [B,S,S,3]."""
+        return self.pixels(self.features(latents, text, text_lengths, labels, trace))
 
 
 def patchify(image, p):
