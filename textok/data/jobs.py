@@ -287,10 +287,15 @@ class Job:
 
     # --- The work
 
-    def work_through(self, units: Iterable[Unit], threads: int, tell: Callable[[int, float], object]) -> int:
-        """Do units in this process; returns the samples computed. `tell(samples, weight)` is called as it goes on."""
+    def work_through(
+        self, units: Iterable[Unit], threads: int, tell: Callable[[int, float], object] | None = None, work: Work | None = None
+    ) -> int:
+        """Do units in this process; returns the samples computed. `tell(samples, weight)` is called as it goes on.
+
+        `work` is what the task's `load(1)` gave, where that was done before.
+        """
         computed = 0
-        work = self.task.load(1)
+        work = work or self.task.load(1)
         writers: dict[tuple[int, int], PartWriter] = {}
         try:
             for batch, results in ordered_map(lambda batch: work(batch.samples) if batch.samples else (), self._batches(units), threads):
@@ -305,7 +310,8 @@ class Job:
                         writers[name].add(result.key, result.files, result.metadata)
                 self._look_at_skips(part)
                 computed += len(batch.samples)
-                tell(len(batch.samples), batch.weight)
+                if tell is not None:
+                    tell(len(batch.samples), batch.weight)
                 if batch.last:
                     self._finish(part, writers[name])
                     del writers[name]

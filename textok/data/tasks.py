@@ -184,7 +184,7 @@ def needs(config: TexTokConfig, side: str, finder: TextFinder) -> tuple[str, ...
     return ("caption",) if finder.by == "caption" else ()
 
 
-def _textok_config(model: str) -> TexTokConfig:
+def textok_config(model: str) -> TexTokConfig:
     return TexTokConfig.from_dict(files.load_config(find_model(model), TexTok.model_type))
 
 
@@ -207,7 +207,7 @@ class EncodeTask:
 
     @cached_property
     def need(self) -> tuple[str, ...]:
-        return ("picture", *needs(_textok_config(self.model), "tokenizer", TextFinder(self.embeddings)))
+        return ("picture", *needs(textok_config(self.model), "tokenizer", TextFinder(self.embeddings)))
 
     def settings(self) -> dict[str, Any]:
         embeddings = None if self.embeddings is None else fingerprint(self.embeddings)
@@ -293,7 +293,7 @@ class DecodeTask:
 
     @cached_property
     def need(self) -> tuple[str, ...]:
-        return needs(_textok_config(self.model), "detokenizer", TextFinder(self.embeddings))
+        return needs(textok_config(self.model), "detokenizer", TextFinder(self.embeddings))
 
     def settings(self) -> dict[str, Any]:
         embeddings = None if self.embeddings is None else fingerprint(self.embeddings)
