@@ -169,6 +169,8 @@ def test_kernel_distance(monkeypatch):
     numerics.check(tm.kernel_distance(x, y), expected, numerics.METRIC)
     numerics.check(tm.kernel_distance(x, y, gamma=0.5), kernel_by_definition(x, y, 0.5), numerics.METRIC)
     assert numerics.rejects(tm.kernel_distance(x, y, degree=2), expected, numerics.METRIC)
+    numerics.check(tm.kernel_distance(x, y, reference_mean=tm.kernel_mean(y)), expected, numerics.METRIC)
+    assert numerics.rejects(tm.kernel_distance(x, y, reference_mean=tm.kernel_mean(x)), expected, numerics.METRIC)
     monkeypatch.setattr(tm.distances, "ROWS", 7)
     numerics.check(tm.kernel_distance(x, y), expected, numerics.METRIC)
     x64, y64 = x.astype(np.float64), y.astype(np.float64)

@@ -92,13 +92,27 @@ def _kernel_sum(x: F64, y: F64, degree: int, gamma: float, coef: float, without_
     return total
 
 
+def kernel_mean(features: ArrayLike, *, degree: int = 3, gamma: float | None = None, coef: float = 1.0) -> float:
+    """Mean kernel of two different rows of a set: the term of `kernel_distance` that all comparisons with one reference share."""
+    x = _features(features, "features", 2)
+    gamma = 1 / x.shape[1] if gamma is None else gamma
+    return _kernel_sum(x, x, degree, gamma, coef, True) / (len(x) * (len(x) - 1))
+
+
 def kernel_distance(
-    features: ArrayLike, reference: ArrayLike, *, degree: int = 3, gamma: float | None = None, coef: float = 1.0
+    features: ArrayLike,
+    reference: ArrayLike,
+    *,
+    degree: int = 3,
+    gamma: float | None = None,
+    coef: float = 1.0,
+    reference_mean: float | None = None,
 ) -> float:
     """Unbiased squared maximum mean discrepancy of two whole sets, features [n,d] and [m,d]; of Inception-v3's features, KID.
 
     The kernel is (gamma x.y + coef)^degree, with gamma 1/d for None. Values below zero occur, since the mean over draws is the
-    truth. Needs two rows of each. Source: Binkowski et al. (2018).
+    truth. Needs two rows of each. `reference_mean` is the reference's `kernel_mean` with the same kernel, where it is known: most of
+    the work with a large reference. Source: Binkowski et al. (2018).
 
     Examples
     --------
@@ -107,9 +121,10 @@ def kernel_distance(
     """
     x, y = _two_sets(features, reference, 2)
     gamma = 1 / x.shape[1] if gamma is None else gamma
-    within_x = _kernel_sum(x, x, degree, gamma, coef, True) / (len(x) * (len(x) - 1))
-    within_y = _kernel_sum(y, y, degree, gamma, coef, True) / (len(y) * (len(y) - 1))
-    return within_x + within_y - 2 * _kernel_sum(x, y, degree, gamma, coef) / (len(x) * len(y))
+    within = kernel_mean(x, degree=degree, gamma=gamma, coef=coef)
+    if reference_mean is None:
+        reference_mean = kernel_mean(y, degree=degree, gamma=gamma, coef=coef)
+    return within + reference_mean - 2 * _kernel_sum(x, y, degree, gamma, coef) / (len(x) * len(y))
 
 
 def kernel_distance_subsets(
