@@ -33,6 +33,24 @@ TEXT_MULTIPLE = 16  # captions are padded to multiples of it, so that few shapes
 TESTS = {"concept": "test", "pair": "pair"}  # test set -> split of the data
 
 
+# Of both sides: width, blocks, heads. B is the paper's (arXiv 2412.05796); S and L are those of its ablation, as third parties noted them.
+SIZES = {"S": (512, 8, 8), "B": (768, 12, 12), "L": (1024, 24, 16)}
+
+
+def model_config(given):
+    """The whole model config, a dict, from the section [model]: fields of config.json, or `size` S, B or L in place of the two sides'."""
+    given = dict(given)
+    size = given.pop("size", None)
+    if size is not None:
+        if size not in SIZES:
+            raise ConfigError(f"model.size: expected {', '.join(SIZES)}, got {size!r}")
+        for side in ("tokenizer", "detokenizer"):
+            if side in given:
+                raise ConfigError(f"model.{side}: expected none beside model.size")
+            given[side] = dict(zip(("hidden_size", "depth", "num_heads"), SIZES[size], strict=True))
+    return TexTokConfig.from_dict(given).to_dict()
+
+
 def from_uint8(images):
     """uint8 [B,S,S,3] -> float32 in [-1,1]."""
     return torch.from_numpy(images).float() / 127.5 - 1
@@ -258,11 +276,11 @@ def build_run(config, folder, devices=None):
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     torch.set_float32_matmul_precision("medium")
-    model_config = TexTokConfig.from_dict(config.model).to_dict()
-    pictures = Pictures(config.data, model_config, config.run.batch_size, config.run.seed)
+    model = model_config(config.model)
+    pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed)
     torch.manual_seed(config.run.seed)
-    task = TokenizerTask(config, TexTok(model_config), pictures, devices.device)
-    return Run(folder, config.run, task, {"model_type": "textok", **model_config}, configs.as_dict(config), devices)
+    task = TokenizerTask(config, TexTok(model), pictures, devices.device)
+    return Run(folder, config.run, task, {"model_type": "textok", **model}, configs.as_dict(config), devices)
 
 
 def train(path, overrides, folder):
