@@ -48,7 +48,7 @@ def holders(out):
 
 
 def test_encode_with_a_worker_killed(cluster, tmp_path):
-    """Every worker that the test catches at work first is killed once; Ray repeats its unit, and the bytes are one machine's."""
+    """The first worker that is caught at work is killed; Ray repeats its unit, and the bytes are one machine's."""
     shards = data_sets.make_shards(tmp_path / "shards", [150] * 4)
     data.encode("emoji-baseline", shards, tmp_path / "expected", shard_size=40)
     killed = []
@@ -84,7 +84,9 @@ def test_map_batches(cluster, place):
         concurrency=2,
     )
     found = sorted(dataset.take_all(), key=lambda row: row["id"])
-    expected = small.textok(text_mask=True).encode(pictures, *small.captions().embeddings([data_sets.caption(i) for i in range(30)]))
+    expected = small.textok(text_mask=True).encode(
+        pictures, *small.captions().embeddings([data_sets.caption(i) for i in range(30)])
+    )
     assert [set(row) for row in found] == [{"caption", "id", "latent"}] * 30
     assert np.array_equal(np.stack([row["latent"] for row in found]), expected)
 

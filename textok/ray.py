@@ -4,13 +4,13 @@
     ds = ds.map_batches(textok.ray.Encoder, fn_constructor_kwargs={"model": "emoji-baseline", "picture": "png"},
                         batch_size=64, num_cpus=4, concurrency=8)
 
-Threads: an actor uses as many as the CPUs that it was given (`num_cpus`), at most OMP_NUM_THREADS where that is set. Every actor has its
-own copy of the weights, so for large models few actors with many CPUs are better than many with one. Blocks are read-only and stay so.
-Calls have no memory, so a call that Ray repeats gives the same rows.
+Threads: an actor uses as many as the CPUs that it was given (`num_cpus`), at most OMP_NUM_THREADS where that is set. Every
+actor has its own copy of the weights, so for large models few actors with many CPUs are better than many with one. Blocks are
+read-only and stay so. Calls have no memory, so a call that Ray repeats gives the same rows.
 
-`textok encode --ray` hands out units of a job (`textok.data.jobs`), as Ray Data rows, to actors that read and write the shared file system
-themselves: pictures and latents do not go through the object store. A unit whose worker dies is repeated by Ray; the lock of the dead
-is gone, what it had finished stays, and the bytes are those of one machine.
+`textok encode --ray` hands out units of a job (`textok.data.jobs`), as Ray Data rows, to actors that read and write the shared
+file system themselves: pictures and latents do not go through the object store. A unit whose worker dies is repeated by Ray;
+the lock of the dead is gone, what it had finished stays, and the bytes are those of one machine.
 """
 
 import logging
@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, arrays
-from .data.jobs import BATCH_SIZE, Job, Summary, Unit, Work, ordered_map
+from .data.jobs import BATCH_SIZE, Job, Summary, Unit, Work
+from .data.ordered import ordered_map
 from .data.runs import Bar, summary
 from .data.shards import LATENT, unpack_arrays
 from .data.sources import Sample, Skip
@@ -55,11 +56,11 @@ class Encoder:
     model, embeddings, dtype
         As in `textok.data.encode`. Every worker must be able to read them.
     picture
-        The column with the pictures: bytes of picture files, or arrays uint8 or floats in [-1, 1], [H,W,3] each. It is left out of
-        the result.
+        The column with the pictures: bytes of picture files, or arrays uint8 or floats in [-1, 1], [H,W,3] each. It is left out
+        of the result.
     field
-        The column with the captions, where the model takes text. Columns `text` [B,t,Dt] and `text_lengths` [B] will do too, and
-        `label` for a model of classes.
+        The column with the captions, where the model takes text. Columns `text` [B,t,Dt] and `text_lengths` [B] will do too,
+        and `label` for a model of classes.
     output
         The column that the latents go to, float32 [B,N,d].
     batch_size
@@ -69,8 +70,8 @@ class Encoder:
 
     Examples
     --------
-    >>> Encoder("emoji-baseline")({"image": np.zeros((2, 64, 64, 3), np.uint8), "id": np.arange(2)})["latent"].shape  # doctest: +SKIP
-    (2, 16, 8)
+    >>> Encoder("emoji-baseline")({"image": np.zeros((2, 64, 64, 3), np.uint8), "id": np.arange(2)})["latent"].shape  # doctest:
+    +SKIP (2, 16, 8)
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class Encoder:
         batch_size: int = BATCH_SIZE,
         strict: bool = True,
     ) -> None:
-        self.task = EncodeTask(os.fspath(model), None if embeddings is None else os.fspath(embeddings), field, dtype, "safetensors")
+        self.task = EncodeTask(
+            os.fspath(model), None if embeddings is None else os.fspath(embeddings), field, dtype, "safetensors"
+        )
         self.picture, self.field, self.output, self.strict = picture, field, output, strict
         self.batch_size = arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
         self.threads = assigned_threads()
@@ -93,7 +96,9 @@ class Encoder:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         if self.picture not in batch:
-            raise DataError(f"{self.picture}: expected a column of that name with the pictures, got {', '.join(batch) or 'none'}")
+            raise DataError(
+                f"{self.picture}: expected a column of that name with the pictures, got {', '.join(batch) or 'none'}"
+            )
         samples = [self._sample(batch, row) for row in range(len(batch[self.picture]))]
         parts = [samples[first : first + self.batch_size] for first in range(0, len(samples), self.batch_size)]
         results = [result for _, found in ordered_map(self._work, parts, self.threads) for result in found]
@@ -118,7 +123,13 @@ class Encoder:
         metadata = {name: batch[name][row] for name in (self.field, "label") if name in batch}
         metadata = {name: value.item() if isinstance(value, np.generic) else value for name, value in metadata.items()}
         key = f"row {row}"
-        return Sample(key, bytes(picture) if isinstance(picture, bytes | memoryview) else np.asarray(picture), metadata, "batch", position=row + 1)
+        return Sample(
+            key,
+            bytes(picture) if isinstance(picture, bytes | memoryview) else np.asarray(picture),
+            metadata,
+            "batch",
+            position=row + 1,
+        )
 
 
 class _Units:

@@ -1,7 +1,7 @@
 """The forms in which a job's parts come: shards of any files, folders of PNG, and raw pictures for ADM's one file.
 
-A writer takes samples and, at `close`, syncs and renames what it wrote and says what there is: the fields of the part's record that
-`verify_part` later checks.
+A writer takes samples and, at `close`, syncs and renames what it wrote and says what there is: the fields of the part's record
+that `verify_part` later checks.
 """
 
 import contextlib
@@ -42,7 +42,9 @@ class ShardPart:
         self._samples = 0
 
     def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
-        self._writer.add(key, {**files, "json": json.dumps(metadata, ensure_ascii=False).encode()} if "json" not in files else files)
+        self._writer.add(
+            key, {**files, "json": json.dumps(metadata, ensure_ascii=False).encode()} if "json" not in files else files
+        )
         self._samples += 1
 
     def close(self) -> dict[str, Any]:
@@ -105,7 +107,13 @@ class RawPart:
         self._file.close()
         self._part.replace(self._path)
         file = f"{self._work.name}/{self._path.name}"
-        return {"samples": len(self._rows), "file": file, "bytes": self._bytes, "sha256": self._hash.hexdigest(), "rows": self._rows}
+        return {
+            "samples": len(self._rows),
+            "file": file,
+            "bytes": self._bytes,
+            "sha256": self._hash.hexdigest(),
+            "rows": self._rows,
+        }
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):
