@@ -116,6 +116,10 @@ TEXT_ENCODER = Tolerance(5e-6, "float32 against float32 in batches of another si
                          "padding that is attended to makes 1e-2 and more")
 TEXT_BFLOAT16 = Tolerance(5e-2, "RMS; weights and activations of six layers rounded to bfloat16, 2e-3 each")
 
+# ---- data sets ----
+
+LATENT_STATISTICS = Tolerance(1e-9, "float64 sums of some hundred numbers; with a mean of a million, whose rounding is 1e-10, they keep 9 digits")
+
 # ---- stored forms ----
 
 STORED_INT8 = Tolerance(5e-2, "weights rounded to 1/254 of their row's largest, some 0.2% of the typical product a layer, over a dozen layers")
