@@ -185,11 +185,26 @@ def test_many_in_a_row_end_the_run_with_the_last_good_checkpoint_kept(tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in tensors(held["parts"]).values())
 
 
+def test_tensorboard_gets_scalars_and_pictures(config, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = build(config, tmp_path, "run.steps=4", "run.log_every=2", "run.eval_every=4", "run.tensorboard=true")
+    run.train()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("l2")] == [2, 4]
+    assert events.Scalars("l2")[1].value == pytest.approx(float(rows_of(tmp_path)[1]["l2"]), rel=1e-4)
+    picture = events.Images("concept")[0]
+    assert (picture.height, picture.width) == (2 * 16, 4 * 16)
+
+
 def test_a_folder_of_another_run_is_refused(config, tmp_path):
     run = build(config, tmp_path, "run.steps=1")
     run.train()
     with pytest.raises(loop.TrainingError, match=r"another \[model\]"):
         build(config, tmp_path, "model.num_latent_tokens=5")
+    with pytest.raises(loop.TrainingError, match=r"another \[run.seed\]"):
+        build(config, tmp_path, "run.seed=5")
     assert build(config, tmp_path, "run.steps=2").step == 1
 
 

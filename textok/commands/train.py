@@ -14,7 +14,7 @@ EXTRA = "train"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("tokenizer", "dit"), help="what to train")
-    parser.add_argument("config", help="a TOML file, or the name of a packaged config: imagenet-256, imagenet-512")
+    parser.add_argument("config", help="a TOML file, or the name of a packaged config: imagenet-256, imagenet-512, imagenet-dit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that win over the file's")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder; a run that is there goes on")
 

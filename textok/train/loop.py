@@ -157,6 +157,14 @@ def write_json(path, value):
     os.replace(part, path)
 
 
+def decisive(told):
+    """What of a training config makes it another run: all but places, lengths and how often things are done."""
+    told = json.loads(json.dumps(told))
+    run = told.pop("run", {})
+    told.pop("data", None)
+    return told | {f"run.{name}": run[name] for name in ("seed", "batch_size") if name in run}
+
+
 def trim_log(path, step):
     """Drops what a killed run had logged beyond its last checkpoint."""
     if path.exists():
@@ -220,9 +228,8 @@ class Run:
 
     def load(self, told):
         """Goes on where the folder's run was."""
-        before = json.loads((self.folder / SETTINGS_FILE).read_text())
-        free = ("run", "data")  # what may change: lengths and places; the rest makes it another run
-        changed = [k for k in told if k not in free and json.loads(json.dumps(told[k])) != before.get(k)]
+        before, now = (decisive(config) for config in (json.loads((self.folder / SETTINGS_FILE).read_text()), told))
+        changed = [name for name in now if now[name] != before.get(name)]
         if changed:
             raise TrainingError(f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config")
         state = torch.load(self.folder / STATE_FILE, weights_only=True, map_location=self.devices.device)
@@ -294,8 +301,8 @@ class Run:
         self.step += 1
 
     def due(self, every):
-        """Whether this step is a multiple of `every` or the last."""
-        return self.step % every == 0 or self.step >= self.settings.steps
+        """Whether this step is a multiple of `every` (0: none is) or the last."""
+        return (every > 0 and self.step % every == 0) or self.step >= self.settings.steps
 
     def log(self, scores, pictures):
         """One line in log.csv and on the terminal; pictures in `pictures/`; both to TensorBoard."""
