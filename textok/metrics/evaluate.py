@@ -111,7 +111,8 @@ class PictureSet:
             self.size = height
         if not self.crop and (height, width) != (self.size, self.size):
             raise DataError(
-                f"{sample.source}: {sample.key}: expected {self.size} x {self.size} pixels as the first, got {height} x {width}"
+                f"{sample.source}: {sample.key}: expected square pictures of one size, {self.size} x {self.size} as the first, "
+                f"got {height} x {width}"
             )
         return decode_picture(sample.picture, self.size, sample.key)
 
@@ -210,7 +211,6 @@ class Evaluation:
     use_cache: bool = True
 
     def __post_init__(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
         self.cache = Cache(self.out / CACHE_FOLDER if self.use_cache else None)
 
     # ---- the three evaluations ----
@@ -415,6 +415,7 @@ class Evaluation:
                 start += len(part.keys)
             arrays["originals"] = np.stack([originals[place] for place in places])
         arrays |= {f"places/{group}": np.searchsorted(places, found) for group, found in chosen.items()}
+        self.out.mkdir(parents=True, exist_ok=True)
         with replacing(self.out / PICTURES_FILE) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
 
@@ -483,9 +484,9 @@ def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int 
             if part.count is None:
                 raise DataError(f"{source}: expected statistics with a count, to be merged; this file has none")
         else:
-            part = Statistics.of(
-                [evaluation._all_features(PictureSet(source, size, crop=size is not None), str(source)).features]
-            )
+            evaluation._needed("pictures")
+            pictures = PictureSet(source, size, crop=size is not None)
+            part = Statistics.of([evaluation._all_features(pictures, str(source)).features])
         total = part if total is None else total.merge(part)
     if total is None:
         raise ValueError("sources: expected at least one, got none")
