@@ -200,7 +200,7 @@ def export_captions(args, pairs, texts, label_names):
     rows += [caption_from_name(k, name) for k, name in enumerate(label_names) if k not in places]
     rows.sort(key=lambda row: row["label"])
     made = [row["caption"] for row in rows if row["source"] == "name"]
-    embedded = dict(zip(made, data.MiniLM()(made), strict=True))
+    embedded = dict(zip(made, data.minilm_rows(made), strict=True))
     embeddings = [
         embedded[row["caption"]] if row["source"] == "name" else texts.row(places[row["label"]]) for row in rows
     ]
