@@ -194,15 +194,14 @@ class Streamed:
         return self.shape[0]
 
     def expect(self, rows):
-        """Begin to read `rows`, which the next `[rows]` waits for; what was expected and not fetched is forgotten."""
-        wanted = {int(row) for row in rows}
-        for row in self.coming.keys() - wanted:
-            self.coming.pop(row).cancel()
-        for row in wanted - self.coming.keys():
-            self.coming[row] = self.pool.submit(self.read, row)
+        """Begin to read `rows` in the background; a later `[rows]` takes them from there."""
+        for row in rows.tolist():
+            if row not in self.coming:
+                self.coming[row] = self.pool.submit(self.read, row)
 
     def __getitem__(self, rows):
-        rows = np.arange(len(self))[rows]
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
+            rows = np.arange(len(self))[rows]  # a slice, a number, a mask
         if rows.ndim == 0:
             return self.read(int(rows))
         held = [self.coming.pop(row, None) or self.pool.submit(self.read, row) for row in rows.tolist()]
