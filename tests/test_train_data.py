@@ -100,7 +100,7 @@ def test_pictures_are_cropped_as_by_preprocess(tmp_path):
     assert (pairs.images == preprocess(pixels, 16)).all()
 
 
-def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
+def test_what_cannot_be_used_is_left_out_by_name(tmp_path, caplog):
     make_folder("txt", tmp_path)
     for name, content in {
         "broken": picture_bytes(1)[:40],
@@ -117,6 +117,7 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
     assert reds(pairs.images) == [10, 20, 30]
     reasons = {skip.key: skip.reason for skip in pairs.skips}
     assert set(reasons) == {"zbroken", "zsilent", "zlarger", "zwide", "zalone"}
+    assert all(key in caplog.text for key in reasons)
     assert "cannot be read" in reasons["zbroken"] and "8 x 8" in reasons["zlarger"] and "square" in reasons["zwide"]
     for path in tmp_path.glob("*.png"):
         path.write_bytes(b"no picture")

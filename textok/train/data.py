@@ -18,6 +18,7 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from ..images import preprocess
 MAX_TOKENS = 112
 GIGABYTE = 1 << 30
 CHUNK = 256  # samples that are decoded together
+TOLD = 10  # names of samples that were left out; all of them are in `Pairs.skips`
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -82,7 +85,8 @@ def load_pairs(
 
     Returns
     -------
-    Pairs. Every picture was decoded once: a sample whose picture or metadata cannot be read is in `skips`, by name.
+    Pairs. Every picture was decoded once: a sample whose picture or metadata cannot be read is in `skips`, by name, and the
+    first of them in the log.
     """
     sources = open_sources(paths)
     workers = workers or len(os.sched_getaffinity(0))
@@ -117,6 +121,10 @@ def load_pairs(
                 pictures.clear()
     if not records:
         raise DataError(f"{paths}: expected pictures{f' with a {caption!r}' if caption else ''}, found none{first_skip(skips)}")
+    for skip in skips[:TOLD]:
+        LOG.warning("left out: %s %s: %s", skip.source, skip.key, skip.reason)
+    if len(skips) > TOLD:
+        LOG.warning("left out: %d more, %d of %d in all", len(skips) - TOLD, len(skips), len(skips) + len(records))
     images = np.stack(pictures) if kept else Streamed(sources, places, side, workers)
     pairs = Pairs(images, records, skips)
     if index is not None and not kept:
