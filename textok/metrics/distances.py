@@ -34,7 +34,7 @@ def _two_sets(features: ArrayLike, reference: ArrayLike, least: int) -> tuple[F6
     return x, y
 
 
-def _root(covariance: F64) -> F64:
+def covariance_root(covariance: F64) -> F64:
     """F [d,r] with F F^T the covariance; directions that are rounding errors are left out."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     keep = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0)
@@ -73,9 +73,14 @@ def frechet_distance(
     for array, name in ((m, "mean"), (n, "reference_mean"), (s, "covariance"), (t, "reference_covariance")):
         if not np.isfinite(array).all():
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-    f, g = _root(s), _root(t)
-    overlap = np.linalg.svd(f.T @ g, compute_uv=False).sum() if f.size and g.size else 0.0
-    return float(np.square(m - n).sum() + np.trace(s) + np.trace(t) - 2 * overlap)
+    return frechet_of_roots(m, covariance_root(s), n, covariance_root(t))
+
+
+def frechet_of_roots(mean: F64, root: F64, reference_mean: F64, reference_root: F64) -> float:
+    """`frechet_distance` from `covariance_root`s, most of its work, which many distances from one set share."""
+    overlap = np.linalg.svd(root.T @ reference_root, compute_uv=False).sum() if root.size and reference_root.size else 0.0
+    spread = np.square(root).sum() + np.square(reference_root).sum()
+    return float(np.square(mean - reference_mean).sum() + spread - 2 * overlap)
 
 
 def _blocks(count: int, others: int) -> Iterator[slice]:
