@@ -213,6 +213,27 @@ def test_samples(data, monkeypatch):
         Evaluation(folder / "out3", Blocks()).reconstruction({"it": folder / "made.npz"}, folder / "real.npz")
 
 
+def test_more_pictures_than_are_kept(data, monkeypatch):
+    """FID is of all; the rest of a fair draw of bounded size, the same for a seed."""
+    folder, _, _ = data
+    monkeypatch.setattr(evaluate, "PART", 7)
+    whole = Evaluation(folder / "a", Blocks()).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"]
+    monkeypatch.setattr(evaluate, "MOST", 16)
+    part = [Evaluation(folder / "a", Blocks(), seed=s).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"] for s in (0, 0, 1)]
+    for metrics in part:
+        numerics.check(metrics["fid@blocks"], whole["fid@blocks"], numerics.METRIC)
+    assert part[0] == part[1] and part[0]["kid@blocks"] != part[2]["kid@blocks"] != whole["kid@blocks"]
+    taken = np.zeros(50)
+    for seed in range(400):
+        kept = evaluate._Features(seed)
+        for rows in np.array_split(np.arange(50.0)[:, None], [3, 16, 17, 40]):
+            kept.add({"features": rows, "probabilities": -rows})
+        assert kept.features.shape == (16, 1) and len(np.unique(kept.features)) == 16 and np.array_equal(kept.features, -kept.probabilities)
+        assert kept.statistics.count == 50
+        taken[kept.features[:, 0].astype(int)] += 1
+    assert np.abs(taken / 400 - 16 / 50).max() < 4.5 * np.sqrt(0.32 * 0.68 / 400)  # one in 3,000 for fair draws, which these are
+
+
 def test_a_second_run_completes_the_first(data, monkeypatch):
     """Stopped in the middle, run again: only what is missing is computed, and the result is that of a whole run."""
     folder, _, _ = data
