@@ -68,7 +68,11 @@ def models(folder):
 
 def contents(folder):
     """All files of a run's folder that matter: path to bytes, without locks."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
 
 
 def command(*arguments):

@@ -49,11 +49,22 @@ def keys(samples):
 
 
 def test_shard(tmp_path):
-    members = [("a/x.jpg", png(1)), ("a/x.txt", b" a caption\n"), ("a/x.cls", b"3"), ("b.seg.png", b"?"), ("b.png", png(2)), ("b.json", b'{"caption": "b", "n": 1}')]
+    members = [
+        ("a/x.jpg", png(1)),
+        ("a/x.txt", b" a caption\n"),
+        ("a/x.cls", b"3"),
+        ("b.seg.png", b"?"),
+        ("b.png", png(2)),
+        ("b.json", b'{"caption": "b", "n": 1}'),
+    ]
     samples, skips = read(make_tar(tmp_path / "s.tar", members))
     assert keys(samples) == ["a/x", "b"] and skips == []
     assert samples[0].caption() == "a caption" and samples[0].metadata["label"] == 3
-    assert samples[1].picture == png(2) and samples[1].metadata == {"caption": "b", "n": 1} and set(samples[1].files) == {"seg.png", "png", "json"}
+    assert (
+        samples[1].picture == png(2)
+        and samples[1].metadata == {"caption": "b", "n": 1}
+        and set(samples[1].files) == {"seg.png", "png", "json"}
+    )
 
 
 def test_positions_go_on(tmp_path):
@@ -68,7 +79,14 @@ def test_positions_go_on(tmp_path):
 
 
 def test_what_lacks_something_is_named(tmp_path):
-    members = [("a.png", png()), ("b.json", b'{"caption": "b"}'), ("c.png", png()), ("c.json", b"{"), ("d.png", png()), ("d.json", b'{"caption": " "}')]
+    members = [
+        ("a.png", png()),
+        ("b.json", b'{"caption": "b"}'),
+        ("c.png", png()),
+        ("c.json", b"{"),
+        ("d.png", png()),
+        ("d.json", b'{"caption": " "}'),
+    ]
     members += [("e.png", png()), ("e.txt", b"e"), ("../f.png", png()), ("g.png", png()), ("g.png", png()), ("g.txt", b"g")]
     samples, skips = read(make_tar(tmp_path / "s.tar", members), need=("picture", "caption"))
     assert keys(samples) == ["e", "g"]
@@ -80,7 +98,9 @@ def test_what_lacks_something_is_named(tmp_path):
 
 
 def test_every_cut_of_a_shard_is_noticed(tmp_path):
-    """Cut at any block, also between members, and with any header broken: what is whole comes out, and a skip tells of the rest."""
+    """Cut at any block, also between members, and with any header broken: what is whole comes out, and a skip tells of the
+    rest.
+    """
     whole = make_shard(tmp_path / "s.tar", 4).read_bytes()
     with tarfile.open(tmp_path / "s.tar") as tar:
         offsets = [member.offset for member in tar]
@@ -89,7 +109,9 @@ def test_every_cut_of_a_shard_is_noticed(tmp_path):
     for length in range(0, len(end), 512):
         cut.write_bytes(whole[:length])
         samples, skips = read(cut)
-        assert keys(samples) == [f"k{i}" for i in range(4) if (i + 1) * 2 < len(offsets) and offsets[(i + 1) * 2] + 512 <= length], length
+        assert keys(samples) == [
+            f"k{i}" for i in range(4) if (i + 1) * 2 < len(offsets) and offsets[(i + 1) * 2] + 512 <= length
+        ], length
         assert skips and skips[-1].key == "" and str(cut) == skips[-1].source, length
     for number, offset in enumerate(offsets):
         cut.write_bytes(whole[: offset + 20] + b"\xff" + whole[offset + 21 :])
@@ -119,7 +141,9 @@ def test_folder(tmp_path):
     (tmp_path / "cats" / "b.txt").write_text("a cat")
     (tmp_path / "cats" / "lost.txt").write_text("no picture")
     (tmp_path / "dogs" / "a.v1.jpg").write_bytes(png(2))
-    (tmp_path / "dogs" / "metadata.jsonl").write_text('{"file_name": "a.v1.jpg", "caption": "a dog"}\n{"file_name": "gone.png", "caption": "x"}\n')
+    (tmp_path / "dogs" / "metadata.jsonl").write_text(
+        '{"file_name": "a.v1.jpg", "caption": "a dog"}\n{"file_name": "gone.png", "caption": "x"}\n'
+    )
     (tmp_path / "dogs" / ".hidden.png").write_bytes(b"")
     samples, skips = read(tmp_path)
     assert keys(samples) == ["cats/b", "dogs/a%2Ev1"]
@@ -158,7 +182,9 @@ def test_a_second_picture_of_a_name(tmp_path):
 
 def test_tables(tmp_path):
     (tmp_path / "p.png").write_bytes(png(5))
-    (tmp_path / "t.jsonl").write_text('{"image": "p.png", "text": "one", "key": "own"}\n\nbad\n{"image": "gone.png", "text": "x"}\n')
+    (tmp_path / "t.jsonl").write_text(
+        '{"image": "p.png", "text": "one", "key": "own"}\n\nbad\n{"image": "gone.png", "text": "x"}\n'
+    )
     samples, skips = read(tmp_path / "t.jsonl", field="text", need=("picture", "caption"))
     assert keys(samples) == ["own"] and samples[0].picture == png(5) and samples[0].caption("text") == "one"
     assert [skip.key for skip in skips] == ["t-00000001", "t-00000002"] and "No such file" in skips[1].reason
@@ -174,10 +200,14 @@ def test_a_row_cannot_name_its_sample_out_of_the_folder(tmp_path):
 
 
 def test_lines(tmp_path, monkeypatch):
-    text = "one\n\n two \n".encode() + b"\xff\n"
+    text = b"one\n\n two \n" + b"\xff\n"
     (tmp_path / "c.txt").write_bytes(text)
     samples, skips = read(tmp_path / "c.txt", need=("caption",))
-    assert [s.caption() for s in samples] == ["one", "two"] and keys(samples) == ["c-00000000", "c-00000002"] and "UTF-8" in skips[0].reason
+    assert (
+        [s.caption() for s in samples] == ["one", "two"]
+        and keys(samples) == ["c-00000000", "c-00000002"]
+        and "UTF-8" in skips[0].reason
+    )
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
     assert [s.caption() for s in read("-", need=("caption",))[0]] == ["one", "two"]
 
@@ -263,7 +293,9 @@ def test_adm(tmp_path):
 def test_shards_beside_webdataset(tmp_path):
     """webdataset reads what textok writes, and textok what webdataset writes, with the same keys and files."""
     wds = pytest.importorskip("webdataset")
-    content = {f"d/k{i}": {"png": png(i), "json": json.dumps({"caption": str(i)}).encode(), "cls": str(i).encode()} for i in range(7)}
+    content = {
+        f"d/k{i}": {"png": png(i), "json": json.dumps({"caption": str(i)}).encode(), "cls": str(i).encode()} for i in range(7)
+    }
     paths = write_shards(content.items(), tmp_path / "ours", size=3)
     assert [path.name for path in paths] == [f"shard-{i:06d}.tar" for i in range(3)]
     ours = {}

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
+from torch import nn
 
-import textok.metrics as tm  # noqa: E402
-from textok.errors import WeightsError  # noqa: E402
-from textok.metrics.lpips_network import Lpips  # noqa: E402
+import textok.metrics as tm
+from textok.errors import WeightsError
+from textok.metrics.lpips_network import Lpips
 
 # torchvision's make_layers configurations, as published: channels, "M" a pooling.
 VGG = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]

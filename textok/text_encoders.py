@@ -197,9 +197,11 @@ def load_encoder(
     arrays.choice(compute, "compute", COMPUTE_TYPES)
     name = os.fspath(name)
     folder = _find(name)
+    from safetensors import SafetensorError
+
     try:
         return TextEncoder(name, folder, max_tokens, bool(end_token), compute, arrays.thread_count(threads) or None)
-    except (OSError, KeyError, ValueError, RuntimeError) as problem:
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, SafetensorError) as problem:
         if isinstance(problem, DataError) or str(problem).startswith("max_tokens:"):
             raise
         raise DataError(f"{name}: not a text encoder that transformers can load from {folder}: {_first_line(problem)}") from None

@@ -1,7 +1,7 @@
 """decode latents to pictures
 
-Takes what `textok encode` or `sample` wrote, or arrays [n,N,d]; writes PNG files, WebDataset shards, or one samples.npz as ADM's evaluators
-take it. A run that was killed goes on when it is run again.
+Takes what `textok encode` or `sample` wrote, or arrays [n,N,d]; writes PNG files, WebDataset shards, or one samples.npz as
+ADM's evaluators take it. A run that was killed goes on when it is run again.
 """
 
 import argparse
@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a TexTok's folder, or a bundled name")
     parser.add_argument("latents", nargs="+", help="folders of latents, their shards, .npy or .npz")
     add_embeddings(parser)
-    parser.add_argument("--format", choices=("png", "shards", "npz"), default="png", help="of the pictures (default: %(default)s)")
+    parser.add_argument(
+        "--format", choices=("png", "shards", "npz"), default="png", help="of the pictures (default: %(default)s)"
+    )
     add_run(parser)
 
 

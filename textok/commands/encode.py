@@ -1,8 +1,8 @@
 """encode pictures to latents
 
-Reads WebDataset shards, folders, tables, arrays and picture files; writes shards of latents, index.json, and skips.jsonl, which names every
-sample that was left out and why. A run that was killed goes on when it is run again, and ends with the same bytes. Several machines
-can share a folder, each with its --shard; the last to finish writes the index.
+Reads WebDataset shards, folders, tables, arrays and picture files; writes shards of latents, index.json, and skips.jsonl, which
+names every sample that was left out and why. A run that was killed goes on when it is run again, and ends with the same bytes.
+Several machines can share a folder, each with its --shard; the last to finish writes the index.
 """
 
 import argparse

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
-from .jobs import BATCH_SIZE, ordered_map
+from .jobs import BATCH_SIZE
+from .ordered import ordered_map
 from .sources import Sample, Skip, read_samples
 from .tasks import TextFinder, decode_pictures
 
@@ -86,10 +87,14 @@ def batches(
         kept = [samples[place] for place in good]
         text, lengths = finder.opened.embeddings(finder.names(kept)) if finder is not None and kept else (None, None)
         found = [Skip(samples[place].key, samples[place].source, problem) for place, problem in sorted(problems.items())]
-        return Batch([sample.key for sample in kept], pictures[good], text, lengths, [sample.metadata for sample in kept]), found
+        return Batch(
+            [sample.key for sample in kept], pictures[good], text, lengths, [sample.metadata for sample in kept]
+        ), found
 
     events = read_samples(paths, need=need, field=field, skips=tell, strict=strict)
-    for _, (batch, found) in ordered_map(make, _groups(events, arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)), threads):
+    for _, (batch, found) in ordered_map(
+        make, _groups(events, arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)), threads
+    ):
         for skip in found:
             if strict:
                 raise DataError(f"{skip.source}: {skip.key}: {skip.reason}")

@@ -1,7 +1,7 @@
 """The forms in which a job's parts come: shards of any files, folders of PNG, and raw pictures for ADM's one file.
 
-A writer takes samples and, at `close`, syncs and renames what it wrote and says what there is: the fields of the part's record that
-`verify_part` later checks.
+A writer takes samples and, at `close`, syncs and renames what it wrote and says what there is: the fields of the part's record
+that `verify_part` later checks.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .rows import write_adm
+from .rows import write_archive
 from .shards import TarWriter
+from .sources import METADATA_FILE
 
 SAMPLES_FILE = "samples.npz"
 RAW = "raw"  # the "extension" of a picture uint8 [S,S,3], C order
@@ -42,7 +43,9 @@ class ShardPart:
         self._samples = 0
 
     def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
-        self._writer.add(key, {**files, "json": json.dumps(metadata, ensure_ascii=False).encode()} if "json" not in files else files)
+        self._writer.add(
+            key, {**files, "json": json.dumps(metadata, ensure_ascii=False).encode()} if "json" not in files else files
+        )
         self._samples += 1
 
     def close(self) -> dict[str, Any]:
@@ -105,7 +108,13 @@ class RawPart:
         self._file.close()
         self._part.replace(self._path)
         file = f"{self._work.name}/{self._path.name}"
-        return {"samples": len(self._rows), "file": file, "bytes": self._bytes, "sha256": self._hash.hexdigest(), "rows": self._rows}
+        return {
+            "samples": len(self._rows),
+            "file": file,
+            "bytes": self._bytes,
+            "sha256": self._hash.hexdigest(),
+            "rows": self._rows,
+        }
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):
@@ -149,27 +158,31 @@ def remove_part(out: Path, record: Mapping[str, Any]) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_metadata(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+def write_metadata(out: Path, work: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """metadata.jsonl of a folder of pictures, as HF's imagefolder and `sources` read it."""
-    part = path.with_name(f"{path.name}.part")
+    part = work / f"{METADATA_FILE}.part"
     with part.open("w", encoding="utf-8") as file:
         for record in records:
             for key, metadata in record["rows"]:
                 file.write(json.dumps({"file_name": f"{key}.png", **metadata}, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
+    part.replace(out / METADATA_FILE)
 
 
-def write_samples(out: Path, records: Iterable[dict[str, Any]], count: int) -> dict[str, Any]:
-    """ADM's samples.npz of all raw parts; arr_1 where every sample has a label."""
+def write_samples(out: Path, work: Path, records: Iterable[dict[str, Any]], count: int) -> dict[str, Any]:
+    """ADM's samples.npz of all raw parts; arr_1 where every sample has a label. Returns the file's record."""
     parts = list(records)
     labels = [metadata.get("label") for part in parts for _, metadata in part["rows"]]
-    classes = labels if labels and all(type(label) is int for label in labels) else None
-    write_adm(out / SAMPLES_FILE, _pictures(out, parts), count, classes)
-    with (out / SAMPLES_FILE).open("rb") as file:
+    whole = bool(labels) and all(type(label) is int for label in labels)
+    part = work / f"{SAMPLES_FILE}.part"
+    write_archive(part, _pictures(out, parts), count, np.array(labels, np.int64) if whole else None)
+    _sync(part)
+    with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": SAMPLES_FILE, "bytes": (out / SAMPLES_FILE).stat().st_size, "sha256": digest}
+    record = {"file": SAMPLES_FILE, "bytes": part.stat().st_size, "sha256": digest}
+    part.replace(out / SAMPLES_FILE)
+    return record
 
 
 def _pictures(out: Path, parts: Iterable[Mapping[str, Any]]) -> Iterator[NDArray[np.uint8]]:

@@ -113,16 +113,22 @@ def write_adm(path: str | os.PathLike[str], pictures: Iterable[Any], count: int,
     >>> write_adm("samples.npz", pipe(labels=[3, 7]).images, 2, [3, 7])  # doctest: +SKIP
     """
     count = arrays.whole(count, "count", 0, arrays.MAX_BATCH)
-    classes = None if labels is None else arrays.integers(labels, "labels", count, 0, 2**31 - 1, "a class a picture").astype(np.int64)
-    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
-        _write_member(archive, "arr_0", pictures, count)
-        if classes is not None:
-            _write_member(archive, "arr_1", classes, count, dtype=np.dtype(np.int64))
+    classes = (
+        None if labels is None else arrays.integers(labels, "labels", count, 0, 2**31 - 1, "a class a picture").astype(np.int64)
+    )
+    with replacing(Path(path)) as temporary:
+        write_archive(temporary, pictures, count, classes)
 
 
-def _write_member(
-    archive: zipfile.ZipFile, name: str, rows: Iterable[Any], count: int, dtype: np.dtype[Any] = np.dtype(np.uint8)
-) -> None:
+def write_archive(path: Path, pictures: Iterable[Any], count: int, labels: NDArray[np.int64] | None) -> None:
+    """`write_adm` straight to a path, for callers that see to it that the file appears whole."""
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        _write_member(archive, "arr_0", pictures, count, np.dtype(np.uint8))
+        if labels is not None:
+            _write_member(archive, "arr_1", labels, count, np.dtype(np.int64))
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, rows: Iterable[Any], count: int, dtype: np.dtype[Any]) -> None:
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:  # a ZipInfo's date is 1980, always
         shape = None
         number = 0

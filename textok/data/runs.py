@@ -1,6 +1,7 @@
 """`encode`, `decode` and `sample`: whole datasets, on the threads of this machine and on several processes or machines.
 
-What a run may be killed in, and how it goes on, is `jobs`; what is done with a sample, `tasks`. This module divides the work and shows how it goes.
+What a run may be killed in, and how it goes on, is `jobs`; what is done with a sample, `tasks`. This module divides the work
+and shows how it goes.
 """
 
 import importlib
@@ -57,8 +58,8 @@ def encode(
     sources
         What `open_sources` takes: shards, folders, tables, arrays, pictures.
     out
-        The folder for shards latents-UUUUUU-PPPP.tar (KEY.npz or .safetensors with `latent` float32 [N,d], and KEY.json), index.json and
-        skips.jsonl. Run again with the same arguments, an interrupted run goes on and ends with the same bytes.
+        The folder for shards latents-UUUUUU-PPPP.tar (KEY.npz or .safetensors with `latent` float32 [N,d], and KEY.json),
+        index.json and skips.jsonl. Run again with the same arguments, an interrupted run goes on and ends with the same bytes.
     embeddings
         Of the captions, for a model whose tokenizer takes text: a store or a file, see `textok.embeddings.open_embeddings`.
     field
@@ -130,8 +131,9 @@ def decode(
     latents
         Shards that `encode` or `sample` wrote, or .npy or .npz files [n,N,d].
     format
-        "png": KEY.png in `out` (in a folder a shard, where there are several) with metadata.jsonl; "shards": KEY.png and KEY.json in
-        pictures-UUUUUU-PPPP.tar; "npz": one samples.npz as ADM's, in the order of the latents, with labels where all have one.
+        "png": KEY.png in `out` (in a folder a shard, where there are several) with metadata.jsonl; "shards": KEY.png and
+        KEY.json in pictures-UUUUUU-PPPP.tar; "npz": one samples.npz as ADM's, in the order of the latents, with labels where
+        all have one.
     model, out, ..., progress
         As in `encode`; `embeddings` for a model whose detokenizer takes text.
 
@@ -179,8 +181,8 @@ def sample(
     model
         A pipeline (pictures) or a DiT alone (latents).
     num
-        How many. Sample k depends on `seed`, k and its own label or caption only: asking for more later, or on other machines, gives
-        the same first ones.
+        How many. Sample k depends on `seed`, k and its own label or caption only: asking for more later, or on other machines,
+        gives the same first ones.
     labels
         Classes, taken in turn; None for all of the DiT's, from 0. For a class-conditional DiT.
     captions, embeddings
@@ -246,7 +248,9 @@ def _wished_captions(num: int, captions: Paths | None, embeddings: Any, field: s
     if captions is not None:
         if getattr(opened, "by", "caption") != "caption":
             raise DataError(f"{embeddings}: expected embeddings that are found by caption, since captions are given")
-        found = [sample.metadata[field] for sample in itertools.islice(read_samples(captions, need=("caption",), field=field), num)]
+        found = [
+            sample.metadata[field] for sample in itertools.islice(read_samples(captions, need=("caption",), field=field), num)
+        ]
         if not found:
             raise DataError(f"captions: expected a caption in the field {field!r}, found none")
         return Wishes(num, captions=found), 0
@@ -260,7 +264,9 @@ def _wished_captions(num: int, captions: Paths | None, embeddings: Any, field: s
 # --- On the threads of this machine -------------------------------------------------------------------------------------------
 
 
-def run(job: Job, *, processes: int = 1, threads: int | None = None, overwrite: bool = False, progress: bool = False) -> Summary:
+def run(
+    job: Job, *, processes: int = 1, threads: int | None = None, overwrite: bool = False, progress: bool = False
+) -> Summary:
     """Do a job's share on this machine; write the index if nothing is left."""
     count = arrays.whole(processes, "processes", 1, 1024)
     cores = arrays.thread_count(threads) or _core.get_num_threads()
@@ -326,7 +332,9 @@ def _in_processes(job: Job, units: Sequence[Unit], count: int, threads: int, tel
             except queue.Empty:
                 dead = next((worker for worker in workers if worker.exitcode not in (None, 0)), None)
                 if dead is not None:
-                    raise DataError(f"a worker process ended with status {dead.exitcode}; run again to go on where it stopped") from None
+                    raise DataError(
+                        f"a worker process ended with status {dead.exitcode}; run again to go on where it stopped"
+                    ) from None
                 continue
             if what == "told":
                 tell(*value)
@@ -351,5 +359,7 @@ def _serve(job: Job, units: Sequence[Unit], threads: int, news: Any, parent: int
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
     try:
         news.put(("done", job.work_through(units, threads, tell)))
-    except Exception as problem:  # noqa: BLE001  raised in the parent
-        news.put(("failed", problem if isinstance(problem, OSError | ValueError | MemoryError) else RuntimeError(repr(problem))))
+    except Exception as problem:  # noqa: BLE001  it is raised in the parent
+        news.put(
+            ("failed", problem if isinstance(problem, OSError | ValueError | MemoryError) else RuntimeError(repr(problem)))
+        )

@@ -1,7 +1,8 @@
 """Shards out: tar files that webdataset and `sources` read, the same bytes for the same samples; and latents in them.
 
-A sample of latents is KEY.npz or KEY.safetensors with `latent` float32 [N,d] (and `latent_flipped`, of the mirrored picture), beside
-KEY.json with what is known of it. Tar headers have no times, owners or order of their own, so equal samples make equal files.
+A sample of latents is KEY.npz or KEY.safetensors with `latent` float32 [N,d] (and `latent_flipped`, of the mirrored picture),
+beside KEY.json with what is known of it. Tar headers have no times, owners or order of their own, so equal samples make equal
+files.
 """
 
 import contextlib
@@ -112,7 +113,9 @@ def write_shards(
                     break
                 key, files = sample
                 if not key or "." in key.rpartition("/")[2]:
-                    raise ValueError(f"expected keys without a dot in the name, at which a shard's reader would cut them, got {key!r}")
+                    raise ValueError(
+                        f"expected keys without a dot in the name, at which a shard's reader would cut them, got {key!r}"
+                    )
                 writer.add(key, {extension: as_bytes(extension, value) for extension, value in files.items()})
                 sample = next(iterator, None)
         part.replace(path)
@@ -170,7 +173,7 @@ def unpack_arrays(format: str, data: bytes) -> dict[str, NDArray[Any]]:
             return load(data)
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         return {LATENT: loaded} if format == "npy" else {name: loaded[name] for name in loaded.files}
-    except Exception as problem:  # both libraries raise many kinds on broken bytes, and each means the same here
+    except Exception as problem:  # noqa: BLE001  both libraries raise many kinds
         raise ValueError(f"not {format} data that can be read: {problem}") from None
 
 
@@ -196,7 +199,9 @@ def latent_of(sample: Sample) -> Latent:
             found = {LATENT: sample.picture}
     latent = found.get(LATENT)
     if latent is None:
-        raise ValueError(f"expected an array {LATENT!r} in .npz, .npy or .safetensors, got {', '.join([*sample.files, *found]) or 'none'}")
+        raise ValueError(
+            f"expected an array {LATENT!r} in .npz, .npy or .safetensors, got {', '.join([*sample.files, *found]) or 'none'}"
+        )
     if not arrays.is_float(latent.dtype) or latent.ndim != 2 or not latent.size:
         raise ValueError(f"{LATENT}: expected floats [N, d], got {arrays.describe(latent)}")
     if not np.isfinite(latent.astype(np.float32)).all():
@@ -204,9 +209,7 @@ def latent_of(sample: Sample) -> Latent:
     return Latent(sample.key, latent, found.get(FLIPPED), sample.metadata, sample.source)
 
 
-def read_latents(
-    paths: Any, *, skips: list[Skip] | None = None, strict: bool = False
-) -> Iterator[Latent]:
+def read_latents(paths: Any, *, skips: list[Skip] | None = None, strict: bool = False) -> Iterator[Latent]:
     """The latents in shards that `textok encode` wrote, or in an .npy or .npz file [n,N,d], one at a time and in order.
 
     Arguments as in `read_samples`. A sample without latents, or with damaged ones, is skipped and named.

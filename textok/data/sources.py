@@ -15,12 +15,12 @@ What a path may be:
     x.png, .jpg, ...       one picture; captions as in a folder
     x.txt, -               a caption a line; "-" is standard input
 
-Reading is sequential and holds one sample (of a folder: the names of one directory). Order: as in the file, or by name. Positions
-(bytes of a shard, rows of all else) allow a reader to go on where another stopped.
+Reading is sequential and holds one sample (of a folder: the names of one directory). Order: as in the file, or by name.
+Positions (bytes of a shard, rows of all else) allow a reader to go on where another stopped.
 
 Shards are read with the standard library's tarfile rather than webdataset, whose naming is followed to the letter (tests read
-each other's shards): webdataset needs PyYAML and braceexpand in every installation, runs `pipe:` addresses in a shell, takes a shard
-that was cut between two members, or has a broken header inside, for a whole one, and has no positions to go on from.
+each other's shards): webdataset needs PyYAML and braceexpand in every installation, runs `pipe:` addresses in a shell, takes a
+shard that was cut between two members, or has a broken header inside, for a whole one, and has no positions to go on from.
 """
 
 import csv
@@ -165,7 +165,12 @@ class ShardSource(Source):
                     yield self._sample(key, group, begin)  # another follows it, so it is whole
                     key = None
                 if key or broken:
-                    yield Skip(broken or key or "", self.name, "the shard breaks off in this sample" + ("" if broken else " or right after it"), begin)
+                    yield Skip(
+                        broken or key or "",
+                        self.name,
+                        "the shard breaks off in this sample" + ("" if broken else " or right after it"),
+                        begin,
+                    )
                 yield Skip("", self.name, data, begin)
                 return
             match = _MEMBER.match(name)
@@ -247,7 +252,11 @@ def _has_member(stream: Any, start: int) -> bool:
 
 def _is_plain(key: str) -> bool:
     """Whether a key can name a file below a folder, and ends at no dot."""
-    return re.fullmatch(r"[^/.\0][^\0]*", key) is not None and not {"..", "."} & set(key.split("/")) and "." not in key.rpartition("/")[2]
+    return (
+        re.fullmatch(r"[^/.\0][^\0]*", key) is not None
+        and not {"..", "."} & set(key.split("/"))
+        and "." not in key.rpartition("/")[2]
+    )
 
 
 def _is_meta(name: str) -> bool:
@@ -546,7 +555,7 @@ def _object(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"not JSON: {problem}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
+        raise ValueError(f"expected a JSON object, got {type(value).__name__}")  # noqa: TRY004
     return value
 
 
@@ -554,7 +563,8 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def open_sources(paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Source]:
-    """The sources of paths, in their order; a folder with shards becomes its shards, picture files that follow one another one source.
+    """The sources of paths, in their order; a folder with shards becomes its shards, picture files that follow one another one
+    source.
 
     Raises
     ------

@@ -19,8 +19,8 @@ F64 = NDArray[np.float64]
 class LatentStatistics:
     """Mean and variance of each of d numbers, over all samples and tokens, in float64.
 
-    `update` takes latents as they come, `merge` what was counted elsewhere; by the pairwise update of Chan, Golub and LeVeque (1979), of which
-    Welford's is the case of one new value, so nothing is lost where the mean is far from zero.
+    `update` takes latents as they come, `merge` what was counted elsewhere; by the pairwise update of Chan, Golub and LeVeque
+    (1979), of which Welford's is the case of one new value, so nothing is lost where the mean is far from zero.
 
     Examples
     --------
@@ -81,7 +81,9 @@ class LatentStatistics:
         return {"latent_mean": self._mean.tolist(), "latent_std": self.std.tolist(), "count": self.count}
 
 
-def latent_statistics(paths: Any, *, skips: list[Skip] | None = None, strict: bool = False, progress: bool = False) -> LatentStatistics:
+def latent_statistics(
+    paths: Any, *, skips: list[Skip] | None = None, strict: bool = False, progress: bool = False
+) -> LatentStatistics:
     """Over all latents of shards or arrays; those of mirrored pictures count too.
 
     Arguments as in `read_latents`.
@@ -101,7 +103,9 @@ def latent_statistics(paths: Any, *, skips: list[Skip] | None = None, strict: bo
             for array in (latent, flipped):
                 if array is not None:
                     if array.shape != shape:
-                        raise DataError(f"{source}: {key}: expected latents {list(shape)}, as the first have, got {list(array.shape)}")
+                        raise DataError(
+                            f"{source}: {key}: expected latents {list(shape)}, as the first have, got {list(array.shape)}"
+                        )
                     waiting.append(array)
             if len(waiting) >= 256:
                 result.update(np.stack(waiting))

@@ -1,7 +1,8 @@
-"""What `textok encode`, `decode` and `sample` do with a batch of samples, as objects that travel to other processes and machines.
+"""What `textok encode`, `decode` and `sample` do with a batch of samples, as objects that travel to other processes and
+machines.
 
-A task says what its results depend on (`settings`: models by the hash of their files), opens its models once a process (`load`), and then
-turns samples into files. A sample that cannot be used becomes a `Skip` that says why; it never ends a run.
+A task says what its results depend on (`settings`: models by the hash of their files), opens its models once a process
+(`load`), and then turns samples into files. A sample that cannot be used becomes a `Skip` that says why; it never ends a run.
 """
 
 import hashlib
@@ -57,7 +58,9 @@ def decode_picture(picture: Any, size: int, name: str) -> U8:
 
 
 def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Name and content of a model's folder, a pipeline's, a file's or an embedding store's (its encoder: what is in it never changes)."""
+    """Name and content of a model's folder, a pipeline's, a file's or an embedding store's (its encoder: what is in it never
+    changes).
+    """
     place = Path(path)
     if place.is_dir() and (place / STORE_FILE).is_file():
         return {"store": files.read_json(place / STORE_FILE, DataError)}
@@ -140,10 +143,14 @@ class Conditioner:
         self.rows = config.num_text_tokens
         if kind == "text":
             if finder.path is None:
-                raise DataError("this model takes text: give its captions' embeddings, --embeddings STORE; `textok embed` makes one")
+                raise DataError(
+                    "this model takes text: give its captions' embeddings, --embeddings STORE; `textok embed` makes one"
+                )
             width = finder.opened.text_dim
             if width != config.text_dim:
-                raise DataError(f"{finder.path}: expected embeddings {config.text_dim} wide, as the model takes them, got {width}")
+                raise DataError(
+                    f"{finder.path}: expected embeddings {config.text_dim} wide, as the model takes them, got {width}"
+                )
 
     @classmethod
     def of_side(cls, config: TexTokConfig, side: str, finder: TextFinder) -> "Conditioner":
@@ -184,7 +191,7 @@ def needs(config: TexTokConfig, side: str, finder: TextFinder) -> tuple[str, ...
     return ("caption",) if finder.by == "caption" else ()
 
 
-def _textok_config(model: str) -> TexTokConfig:
+def textok_config(model: str) -> TexTokConfig:
     return TexTokConfig.from_dict(files.load_config(find_model(model), TexTok.model_type))
 
 
@@ -207,7 +214,7 @@ class EncodeTask:
 
     @cached_property
     def need(self) -> tuple[str, ...]:
-        return ("picture", *needs(_textok_config(self.model), "tokenizer", TextFinder(self.embeddings)))
+        return ("picture", *needs(textok_config(self.model), "tokenizer", TextFinder(self.embeddings)))
 
     def settings(self) -> dict[str, Any]:
         embeddings = None if self.embeddings is None else fingerprint(self.embeddings)
@@ -293,7 +300,7 @@ class DecodeTask:
 
     @cached_property
     def need(self) -> tuple[str, ...]:
-        return needs(_textok_config(self.model), "detokenizer", TextFinder(self.embeddings))
+        return needs(textok_config(self.model), "detokenizer", TextFinder(self.embeddings))
 
     def settings(self) -> dict[str, Any]:
         embeddings = None if self.embeddings is None else fingerprint(self.embeddings)
@@ -325,7 +332,10 @@ class DecodeTask:
 
             def decode(samples: list[Sample], places: list[int]) -> list[Product]:
                 pictures = model.decode(latents[places], **condition)
-                return [picture_product(self._key(sample), picture, sample.metadata, self.kind) for sample, picture in zip(samples, pictures)]
+                return [
+                    picture_product(self._key(sample), picture, sample.metadata, self.kind)
+                    for sample, picture in zip(samples, pictures)
+                ]
 
             return with_skips(samples, problems, decode)
 

@@ -2,7 +2,8 @@
 
     psnr, ssim, lpips                        of pictures and their originals, one number a picture
     Statistics, frechet_distance             FID: mean and covariance in parts, mergeable, with their files
-    kernel_distance, kernel_distance_subsets KID
+    kernel_distance, kernel_distance_subsets, kernel_mean
+                                             KID
     inception_score, precision_recall        of class probabilities, of features
     clip_score                               of embeddings of pictures and texts
 
@@ -22,6 +23,7 @@ from .distances import (
     inception_score,
     kernel_distance,
     kernel_distance_subsets,
+    kernel_mean,
     precision_recall,
 )
 from .pictures import lpips, psnr, ssim
@@ -34,6 +36,7 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "kernel_distance_subsets",
+    "kernel_mean",
     "lpips",
     "precision_recall",
     "psnr",

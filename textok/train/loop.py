@@ -9,13 +9,14 @@ A task is what is particular to a training. It has
     extras           {name: module} whose state belongs to a checkpoint too
     active(step)     the names of the trainees that step `step` updates
     backward(step, part, parts)
-                     adds the gradients of one part of the step's batch, divided by the parts of all devices; returns {name: scalar}
+                     adds the gradients of one of the `parts` of the step's batch; returns {name: scalar}
     after(means)     after the update, with those scalars averaged over parts and devices (optional)
     evaluate(step)   {name: number}, {name: uint8 picture [h,w,3]}: scores and pictures of the averaged weights
 
-Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two, so that
-the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last checkpoint to the same
-bits. Devices are those of `accelerate launch`; each takes its slice of every batch, and gradients are averaged over them.
+Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two, so
+that the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last checkpoint
+to the same bits. Devices are those of `accelerate launch`; each takes its slice of every batch, and gradients are averaged over
+them.
 """
 
 import csv
@@ -157,6 +158,14 @@ def write_json(path, value):
     os.replace(part, path)
 
 
+def decisive(told):
+    """What of a training config makes it another run: all but places, lengths and how often things are done."""
+    told = json.loads(json.dumps(told))
+    run = told.pop("run", {})
+    told.pop("data", None)
+    return told | {f"run.{name}": run[name] for name in ("seed", "batch_size") if name in run}
+
+
 def trim_log(path, step):
     """Drops what a killed run had logged beyond its last checkpoint."""
     if path.exists():
@@ -175,8 +184,8 @@ class Run:
     Parameters
     ----------
     folder
-        Where `config.json` (the model's), `training.json` (the settings), `state.pt`, `log.csv`, `pictures/` and TensorBoard's events
-        go. One that holds a state is gone on with, if its settings are these.
+        Where `config.json` (the model's), `training.json` (the settings), `state.pt`, `log.csv`, `pictures/` and TensorBoard's
+        events go. One that holds a state is gone on with, if its settings are these.
     settings
         RunSettings.
     task
@@ -220,11 +229,12 @@ class Run:
 
     def load(self, told):
         """Goes on where the folder's run was."""
-        before = json.loads((self.folder / SETTINGS_FILE).read_text())
-        free = ("run", "data")  # what may change: lengths and places; the rest makes it another run
-        changed = [k for k in told if k not in free and json.loads(json.dumps(told[k])) != before.get(k)]
+        before, now = (decisive(config) for config in (json.loads((self.folder / SETTINGS_FILE).read_text()), told))
+        changed = [name for name in now if now[name] != before.get(name)]
         if changed:
-            raise TrainingError(f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config")
+            raise TrainingError(
+                f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config"
+            )
         state = torch.load(self.folder / STATE_FILE, weights_only=True, map_location=self.devices.device)
         for name, part in {**self.task.trainees, **self.task.extras}.items():
             part.load_state_dict(state["parts"][name])
@@ -294,8 +304,8 @@ class Run:
         self.step += 1
 
     def due(self, every):
-        """Whether this step is a multiple of `every` or the last."""
-        return self.step % every == 0 or self.step >= self.settings.steps
+        """Whether this step is a multiple of `every` (0: none is) or the last."""
+        return (every > 0 and self.step % every == 0) or self.step >= self.settings.steps
 
     def log(self, scores, pictures):
         """One line in log.csv and on the terminal; pictures in `pictures/`; both to TensorBoard."""
@@ -345,7 +355,9 @@ class Run:
     def train(self):
         """To the last step; logs, evaluates and saves on the way."""
         settings = self.settings
-        bar = tqdm(total=settings.steps, initial=self.step, unit="step", disable=not (self.devices.main and sys.stderr.isatty()))
+        bar = tqdm(
+            total=settings.steps, initial=self.step, unit="step", disable=not (self.devices.main and sys.stderr.isatty())
+        )
         with bar:
             while self.step < settings.steps:
                 self.advance()
@@ -354,7 +366,9 @@ class Run:
                 if scored or self.due(settings.log_every):
                     scores, pictures = self.task.evaluate(self.step) if scored and self.devices.main else ({}, {})
                     self.log(scores, pictures)
-                if self.in_a_row == 0 and (self.step >= settings.steps or time.monotonic() - self.saved > settings.save_seconds):
+                if self.in_a_row == 0 and (
+                    self.step >= settings.steps or time.monotonic() - self.saved > settings.save_seconds
+                ):
                     self.save()
         self.devices.wait()
         if self.board:
