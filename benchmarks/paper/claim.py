@@ -240,6 +240,19 @@ def markdown(rows, gains, timed, candidates, network_words):
     if gains:
         parts.append("## TexTok beside the Baseline of the same tokens and seed\n\n" + gain_table(gains))
         parts.append(equality_words(rows))
+    logged = log_rows(candidates)
+    if logged:
+        head = [
+            "tokens",
+            "seed",
+            "step",
+            *(f"{kind}, {name}" for name in SETS for kind in ("TexTok", "Baseline", "difference")),
+        ]
+        words = (
+            "On evenly spread parts of the test sets, as both runs' logs have it: the same steps, the same pictures in the same "
+            "order, the same learning rate. PSNR in dB."
+        )
+        parts.append(f"## As training goes on\n\n{words}\n\n{table(head, logged)}\n")
     if timed:
         parts.append("## At about equal CPU time\n\n" + gain_table(timed))
     return "\n".join(parts)
@@ -282,6 +295,23 @@ def gain_table(gains):
         "order.\n"
     )
     return f"{table(head, body)}\n\n{note}"
+
+
+def log_rows(candidates):
+    """Rows [tokens, seed, step, and for each test set PSNR of TexTok, of its Baseline, difference] of the steps both logs have."""
+    rows = []
+    for one in sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.seed)):
+        other = partner(one, candidates)
+        if other is None or one.planned != other.planned:
+            continue
+        ours, theirs = ({row["step"]: row for row in c.log if row.get(f"psnr_{SETS[0]}")} for c in (one, other))
+        for step in sorted(ours.keys() & theirs.keys(), key=int):
+            told = []
+            for name in SETS:
+                a, b = (float(log[step][f"psnr_{name}"]) for log in (ours, theirs))
+                told += [f"{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
+            rows.append([one.tokens, one.seed, step, *told])
+    return rows
 
 
 def equality_words(rows):
