@@ -163,6 +163,8 @@ def test_partners_have_the_same_tokens_and_seed(claim):
         one("b-seed1", "Baseline", 4, seed=1),
     ]
     assert claim.partner(everyone[0], everyone).name == "b" and claim.equal_time_partner(everyone[0], everyone).name == "long"
+    assert claim.partner(one("later", "TexTok", 4, 15), everyone) is None
+    assert claim.equal_time_partner(one("slow", "TexTok", 4, hours=3), everyone) is None
     assert claim.partner(one("t8", "TexTok", 8), everyone) is None
 
 

@@ -178,19 +178,21 @@ def equal_tokens(rows, name, key, kind="Baseline"):
     return result
 
 
+def baselines_of(one, candidates):
+    """The Baselines of the same tokens and seed."""
+    return [c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed]
+
+
 def partner(one, candidates):
-    """The Baseline to compare a TexTok with: the same tokens and seed, the nearest number of steps."""
-    fitting = [c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed]
-    return min(fitting, key=lambda c: abs(c.steps - one.steps), default=None)
+    """The Baseline to compare a TexTok with, which has come as many steps; None where there is none."""
+    return next((c for c in baselines_of(one, candidates) if c.steps == one.steps), None)
 
 
 def equal_time_partner(one, candidates):
-    """Another Baseline, of the same tokens and seed and nearer in CPU time; None where there is none."""
-    first = partner(one, candidates)
-    fitting = [
-        c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed and c is not first
-    ]
-    return min(fitting, key=lambda c: abs(c.cpu_hours - one.cpu_hours), default=None)
+    """A Baseline of other steps that took the same CPU time, within a tenth; None where there is none."""
+    fitting = [c for c in baselines_of(one, candidates) if c.steps != one.steps]
+    nearest = min(fitting, key=lambda c: abs(c.cpu_hours - one.cpu_hours), default=None)
+    return nearest if nearest and abs(nearest.cpu_hours - one.cpu_hours) <= 0.1 * one.cpu_hours else None
 
 
 # --- What is written ----------------------------------------------------------------------------------------------------------
@@ -249,8 +251,8 @@ def markdown(rows, gains, timed, candidates, network_words):
             *(f"{kind}, {name}" for name in SETS for kind in ("TexTok", "Baseline", "difference")),
         ]
         words = (
-            "On evenly spread parts of the test sets, as both runs' logs have it: the same steps, the same pictures in the same "
-            "order, the same learning rate. PSNR in dB."
+            "On evenly spread parts of the test sets, as both runs' logs have it: the same steps, the same pictures in the "
+            "same order, the same learning rates. PSNR in dB."
         )
         parts.append(f"## As training goes on\n\n{words}\n\n{table(head, logged)}\n")
     if timed:
@@ -298,10 +300,10 @@ def gain_table(gains):
 
 
 def log_rows(candidates):
-    """Rows [tokens, seed, step, and for each test set PSNR of TexTok, of its Baseline, difference] of the steps both logs have."""
+    """[tokens, seed, step, and for each test set PSNR of TexTok, of its Baseline, difference] of the steps that both logs have."""
     rows = []
     for one in sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.seed)):
-        other = partner(one, candidates)
+        other = max(baselines_of(one, candidates), key=lambda c: c.steps * (c.planned == one.planned), default=None)
         if other is None or one.planned != other.planned:
             continue
         ours, theirs = ({row["step"]: row for row in c.log if row.get(f"psnr_{SETS[0]}")} for c in (one, other))
