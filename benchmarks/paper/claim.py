@@ -300,7 +300,7 @@ def gain_table(gains):
 
 
 def log_rows(candidates):
-    """[tokens, seed, step, and for each test set PSNR of TexTok, of its Baseline, difference] of the steps that both logs have."""
+    """[tokens, seed, step, for each test set PSNR of TexTok, of its Baseline, difference] of steps that both logs have."""
     rows = []
     for one in sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.seed)):
         other = max(baselines_of(one, candidates), key=lambda c: c.steps * (c.planned == one.planned), default=None)
