@@ -366,6 +366,21 @@ def test_what_is_told(t5, tmp_path, capsys):
     assert "checksum" in out and "1 damaged records" in err and err.count("\n") == 1
 
 
+def test_pictures_are_not_needed(t5, tmp_path, capsys):
+    """Where only words are wanted, picture files are not read, and may be elsewhere."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file_name": "elsewhere.png", "caption": CAPTIONS[0]}) + "\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.png").symlink_to("/nowhere")
+    (tmp_path / "folder" / "y.png").mkdir()
+    (tmp_path / "folder" / "z.png").touch()
+    (tmp_path / "folder" / "z.txt").write_text(CAPTIONS[1])
+    rows = [{"file_name": "gone.png", "caption": CAPTIONS[2]}, {"file_name": "z.png", "label": 3}]
+    (tmp_path / "folder" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(tmp_path / "a.jsonl", tmp_path / "folder", "--out", tmp_path / "store", "--encoder", t5) == 0
+    assert "3 captions read: 3 embedded" in capsys.readouterr().out
+    assert sorted(EmbeddingStore.open(tmp_path / "store")) == sorted(CAPTIONS[:3])
+
+
 def test_errors_are_one_line(t5, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("a cat\n")
     assert run(tmp_path / "a.txt", "--out", tmp_path / "store", "--encoder", t5) == 0

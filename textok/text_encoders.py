@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
-from .embeddings import padded
+from .embedding_arrays import padded
 from .errors import DataError
 
 F32 = NDArray[np.float32]

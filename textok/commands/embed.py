@@ -95,7 +95,7 @@ class _Chosen:
         by_label = self.args.captions is not None or self.args.per_class is not None
         need = (() if self.args.template else ("caption",)) + (("label",) if by_label else ())
         field = self.args.field or "caption"
-        for sample in read_samples(self.sources, need=need, field=field, skips=self.skips):
+        for sample in read_samples(self.sources, need=need, field=field, skips=self.skips, pictures=False):
             template = self.args.template
             caption = fill_template(template, sample.metadata) if template else sample.caption(field)
             if caption is None:
