@@ -182,12 +182,11 @@ class Side(nn.Module):
         places = torch.arange(text.shape[1], device=text.device)  # [t]
         return rows, places < text_lengths[:, None]  # [B,t,D], [B,t]
 
-    def run_blocks(self, patches, latents, text, text_mask, rows, trace):
-        """patches [B,P,D] and latents [B,N,D] without positions, text [B,t,D] -> the normed rows of `rows`, [B,R,D]."""
-        parts = [patches, latents]
+    def run_blocks(self, x, text, text_mask, rows, trace):
+        """x [B,P+N,D] without positions, text [B,t,D] -> the normed rows of `rows`, [B,R,D]; `rows` counts the registers."""
         if self.num_registers:
-            parts.insert(1, self.registers.expand(len(patches), -1, -1).to(patches.dtype))
-        x = torch.cat(parts, dim=1)  # [B,P+N,D], registers between them
+            registers = self.registers.expand(len(x), -1, -1).to(x.dtype)
+            x = torch.cat([x[:, : self.num_patches], registers, x[:, self.num_patches :]], dim=1)
         key_mask = None
         if self.in_context:
             if text_mask is not None:
@@ -222,7 +221,8 @@ class Tokenizer(Side):
         text, mask = self.project_text(text, text_lengths, labels)  # [B,t,D], [B,t]
         first = self.num_patches + self.num_registers
         rows = slice(first, first + self.num_latents)
-        return self.to_latent(self.run_blocks(x, latents.to(x.dtype), text, mask, rows, trace))  # [B,N,d or 2d]
+        x = torch.cat([x, latents.to(x.dtype)], dim=1)  # [B,P+N,D]
+        return self.to_latent(self.run_blocks(x, text, mask, rows, trace))  # [B,N,d or 2d]
 
 
 class Detokenizer(Side):
@@ -242,7 +242,8 @@ class Detokenizer(Side):
         z = self.from_latent(latents)  # [B,N,D]
         patches = self.patch_tokens.expand(len(z), -1, -1)  # [B,P,D]
         text, mask = self.project_text(text, text_lengths, labels)  # [B,t,D], [B,t]
-        return self.run_blocks(patches.to(z.dtype), z, text, mask, slice(0, self.num_patches), trace)  # [B,P,D]
+        x = torch.cat([patches.to(z.dtype), z], dim=1)  # [B,P+N,D]
+        return self.run_blocks(x, text, mask, slice(0, self.num_patches), trace)  # [B,P,D]
 
     def pixels(self, features):
         """[B,P,D] -> image [B,S,S,3]."""
