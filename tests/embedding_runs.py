@@ -1,8 +1,9 @@
 """An encoder without a network and processes that fill a store with it, for tests that kill them, run several or fill the disk.
 
-    python embedding_runs.py STORE FIRST LAST SECONDS_A_BATCH [BYTES]     embeds captions FIRST to LAST; files of at most BYTES
+python embedding_runs.py STORE FIRST LAST SECONDS_A_BATCH [BYTES]     embeds captions FIRST to LAST; files of at most BYTES
 """
 
+import os
 import resource
 import signal
 import subprocess
@@ -60,11 +61,11 @@ def start(store, first, last, seconds=0.0, limit=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=600):
     """How many captions the process embedded."""
     out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, err

@@ -286,8 +286,10 @@ def process(*arguments, code="", **environment):
         capture_output=True,
         text=True,
         input="",
-        timeout=120,
-        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], **environment},
+        timeout=600,
+        env={name: value for name, value in os.environ.items() if "OFFLINE" not in name}
+        | {"PYTHONPATH": str(ROOT)}
+        | environment,
     )
 
 

@@ -129,7 +129,8 @@ NOTEBOOKS = sorted(path.name for path in EXAMPLES.glob("*.ipynb"))
 
 def executed(name, folder, last):
     """What a notebook prints in a last cell of ours, and its pictures, after it ran from the top."""
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(last))
