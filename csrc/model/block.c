@@ -235,6 +235,14 @@ static void project_around(const struct tx_run *run, const struct tx_block *bloc
     }
 }
 
+/* Whether the stored rows save time: a few rows of each of many images are sooner computed with all others in one product. The bits are the
+ * same, but with a BLAS, whose calls must not depend on how many images come together. */
+static int stored_pays(const struct tx_run *run, const struct tx_block *block, const struct tx_seq *seq)
+{
+    const int blas = block->qkv.dtype == TX_F32 && !run->kernels->gemm_f32_fast;
+    return block->fixed_count && (blas || seq->images == 1 || 2 * block->fixed_count * seq->images > tx_seq_rows(seq));
+}
+
 void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, const struct tx_seq *seq,
                   const struct tx_block_buffers *buffers, const struct tx_modulation *modulation, const struct tx_cross_text *text,
                   const struct tx_keep *keep, const char *name, size_t index)
@@ -242,7 +250,7 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
     const size_t D = block->D, Dh = D / block->H;
     const struct tx_mat h = buffers->h, qkv = wide_as(buffers, 3 * D), q_cross = wide_as(buffers, D), inner = wide_as(buffers, block->F);
 
-    if (block->fixed_count) {
+    if (stored_pays(run, block, seq)) {
         project_around(run, block, qkv, x, h, seq);
     } else {
         norm(run, block, h, x, tx_seq_rows(seq), &block->norm1, modulation, 0);
