@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 import textok
 from textok.captions import TEMPLATES, CaptionStore, fill_template
+from textok.data import Sample
 from textok.embeddings import DTYPES, ArrayEmbeddings, EmbeddingStore, open_embeddings
 from textok.errors import DataError, WeightsError
 
@@ -362,4 +363,7 @@ def test_templates():
         with pytest.raises(ValueError, match="template: expected name, short, long"):
             fill_template(template, known)
     assert set(TEMPLATES) == {"name", "short", "long"}
+    sample = Sample("key", None, known, "source")  # so the commands that look embeddings up take a template for a field
+    assert sample.caption("a {style} {name}") == "a flat grey fox" and sample.caption("a {missing}") is None
+    assert sample.caption("style") == "flat" and sample.caption("name") is None
     assert small.captions().by == "caption"

@@ -15,8 +15,8 @@ def lacks(case, precision):
 
 
 def graph(case, precision, store):
-    """One file for all batch sizes and, for a DiT, all numbers of tokens."""
-    name = case.family if case.what == "denoise" else f"{case.what}-{case.model}"
+    """A file for each case, or one for a DiT over any number of tokens."""
+    name = case.family if case.what == "denoise" else case.name
     return store.path("onnx", f"{name}-{precision}", "model.onnx")
 
 

@@ -16,8 +16,8 @@ def lacks(case, precision):
 
 
 def graph(case, precision, store):
-    """One file for all batches and, for a DiT, all numbers of tokens; bfloat16 runs from float16 weights, its default."""
-    name = case.family if case.what == "denoise" else f"{case.what}-{case.model}"
+    """A file for each case, or one for a DiT over any number of tokens; bfloat16 runs from float16 weights, its default."""
+    name = case.family if case.what == "denoise" else case.name
     return store.path("openvino", f"{name}-{precision}", "model.xml")
 
 

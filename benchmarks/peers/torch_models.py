@@ -1,6 +1,5 @@
 """textok's PyTorch reference modules as a user who wants speed runs them: fused attention, weights straight from the file."""
 
-import math
 
 import torch
 from torch import nn
@@ -27,29 +26,6 @@ def one_product(self, x, key_mask=None, rows=None):
     return self.proj(modules.attention(q, k, v, self.num_heads, key_mask))
 
 
-class Half(nn.Module):
-    """The side of a TexTok that a case needs, forward(x or z, text), with nothing in it that ties a graph to a batch size."""
-
-    def __init__(self, side):
-        super().__init__()
-        self.side = side
-
-    def forward(self, x, text):
-        side = self.side
-        patches, latents = side.num_patches, side.num_latents
-        text = side.text_proj(text)
-        if side.side == "tokenizer":
-            x = side.patch_embed(modules.patchify(x, side.patch_size))
-            x = torch.cat([x, side.latent_tokens.expand(x.shape[0], -1, -1)], dim=1)
-            return side.to_latent(side.run_blocks(x, text, None, slice(patches, patches + latents), None))
-        z = side.from_latent(x)
-        x = torch.cat([side.patch_tokens.expand(z.shape[0], -1, -1), z], dim=1)
-        x = side.to_pixels(side.run_blocks(x, text, None, slice(0, patches), None))
-        p, across = side.patch_size, math.isqrt(patches)
-        x = x.reshape(-1, across, across, p, p, 3).transpose(2, 3)
-        return x.reshape(-1, across * p, across * p, 3)
-
-
 class Evaluation(nn.Module):
     """A DiT whose timestep comes as its waves, and its positions as an argument: one graph for any number of tokens."""
 
@@ -69,18 +45,13 @@ class Evaluation(nn.Module):
 
 
 def example(case, store):
-    """(arguments, their dynamic sizes) for an export that holds for any batch and, in a DiT, any number of tokens."""
+    """(arguments, their dynamic sizes) for an export; a DiT's graph holds for any number of tokens."""
     from cases import inputs
 
-    batch = torch.export.Dim("batch", min=1, max=64)
-    named = arguments(case, positions(case, store))(inputs(case, 0))
-    tensors = [torch.from_numpy(array) for array in named.values()]
-    if case.what == "denoise":
-        tokens = torch.export.Dim("tokens", min=2, max=4096)
-        sizes = {"x": {0: batch, 1: tokens}, "waves": {0: batch}, "labels": {0: batch}, "positions": {0: tokens}}
-        return tuple(tensors), sizes
-    # Two pictures: a size of 1 would be taken for a constant.
-    return tuple(t[:1].repeat(2, *[1] * (t.ndim - 1)) for t in tensors), {name: {0: batch} for name in named}
+    given = arguments(case, positions(case, store))(inputs(case, 0))
+    tokens = torch.export.Dim("tokens", min=2, max=4096)
+    sizes = {"x": {1: tokens}, "positions": {0: tokens}} if case.what == "denoise" else {}
+    return tuple(map(torch.from_numpy, given.values())), {name: sizes.get(name) for name in given}
 
 
 def load_module(case, store, dtype="float32", attention=fused_attention):
@@ -100,7 +71,7 @@ def load_module(case, store, dtype="float32", attention=fused_attention):
         model.t_embedder.freqs = None  # not used: `waves`
         module = Evaluation(model)
     else:
-        module = Half(model.tokenizer if case.what == "encode" else model.detokenizer)
+        module = model.tokenizer if case.what == "encode" else model.detokenizer
     module = module.eval().requires_grad_(False)
     return module.to(torch.bfloat16) if dtype == "bfloat16" else module
 

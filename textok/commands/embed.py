@@ -9,8 +9,9 @@ Encoders: t5-v1_1-SIZE and flan-t5-SIZE (small, base, large, xl, xxl), t5-SIZE (
 of the hub, a folder; downloaded when they are not here, unless HF_HUB_OFFLINE is set. TexTok's paper has t5-v1_1-xl at 256 and
 t5-v1_1-xxl at 512 pixels. minilm (the default) is a stand-in that needs no download; the bundled models are made for it.
 
-Captions for data that has none: --template name, short or long, or text with fields of the metadata in braces. Or have a
-vision-language model write them to files beside the pictures; examples/README.md has a prompt.
+Captions for data that has none: --template name, short or long, or text with fields of the metadata in braces, which encode,
+decode and sample then take as --field. Or have a vision-language model write them to files beside the pictures;
+examples/README.md has a prompt.
 """
 
 import argparse

@@ -249,7 +249,7 @@ def _wished_captions(num: int, captions: Paths | None, embeddings: Any, field: s
         if getattr(opened, "by", "caption") != "caption":
             raise DataError(f"{embeddings}: expected embeddings that are found by caption, since captions are given")
         found = [
-            sample.metadata[field] for sample in itertools.islice(read_samples(captions, need=("caption",), field=field), num)
+            sample.caption(field) for sample in itertools.islice(read_samples(captions, need=("caption",), field=field), num)
         ]
         if not found:
             raise DataError(f"captions: expected a caption in the field {field!r}, found none")

@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from ..captions import fill_template
 from ..errors import DataError
 from .rows import open_rows
 
@@ -85,8 +86,11 @@ class Sample:
     position: int = 0
 
     def caption(self, name: str = "caption") -> str | None:
-        """The caption in the metadata's field `name`; None where there is none, or nothing but spaces."""
-        value = self.metadata.get(name)
+        """The caption in the metadata's field `name`, or from a template of fields in braces; None where there is none.
+
+        "a photo of a {name}" is such a template, see `textok.captions.fill_template`.
+        """
+        value = fill_template(name, self.metadata) if "{" in name else self.metadata.get(name)
         return value if isinstance(value, str) and value.strip() else None
 
 
