@@ -47,8 +47,9 @@ static uint32_t find_bits(void)
         unsigned a71, b71, c71, d71;
         if (a7 >= 1 && __get_cpuid_count(7, 1, &a71, &b71, &c71, &d71) && (a71 & (1u << 5)))
             bits |= TX_CPU_AVX512_BF16;
+        const int vbmi = (c7 & bit_AVX512VBMI) != 0; /* every CPU with tiles has it */
         const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
-        if ((d7 & tiles) == tiles && may_use_tiles())
+        if ((d7 & tiles) == tiles && vbmi && may_use_tiles())
             bits |= TX_CPU_AMX;
     }
     return bits;
