@@ -70,7 +70,7 @@ enum tx_status tx_textok_encode(const struct tx_model *model, const struct tx_ca
                                 const struct tx_text *text, size_t B, float *z);
 enum tx_status tx_textok_decode(const struct tx_model *model, const struct tx_call *call, const float *z, const struct tx_text *text, size_t B,
                                 void *images, int bytes);
-/* x [B,T,C], t [B], out [B,T,C or 2C]; text NULL: the null condition for every image. */
+/* x [B,T,C] or [B,C,S,S], t [B], out the same with C or 2C channels; text NULL: the null condition for every image. */
 enum tx_status tx_dit_denoise_call(const struct tx_model *model, const struct tx_call *call, const float *x, const float *t,
                                    const struct tx_text *text, size_t B, float *out);
 enum tx_status tx_dit_sample(const struct tx_model *model, const struct tx_call *call, const struct tx_sample *sample);

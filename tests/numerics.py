@@ -96,6 +96,30 @@ SCHEDULE = Tolerance(1e-12, "float64 against float64: at t = 999 a division by s
 SCHEDULE_DIFFUSERS = Tolerance(1e-4, "diffusers keeps cumulative alphas in float32, rounded 1000 times in the product (1e-5); 250 steps "
                                "come to 3e-5, 50 steps to 1e-5")
 
+# ---- metrics, in float64 ----
+
+METRIC = Tolerance(1e-11, "float64 against float64 in another order: sums of thousands of terms of 1e-16 and differences of like numbers; a row left "
+                          "out or another divisor changes 1e-4 and more")
+LPIPS_FLOAT32 = Tolerance(1e-5, "thirteen convolutions in float32, sums of up to 4,608 terms, and a mean over places")
+NETWORK_FLOAT32 = Tolerance(1e-4, "a network of some fifty layers in float32, its norms folded into its weights or not; a shift of half a step of 255 "
+                                  "in the pixels makes 1e-3")
+RESIZED = Tolerance(1e-6, "a filter in float32, one rounding to float32 between rows and columns")
+METRIC_FLOAT32_MEAN = Tolerance(1e-6, "a mean kept in float32, 6e-8")
+
+LOSS = Tolerance(1e-6, "a training loss in float32, or float64 with a float32 constant in it: a mean of dozens of terms, each a few roundings of 6e-8")
+LOSS_CURVE = Tolerance(1e-3, "a dozen steps of float32 training whose gradients are summed in another order: 1e-7 a step, which Adam's division "
+                             "by small second moments enlarges; logged to 5 digits")
+
+# ---- text encoders, beside transformers on one caption without padding ----
+
+TEXT_ENCODER = Tolerance(5e-6, "float32 against float32 in batches of another size: a dozen layers, sums of hundreds of terms in another order; "
+                         "padding that is attended to makes 1e-2 and more")
+TEXT_BFLOAT16 = Tolerance(5e-2, "RMS; weights and activations of six layers rounded to bfloat16, 2e-3 each")
+
+# ---- data sets ----
+
+LATENT_STATISTICS = Tolerance(1e-9, "float64 sums of some hundred numbers; with a mean of a million, whose rounding is 1e-10, they keep 9 digits")
+
 # ---- stored forms ----
 
 STORED_INT8 = Tolerance(5e-2, "weights rounded to 1/254 of their row's largest, some 0.2% of the typical product a layer, over a dozen layers")
@@ -116,6 +140,7 @@ KERNEL_TANH = Tolerance(3e-7, "of the result: as KERNEL_SILU, with one more addi
 # ---- kernels of bfloat16 and int8, against float64 on the already rounded inputs ----
 
 ROUNDED_BF16 = Tolerance(2.0**-8 + 1e-5, "one rounding to bfloat16: half a unit of its 8 bits, 2^-8 of the element, and float32 arithmetic before it")
+ROUNDED_FLOAT16 = Tolerance(2.0**-11, "one rounding to float16: half a unit of its 11 bits, of the element, or of 2^-14, below which its steps stay equal")
 ROUNDED_INT8 = Tolerance(0.5 / 127 + 1e-5, "one rounding to int8: half a step of max/127 of the row, and float32 arithmetic before it")
 GEMM_BF16 = Tolerance(1e-5, "products of bfloat16 are exact in float32; a chain of up to 3,072 float32 sums with random signs errs by some "
                       "sqrt(K) 2^-24 of the largest terms, 1e-6 of the largest result")

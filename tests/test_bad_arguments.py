@@ -10,6 +10,7 @@ import small
 
 import textok
 from textok import ConfigError, DiT, TexTok
+from textok.errors import DataError
 
 TT = small.textok(text_mask=True)  # 16 px, 6 tokens x 5, text up to 7 x 12
 CLASSES = small.textok(text_source="class")  # 9 classes
@@ -452,11 +453,12 @@ CALLS = {
     "memory_plan": (TT.memory_plan, {"batch": 3}, {"batch": BATCH_SIZES}),
     "list of captions": (
         small.captions().embeddings,
-        {"indices": [0, 1]},
+        {"names": [0, 1]},
         {
-            "indices": NO_ARRAYS
+            "names": NO_ARRAYS
             | {
-                "too high": ([18], ValueError, "expected 0 to 17, captions of the store, got 18 at [0]"),
+                "string": ("abc", DataError, "expected captions that have an embedding, got 1 of 1 without, first 'abc'"),
+                "too high": ([18], ValueError, "expected 0 to 17, positions among 18 embeddings, got 18 at [0]"),
                 "negative": ([-1], ValueError, "got -1 at [0]"),
             },
         },

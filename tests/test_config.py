@@ -130,8 +130,15 @@ DIT_BAD = [
     ({"condition": "text"}, 'text_dim (with condition "text")'),
     ({**TEXT, "num_classes": 10}, 'num_classes: expected 0 where condition is "text", got 10'),
     ({**TEXT, "num_text_tokens": 0}, "num_text_tokens"),
-    ({"patch_size": 2, "input_size": 32}, "patch_size 2 with input_size 32: this version of textok runs DiTs over tokens only"),
-    ({"patch_size": 3}, "patch_size"),
+    ({"patch_size": 2}, "patch_size: expected 1 without input_size, the side of a latent image, got 2"),
+    ({"patch_size": 2, "input_size": 32}, "num_tokens: expected the 256 patches of input_size 32 and patch_size 2, or nothing, got 16"),
+    ({"patch_size": 3, "input_size": 8}, "patch_size: expected a divisor of input_size, 8, got 3"),
+    ({"patch_size": 0, "input_size": 8}, "patch_size"),
+    *(({"input_size": value}, "input_size") for value in (0, -1, 1.5, "8", True)),
+    ({"input_size": 16384}, "at most 1048576 patches"),
+    *(({"mlp_norm_eps": value}, "mlp_norm_eps") for value in (0, 1, "1e-5")),
+    *(({"time_freq_shift": value}, "time_freq_shift") for value in (-1, 2, None)),
+    ({"time_freq_shift": 1, "time_freq_dim": 2}, "time_freq_dim: expected an integer from 4"),
     ({"hidden": 3}, "did you mean"),
 ]
 
@@ -160,6 +167,14 @@ def test_not_a_dict(values):
 def test_what_is_missing_is_named():
     with pytest.raises(ConfigError, match="config key missing: num_tokens"):
         DiTConfig.from_dict({})
+
+
+def test_latent_images():
+    """The original DiT-XL/2 at 256 pixels: tokens are counted, samples are images."""
+    config = DiTConfig.from_dict({"input_size": 32, "patch_size": 2, "in_channels": 4, "guidance_channels": 3})
+    assert (config.num_tokens, config.latent_shape, config.output_shape) == (256, (4, 32, 32), (8, 32, 32))
+    assert DiTConfig.from_dict(config.to_dict()) == config
+    assert DiTConfig(num_tokens=4).output_shape == (4, 16)
 
 
 def test_long_values_are_cut_in_messages():

@@ -1,9 +1,8 @@
-"""The engine against stored answers of PyTorch, diffusers and the original DiT: needs none of them.
+"""The engine against stored answers of PyTorch and diffusers: needs neither. Those of other projects' checkpoints are in test_convert.py.
 
 `golden/make_goldens.py` made textok.npz, dit.npz and samplers.npz, in float64; `golden/recipe.py` makes weights and inputs again.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="module")
 def stored():
-    return {name: dict(np.load(GOLDEN / f"{name}.npz")) for name in ("textok", "dit", "samplers", "original_dit")}
+    return {name: dict(np.load(GOLDEN / f"{name}.npz")) for name in ("textok", "dit", "samplers")}
 
 
 def weights_of(config, case):
@@ -110,34 +109,3 @@ def test_specified_sampling(stored, name):
         arguments["eta"] = case["eta"]
     result = samplers.SAMPLERS[case["solver"]](config, predict, noise.astype(np.float64), case["steps"], **arguments)
     numerics.check(result, stored["samplers"][f"{name}/latents"], numerics.SAMPLING)
-
-
-@pytest.fixture(scope="module")
-def original(stored):
-    """The original DiT (facebookresearch/DiT) with random weights: one evaluation, guidance on 3 of 4 channels, and 8 steps of its own DDPM
-    and DDIM. Its 2 x 2 patches of 4 channels are unfolded in the file into tokens of 16 channels (channel, row, column), of which
-    guidance then covers 12; in a guided batch the second half is the null class and shares the first half's latents."""
-    answers = stored["original_dit"]
-    weights = {key.removeprefix("weights/"): value for key, value in answers.items() if key.startswith("weights/")}
-    return textok.DiT(json.loads(str(answers["config"])), weights), answers
-
-
-def test_original_dit_evaluation(original):
-    dit, answers = original
-    numerics.check(dit.denoise(answers["x"], answers["t"], labels=answers["y"]), answers["out"], numerics.END_TO_END)
-
-
-def test_original_dit_guidance(original):
-    dit, answers = original
-    x, t, y = (answers[f"cfg_{name}"][:2] for name in "zty")
-    c, u = dit.denoise(x, t, labels=y), dit.denoise(x, t, null=True)
-    c[..., :12] = u[..., :12] + 3 * (c[..., :12] - u[..., :12])
-    numerics.check(c, answers["cfg_out"][:2], numerics.END_TO_END)
-
-
-@pytest.mark.parametrize("solver", ("ddpm", "ddim"))
-def test_original_dit_sampling(original, solver):
-    dit, answers = original
-    result = dit.sample(labels=answers["cfg_y"][:2], steps=8, solver=solver, guidance_scale=3, noise=answers["cfg_z"][:2],
-                        step_noise=answers["ddpm8_noise"][:, :2])
-    numerics.check(result, answers[f"{solver}8"][:2], numerics.SAMPLING)

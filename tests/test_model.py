@@ -60,6 +60,12 @@ DIT_VARIANTS = {
     "text, odd sizes": TEXT | {"num_tokens": 17, "in_channels": 3, "hidden_size": 40, "num_heads": 1, "text_dim": 65, "num_text_tokens": 19},
     "head width 72": {"hidden_size": 144, "num_heads": 2, "depth": 1},
     "norm_eps, mlp": {"norm_eps": 1e-2, "mlp_ratio": 2.5, "time_freq_dim": 256},
+    "latent images": {"input_size": 6, "patch_size": 2, "in_channels": 4},
+    "latent images, no sigma": {"input_size": 6, "patch_size": 3, "learn_sigma": False},
+    "latent images, text": TEXT | {"input_size": 6, "patch_size": 2, "in_channels": 3},
+    "latent images, one patch": {"input_size": 3, "patch_size": 3, "in_channels": 1},
+    "latent images, patch 1": {"input_size": 4},
+    "as diffusers has it": {"input_size": 4, "patch_size": 2, "in_channels": 4, "mlp_norm_eps": 1e-2, "time_freq_shift": 1},
 }
 
 
@@ -162,7 +168,9 @@ def test_planted_errors_are_rejected(key):
     assert numerics.rejects(engine[last], wrong[last], numerics.BLOCK)
 
 
-@pytest.mark.parametrize("change", ({"norm_eps": 1e-4}, {"time_freq_dim": 14}, {"num_heads": 4}), ids=str)
+@pytest.mark.parametrize("change", (
+    {"norm_eps": 1e-4}, {"mlp_norm_eps": 1e-3}, {"time_freq_dim": 14}, {"time_freq_shift": 1}, {"num_heads": 4},
+), ids=str)
 def test_planted_errors_are_rejected_by_dit(change):
     model = TinyDiT(dit_config())
     x, t, condition = model.inputs()
@@ -171,4 +179,19 @@ def test_planted_errors_are_rejected_by_dit(change):
         name = "t_embedder.mlp.0.weight"
         weights[name] = np.ascontiguousarray(weights[name][:, [*range(7), *range(8, 15)]])
     planted = model.denoise_spec(x, t, condition, None, model.config | change, weights)
+    assert numerics.rejects(model.denoise(x, t, condition), planted, numerics.END_TO_END)
+
+
+@pytest.mark.parametrize("layer", ("x_embedder", "final_layer.linear"))
+def test_planted_patch_orders_are_rejected(layer):
+    """(row, column, channel) where (channel, row, column) belongs, and the other way round."""
+    model = TinyDiT(dit_config(input_size=6, patch_size=2, in_channels=4))
+    x, t, condition = model.inputs()
+    weights = dict(model.weights)
+    name = f"{layer}.weight"
+    if layer == "x_embedder":
+        weights[name] = weights[name].reshape(-1, 4, 2, 2).transpose(0, 2, 3, 1).reshape(weights[name].shape)
+    else:
+        weights[name] = weights[name].reshape(2, 2, 8, -1).transpose(2, 0, 1, 3).reshape(weights[name].shape)
+    planted = model.denoise_spec(x, t, condition, weights=weights)
     assert numerics.rejects(model.denoise(x, t, condition), planted, numerics.END_TO_END)

@@ -21,6 +21,8 @@ VARIANTS = {
     "no sigma": {"learn_sigma": False},
     "three channels guided": {"guidance_channels": 3},
     "text, one channel guided": TEXT | {"guidance_channels": 1},
+    "latent images": {"input_size": 4, "patch_size": 2, "in_channels": 4},
+    "latent images, three channels guided": {"input_size": 4, "patch_size": 2, "in_channels": 4, "guidance_channels": 3},
     "another schedule": {"num_train_timesteps": 300, "beta_start": 1e-3, "beta_end": 0.03},
 }
 # Solver and its arguments.
@@ -40,7 +42,7 @@ STEPS = 7
 
 def noises(model, batch, steps, seed=5):
     rng = np.random.default_rng(seed)
-    shape = (batch, model.config["num_tokens"], model.config["in_channels"])
+    shape = (batch, *textok.DiTConfig.from_dict(model.config).latent_shape)
     return rng.standard_normal(shape).astype(np.float32), rng.standard_normal((steps, *shape)).astype(np.float32)
 
 
@@ -126,6 +128,16 @@ def test_result_is_in_the_tokenizers_space():
     start, _ = noises(plain, 2, 1)
     x, z = (textok.DiT(config, plain.weights).sample(**condition, steps=3, noise=start) for config in (plain.config, scaled))
     assert np.array_equal(z, x * np.float32(std) + np.float32(mean))
+
+
+def test_latent_images_are_scaled_by_channel():
+    mean, std = [0.5, -1.0, 2.0], [1.0, 0.5, 4.0]
+    plain = TinyDiT(dit_config(input_size=4, patch_size=2, in_channels=3))
+    _, _, condition = plain.inputs(batch=2)
+    start, _ = noises(plain, 2, 1)
+    x, z = (textok.DiT(plain.config | changes, plain.weights).sample(**condition, steps=3, noise=start)
+            for changes in ({}, {"latent_mean": mean, "latent_std": std}))
+    assert np.array_equal(z, x * np.float32(std).reshape(3, 1, 1) + np.float32(mean).reshape(3, 1, 1))
 
 
 def guided_with(model, condition, start, noise, change):

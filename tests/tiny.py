@@ -25,7 +25,9 @@ def textok_config(**changes):
 
 
 def dit_config(**changes):
-    base = {"num_tokens": 6, "in_channels": 5, "hidden_size": 32, "depth": 2, "num_heads": 2, "time_freq_dim": 16}
+    base = {"in_channels": 5, "hidden_size": 32, "depth": 2, "num_heads": 2, "time_freq_dim": 16}
+    if "input_size" not in changes:
+        base["num_tokens"] = 6
     if changes.get("condition") == "text":
         base |= {"text_dim": 12, "num_text_tokens": 7}
     else:
@@ -145,7 +147,7 @@ class TinyDiT:
         """Noisy latents, timesteps and the condition: {labels} or {text, text_lengths}."""
         rng = np.random.default_rng(seed)
         c = self.config
-        x = rng.standard_normal((batch, c["num_tokens"], c["in_channels"])).astype(np.float32)
+        x = rng.standard_normal((batch, *DiTConfig.from_dict(c).latent_shape)).astype(np.float32)
         t = rng.integers(0, c["num_train_timesteps"], batch).astype(np.float32)
         if c["condition"] == "class":
             return x, t, {"labels": rng.integers(0, c["num_classes"] + 1, batch).astype(np.int32)}
@@ -155,8 +157,7 @@ class TinyDiT:
 
     def denoise(self, x, t, condition=None, threads=0, trace=None):
         """`condition` None: the null condition for every image."""
-        c = self.config
-        out = np.empty((*x.shape[:2], c["in_channels"] * (2 if c["learn_sigma"] else 1)), np.float32)
+        out = np.empty((len(x), *DiTConfig.from_dict(self.config).output_shape), np.float32)
         given = condition or {}
         self.engine.denoise(x, t, given.get("labels"), given.get("text"), given.get("text_lengths"), condition is None, out, threads, trace)
         return out

@@ -16,6 +16,7 @@ from .bundled import list_models
 from .captions import CaptionStore
 from .config import DiTConfig, SideConfig, TexTokConfig
 from .dit import DiT
+from .embeddings import EmbeddingStore, open_embeddings
 from .errors import ConfigError, TextokError, WeightsError
 from .images import preprocess, to_uint8
 from .pipeline import Pipeline, PipelineResult
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigError",
     "DiT",
     "DiTConfig",
+    "EmbeddingStore",
     "Pipeline",
     "PipelineResult",
     "SideConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "cpu_info",
     "get_num_threads",
     "list_models",
+    "open_embeddings",
     "preprocess",
     "set_num_threads",
     "to_uint8",

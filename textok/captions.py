@@ -7,7 +7,8 @@ kept), and `embeddings.safetensors`: `tokens` float16 [total,Dt], the real token
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import arrays, noise
 from . import weights as files
+from .embeddings import Embeddings, padded, positions
 from .errors import WeightsError
 
 F32 = NDArray[np.float32]
@@ -24,6 +26,43 @@ I32 = NDArray[np.int32]
 CAPTIONS_FILE = "captions.jsonl"
 EMBEDDINGS_FILE = "embeddings.safetensors"
 NO_LABEL = -1
+
+# Captions for data that has none, by how much they say.
+TEMPLATES = {
+    "name": "{name}",
+    "short": "a photo of a {name}",
+    "long": "A detailed, well-lit colour photo of a {name}, shown whole and sharp in the middle of the picture, before a background as it "
+    "is usual for a {name}.",
+}
+NAME_FIELDS = ("name", "class_name", "label_name")  # where data keeps the name of a sample's class
+
+
+def fill_template(template: str, metadata: Mapping[str, Any]) -> str | None:
+    """A caption from what is known of a sample; None where the metadata lacks a field.
+
+    Parameters
+    ----------
+    template
+        One of `TEMPLATES` by name ("name", "short", "long"), or text with fields of the metadata in braces. {name} is also found as
+        class_name, as class folders give it, and label_name.
+
+    Examples
+    --------
+    >>> fill_template("short", {"name": "grey fox"})
+    'a photo of a grey fox'
+    >>> fill_template("a {style} drawing of a {name}", {"class_name": "apple", "style": "flat"})
+    'a flat drawing of a apple'
+    """
+    text = TEMPLATES.get(template, template)
+    values = {}
+    for name in re.findall(r"\{(\w+)\}", text):
+        value = next((metadata[key] for key in (NAME_FIELDS if name == "name" else (name,)) if key in metadata), None)
+        if not isinstance(value, str | int | float) or not str(value).strip():
+            return None
+        values[name] = str(value)
+    if not values:
+        raise ValueError(f"template: expected {', '.join(TEMPLATES)} or text with a field as {{name}}, got {template!r}")
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], text)
 
 
 class CaptionStore:
@@ -49,6 +88,23 @@ class CaptionStore:
         self._tokens, self._offsets = _checked_embeddings(tokens, offsets, len(self.records))
         labels = np.array([record.get("label", NO_LABEL) for record in self.records], np.int64)
         self._by_label = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+        self._by_caption = {record["caption"]: index for index, record in reversed(list(enumerate(self.records)))}
+
+    @classmethod
+    def from_embeddings(cls, records: Sequence[dict[str, Any]], embeddings: Embeddings) -> Self:
+        """Captions with what a store, or anything else that finds embeddings by caption, has for them.
+
+        Examples
+        --------
+        >>> store = textok.EmbeddingStore.open("store")  # doctest: +SKIP
+        >>> CaptionStore.from_embeddings([{"caption": "a red apple", "label": 3}], store).save("captions")  # doctest: +SKIP
+        """
+        rows = []
+        for index, record in enumerate(records):
+            text, lengths = embeddings.embeddings([_checked_record(record, f"caption {index}")["caption"]])
+            rows.append(text[0, : lengths[0]])
+        tokens = np.concatenate(rows) if rows else np.zeros((0, embeddings.text_dim), np.float32)
+        return cls(records, tokens, np.cumsum([0, *map(len, rows)]))
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> Self:
@@ -79,6 +135,11 @@ class CaptionStore:
         return len(self.records)
 
     @property
+    def by(self) -> str:
+        """What `embeddings` finds them by, besides their indices."""
+        return "caption"
+
+    @property
     def text_dim(self) -> int:
         """Width Dt of the embeddings."""
         return self._tokens.shape[1]
@@ -91,14 +152,13 @@ class CaptionStore:
     def captions(self, indices: ArrayLike) -> list[str]:
         return [self.records[index]["caption"] for index in self._checked(indices)]
 
-    def embeddings(self, indices: ArrayLike) -> tuple[F32, I32]:
-        """`text` [B,t,Dt], padded with zeros to the longest of these captions, and `text_lengths` [B], for the models."""
-        rows = self._checked(indices)
-        lengths = np.diff(self._offsets)[rows].astype(np.int32)
-        text = np.zeros((len(rows), int(lengths.max(initial=1)), self.text_dim), np.float32)
-        for place, (row, length) in enumerate(zip(rows, lengths)):
-            text[place, :length] = self._tokens[self._offsets[row] : self._offsets[row + 1]]
-        return text, lengths
+    def __contains__(self, caption: object) -> bool:
+        return caption in self._by_caption
+
+    def embeddings(self, names: Any) -> tuple[F32, I32]:
+        """`text` [B,t,Dt], padded with zeros to the longest of these, and `text_lengths` [B], for the models; `names` are captions or indices."""
+        rows = positions(names, self._by_caption, len(self), "caption")
+        return padded([self._tokens[self._offsets[row] : self._offsets[row + 1]] for row in rows], self.text_dim)
 
     def draw(self, labels: Sequence[int], seed: int, first_index: int = 0, any_label: int | None = None) -> list[int]:
         """The index of a caption of each class.

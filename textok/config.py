@@ -279,21 +279,26 @@ class DiTConfig:
     Parameters
     ----------
     num_tokens, in_channels
-        N tokens of C numbers: the shape of a sample, a TexTok's `num_latent_tokens` and `latent_dim`.
+        N tokens of C numbers: the shape of a sample, a TexTok's `num_latent_tokens` and `latent_dim`. With `input_size`, C is the
+        channels of a latent image, and N its patches, which may be left out.
     hidden_size, depth, num_heads, mlp_ratio
         Sizes of the transformer, as in `SideConfig`.
     num_classes
         Classes of the label table, which has one row more for the null class; 0 where `condition` is "text". Default 1000 or 0.
     learn_sigma
         Whether the model predicts a variance beside each channel.
-    norm_eps, time_freq_dim
-        Epsilon of the layer norms; width of the sinusoidal time embedding, even.
+    norm_eps, mlp_norm_eps
+        Epsilon of the layer norms; of the one before the MLP, where it differs (diffusers' 1e-5), else None.
+    time_freq_dim, time_freq_shift
+        Width of the sinusoidal time embedding, even; its frequencies are 1e4^(-i / (time_freq_dim / 2 - time_freq_shift)), with a
+        shift of 0 or, as in diffusers, 1.
     condition
         "class" or "text" (DiT-T2I: a cross-attention layer in every block).
     text_dim, num_text_tokens
         With "text": width Dt of the text embeddings and the most rows Nt of a caption. 0 otherwise.
-    patch_size
-        1: one token each N. 2, the DiT over two-dimensional latents of `input_size`, is not part of this version.
+    patch_size, input_size
+        With `input_size` S the model is the original DiT: a sample is a latent image [C,S,S], its tokens are patches of p x p, and p
+        divides S. None: a sample is N tokens, and `patch_size` is 1.
     guidance_channels
         How many of the first channels classifier-free guidance covers; None for all.
     latent_mean, latent_std
@@ -308,10 +313,11 @@ class DiTConfig:
 
     Notes
     -----
-    Defaults are DiT-XL of Peebles and Xie (arXiv 2212.09748), with one token a patch.
+    Defaults are DiT-XL of Peebles and Xie (arXiv 2212.09748), over tokens. Their DiT-XL/2 for 256 pixels is
+    `DiTConfig(in_channels=4, patch_size=2, input_size=32, guidance_channels=3)`.
     """
 
-    num_tokens: int
+    num_tokens: int = None  # type: ignore[assignment]  # None becomes the patches of input_size
     in_channels: int = 8
     hidden_size: int = 1152
     depth: int = 28
@@ -320,7 +326,9 @@ class DiTConfig:
     num_classes: int = None  # type: ignore[assignment]  # None becomes 1000 or 0
     learn_sigma: bool = True
     norm_eps: float = 1e-6
+    mlp_norm_eps: float | None = None
     time_freq_dim: int = 256
+    time_freq_shift: int = 0
     condition: str = "class"
     text_dim: int = 0
     num_text_tokens: int = 0
@@ -338,21 +346,18 @@ class DiTConfig:
     def __post_init__(self) -> None:
         _check_width("", self)
         checked: dict[str, Any] = {}
-        checked["num_tokens"] = _integer("num_tokens", self.num_tokens, 1, MAX_TOKENS)
+        checked["num_tokens"] = self._checked_tokens()
         checked["in_channels"] = channels = _integer("in_channels", self.in_channels, 1, MAX_WIDTH)
         checked["learn_sigma"] = _flag("learn_sigma", self.learn_sigma)
         checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 0.1)
-        checked["time_freq_dim"] = _integer("time_freq_dim", self.time_freq_dim, 2, MAX_WIDTH)
+        if self.mlp_norm_eps is not None:
+            checked["mlp_norm_eps"] = _number("mlp_norm_eps", self.mlp_norm_eps, 1e-12, 0.1)
+        checked["time_freq_shift"] = shift = _integer("time_freq_shift", self.time_freq_shift, 0, 1)
+        checked["time_freq_dim"] = _integer("time_freq_dim", self.time_freq_dim, 2 + 2 * shift, MAX_WIDTH)
         if self.time_freq_dim % 2:
             raise _fail("time_freq_dim", "an even number", self.time_freq_dim)
         checked["condition"] = _choice("condition", self.condition, ("class", "text"))
         checked |= self._checked_condition()
-        _integer("patch_size", self.patch_size, 1, 2)
-        if self.patch_size != 1 or self.input_size is not None:
-            raise ConfigError(
-                f"patch_size {self.patch_size} with input_size {self.input_size!r}: this version of textok runs DiTs "
-                "over tokens only, with patch_size 1 and no input_size"
-            )
         if self.guidance_channels is not None:
             checked["guidance_channels"] = _integer("guidance_channels", self.guidance_channels, 1, channels)
         checked["latent_mean"] = _per_channel("latent_mean", self.latent_mean, channels, -1e6, 1e6)
@@ -370,6 +375,25 @@ class DiTConfig:
         checked["prediction"] = _choice("prediction", self.prediction, ("epsilon", "v", "sample"))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def _checked_tokens(self) -> int:
+        """Checks patch_size and input_size too."""
+        if self.input_size is None:
+            if self.patch_size != 1:
+                raise _fail("patch_size", "1 without input_size, the side of a latent image", self.patch_size)
+            if self.num_tokens is None:
+                raise ConfigError("config key missing: num_tokens (or input_size, for a DiT over latent images)")
+            return _integer("num_tokens", self.num_tokens, 1, MAX_TOKENS)
+        size = _integer("input_size", self.input_size, 1, MAX_IMAGE_SIZE)
+        patch = _integer("patch_size", self.patch_size, 1, min(size, MAX_PATCH_SIZE))
+        if size % patch:
+            raise _fail("patch_size", f"a divisor of input_size, {size}", patch)
+        tokens = (size // patch) ** 2
+        if tokens > MAX_TOKENS:
+            raise _fail("patch_size", f"at most {MAX_TOKENS} patches of a latent image of {size} a side", patch)
+        if self.num_tokens not in (None, tokens):
+            raise _fail("num_tokens", f"the {tokens} patches of input_size {size} and patch_size {patch}, or nothing", self.num_tokens)
+        return tokens
 
     def _checked_condition(self) -> dict[str, Any]:
         if self.condition == "class":
@@ -399,13 +423,21 @@ class DiTConfig:
 
     @property
     def num_outputs(self) -> int:
-        """Numbers the model predicts for a token: C, or 2C where it learns sigma."""
+        """Channels the model predicts: C, or 2C where it learns sigma."""
         return self.in_channels * (2 if self.learn_sigma else 1)
 
     @property
-    def latent_shape(self) -> tuple[int, int]:
-        """(N, C), the shape of one sample."""
-        return self.num_tokens, self.in_channels
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (N, C), or (C, S, S) with `input_size`."""
+        return self._shape(self.in_channels)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of one prediction: as a sample's, with `num_outputs` channels."""
+        return self._shape(self.num_outputs)
+
+    def _shape(self, channels: int) -> tuple[int, ...]:
+        return (self.num_tokens, channels) if self.input_size is None else (channels, self.input_size, self.input_size)
 
 
 def _per_channel(where: str, value: object, channels: int, low: float, high: float) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """DiT: sampling a tokenizer's latents from a class or a caption."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ STEP_NOISE_BYTES = 256 << 20  # of the noise of all steps, held at a time
 
 
 class DiT(EngineModel):
-    """A diffusion transformer over latent tokens, conditioned on a class or, as DiT-T2I, on a caption.
+    """A diffusion transformer over latent tokens, conditioned on a class or, as DiT-T2I, on a caption; or the original over latent images.
 
     `DiT.from_pretrained` loads one, `DiT.from_config` makes one with random weights; from arrays:
 
@@ -44,7 +45,8 @@ class DiT(EngineModel):
     Notes
     -----
     The model works on normalised latents (z - latent_mean) / latent_std: `denoise`'s x, all noise and what a callback sees are
-    in that space; `sample` returns z. Sources: DiT (arXiv 2212.09748); DiT-T2I, TexTok (2412.05796) section 3.3; the solvers
+    in that space; `sample` returns z. With `input_size` S in the config a sample is a latent image [C,S,S], and wherever [B,N,C]
+    stands below, [B,C,S,S] is meant. What turns such images into pictures, a VAE with a scale factor of its own, is not here. Sources: DiT (arXiv 2212.09748); DiT-T2I, TexTok (2412.05796) section 3.3; the solvers
     are `schedules`'.
     """
 
@@ -89,6 +91,7 @@ class DiT(EngineModel):
         Returns
         -------
         float32 [B,N,C], or [B,N,2C] where the model learns sigma: first the prediction, then the variance fraction in [-1, 1].
+        Over latent images [B,C,S,S] or [B,2C,S,S].
         """
         config = self._config
         latents = self._latents(x, "x", None)
@@ -101,8 +104,7 @@ class DiT(EngineModel):
                 "null: expected no labels and no text with null=True, got " + ("text" if labels is None else "labels")
             )
         conditions = Conditions() if null else self._conditions(batch, labels, text, text_lengths)
-        shape = (batch, config.num_tokens, config.num_outputs)
-        result = arrays.output(out, "out", shape, np.float32, [latents, times, *conditions.given()])
+        result = arrays.output(out, "out", (batch, *config.output_shape), np.float32, [latents, times, *conditions.given()])
         count = self._call_threads(threads)
         for part in batch_parts(batch, batch_size):
             condition, lengths, classes = conditions.part(part)
@@ -207,10 +209,10 @@ class DiT(EngineModel):
         count = self._call_threads(threads)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a function (step, steps, x), got {type(callback).__name__}")
-        noise_bytes = 4 * len(schedule.timesteps) * config.num_tokens * config.in_channels if schedule.needs_noise else 0
+        noise_bytes = 4 * len(schedule.timesteps) * math.prod(config.latent_shape) if schedule.needs_noise else 0
         parts = batch_parts(batch, batch_size, max(1, min(IMAGES_AT_ONCE, STEP_NOISE_BYTES // max(noise_bytes, 1))))
         times = schedule.timesteps.astype(np.float32)
-        mean, deviation = np.float32(config.latent_mean), np.float32(config.latent_std)
+        mean, deviation = (self._by_channel(value) for value in (config.latent_mean, config.latent_std))
         with progress_bar(progress, len(parts) * steps, "step") as bar:
 
             def tick(step: int, x: F32) -> None:
@@ -239,7 +241,17 @@ class DiT(EngineModel):
         return result
 
     def _latents(self, value: Any, name: str, batch: int | None) -> NDArray[Any]:
-        return arrays.floats(value, name, (("B", batch), ("N", self._config.num_tokens), ("C", self._config.in_channels)))
+        return arrays.floats(value, name, (("B", batch), *self._axes()))
+
+    def _axes(self) -> tuple[tuple[str, int], ...]:
+        """The axes of a sample, as `arrays.floats` checks them."""
+        shape = self._config.latent_shape
+        return tuple(zip(("N", "C") if len(shape) == 2 else ("C", "H", "W"), shape, strict=True))
+
+    def _by_channel(self, values: Any) -> F32:
+        """One number a channel, shaped to go with samples."""
+        shape = (-1,) if self._config.input_size is None else (-1, 1, 1)
+        return np.asarray(values, np.float32).reshape(shape)
 
     def _timesteps(self, t: Any, batch: int) -> F32:
         last = self._config.num_train_timesteps - 1
@@ -287,8 +299,7 @@ class DiT(EngineModel):
         if start is not None:
             start = self._latents(start, "noise", batch)
         if steps is not None:
-            count, (tokens, channels) = len(schedule.timesteps), self._config.latent_shape
-            steps = arrays.floats(steps, "step_noise", (("steps", count), ("B", batch), ("N", tokens), ("C", channels)))
+            steps = arrays.floats(steps, "step_noise", (("steps", len(schedule.timesteps)), ("B", batch), *self._axes()))
         return NoiseSource(
             shape=self._config.latent_shape,
             steps=len(schedule.timesteps) if schedule.needs_noise else 0,
@@ -302,7 +313,10 @@ class DiT(EngineModel):
         c = self._config
         condition = f"{c.num_classes} classes" if c.condition == "class" else f"text {c.num_text_tokens} x {c.text_dim}"
         sigma = ", learned sigma" if c.learn_sigma else ""
+        sample = f"{c.num_tokens} tokens x {c.in_channels}"
+        if c.input_size is not None:
+            sample = f"{c.in_channels} x {c.input_size} x {c.input_size} latents, patch {c.patch_size}: {c.num_tokens} tokens"
         return (
-            f"DiT({c.num_tokens} tokens x {c.in_channels}; {condition}; {c.depth} x {c.hidden_size}, {c.num_heads} heads; "
+            f"DiT({sample}; {condition}; {c.depth} x {c.hidden_size}, {c.num_heads} heads; "
             f"{c.prediction}{sigma}, {c.num_train_timesteps} train steps; " + self._tail()
         )

@@ -11,3 +11,7 @@ class ConfigError(TextokError, ValueError):
 
 class WeightsError(TextokError, ValueError):
     """A model's files cannot be found or read, or their tensors are not those that its configuration asks for."""
+
+
+class DataError(TextokError, ValueError):
+    """A dataset's files cannot be found or read, or are not what an earlier run saw."""

@@ -94,6 +94,14 @@ class EngineModel:
         model._load(files.random_weights(table, arrays.whole(seed, "seed", 0, 2**128 - 1)))
         return model
 
+    @classmethod
+    def _from_tensors(cls, config: Any, tensors: Mapping[str, files.Tensor], where: str, dtype: str) -> Self:
+        """A model of tensors that are made one at a time, for the importers."""
+        model = cls.__new__(cls)
+        model._set_up(config, dtype, None)
+        model._load(files.Weights(tensors, model._table(), where))
+        return model
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` to `folder`, made where missing; each file appears whole or not at all."""
         files.save_model(folder, self._config.to_dict(), self.weights())

@@ -35,7 +35,7 @@ def generator(seed: int, *key: int) -> "np.random.Generator":
 class NoiseSource:
     """The start noise and step noise of a batch, given by the caller or drawn."""
 
-    shape: tuple[int, int]  # (N, C) of a sample
+    shape: tuple[int, ...]  # of a sample: (N, C), or (C, S, S)
     steps: int  # steps that need noise: all or 0
     start: NDArray[Any] | None  # [B,N,C]
     step: NDArray[Any] | None  # [steps,B,N,C]

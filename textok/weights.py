@@ -1,9 +1,9 @@
 """Model folders: `config.json` beside `model.safetensors`, read with suspicion and written whole or not at all.
 
 A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by
-itself, then the names, shapes and types in the files' headers against the tensors that the configuration asks for. The tensors
-come out through the safetensors library; what that library lets pass (duplicate names, a file that shrinks while it is mapped)
-is checked here.
+itself, then the names, shapes and types in the files' headers against the tensors that the configuration asks for. The safetensors
+library checks the header; what it lets pass (duplicate names) is checked here. The numbers are read, not mapped: a file that
+shrinks under a mapping ends the process, and a mapping's pages are slower to get than a copy of them.
 
 Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out], whose
 product is the weight. The engine takes float32, bfloat16 and int8 as they are and converts them to what the model computes in; it asks
@@ -14,7 +14,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ INDEX_FILE = "model.safetensors.index.json"
 PIPELINE_FILE = "model_index.json"
 MAX_JSON_BYTES = 64 << 20
 FLOAT_TYPES = ("F32", "F16", "F64", "BF16")
+_NUMPY_TYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "BF16": "bfloat16", "I8": "int8", "I32": "int32", "I64": "int64"}
 
 _BLOCK = re.compile(r"(.*blocks\.)(\d+)\.")
 
@@ -93,19 +94,14 @@ def read_json(path: Path, error: type[Exception] = ConfigError) -> dict[str, Any
 
 
 class TensorFile:
-    """One safetensors file: its header, and its tensors one at a time, each a copy.
-
-    The library maps the file. Pages that are gone because somebody cut the file meanwhile would end the process, so the size is
-    compared before every tensor is copied out; and it is mapped anew for each, so that what was copied does not stay in memory twice.
-    """
+    """One safetensors file: its header, and its tensors one at a time, each a copy."""
 
     def __init__(self, path: Path) -> None:
-        import ml_dtypes  # noqa: F401  makes the library's BF16 tensors readable as NumPy arrays
         from safetensors import SafetensorError, safe_open
 
         self.path = path
         self._size = check_regular(path, WeightsError).st_size
-        self._check_header()
+        self._header, self._start = self._read_header()
         try:
             file = safe_open(path, framework="np")
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
@@ -114,8 +110,8 @@ class TensorFile:
         except (SafetensorError, OSError) as problem:
             raise WeightsError(f"{path}: not a safetensors file that can be read: {problem}") from None
 
-    def _check_header(self) -> None:
-        """Duplicate names, which the library takes without a word."""
+    def _read_header(self) -> tuple[dict[str, Any], int]:
+        """The header, without duplicate names, which the library takes without a word; and where the tensors start."""
         try:
             with self.path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
@@ -123,21 +119,33 @@ class TensorFile:
                     raise ValueError(f"the file has {self._size} bytes, too few for its header")
                 if length > MAX_JSON_BYTES:
                     raise ValueError(f"its header claims {length} bytes")
-                parse_object(file.read(length))
+                return parse_object(file.read(length)), 8 + length
         except ValueError as problem:
             raise WeightsError(f"{self.path}: not a safetensors file that can be read: {problem}") from None
         except OSError as problem:
             raise WeightsError(f"{self.path}: {problem.strerror}") from None
 
     def read(self, name: str) -> NDArray[Any]:
-        from safetensors import SafetensorError, safe_open
+        import ml_dtypes  # noqa: F401  makes np.dtype("bfloat16") known
 
-        if self.path.stat().st_size != self._size:
-            raise WeightsError(f"{self.path}: the file changed while it was read")
+        if (dtype := _NUMPY_TYPES.get(self.types[name])) is None:
+            raise WeightsError(f"{self.path}: tensor {name}: expected {', '.join(_NUMPY_TYPES)}, got {self.types[name]}")
+        first, end = self._header[name]["data_offsets"]
+        data = np.empty(end - first, np.uint8)
         try:
-            return safe_open(self.path, framework="np").get_tensor(name)
-        except (SafetensorError, OSError, TypeError) as problem:
-            raise WeightsError(f"{self.path}: tensor {name}: {problem}") from None
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self._start + first)
+                done = 0
+                while done < len(data) and (count := file.readinto(data[done:].data)):
+                    done += count
+                changed = os.fstat(file.fileno()).st_size != self._size
+        except OSError as problem:
+            raise WeightsError(f"{self.path}: tensor {name}: {problem.strerror}") from None
+        if changed or done < len(data):
+            raise WeightsError(f"{self.path}: the file changed while it was read")
+        return data.view(dtype).reshape(self.shapes[name])
+
+
 
 
 def open_tensors(folder: Path) -> dict[str, TensorFile]:
@@ -162,11 +170,11 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
         named = {name for name, other in places.items() if other == place}
         if named != file.shapes.keys():
             odd = sorted(named ^ file.shapes.keys())
-            raise WeightsError(f"{index}: does not agree with {place} about {_listed(odd)}")
+            raise WeightsError(f"{index}: does not agree with {place} about {listed(odd)}")
     return {name: files[place] for name, place in places.items()}
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """The first few of many names, and how many there are."""
     shown = ", ".join(names[:5])
     return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown}{', ...' if len(names) > 5 else ''})"
@@ -177,14 +185,26 @@ def check_table(found: Mapping[str, Shape], table: Table, where: str) -> None:
     wanted = dict(table)
     complaints = []
     if missing := [name for name in wanted if name not in found]:
-        complaints.append(f"missing {_listed(missing)}")
+        complaints.append(f"missing {listed(missing)}")
     if extra := [name for name in found if name not in wanted]:
-        complaints.append(f"not in this model {_listed(extra)}")
+        complaints.append(f"not in this model {listed(extra)}")
     if wrong := [name for name, shape in found.items() if name in wanted and tuple(shape) != wanted[name]]:
         told = [f"{name}: expected {list(wanted[name])}, got {list(found[name])}" for name in wrong]
-        complaints.append(f"of another shape {_listed(told)}")
+        complaints.append(f"of another shape {listed(told)}")
     if complaints:
         raise WeightsError(f"{where}: the tensors are not those of the config: {'; '.join(complaints)}")
+
+
+def check_known(wanted: Collection[str], found: Iterable[str], ignored: tuple[str, ...], where: str) -> None:
+    """One WeightsError that lists the names that are missing and those that nobody asked for, if there are such."""
+    names = set(found)
+    complaints = []
+    if missing := sorted(set(wanted) - names):
+        complaints.append(f"missing {listed(missing)}")
+    if extra := sorted(name for name in names - set(wanted) if not name.startswith(ignored)):
+        complaints.append(f"unknown {listed(extra)}")
+    if complaints:
+        raise WeightsError(f"{where}: {'; '.join(complaints)}")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ static int set_field(PyObject *value, const struct tx_field *field, const char *
 {
     switch (field->kind) {
     case TX_FIELD_SIZE: {
-        /* None: a size that is not there, as guidance_channels where all are guided. Where 0 will not do, the range check says so. */
+        /* None: a number that is not there, as guidance_channels where all are guided. Where 0 will not do, the range check says so. */
         const size_t n = value == Py_None ? 0 : PyLong_Check(value) ? PyLong_AsSize_t(value) : (size_t)-1;
         if (n == (size_t)-1)
             return bad(where, field->name, value, "a whole number, 0 or more");
@@ -105,7 +105,7 @@ static int set_field(PyObject *value, const struct tx_field *field, const char *
         return 0;
     }
     case TX_FIELD_REAL: {
-        const double x = PyFloat_AsDouble(value);
+        const double x = value == Py_None ? 0 : PyFloat_AsDouble(value);
         if (x == -1.0 && PyErr_Occurred())
             return bad(where, field->name, value, "a number");
         *(double *)at = x;

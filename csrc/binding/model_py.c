@@ -253,6 +253,17 @@ static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* ---- DiT ---- */
 
+/* The shape of B samples with C channels, [B,T,C] or [B,C,S,S], into shape (room for 4); returns the rank. */
+static int sample_shape(const struct tx_dit_config *c, Py_ssize_t B, size_t C, Py_ssize_t *shape)
+{
+    const int image = c->input_size != 0;
+    shape[0] = B;
+    shape[1] = (Py_ssize_t)(image ? C : c->num_tokens);
+    shape[2] = (Py_ssize_t)(image ? c->input_size : C);
+    shape[3] = (Py_ssize_t)c->input_size;
+    return image ? 4 : 3;
+}
+
 static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"x", "t", "labels", "text", "text_lengths", "null", "out", "threads", "trace", NULL};
@@ -265,13 +276,15 @@ static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!model)
         return NULL;
     const struct tx_dit_config *c = &tx_model_config(model)->dit;
-    const Py_ssize_t T = (Py_ssize_t)c->num_tokens, C = (Py_ssize_t)c->in_channels;
-    const float *x = tx_array(tokens, "x", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, T, C});
+    Py_ssize_t shape[4];
+    int rank = sample_shape(c, -1, c->in_channels, shape);
+    const float *x = tx_array(tokens, "x", NPY_FLOAT32, rank, shape);
     if (!x)
         return NULL;
     const Py_ssize_t B = tx_array_extent(tokens, 0);
     const float *t = tx_array(times, "t", NPY_FLOAT32, 1, &B);
-    float *y = t ? tx_array(out, "out", NPY_FLOAT32, 3, (Py_ssize_t[]){B, T, c->learn_sigma ? 2 * C : C}) : NULL;
+    rank = sample_shape(c, B, (c->learn_sigma ? 2 : 1) * c->in_channels, shape);
+    float *y = t ? tx_array(out, "out", NPY_FLOAT32, rank, shape) : NULL;
     const struct wanted wanted = dit_text(c);
     struct tx_text text;
     struct call call;
@@ -296,8 +309,9 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!model)
         return NULL;
     const struct tx_dit_config *c = &tx_model_config(model)->dit;
-    const Py_ssize_t T = (Py_ssize_t)c->num_tokens, C = (Py_ssize_t)c->in_channels;
-    struct tx_sample s = {.x = tx_array(tokens, "x", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, T, C})};
+    Py_ssize_t shape[5]; /* steps, B, and a sample's */
+    const int rank = sample_shape(c, -1, c->in_channels, shape + 1);
+    struct tx_sample s = {.x = tx_array(tokens, "x", NPY_FLOAT32, rank, shape + 1)};
     if (!s.x || writeable(tokens, "x") < 0 || !(s.t = tx_array(times, "t", NPY_FLOAT32, 1, (Py_ssize_t[]){-1})))
         return NULL;
     const Py_ssize_t B = tx_array_extent(tokens, 0), steps = tx_array_extent(times, 0);
@@ -307,7 +321,9 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     s.guidance = s.update ? tx_array(guidance, "guidance", NPY_FLOAT32, 1, &steps) : NULL;
     if (!s.guidance)
         return NULL;
-    if (noise != Py_None && !(s.noise = tx_array(noise, "step_noise", NPY_FLOAT32, 4, (Py_ssize_t[]){steps, B, T, C})))
+    shape[0] = steps;
+    shape[1] = B;
+    if (noise != Py_None && !(s.noise = tx_array(noise, "step_noise", NPY_FLOAT32, rank + 1, shape)))
         return NULL;
     const struct wanted wanted = dit_text(c);
     struct call call;
@@ -395,7 +411,8 @@ static void scale_name(char *text, size_t size, const char *name)
 struct loading {
     struct tx_model *model;
     PyObject *weights;          /* a mapping: it may make each tensor when it is asked for it */
-    PyObject *array, *scale;    /* the tensor being packed */
+    PyObject *array, *scale;    /* the tensor being packed, held so that its memory stays */
+    PyThreadState *thread;      /* packing does without the GIL */
 };
 
 static PyObject *item(PyObject *mapping, const char *name)
@@ -415,9 +432,8 @@ static void drop_tensor(struct loading *loading)
     Py_CLEAR(loading->scale);
 }
 
-static int get_tensor(void *arg, size_t index, struct tx_values *values)
+static int get_values(struct loading *loading, size_t index, struct tx_values *values)
 {
-    struct loading *loading = arg;
     const char *name;
     size_t shape[2];
     const int rank = tx_model_tensor(loading->model, index, &name, shape);
@@ -440,6 +456,15 @@ static int get_tensor(void *arg, size_t index, struct tx_values *values)
     return values->data ? 0 : -1;
 }
 
+static int get_tensor(void *arg, size_t index, struct tx_values *values)
+{
+    struct loading *loading = arg;
+    PyEval_RestoreThread(loading->thread);
+    const int failed = get_values(loading, index, values) < 0 || PyErr_CheckSignals() < 0;
+    loading->thread = PyEval_SaveThread();
+    return failed;
+}
+
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"model_type", "config", "weights", "dtype", NULL};
@@ -455,8 +480,9 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     struct loading loading = {.weights = weights};
     if (tx_model_open(&loading.model, tx_active_kernels, kind, dtype, &config, &err) != TX_OK)
         return tx_raise(&err);
-    /* Packing holds the GIL: the arrays could otherwise change under it. */
+    loading.thread = PyEval_SaveThread();
     const enum tx_status status = tx_model_load(loading.model, get_tensor, &loading, 0, &err);
+    PyEval_RestoreThread(loading.thread);
     drop_tensor(&loading);
     if (status != TX_OK) {
         tx_model_close(loading.model);

@@ -124,7 +124,7 @@ static void norm(const struct tx_run *run, const struct tx_block *block, struct 
                  const struct tx_norm *weights, const struct tx_modulation *modulation, size_t part)
 {
     tx_norm_run(run, out, &(struct tx_norm_f32){
-        .x = x.data, .ldx = x.ld, .M = rows, .D = block->D, .eps = block->eps, .weight = weights->weight, .bias = weights->bias,
+        .x = x.data, .ldx = x.ld, .M = rows, .D = block->D, .eps = weights == &block->norm2 ? block->mlp_eps : block->eps, .weight = weights->weight, .bias = weights->bias,
         .shift = modulation ? modulation->rows + part * block->D : NULL,
         .scale = modulation ? modulation->rows + (part + 1) * block->D : NULL,
         .ldm = modulation ? modulation->ld : 0, .group = modulation ? modulation->group : NULL,

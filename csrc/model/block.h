@@ -16,7 +16,7 @@ struct tx_norm {
 
 struct tx_block {
     size_t D, H, F;
-    float eps;
+    float eps, mlp_eps;     /* of the norms; of norm2 */
     int gelu;               /* enum tx_activation */
     int cross;              /* 1: the cross-attention's parts are there */
     struct tx_norm norm1, norm_cross, norm2;

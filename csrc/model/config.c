@@ -50,10 +50,14 @@ const struct tx_field tx_dit_fields[] = {
     FIELD(tx_dit_config, text_dim, TX_FIELD_SIZE),
     FIELD(tx_dit_config, num_text_tokens, TX_FIELD_SIZE),
     FIELD(tx_dit_config, time_freq_dim, TX_FIELD_SIZE),
+    FIELD(tx_dit_config, time_freq_shift, TX_FIELD_SIZE),
+    FIELD(tx_dit_config, patch_size, TX_FIELD_SIZE),
+    FIELD(tx_dit_config, input_size, TX_FIELD_SIZE),
     CHOICE(tx_dit_config, condition, dit_conditions),
     FIELD(tx_dit_config, learn_sigma, TX_FIELD_FLAG),
     FIELD(tx_dit_config, guidance_channels, TX_FIELD_SIZE),
     FIELD(tx_dit_config, norm_eps, TX_FIELD_REAL),
+    FIELD(tx_dit_config, mlp_norm_eps, TX_FIELD_REAL),
     BODY(hidden_size, TX_FIELD_SIZE),
     BODY(depth, TX_FIELD_SIZE),
     BODY(num_heads, TX_FIELD_SIZE),
@@ -77,11 +81,11 @@ static enum tx_status within(const char *name, size_t value, size_t least, size_
             return err->status;                                             \
     } while (0)
 
-static enum tx_status check_eps(double eps, struct tx_error *err)
+static enum tx_status check_eps(const char *name, double eps, struct tx_error *err)
 {
     if (eps > 0 && eps < 1)
         return TX_OK;
-    return tx_fail(err, TX_EINVAL, "config: norm_eps is %g, expected a number between 0 and 1", eps);
+    return tx_fail(err, TX_EINVAL, "config: %s is %g, expected a number between 0 and 1", name, eps);
 }
 
 static enum tx_status check_side(const char *name, const struct tx_side_config *side, struct tx_error *err)
@@ -113,7 +117,7 @@ enum tx_status tx_textok_config_check(const struct tx_textok_config *c, struct t
             WITHIN("text_dim", c->text_dim, 1, MOST_WIDTH);
         WITHIN("num_text_tokens", c->num_text_tokens, 1, MOST_TOKENS);
     }
-    if (check_eps(c->norm_eps, err) != TX_OK || check_side("tokenizer", &c->tokenizer, err) != TX_OK)
+    if (check_eps("norm_eps", c->norm_eps, err) != TX_OK || check_side("tokenizer", &c->tokenizer, err) != TX_OK)
         return err->status;
     return check_side("detokenizer", &c->detokenizer, err);
 }
@@ -123,7 +127,13 @@ enum tx_status tx_dit_config_check(const struct tx_dit_config *c, struct tx_erro
     WITHIN("num_tokens", c->num_tokens, 1, MOST_TOKENS);
     WITHIN("in_channels", c->in_channels, 1, MOST_WIDTH);
     WITHIN("guidance_channels", c->guidance_channels, 0, c->in_channels);
-    WITHIN("time_freq_dim", c->time_freq_dim, 2, MOST_WIDTH);
+    WITHIN("input_size", c->input_size, 0, 1 << 14);
+    WITHIN("patch_size", c->patch_size, 1, c->input_size ? tx_min(c->input_size, 128) : 1);
+    if (c->input_size && (c->input_size % c->patch_size || c->num_tokens != (c->input_size / c->patch_size) * (c->input_size / c->patch_size)))
+        return tx_fail(err, TX_EINVAL, "config: num_tokens is %zu, expected the patches of input_size %zu and patch_size %zu", c->num_tokens,
+                       c->input_size, c->patch_size);
+    WITHIN("time_freq_shift", c->time_freq_shift, 0, 1);
+    WITHIN("time_freq_dim", c->time_freq_dim, 2 + 2 * c->time_freq_shift, MOST_WIDTH);
     if (c->time_freq_dim % 2)
         return tx_fail(err, TX_EINVAL, "config: time_freq_dim is %zu, expected an even number", c->time_freq_dim);
     if (c->condition == TX_CONDITION_TEXT) {
@@ -132,7 +142,7 @@ enum tx_status tx_dit_config_check(const struct tx_dit_config *c, struct tx_erro
     } else {
         WITHIN("num_classes", c->num_classes, 1, MOST_CLASSES);
     }
-    if (check_eps(c->norm_eps, err) != TX_OK)
+    if (check_eps("norm_eps", c->norm_eps, err) != TX_OK || (c->mlp_norm_eps != 0 && check_eps("mlp_norm_eps", c->mlp_norm_eps, err) != TX_OK))
         return err->status;
     return check_side("dit", &c->body, err);
 }

@@ -26,11 +26,12 @@ struct tx_textok_config {
 };
 
 struct tx_dit_config {
-    size_t num_tokens, in_channels, num_classes, text_dim, num_text_tokens, time_freq_dim;
+    size_t num_tokens, in_channels, num_classes, text_dim, num_text_tokens, time_freq_dim, time_freq_shift;
+    size_t patch_size, input_size; /* input_size 0: a sample is tokens [T,C]; else a latent image [C,S,S] cut into patches */
     size_t condition;      /* enum tx_dit_condition */
     size_t learn_sigma;    /* 0 or 1 */
     size_t guidance_channels; /* the first so many are guided; 0: all */
-    double norm_eps;
+    double norm_eps, mlp_norm_eps; /* mlp_norm_eps 0: as norm_eps */
     struct tx_side_config body;
 };
 

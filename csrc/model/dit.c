@@ -19,14 +19,18 @@ enum tx_status tx_dit_init(struct tx_dit *dit, const struct tx_dit_config *confi
         .out_channels = (config->learn_sigma ? 2 : 1) * config->in_channels, .classes = text ? 0 : config->num_classes,
         .Nt = text ? config->num_text_tokens : 0, .Dt = text ? config->text_dim : 0, .freq = config->time_freq_dim,
         .guided = config->guidance_channels ? config->guidance_channels : config->in_channels, .eps = (float)config->norm_eps,
+        .freq_shift = config->time_freq_shift, .S = config->input_size, .p = config->patch_size,
+        .rows = config->input_size ? 1 : config->num_tokens, .plane = config->input_size ? config->input_size * config->input_size : 1,
     };
+    const size_t pp = dit->p * dit->p;
+    const float mlp_eps = config->mlp_norm_eps != 0 ? (float)config->mlp_norm_eps : dit->eps;
     dit->blocks = calloc(dit->depth, sizeof *dit->blocks);
     dit->ada = calloc(dit->depth, sizeof *dit->ada);
     if (!dit->blocks || !dit->ada)
         return tx_fail_memory(err, dit->depth * (sizeof *dit->blocks + sizeof *dit->ada));
     dit->text_proj.dtype = tensors->edge;
     dit->final_ada.dtype = tensors->bulk;
-    tx_bind_linear(tensors, &dit->x_embedder, D, dit->C, 1, "x_embedder");
+    tx_bind_linear(tensors, &dit->x_embedder, D, dit->C * pp, 1, "x_embedder");
     tx_bind_array(tensors, &dit->pos_embed, 2, dit->T, D, "pos_embed");
     tx_bind_linear(tensors, &dit->t_mlp0, D, dit->freq, 1, "t_embedder.mlp.0");
     tx_bind_linear(tensors, &dit->t_mlp2, D, D, 1, "t_embedder.mlp.2");
@@ -38,13 +42,14 @@ enum tx_status tx_dit_init(struct tx_dit *dit, const struct tx_dit_config *confi
         tx_bind_array(tensors, &dit->class_table, 2, dit->classes + 1, D, "y_embedder.embedding_table.weight");
     }
     for (size_t i = 0; i < dit->depth; i++) {
-        dit->blocks[i] = (struct tx_block){.D = D, .H = dit->H, .F = dit->F, .eps = dit->eps, .gelu = TX_ACT_GELU_TANH, .cross = text};
+        dit->blocks[i] = (struct tx_block){
+            .D = D, .H = dit->H, .F = dit->F, .eps = dit->eps, .mlp_eps = mlp_eps, .gelu = TX_ACT_GELU_TANH, .cross = text};
         tx_bind_block(tensors, &dit->blocks[i], 0, 1, "", i);
         dit->ada[i].dtype = tensors->bulk;
         tx_bind_linear(tensors, &dit->ada[i], 6 * D, D, 1, "blocks.%zu.adaLN_modulation.1", i);
     }
     tx_bind_linear(tensors, &dit->final_ada, 2 * D, D, 1, "final_layer.adaLN_modulation.1");
-    tx_bind_linear(tensors, &dit->final_linear, dit->out_channels, D, 1, "final_layer.linear");
+    tx_bind_linear(tensors, &dit->final_linear, dit->out_channels * pp, D, 1, "final_layer.linear");
     return TX_OK;
 }
 
@@ -85,9 +90,9 @@ void tx_dit_plan(const struct tx_dit *dit, struct tx_dit_buffers *b, struct tx_a
     b->one_start = tx_arena_take(arena, b->pairs + 1, sizeof(size_t));
     b->start = tx_arena_take(arena, b->images + 1, sizeof(size_t));
     b->text_of = tx_arena_take(arena, b->images, sizeof(size_t));
-    b->in = tx_mat_take(arena, TX_F32, b->images * dit->T, dit->C);
+    b->in = tx_mat_take(arena, TX_F32, b->images * dit->T, dit->x_embedder.K);
     b->x = tx_mat_take(arena, TX_F32, b->images * dit->T, D);
-    b->out = tx_mat_take(arena, TX_F32, b->images * dit->T, dit->out_channels);
+    b->out = tx_mat_take(arena, TX_F32, b->images * dit->T, dit->final_linear.N);
     b->normed = tx_mat_take(arena, TX_F32, b->images * dit->T, D);
     b->group = tx_arena_take(arena, b->images * dit->T, sizeof(int32_t));
     tx_block_plan(dit->blocks, &b->block, arena, b->images * dit->T, 0);
@@ -150,12 +155,12 @@ void tx_dit_condition(const struct tx_run *run, const struct tx_dit *dit, struct
     }
 }
 
-/* [cos, sin] of t exp(-ln(10000) i / half), in double: at t = 999 a float32 angle would be off by 3e-5. */
-static void time_frequencies(float *out, double t, size_t freq)
+/* [cos, sin] of t exp(-ln(10000) i / (half - shift)), in double: at t = 999 a float32 angle would be off by 3e-5. */
+static void time_frequencies(float *out, double t, size_t freq, size_t shift)
 {
     const size_t half = freq / 2;
     for (size_t i = 0; i < half; i++) {
-        const double angle = t * exp(-log(10000.0) * (double)i / (double)half);
+        const double angle = t * exp(-log(10000.0) * (double)i / (double)(half - shift));
         out[i] = (float)cos(angle);
         out[half + i] = (float)sin(angle);
     }
@@ -167,7 +172,7 @@ void tx_dit_modulate(const struct tx_run *run, const struct tx_dit *dit, struct 
     const size_t D = dit->D;
     const struct tx_seq ones = {count, b->one_start};
     for (size_t i = 0; i < count; i++) {
-        time_frequencies(tx_mat_at(b->frequencies, i, 0).data, t[i], dit->freq);
+        time_frequencies(tx_mat_at(b->frequencies, i, 0).data, t[i], dit->freq, dit->freq_shift);
         memcpy(tx_mat_at(b->c, i, 0).data, tx_mat_at(b->y, condition[i], 0).data, D * sizeof(float));
     }
     tx_linear_run(run, &dit->t_mlp0, b->time, b->frequencies, &ones, &(struct tx_epilogue_f32){.act = TX_ACT_SILU});
@@ -184,17 +189,45 @@ void tx_dit_modulate(const struct tx_run *run, const struct tx_dit *dit, struct 
     tx_linear_run(run, &dit->final_ada, b->final_mod, b->c_low, &ones, NULL);
 }
 
+/* A sample's patches as the rows of `to`, (channel, row, column) within a patch; tokens as they are. */
+static void rows_of_sample(const struct tx_dit *dit, struct tx_mat to, const float *sample)
+{
+    const size_t C = dit->C, S = dit->S, p = dit->p, grid = S / p;
+    for (size_t r = 0; r < dit->T; r++) {
+        float *row = tx_mat_at(to, r, 0).data;
+        if (!S)
+            memcpy(row, sample + r * C, C * sizeof *row);
+        for (size_t c = 0; S && c < C; c++)
+            for (size_t y = 0; y < p; y++)
+                memcpy(row + (c * p + y) * p, sample + (c * S + r / grid * p + y) * S + r % grid * p, p * sizeof *row);
+    }
+}
+
+/* The rows of `from`, (row, column, channel) within a patch, as a prediction. */
+static void prediction_of_rows(const struct tx_dit *dit, float *prediction, struct tx_mat from)
+{
+    const size_t C = dit->out_channels, S = dit->S, p = dit->p, grid = S / p;
+    for (size_t r = 0; r < dit->T; r++) {
+        const float *row = tx_mat_at(from, r, 0).data;
+        if (!S)
+            memcpy(prediction + r * C, row, C * sizeof *row);
+        for (size_t i = 0; S && i < p * p; i++)
+            for (size_t c = 0; c < C; c++)
+                prediction[(c * S + r / grid * p + i / p) * S + r % grid * p + i % p] = row[i * C + c];
+    }
+}
+
 enum tx_status tx_dit_evaluate(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const float *x,
                                const size_t *image, const size_t *pair, const size_t *condition, size_t E, float *out)
 {
-    const size_t D = dit->D, T = dit->T, C = dit->C;
+    const size_t D = dit->D, T = dit->T;
     for (size_t e0 = 0; e0 < E; e0 += b->images) {
         const size_t count = tx_min(b->images, E - e0);
         for (size_t e = 0; e < count; e++) {
             b->start[e] = e * T;
             b->text_of[e] = condition[e0 + e];
+            rows_of_sample(dit, tx_mat_at(b->in, e * T, 0), x + image[e0 + e] * tx_dit_sample_size(dit));
             for (size_t r = 0; r < T; r++) {
-                memcpy(tx_mat_at(b->in, e * T + r, 0).data, x + (image[e0 + e] * T + r) * C, C * sizeof *x);
                 memcpy(tx_mat_at(b->x, e * T + r, 0).data, dit->pos_embed + r * D, D * sizeof *x);
                 b->group[e * T + r] = (int32_t)pair[e0 + e];
             }
@@ -216,8 +249,8 @@ enum tx_status tx_dit_evaluate(const struct tx_run *run, const struct tx_dit *di
         });
         tx_run_tap(run, "final", 0, b->normed.data, count * T, D, b->normed.ld);
         tx_linear_run(run, &dit->final_linear, b->out, b->normed, &seq, NULL);
-        for (size_t r = 0; r < count * T; r++)
-            memcpy(out + (e0 * T + r) * dit->out_channels, tx_mat_at(b->out, r, 0).data, dit->out_channels * sizeof *out);
+        for (size_t e = 0; e < count; e++)
+            prediction_of_rows(dit, out + (e0 + e) * tx_dit_output_size(dit), tx_mat_at(b->out, e * T, 0));
     }
     return tx_run_tick(run);
 }

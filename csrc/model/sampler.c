@@ -4,8 +4,8 @@
 
 struct buffers {
     struct tx_dit_buffers dit;
-    float *out;                 /* [B or 2B, T, out_channels]: conditional, then unconditional */
-    float *m, *v, *x0_prev;     /* [B,T,C] */
+    float *out;                 /* B or 2B predictions: conditional, then unconditional */
+    float *m, *v, *x0_prev;     /* B samples each */
     float *t;                   /* [pairs] */
     size_t *condition;          /* [pairs], then [2B] for the evaluation */
     size_t *image, *pair, *text;  /* [2B] */
@@ -21,9 +21,9 @@ static int any_guided(const struct tx_sample *s)
 
 static void plan(const struct tx_dit *dit, struct buffers *b, struct tx_arena *arena, const struct tx_sample *s, int guided)
 {
-    const size_t n = s->B * dit->T * dit->C, rows = guided ? 2 * s->B : s->B;
+    const size_t n = s->B * tx_dit_sample_size(dit), rows = guided ? 2 * s->B : s->B;
     tx_dit_plan(dit, &b->dit, arena, s->B, guided, s->text.t, s->steps);
-    b->out = tx_arena_take(arena, rows * dit->T, dit->out_channels * sizeof(float));
+    b->out = tx_arena_take(arena, rows, tx_dit_output_size(dit) * sizeof(float));
     b->m = tx_arena_take(arena, n, sizeof(float));
     b->v = tx_arena_take(arena, n, sizeof(float));
     b->x0_prev = tx_arena_take(arena, n, sizeof(float));
@@ -49,12 +49,12 @@ static size_t modulate(const struct tx_run *run, const struct tx_dit *dit, struc
 /* The guided prediction u + scale (c - u) of the first `guided` channels, the conditional's own for the rest and for the variance. */
 static void guide(const struct tx_dit *dit, struct buffers *b, size_t B, float scale)
 {
-    const size_t C = dit->C, Co = dit->out_channels, rows = B * dit->T;
+    const size_t C = dit->C * dit->plane, Co = dit->out_channels * dit->plane, guided = dit->guided * dit->plane, rows = B * dit->rows;
     for (size_t r = 0; r < rows; r++) {
         const float *c = b->out + r * Co, *u = b->out + (rows + r) * Co;
         memcpy(b->m + r * C, c, C * sizeof *c);
         if (scale != 1.0f)
-            for (size_t i = 0; i < dit->guided; i++)
+            for (size_t i = 0; i < guided; i++)
                 b->m[r * C + i] = u[i] + scale * (c[i] - u[i]);
         if (Co > C)
             memcpy(b->v + r * C, c + C, C * sizeof *c);
@@ -65,7 +65,7 @@ enum tx_status tx_sample_run(const struct tx_run *run, const struct tx_dit *dit,
 {
     struct buffers b;
     const int guided = any_guided(s);
-    const size_t n = s->B * dit->T * dit->C;
+    const size_t n = s->B * tx_dit_sample_size(dit);
     plan(dit, &b, arena, s, guided);
     if (!arena->base)
         return TX_OK;

@@ -8,12 +8,12 @@
 enum { TX_UPDATE = 10 }; /* numbers in a coefficient row: kernels.h, struct tx_step_f32 */
 
 struct tx_sample {
-    float *x;                   /* [B,T,C] start noise in, result out */
+    float *x;                   /* B samples as dit.h has them, start noise in, result out */
     size_t B, steps;
     const float *t;             /* [steps] train timestep of each */
     const double *update;       /* [steps, TX_UPDATE] */
     const float *guidance;      /* [steps] scale; 1: only the conditional half runs */
-    const float *noise;         /* [steps,B,T,C] or NULL */
+    const float *noise;         /* [steps] of B samples each, or NULL */
     struct tx_text text;
     /* After each step; anything but 0 stops with TX_STOPPED. NULL: none. */
     int (*after)(void *arg, size_t step);

@@ -28,7 +28,7 @@ enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config 
         block->D = side->D;
         block->H = side->H;
         block->F = side->F;
-        block->eps = side->eps;
+        block->eps = block->mlp_eps = side->eps;
         block->gelu = config->gelu == TX_GELU_ERF ? TX_ACT_GELU_ERF : TX_ACT_GELU_TANH;
         block->cross = side->cross;
     }

@@ -1,58 +1,296 @@
-"""Captioned images for training: WebDataset shards in memory, their text embeddings on disk.
+"""Captioned pictures for training: where they are read from, their text embeddings, and the order of the batches.
 
-    load_pairs     every pair of the shards: images uint8 [n,S,S,3] and their captions
+    load           pairs, embeddings of one kind of caption, and the lengths that order the batches
+    load_pairs     every usable sample of shards, folders or tables: pictures uint8 [n,S,S,3] by row, and their records
+    Streamed       pictures that do not fit in memory, read where they lie
     embed_captions MiniLM token embeddings of any captions, ragged
-    TextStore      ragged token rows [total,Dt] with offsets [n+1]; padded batches out of it
-    Batches        an endless, resumable order of batches of captions of similar length
+    TextStore      ragged token rows [total,Dt] with offsets [n+1] in memory; padded batches out of it
+    StoredTexts    the same out of an embedding store on disk
+    Batches        an endless order of batches of captions of similar length, a function of seed and step
+    mirrored       which pictures of a batch are flipped, a function of seed and step
+
+What a step reads depends on its seed and number alone: not on the number of processes, nor on what was read before, so that a
+training that was killed goes on exactly.
 """
 
+import functools
 import hashlib
 import io
+import itertools
 import json
 import os
-import tarfile
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
+
+from ..data.sources import Sample, Skip, open_sources, usable
+from ..errors import DataError
+from ..images import preprocess
 
 MAX_TOKENS = 112
+GIGABYTE = 1 << 30
+CHUNK = 256  # samples that are decoded together
 
 
 @dataclass
 class Pairs:
-    """Images and what is known of them, in the order of the shards."""
+    """Pictures and what is known of them, in the order of the sources."""
 
-    images: np.ndarray  # uint8 [n,S,S,3]
-    records: list  # n dicts: key, caption_long, name, label, style, split, ...
+    images: object  # uint8 [n,S,S,3], an array or a Streamed; both take an array of rows
+    records: list  # n dicts: key, split, and where there are such captions, label, style, ...
+    skips: list = field(default_factory=list)  # what was left out: Skip(key, source, reason)
 
     def rows(self, split):
-        """The indices of a split ("train" or "test"), int64 [m]."""
-        return np.array([i for i, r in enumerate(self.records) if r["split"] == split])
+        """The indices of a split ("train", "test" or, where pairs are held out, "pair"), int64 [m]."""
+        return np.flatnonzero([r["split"] == split for r in self.records])
 
     def column(self, field):
-        """One field of every record, as a list."""
-        return [r[field] for r in self.records]
+        """One field of every record, as a list; None where a record lacks it."""
+        return [r.get(field) for r in self.records]
 
 
-def load_pairs(folder):
-    """Reads every *.tar below `folder`: samples of KEY.png and KEY.json."""
-    shards = sorted(Path(folder).glob("*.tar"))
-    if not shards:
-        raise FileNotFoundError(f"no .tar shards in {folder}")
-    images, records = [], []
-    for shard in shards:
-        parts = {}
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                key, _, kind = member.name.rpartition(".")
-                parts.setdefault(key, {})[kind] = tar.extractfile(member).read()
-        for key, files in parts.items():
-            images.append(np.array(Image.open(io.BytesIO(files["png"])).convert("RGB")))
-            records.append({"key": key, **json.loads(files["json"])})
-    return Pairs(np.stack(images), records)
+def load_pairs(paths, held_out=None, *, size=None, caption=None, template="a picture of a {}", memory=4.0, workers=None, index=None):
+    """Every usable sample below `paths`, whatever `textok.data.open_sources` reads: shards, folders, tables, arrays.
+
+    Parameters
+    ----------
+    paths
+        One or several.
+    held_out
+        A file with a key a line. These samples leave "train" for a split of their own, "pair": tests by pair, where the training
+        data has the same thing in another style. A sample without "split" in its metadata is in "train".
+    size
+        Side of the pictures, which are cropped as `textok.preprocess` does; None for that of the first, which all then must have.
+    caption
+        The field that a sample must have; None for none. In a folder of class folders a sample without it gets `template` with the
+        class's name.
+    memory
+        Gigabytes of pictures that are held in memory. Where there are more they are read from their files when wanted; shards must
+        then be uncompressed.
+    workers
+        Threads that decode; None for one a core that the process may use.
+    index
+        A file (.jsonl) that keeps what a pass over a streamed set found, so that the next start does without.
+
+    Returns
+    -------
+    Pairs. Every picture was decoded once: a sample whose picture or metadata cannot be read is in `skips`, by name.
+    """
+    sources = open_sources(paths)
+    workers = workers or len(os.sched_getaffinity(0))
+    stamp = [source_stamp(source) for source in sources] + [size, caption, template]
+    if index is not None and Path(index).exists():
+        pairs = read_index(index, stamp, sources, size, workers)
+        if pairs is not None:
+            hold_out(pairs.records, held_out)
+            return pairs
+    pictures, places, records, skips, held, kept, side = [], [], [], [], 0, True, size
+    with ThreadPoolExecutor(workers) as pool, tqdm(unit="picture", desc="reading", disable=None) as bar:
+        for chunk in chunks(events(sources, caption, template, skips), CHUNK):
+            decoded = pool.map(functools.partial(decode, size=size), [sample for sample, _ in chunk])
+            for (sample, place), picture in zip(chunk, decoded, strict=True):
+                if not isinstance(picture, str):
+                    side = side or len(picture)
+                    if len(picture) != side:
+                        picture = f"expected {side} x {side} pixels as the first picture has, got {len(picture)}; or give a size"
+                if isinstance(picture, str):
+                    skips.append(Skip(sample.key, sample.source, picture))
+                    continue
+                if kept:
+                    pictures.append(picture)
+                    held += picture.nbytes
+                places.append(place)
+                records.append({"split": "train"} | sample.metadata | {"key": sample.key})
+            bar.update(len(chunk))
+            if kept and held > memory * GIGABYTE:
+                kept = False
+                pictures.clear()
+    if not records:
+        raise DataError(f"{paths}: expected pictures{f' with a {caption!r}' if caption else ''}, found none{first_skip(skips)}")
+    images = np.stack(pictures) if kept else Streamed(sources, places, side, workers)
+    pairs = Pairs(images, records, skips)
+    if index is not None and not kept:
+        write_index(index, stamp, pairs)
+    hold_out(records, held_out)
+    return pairs
+
+
+def first_skip(skips):
+    return f"; the first of {len(skips)} left out: {skips[0].source} {skips[0].key}: {skips[0].reason}" if skips else ""
+
+
+def chunks(items, count):
+    items = iter(items)
+    while chunk := list(itertools.islice(items, count)):
+        yield chunk
+
+
+def events(sources, caption, template, skips):
+    """(sample, (number of its source, where to read it from)) of everything usable; the rest to `skips`."""
+    for number, source in enumerate(sources):
+        begin = 0
+        for event in source.read():
+            if isinstance(event, Sample):
+                name = event.metadata.get("class_name")
+                if caption and name and event.caption(caption) is None:
+                    event.metadata[caption] = template.format(name.replace("_", " "))
+                place = (number, event.source if source.kind == "folder" else begin)
+                begin = event.position
+                event = usable(event, ("picture", "caption") if caption else ("picture",), caption or "caption")
+            if isinstance(event, Skip):
+                skips.append(event)
+            else:
+                yield event, place
+
+
+def decode(sample, size):
+    """The picture uint8 [S,S,3] of a sample, or what is wrong with it."""
+    picture = sample.picture
+    try:
+        if isinstance(picture, bytes):
+            picture = Image.open(io.BytesIO(picture))
+            picture.load()
+        width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+        if size is None and width != height:
+            return f"expected a square picture where no size is given, got {width} x {height}"
+        return preprocess([picture], size or width)[0]
+    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as problem:
+        return f"its picture cannot be read: {problem}"
+
+
+class Streamed:
+    """Pictures that are read from their files when they are asked for: `streamed[rows]` is uint8 [len(rows),S,S,3].
+
+    places: for each row the number of its source and where in it the sample is: the path of a folder's picture, or a position.
+    """
+
+    def __init__(self, sources, places, size, workers):
+        for source in sources:
+            if source.kind == "shard" and is_compressed(source.path):
+                raise DataError(f"{source.name}: more pictures than data.memory allows, and a compressed shard is read in order only: unpack it")
+            if source.kind not in ("shard", "folder", "array"):
+                raise DataError(f"{source.name}: more pictures than data.memory allows; give shards or a folder in place of a {source.kind}")
+        self.sources, self.places, self.size = sources, places, size
+        self.shape = (len(places), size, size, 3)
+        self.pool = ThreadPoolExecutor(workers)
+        self.coming = {}  # row -> picture to be
+
+    def __len__(self):
+        return self.shape[0]
+
+    def expect(self, rows):
+        """Begin to read `rows`, which the next `[rows]` then waits for; what was expected before and not fetched is forgotten."""
+        wanted = {int(row) for row in rows}
+        for row in self.coming.keys() - wanted:
+            self.coming.pop(row).cancel()
+        for row in wanted - self.coming.keys():
+            self.coming[row] = self.pool.submit(self.read, row)
+
+    def __getitem__(self, rows):
+        rows = np.arange(len(self))[rows]
+        if rows.ndim == 0:
+            return self.read(int(rows))
+        held = [self.coming.pop(row, None) or self.pool.submit(self.read, row) for row in rows.tolist()]
+        return np.stack([picture.result() for picture in held])
+
+    def read(self, row):
+        number, place = self.places[row]
+        source = self.sources[number]
+        if source.kind == "folder":
+            sample = Sample(place, Path(place).read_bytes(), {}, place)
+        else:
+            sample = next((event for event in source.read(place) if isinstance(event, Sample)), None)
+        picture = "the file ends" if sample is None else decode(sample, self.size)
+        if isinstance(picture, str):
+            raise DataError(f"{source.name} at {place}: {picture}; it was whole when the training began")
+        return picture
+
+
+def is_compressed(path):
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def source_stamp(source):
+    """What shows that a source is the one it was: name, kind, size and time of a file, or of the folder itself."""
+    stat = os.stat(source.path)
+    return [source.name, source.kind, stat.st_size, stat.st_mtime_ns]
+
+
+def write_index(file, stamp, pairs):
+    part = Path(f"{file}.{os.getpid()}.part")
+    with part.open("w", encoding="utf-8") as out:
+        out.write(json.dumps({"stamp": stamp, "size": pairs.images.size, "skips": pairs.skips}) + "\n")
+        for record, place in zip(pairs.records, pairs.images.places, strict=True):
+            out.write(json.dumps([place, record], ensure_ascii=False) + "\n")
+    part.replace(file)
+
+
+def read_index(file, stamp, sources, size, workers):
+    """The pairs of an index, or None where the sources or settings are others now."""
+    with Path(file).open(encoding="utf-8") as lines:
+        head = json.loads(next(lines))
+        if head["stamp"] != stamp:
+            return None
+        rows = [json.loads(line) for line in lines]
+    images = Streamed(sources, [place for place, _ in rows], size or head["size"], workers)
+    return Pairs(images, [record for _, record in rows], [Skip(*skip) for skip in head["skips"]])
+
+
+def hold_out(records, file):
+    """Puts the records whose keys are in `file` (None: none) into the split "pair"."""
+    if file is None:
+        return
+    by_key = {record["key"]: record for record in records}
+    for key in Path(file).read_text().split():
+        if key not in by_key or by_key[key]["split"] != "train":
+            raise ValueError(f"{file}: expected keys of the split train, got {key}")
+        by_key[key]["split"] = "pair"
+
+
+def load(paths, caption="caption_long", held_out=None, cache="captions.npz", order_by="caption_long", **how):
+    """Pairs, the texts of one kind of caption (caption_long, caption, caption_name, ...), and int64 [n] for `Batches`.
+
+    Parameters
+    ----------
+    paths, caption, held_out, how
+        As for `load_pairs`.
+    cache
+        Where the embeddings are: a folder, an embedding store that `textok embed` filled; or a file .npz for those of MiniLM, which is
+        written where it is not there or is of other captions.
+    order_by
+        The captions whose lengths order the batches, whichever are read: the order is then the same for every model of a seed.
+        Where a sample has no such field, `caption`.
+    """
+    pairs = load_pairs(paths, held_out, caption=caption, **how)
+    captions = pairs.column(caption)
+    ordering = [record.get(order_by) or record[caption] for record in pairs.records]
+    if Path(cache).suffix != ".npz":
+        return pairs, StoredTexts(cache, captions), np.array([len(text) for text in ordering])
+    texts = embed_captions(captions, cache)
+    return pairs, texts, texts.lengths if ordering == captions else MiniLM().lengths(ordering)
+
+
+class StoredTexts:
+    """Captions whose embeddings lie in an embedding store (a folder), which is mapped into memory: nothing is held here but names."""
+
+    def __init__(self, store, captions):
+        from ..embeddings import EmbeddingStore
+
+        self.store, self.captions = EmbeddingStore.open(store), captions
+        missing = self.store.missing(captions)
+        if missing:
+            raise DataError(f"{store}: no embedding of {len(missing)} of {len(captions)} captions, the first is {missing[0][:60]!r}")
+
+    def batch(self, rows):
+        """As `TextStore.batch`."""
+        text, lengths = self.store.embeddings([self.captions[row] for row in rows])
+        return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
 
 
 class MiniLM:
@@ -67,12 +305,18 @@ class MiniLM:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
+    def ids(self, captions):
+        """Captions -> the list of their token numbers, cut at MAX_TOKENS."""
+        return [self.tokenizer(c, truncation=True, max_length=MAX_TOKENS)["input_ids"] for c in captions]
+
+    def lengths(self, captions):
+        """The tokens of each caption, int64 [n]."""
+        return np.array([len(row) for row in self.ids(captions)])
+
     @torch.inference_mode()
     def __call__(self, captions, batch_size=64):
         """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: every token's last state."""
-        ids = [
-            self.tokenizer(c, truncation=True, max_length=MAX_TOKENS)["input_ids"] for c in captions
-        ]
+        ids = self.ids(captions)
         out = [None] * len(ids)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for start in range(0, len(order), batch_size):
@@ -139,30 +383,47 @@ def embed_captions(captions, cache):
 class Batches:
     """An endless order of batches, the same for the same seed.
 
-    Every epoch shuffles the rows, cuts them into pools of `pool` batches, sorts a pool by caption
-    length, cuts it into batches and shuffles these: a batch's captions are then of similar length
-    and little of it is padding. The order does not depend on whether a model reads the text.
+    Every epoch shuffles the rows, cuts them into pools of `pool` batches, sorts a pool by caption length, cuts it into batches and
+    shuffles these: a batch's captions are then of similar length and little of it is padding. The order does not depend on whether a
+    model reads the text.
+
+    With `near` rows are not shuffled over the whole epoch but so that a stretch of `near` batches comes from neighbouring rows, in
+    stretches of random order and borders: what is streamed from shards is then read from few of them at a time.
     """
 
-    def __init__(self, lengths, batch_size, seed, pool=8):
+    def __init__(self, lengths, batch_size, seed, pool=8, near=None):
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
         self.pool = pool
+        self.near = near
+        if len(self.lengths) < batch_size:
+            raise ValueError(f"batch_size: expected at most {len(self.lengths)}, the pictures of the training split, got {batch_size}")
         self.per_epoch = len(self.lengths) // batch_size
         self._held = (None, None)  # the last epoch asked for
 
     def epoch(self, number):
         """The batches of one epoch: int64 [per_epoch, batch_size] of row numbers."""
         rng = np.random.default_rng([self.seed, number])
-        order = rng.permutation(len(self.lengths))[: self.per_epoch * self.batch_size]
+        order = self.shuffled(rng)[: self.per_epoch * self.batch_size]
         batches = []
         step = self.pool * self.batch_size
         for start in range(0, len(order), step):
             rows = order[start : start + step]
             rows = rows[np.argsort(self.lengths[rows], kind="stable")]
             batches.append(rows.reshape(-1, self.batch_size))
+        if self.near:
+            return np.concatenate([rng.permutation(batch) for batch in batches])
         return rng.permutation(np.concatenate(batches))
+
+    def shuffled(self, rng):
+        """All rows in the order of an epoch, int64 [n]."""
+        if not self.near:
+            return rng.permutation(len(self.lengths))
+        rows = np.roll(np.arange(len(self.lengths)), rng.integers(len(self.lengths)))
+        stretch = self.near * self.batch_size
+        stretches = [rng.permutation(rows[start : start + stretch]) for start in range(0, len(rows), stretch)]
+        return np.concatenate([stretches[place] for place in rng.permutation(len(stretches))])
 
     def __getitem__(self, step):
         """The rows of batch number `step`, counted over all epochs: int64 [batch_size]."""
@@ -170,3 +431,13 @@ class Batches:
         if self._held[0] != number:
             self._held = (number, self.epoch(number))
         return self._held[1][place]
+
+
+def mirrored(images, seed, step, part=0, parts=1):
+    """uint8 [B,S,S,3], one of the equal parts of a step, with about half of the pictures flipped left to right.
+
+    Which ones is a function of seed and step, however the step is parted. Not for data whose captions name left and right.
+    """
+    flips = np.random.default_rng([seed, step, 1]).random(len(images) * parts) < 0.5
+    flips = flips[part * len(images) : (part + 1) * len(images)]
+    return np.where(flips[:, None, None, None], images[:, :, ::-1], images)

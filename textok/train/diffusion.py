@@ -1,10 +1,10 @@
 """The noise process and the training loss of the generators.
 
 Forward: q(x_t | x_0) = N(sqrt(a_t) x_0, 1 - a_t), a_t the product of 1 - beta up to t (Ho et al.,
-2020). The model predicts the noise and, where it learns sigma, a fraction v in [-1, 1] that places
-the log-variance of a reverse step between its two bounds, log beta_t and log of the posterior's
-(Nichol and Dhariwal, 2021). The loss is the mean squared error of the noise plus the variational
-bound with the mean held fixed, so that the bound teaches only the variance.
+2020). The model predicts the noise, the velocity sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans and Ho, 2022) or x_0 and, where it
+learns sigma, a fraction in [-1, 1] that places the log-variance of a reverse step between its two bounds, log beta_t and log of the
+posterior's (Nichol and Dhariwal, 2021). The loss is the mean squared error of what is predicted plus the variational bound with the mean
+held fixed, so that the bound teaches only the variance.
 """
 
 import math
@@ -13,10 +13,11 @@ import torch
 
 
 class Diffusion:
-    """Tables of a linear beta schedule, float32 [T] each, and the loss over them."""
+    """Tables of a linear beta schedule, float32 [T] each, and the loss over them. `prediction`: "epsilon", "v" or "sample"."""
 
-    def __init__(self, steps=1000, beta_start=1e-4, beta_end=0.02):
+    def __init__(self, steps=1000, beta_start=1e-4, beta_end=0.02, prediction="epsilon"):
         self.steps = steps
+        self.prediction = prediction
         beta = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)  # [T]
         alpha_bar = torch.cumprod(1 - beta, dim=0)  # [T]
         before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])  # [T]
@@ -33,30 +34,46 @@ class Diffusion:
     @staticmethod
     def at(table, t, like):
         """table [T] at t [B], shaped to multiply `like` [B,...]."""
-        return table[t].reshape(-1, *[1] * (like.ndim - 1))
+        return table.to(like.device)[t].reshape(-1, *[1] * (like.ndim - 1))
 
     def add_noise(self, x0, t, noise):
         """x0 [B,N,C], t int64 [B], noise [B,N,C] -> x_t [B,N,C]."""
         return self.at(self.signal, t, x0) * x0 + self.at(self.noise, t, x0) * noise
 
+    def target(self, x0, t, noise):
+        """What the model is to predict, [B,N,C]."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return x0
+        return self.at(self.signal, t, x0) * noise - self.at(self.noise, t, x0) * x0
+
+    def guess(self, predicted, xt, t):
+        """x_0 as a prediction has it, [B,N,C]."""
+        signal, noise = self.at(self.signal, t, xt), self.at(self.noise, t, xt)
+        if self.prediction == "epsilon":
+            return (xt - noise * predicted) / signal
+        if self.prediction == "sample":
+            return predicted
+        return signal * xt - noise * predicted
+
     def losses(self, output, x0, xt, t, noise):
         """Per sample: squared error [B] and variational bound in bits a number [B].
 
-        output [B,N,C] or, with the variance fraction behind the noise, [B,N,2C].
+        output [B,N,C] or, with the variance fraction behind the prediction, [B,N,2C].
         """
         channels = x0.shape[-1]
-        epsilon = output[..., :channels]  # [B,N,C]
-        error = (epsilon - noise).square().mean(dim=(1, 2))  # [B]
+        predicted = output[..., :channels]  # [B,N,C]
+        error = (predicted - self.target(x0, t, noise)).square().mean(dim=(1, 2))  # [B]
         if output.shape[-1] == channels:
             return error, torch.zeros_like(error)
-        return error, self.bound(epsilon.detach(), output[..., channels:], x0, xt, t)
+        return error, self.bound(self.guess(predicted.detach(), xt, t), output[..., channels:], x0, t)
 
-    def bound(self, epsilon, fraction, x0, xt, t):
-        """The bound's term at t, [B]: a KL divergence of Gaussians; at t = 0 a likelihood."""
-        guess = (xt - self.at(self.noise, t, xt) * epsilon) / self.at(self.signal, t, xt)
-        high, low = self.at(self.log_high, t, xt), self.at(self.log_low, t, xt)
+    def bound(self, guess, fraction, x0, t):
+        """The bound's term at t, [B], for a guess of x_0: a KL divergence of Gaussians; at t = 0 a likelihood."""
+        high, low = self.at(self.log_high, t, x0), self.at(self.log_low, t, x0)
         log_variance = low + (fraction + 1) / 2 * (high - low)  # [B,N,C]
-        gap = self.at(self.from_x0, t, xt) * (x0 - guess)  # of the means, [B,N,C]
+        gap = self.at(self.from_x0, t, x0) * (x0 - guess)  # of the means, [B,N,C]
         scaled = gap.square() * torch.exp(-log_variance)
         divergence = 0.5 * (log_variance - low - 1 + torch.exp(low - log_variance) + scaled)
         last = x0 - guess  # at t = 0 the mean is the guess itself

@@ -1,10 +1,11 @@
-"""Makes the bundled folders from training runs.
+"""From a training run to a model's folder; and the bundled folders.
 
-    python -m textok.train.export --data DIR --cache FILE --runs RUNS --out textok/models
+    python -m textok.train.export run RUN OUT --storage bfloat16
+    python -m textok.train.export bundle --runs RUNS --out textok/models --data benchmarks/paper/data --labels labels.json
 
-`RUNS` holds the runs `textok`, `baseline`, `dit` and `dit-t2i` of `textok.train.emoji`, finished or not; their averaged weights
-are written to OUT/emoji-NAME, and beside them the pipelines `emoji` (with captions for every class) and `emoji-t2i`, and
-`emoji-heldout`: test pictures with their captions, the PCA baseline's pictures and every model's scores.
+A run is a folder of `textok train`, finished or not; what is exported is its moving average. `bundle` takes the runs `textok`,
+`baseline`, `dit` and `dit-t2i` in RUNS, writes OUT/emoji-NAME, and beside them the pipelines `emoji` (with captions for every class) and
+`emoji-t2i`, and `emoji-heldout`: test pictures with their captions, the PCA baseline's pictures and every model's scores.
 """
 
 import argparse
@@ -16,10 +17,14 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from textok.train import data, emoji
+from .. import metrics
+from .. import tokenizer as engine
+from . import data
+from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE, write_json
 
 PCA_NUMBERS = 128
 HELD_OUT = 64
+STORAGES = ("float32", "bfloat16", "int8")
 RUNS = {"textok": "textok", "baseline": "textok", "dit": "dit", "dit-t2i": "dit"}  # run -> model_type
 
 
@@ -41,7 +46,9 @@ def is_linear(name, array):
 
 
 def pack(weights, storage):
-    """float32 tensors as stored: all `bfloat16`, or the matrices of linears `int8` and the rest bfloat16."""
+    """float32 tensors as stored: as they are, all `bfloat16`, or the matrices of linears `int8` and the rest bfloat16."""
+    if storage == "float32":
+        return dict(weights)
     packed = {}
     for name, array in weights.items():
         if storage == "int8" and is_linear(name, array):
@@ -63,10 +70,23 @@ def unpack(packed):
 
 def load_average(run):
     """A run's config, averaged float32 weights and progress."""
-    config = json.loads((run / "config.json").read_text())
-    state = torch.load(run / "state.pt", weights_only=True)
-    weights = {name: value.numpy() for name, value in state["ema"].items()}
-    return config, weights, {"steps": state["step"], "cpu_hours": state["cpu_seconds"] / 3600}
+    run = Path(run)
+    if not (run / STATE_FILE).is_file():
+        raise FileNotFoundError(f"{run}: expected the folder of a training run, with {STATE_FILE}")
+    config, settings = (json.loads((run / name).read_text()) for name in (CONFIG_FILE, SETTINGS_FILE))
+    state = torch.load(run / STATE_FILE, weights_only=True, map_location="cpu")
+    part = state["parts"]["model"]
+    weights = {name: value.numpy() for name, value in (part["ema"] or part["model"]).items()}
+    history = {"steps": state["step"], "images": state["step"] * settings["run"]["batch_size"], "cpu_hours": state["cpu_seconds"] / 3600}
+    return config, weights, history
+
+
+def export_run(run, out, storage="float32"):
+    """Writes the folder `out`, config.json and model.safetensors, of a run's averaged weights; returns what `load_average` does."""
+    config, weights, history = load_average(run)
+    save_tensors(Path(out) / "model.safetensors", pack(weights, storage))
+    write_json(Path(out) / CONFIG_FILE, config)
+    return config, weights, history
 
 
 def save_tensors(path, tensors):
@@ -132,16 +152,15 @@ def pca_pictures(images, mean, directions):
     """uint8 [n,S,S,3] through the PCA and back."""
     flat = torch.from_numpy(images.reshape(len(images), -1)).float() / 127.5 - 1
     back = (flat - mean) @ directions @ directions.T + mean
-    return emoji.to_uint8(back).reshape(images.shape)
+    return ((back.clamp(-1, 1) + 1) * 127.5 + 0.5).floor().to(torch.uint8).numpy().reshape(images.shape)
 
 
-@torch.no_grad()
 def tokenizer_score(config, weights, pairs, texts, rows):
-    """Mean PSNR over the pictures `rows`, computed in float32, dB."""
-    model = emoji.TexTok(config).eval()
-    model.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in weights.items()})
-    pictures = emoji.reconstruct(model, pairs, texts, rows, autocast=False)
-    return round(float(emoji.psnr(pictures, pairs.images[rows]).mean()), 3)
+    """Mean PSNR over the pictures `rows`, computed in float32 by the engine, dB."""
+    model = engine.TexTok(config, weights)
+    text, lengths = texts.batch(rows)
+    pictures = model.reconstruct(pairs.images[rows], text.numpy(), lengths.numpy())
+    return round(float(metrics.psnr(pictures, pairs.images[rows]).mean()), 3)
 
 
 def tokenizer_scores(config, weights, packed, pairs, texts):
@@ -161,16 +180,11 @@ def export_models(args, pairs, texts):
     before = json.loads(file.read_text()) if file.exists() else {}
     told = {}
     for run, kind in RUNS.items():
-        config, weights, history = load_average(args.runs / run)
-        packed = pack(weights, args.tokenizer_storage if kind == "textok" else "int8")
-        folder = args.out / f"emoji-{run}"
-        save_tensors(folder / "model.safetensors", packed)
-        emoji.write_json(folder / "config.json", config)
-        args_used = json.loads((args.runs / run / "args.json").read_text())
-        history["images"] = history["steps"] * args_used["batch_size"]
+        storage = args.storage if kind == "textok" else "int8"
+        config, weights, history = export_run(args.runs / run, args.out / f"emoji-{run}", storage)
         history["parameters"] = int(sum(a.size for a in weights.values()))
         if kind == "textok" and args.scores:
-            history |= tokenizer_scores(config, weights, packed, pairs, texts)
+            history |= tokenizer_scores(config, weights, pack(weights, storage), pairs, texts)
         elif kind == "textok":
             history |= {k: v for k, v in before.get(f"emoji-{run}", {}).items() if "psnr" in k}
         told[f"emoji-{run}"] = history
@@ -192,10 +206,10 @@ def export_captions(args, pairs, texts, label_names):
     ]
     save_captions(args.out / "emoji" / "captions", rows, embeddings)
     index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit", "captions": "captions"}
-    emoji.write_json(args.out / "emoji" / "model_index.json", index)
+    write_json(args.out / "emoji" / "model_index.json", index)
     index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit-t2i"}
     (args.out / "emoji-t2i").mkdir(parents=True, exist_ok=True)
-    emoji.write_json(args.out / "emoji-t2i" / "model_index.json", index)
+    write_json(args.out / "emoji-t2i" / "model_index.json", index)
 
 
 def export_held_out(args, pairs, texts, label_names, told):
@@ -207,34 +221,48 @@ def export_held_out(args, pairs, texts, label_names, told):
     np.savez_compressed(folder / "images.npz", images=pairs.images[rows])
     mean, directions = fit_pca(pairs.images[train], PCA_NUMBERS)
     np.savez_compressed(folder / "pca.npz", images=pca_pictures(pairs.images[rows], mean, directions))
-    score = emoji.psnr(pca_pictures(pairs.images[test], mean, directions), pairs.images[test]).mean()
+    score = metrics.psnr(pca_pictures(pairs.images[test], mean, directions), pairs.images[test]).mean()
     told["pca"] = {"numbers": PCA_NUMBERS, "test_psnr": round(float(score), 3)}
-    emoji.write_json(folder / "scores.json", told)
+    write_json(folder / "scores.json", told)
     print("pca", told["pca"])
 
 
-def parser():
-    top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    top.add_argument("--data", required=True, type=Path, help="folder of the .tar shards and labels.json")
-    top.add_argument("--cache", default="captions.npz", help="file for the captions' embeddings")
-    top.add_argument("--runs", required=True, type=Path, help="folder of the four runs")
-    top.add_argument("--out", required=True, type=Path, help="folder of the bundled models")
-    top.add_argument("--tokenizer-storage", choices=["bfloat16", "int8"], default="int8")
-    top.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True, help="measure the tokenizers' PSNR")
-    top.add_argument("--threads", type=int, default=1)
-    return top
-
-
-def main():
-    args = parser().parse_args()
-    torch.set_num_threads(args.threads)
-    pairs, texts = emoji.load_data(args)
-    label_names = json.loads((args.data / "labels.json").read_text())
+def bundle(args):
+    pairs, texts, _ = data.load(args.data, held_out=args.held_out, cache=args.cache)
+    label_names = json.loads(args.labels.read_text())
     told = export_models(args, pairs, texts)
     export_captions(args, pairs, texts, label_names)
     export_held_out(args, pairs, texts, label_names, told)
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"{size / 1e6:.1f} MB in {args.out}")
+
+
+def parser():
+    top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = top.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="one run to a model's folder")
+    one.add_argument("run", type=Path, help="folder of the run")
+    one.add_argument("out", type=Path, help="folder of the model")
+    one.add_argument("--storage", choices=STORAGES, default="float32")
+    all_ = commands.add_parser("bundle", help="the bundled folders")
+    all_.add_argument("--data", required=True, nargs="+", help="shards of the pictures")
+    all_.add_argument("--labels", required=True, type=Path, help="labels.json")
+    all_.add_argument("--held-out", help="file with the keys of the test set by pair")
+    all_.add_argument("--cache", default="captions.npz", help="file for the captions' embeddings")
+    all_.add_argument("--runs", required=True, type=Path, help="folder of the four runs")
+    all_.add_argument("--out", required=True, type=Path, help="folder of the bundled models")
+    all_.add_argument("--storage", choices=STORAGES, default="int8", help="of the tokenizers")
+    all_.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True, help="measure the tokenizers' PSNR")
+    return top
+
+
+def main():
+    args = parser().parse_args()
+    if args.command == "run":
+        config, _, history = export_run(args.run, args.out, args.storage)
+        print(f"{args.out}: {config['model_type']} after {history['steps']} steps")
+    else:
+        bundle(args)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     Detokenizer  latents [B,N,d] and text           -> image [B,S,S,3]
     TexTok       both, joined: encode, decode, forward
     DiT          noisy latents [B,N,C], timestep, class or text -> [B,N,C] or [B,N,2C]
+                 (with input_size: [B,C,S,S] -> [B,C,S,S] or [B,2C,S,S])
 
 The names in `state_dict()` are exactly the names in a checkpoint's `model.safetensors`.
 
@@ -224,16 +225,23 @@ class Detokenizer(Side):
         self.from_latent = nn.Linear(config["latent_dim"], self.width)
         self.to_pixels = nn.Linear(self.width, 3 * self.patch_size**2)
 
-    def forward(self, latents, text=None, text_lengths=None, labels=None, trace=None):
-        """latents [B,N,d] -> image [B,S,S,3]."""
+    def features(self, latents, text=None, text_lengths=None, labels=None, trace=None):
+        """latents [B,N,d] -> what the last layer reads, [B,P,D]."""
         z = self.from_latent(latents)  # [B,N,D]
         patches = self.patch_tokens.expand(len(z), -1, -1)  # [B,P,D]
         text, mask = self.project_text(text, text_lengths, labels)  # [B,t,D], [B,t]
         x = torch.cat([patches.to(z.dtype), z], dim=1)  # [B,P+N,D]
-        x = self.run_blocks(x, text, mask, slice(0, self.num_patches), trace)  # [B,P,D]
-        x = self.to_pixels(x)  # [B,P,3pp]
+        return self.run_blocks(x, text, mask, slice(0, self.num_patches), trace)  # [B,P,D]
+
+    def pixels(self, features):
+        """[B,P,D] -> image [B,S,S,3]."""
+        x = self.to_pixels(features)  # [B,P,3pp]
         x = torch.tanh(x) if self.tanh else x  # [B,P,3pp]
         return unpatchify(x, self.patch_size)  # [B,S,S,3]
+
+    def forward(self, latents, text=None, text_lengths=None, labels=None, trace=None):
+        """latents [B,N,d] -> image [B,S,S,3]."""
+        return self.pixels(self.features(latents, text, text_lengths, labels, trace))
 
 
 def patchify(image, p):
@@ -279,10 +287,10 @@ class TexTok(nn.Module):
 class TimestepEmbedder(nn.Module):
     """Timestep to vector: cosines and sines of many frequencies, Linear, SiLU, Linear."""
 
-    def __init__(self, freq_dim, width):
+    def __init__(self, freq_dim, width, shift):
         super().__init__()
         half = freq_dim // 2
-        freqs = torch.exp(-math.log(1e4) / half * torch.arange(half, dtype=torch.float64))
+        freqs = torch.exp(-math.log(1e4) / (half - shift) * torch.arange(half, dtype=torch.float64))
         self.freqs = freqs  # [freq_dim/2], kept in float64 and out of the state_dict
         self.mlp = nn.Sequential(nn.Linear(freq_dim, width), nn.SiLU(), nn.Linear(width, width))
 
@@ -318,7 +326,7 @@ def modulate(x, shift, scale):
 class DiTBlock(nn.Module):
     """Transformer block whose norms are modulated, and whose halves are gated, by the condition."""
 
-    def __init__(self, width, num_heads, hidden, eps, cross):
+    def __init__(self, width, num_heads, hidden, eps, mlp_eps, cross):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
         self.attn = SelfAttention(width, num_heads)
@@ -327,7 +335,7 @@ class DiTBlock(nn.Module):
             self.cross = CrossAttention(width, num_heads)
         else:
             self.norm_cross = self.cross = None
-        self.norm2 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width, eps=mlp_eps, elementwise_affine=False)
         self.mlp = Mlp(width, hidden, "tanh")
         self.adaLN_modulation = modulation(width, 6)
 
@@ -362,19 +370,30 @@ class FinalLayer(nn.Module):
         return self.linear(x)  # [B,T,out]
 
 
+def latent_patches(x, p):
+    """[B,C,S,S] -> [B,T,Cpp], order channel, row, column within a patch."""
+    x = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B,C,S/p,p,S/p,p]
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B,T,Cpp]
+
+
+def latent_image(x, p):
+    """[B,T,ppC], order row, column, channel within a patch -> [B,C,S,S]."""
+    grid = math.isqrt(x.shape[1])
+    x = x.unflatten(1, (grid, grid)).unflatten(3, (p, p, -1))  # [B,S/p,S/p,p,p,C]
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # [B,C,S,S]
+
+
 class DiT(nn.Module):
-    """Diffusion transformer over tokens (patch_size 1), on a class or on text."""
+    """Diffusion transformer over tokens or the patches of latent images, on a class or on text."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config = full_config(config, DiTConfig)
-        if config["patch_size"] != 1:
-            raise ValueError("this module covers patch_size 1 (tokens)")
-        width, channels = config["hidden_size"], config["in_channels"]
+        width, channels, area = config["hidden_size"], config["in_channels"], config["patch_size"] ** 2
         self.by_text = {"class": False, "text": True}[config["condition"]]
-        self.x_embedder = nn.Linear(channels, width)
+        self.x_embedder = nn.Linear(channels * area, width)
         self.pos_embed = nn.Parameter(torch.empty(config["num_tokens"], width))
-        self.t_embedder = TimestepEmbedder(config["time_freq_dim"], width)
+        self.t_embedder = TimestepEmbedder(config["time_freq_dim"], width, config["time_freq_shift"])
         if self.by_text:
             shape = (config["num_text_tokens"], config["text_dim"])
             self.null_text = nn.Parameter(torch.empty(shape))
@@ -383,12 +402,14 @@ class DiT(nn.Module):
         else:
             self.y_embedder = LabelEmbedder(config["num_classes"], width)
         hidden = round(width * config["mlp_ratio"])
+        eps, mlp_eps = config["norm_eps"], config["mlp_norm_eps"]
+        mlp_eps = eps if mlp_eps is None else mlp_eps
         self.blocks = nn.ModuleList(
-            DiTBlock(width, config["num_heads"], hidden, config["norm_eps"], self.by_text)
+            DiTBlock(width, config["num_heads"], hidden, eps, mlp_eps, self.by_text)
             for _ in range(config["depth"])
         )
         out = 2 * channels if config["learn_sigma"] else channels
-        self.final_layer = FinalLayer(width, out, config["norm_eps"])
+        self.final_layer = FinalLayer(width, out * area, eps)
         init_weights(self)
 
     def mix_null(self, text, lengths, null):
@@ -404,11 +425,14 @@ class DiT(nn.Module):
     def forward(self, x, t, labels=None, text=None, text_lengths=None, null=None, trace=None):
         """x [B,N,C] and t [B] -> [B,N,C] or, where sigma is learned, [B,N,2C].
 
+        With input_size x is [B,C,S,S], and so is the result, of C or 2C channels.
         On a class: labels [B], where num_classes is the null class. On text: text [B,t,Dt],
         text_lengths [B] (None: t for all) and null bool [B], the rows that take the null text.
         """
         rows = text_mask = None
-        h = self.x_embedder(x) + self.pos_embed  # [B,N,D]
+        p = self.config["patch_size"]
+        tokens = latent_patches(x, p) if self.config["input_size"] else x  # [B,N,Cpp]
+        h = self.x_embedder(tokens) + self.pos_embed  # [B,N,D]
         c = self.t_embedder(t, x.dtype)  # [B,D]
         if self.by_text:
             if text_lengths is None:
@@ -426,7 +450,8 @@ class DiT(nn.Module):
         note(trace, "c", c)
         for i, block in enumerate(self.blocks):
             h = block(h, c, rows, text_mask, trace, f"blocks.{i}")  # [B,N,D]
-        return self.final_layer(h, c, trace)  # [B,N,C or 2C]
+        h = self.final_layer(h, c, trace)  # [B,N,pp(C or 2C)]
+        return latent_image(h, p) if self.config["input_size"] else h
 
 
 def grid_waves(side, width):

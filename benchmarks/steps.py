@@ -1,0 +1,269 @@
+"""How few steps are enough: distance of samples from real pictures against network evaluations, for each solver.
+
+    python benchmarks/steps.py --data DIR --work WORK            samples and measures what is missing in WORK; killed, it goes on
+    python benchmarks/steps.py --data DIR --work WORK --figures  writes steps.csv, steps.png and steps.json beside this file
+
+The bundled class-conditional pipeline (`emoji`) makes pictures of classes as frequent as in DIR (WebDataset shards with labels). Every
+setting gets the same labels, captions and start noise of a seed. Distances are KID (unbiased, whole sets) and the Frechet distance,
+between features of EfficientNet-Lite0 at 128 x 128 (a stand-in for Inception-v3) of the samples and of all pictures of DIR.
+
+An evaluation is one run of the network for one picture; a guided step takes two. The guidance interval is that of Kynkaanniemi et al.
+(2024), noise levels 0.28 to 2.9, carried over to this DiT's timesteps.
+"""
+
+import argparse
+import csv
+import functools
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+NETWORK = "efficientnet-lite0@128"
+SIGMAS = (0.28, 2.9)
+
+
+@dataclass(frozen=True)
+class Setting:
+    solver: str
+    steps: int
+    guidance_scale: float
+    interval: bool = False
+
+    @property
+    def name(self):
+        return f"{self.solver.replace('+', 'p')}-{self.steps}-g{self.guidance_scale:g}{'-interval' if self.interval else ''}"
+
+
+REFERENCE = ("ddpm", 250)
+
+
+def settings(scale):
+    """The cheap ones first."""
+    whole = [("dpmsolver++", n) for n in (5, 8, 10, 15, 20, 50)] + [("ddim", n) for n in (10, 20, 50)]
+    whole += [("ddpm", n) for n in (50, 250)]
+    inside = [("dpmsolver++", n) for n in (5, 8, 10, 15, 20, 50)] + [("ddim", 20), ("ddpm", 50)]
+    result = [Setting(*pair, scale) for pair in whole] + [Setting(*pair, scale, True) for pair in inside]
+    return sorted(result, key=lambda setting: setting.steps)
+
+
+def scales():
+    """Guidance alone, at enough steps."""
+    return [Setting("dpmsolver++", 20, scale) for scale in (1.0, 1.5, 2.0, 3.0, 4.0)]
+
+
+def interval_of(config):
+    """The train timesteps whose noise level sqrt(1/abar - 1) lies in SIGMAS."""
+    betas = np.linspace(config.beta_start, config.beta_end, config.num_train_timesteps)
+    sigma = np.sqrt(1 / np.cumprod(1 - betas) - 1)
+    inside = np.flatnonzero((sigma >= SIGMAS[0]) & (sigma <= SIGMAS[1]))
+    return int(inside[0]), int(inside[-1])
+
+
+def check_models(work):
+    """WORK belongs to the models it was begun with."""
+    from textok import bundled
+    from textok.metrics.networks import file_hash
+
+    models = {name: file_hash(bundled.FOLDER / name / "model.safetensors") for name in ("emoji-dit", "emoji-textok")}
+    path = work / "models.json"
+    if path.is_file() and json.loads(path.read_text()) != models:
+        raise SystemExit(f"{path}: begun with other bundled models; take another folder for --work")
+    path.write_text(json.dumps(models))
+
+
+def real_features(folder, network, work):
+    """Features and labels of all pictures."""
+    cache = work / "real.npz"
+    if not cache.is_file():
+        import io
+
+        from PIL import Image
+
+        from textok.data import read_samples
+        from textok.images import preprocess
+
+        features, labels, part = [], [], []
+
+        def flush():
+            features.append(network(preprocess(part, 64)).features)
+            part.clear()
+
+        for sample in read_samples(folder, need=("picture", "label"), strict=True):
+            part.append(Image.open(io.BytesIO(sample.picture)))
+            labels.append(sample.metadata["label"])
+            if len(part) == 256:
+                flush()
+        if part:
+            flush()
+        save(cache, features=np.concatenate(features), labels=np.array(labels))
+    with np.load(cache) as file:
+        return file["features"].astype(np.float64), file["labels"]
+
+
+def save(path, **arrays):
+    with open(part := path.with_suffix(".part"), "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(part, path)
+
+
+def measure(setting, seed, count, pipeline, network, work, labels):
+    """Samples, their features and the time they took, kept in WORK."""
+    path = work / f"seed{seed}-{setting.name}.npz"
+    if path.is_file():
+        return
+    chosen = np.random.default_rng(seed).permutation(labels)[:count]
+    interval = interval_of(pipeline.dit.config) if setting.interval else None
+    calls = pipeline.dit._guidance(pipeline.dit._schedule(setting.steps, setting.solver, "linspace", 0.0), setting.guidance_scale, interval)
+    start = time.process_time()
+    result = pipeline(
+        labels=chosen, seed=seed, steps=setting.steps, solver=setting.solver,
+        guidance_scale=setting.guidance_scale, guidance_interval=interval,
+    )  # fmt: skip
+    seconds = time.process_time() - start
+    features = network(result.images).features
+    save(path, features=features.astype(np.float16), seconds=seconds, evaluations=int(len(calls) + (calls != 1).sum()), count=count)
+    print(f"seed {seed} {setting.name}: {seconds:.0f} s of CPU for samples", flush=True)
+
+
+@functools.cache
+def reference_of(work):
+    """Of the real pictures: features, their Statistics and mean kernel."""
+    from textok.metrics import Statistics, kernel_mean
+
+    with np.load(work / "real.npz") as file:
+        real = file["features"].astype(np.float64)
+    return real, Statistics.of([real]), kernel_mean(real)
+
+
+def distances(path):
+    from textok.metrics import Statistics, kernel_distance
+
+    score = path.with_suffix(".json")
+    if not score.is_file():
+        with np.load(path) as file:
+            features = file["features"].astype(np.float64)
+            row = {"count": len(features), "evaluations": int(file["evaluations"]), "seconds": float(file["seconds"])}
+        real, statistics, mean = reference_of(path.parent)
+        kid = kernel_distance(features, real, reference_mean=mean)
+        row |= {"kid": kid, "fd": Statistics.of([features]).distance(statistics)}
+        score.write_text(json.dumps(row))
+    return json.loads(score.read_text())
+
+
+def collect(args):
+    """One row a setting: means over seeds, with the deviation between seeds and the paired difference from 250-step DDPM."""
+    found = {}
+    for setting in {*settings(args.guidance), *scales()}:
+        runs = {seed: args.work / f"seed{seed}-{setting.name}.npz" for seed in range(100)}
+        found[setting] = {seed: distances(path) for seed, path in runs.items() if path.is_file()}
+    target = found[Setting(*REFERENCE, args.guidance)]
+    rows = []
+    for setting, runs in found.items():
+        if not runs:
+            continue
+        row = asdict(setting) | {"evaluations": next(iter(runs.values()))["evaluations"], "seeds": len(runs)}
+        row["pictures"] = sum(run["count"] for run in runs.values())
+        for key in ("kid", "fd", "seconds"):
+            values = np.array([run[key] for run in runs.values()])
+            row[key] = values.mean()
+            row[f"{key}_deviation"] = values.std(ddof=1) if len(values) > 1 else float("nan")
+        pairs = np.array([runs[seed]["kid"] - target[seed]["kid"] for seed in runs if seed in target])
+        row["kid_minus_ddpm250"] = pairs.mean() if len(pairs) else float("nan")
+        row["kid_minus_ddpm250_error"] = pairs.std(ddof=1) / np.sqrt(len(pairs)) if len(pairs) > 1 else float("nan")
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["guidance_scale"] != args.guidance, row["solver"], row["interval"], row["steps"]))
+
+
+def cheapest(rows, scale):
+    """The fewest evaluations whose KID is not above 250-step DDPM's by more than two standard errors of DDPM's own mean."""
+    target = next(r for r in rows if (r["solver"], r["steps"]) == REFERENCE and not r["interval"] and r["guidance_scale"] == scale)
+    noise = 2 * target["kid_deviation"] / np.sqrt(target["seeds"])
+    equal = [row for row in rows if row["guidance_scale"] == scale and row["kid"] <= target["kid"] + noise]
+    return target, noise, min(equal, key=lambda row: (row["evaluations"], row["kid"]))
+
+
+def figures(args, real):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = collect(args)
+    target, noise, best = cheapest(rows, args.guidance)
+    with open(HERE / "steps.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    from textok.metrics.evaluate import result_file
+
+    sets = [
+        {
+            "name": f"{row['solver']}, {'interval' if row['interval'] else 'guided'}" if row["guidance_scale"] == args.guidance else "guidance",
+            "count": row["pictures"],
+            "settings": {k: row[k] for k in ("solver", "steps", "guidance_scale", "evaluations", "seconds", "seeds")}
+            | {"guidance": "interval" if row["interval"] else "all steps"},
+            "metrics": {"kid": row["kid"], "fid": row["fd"], "kid_deviation": row["kid_deviation"]},
+        }
+        for row in rows
+    ]
+    result_file(HERE / "steps.json", "samples", sets, network=args.network, reference={"source": "emoji", "count": len(real)})
+    fig, ax = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    colors = {"ddpm": "#8c6d31", "ddim": "#2f7d5b", "dpmsolver++": "#1f5fa8"}
+    low, high = target["kid"] - noise, target["kid"] + noise
+    ax.axhspan(low, high, color="#8c6d31", alpha=0.15, lw=0, label="250-step DDPM, two standard errors")
+    for (solver, interval), color in [((s, i), c) for s, c in colors.items() for i in (False, True)]:
+        line = [r for r in rows if (r["solver"], r["interval"], r["guidance_scale"]) == (solver, interval, args.guidance)]
+        line.sort(key=lambda row: row["evaluations"])
+        if line:
+            x, y, e = (np.array([r[k] for r in line]) for k in ("evaluations", "kid", "kid_deviation"))
+            style = {"ls": "--", "marker": "o", "mfc": "white"} if interval else {"ls": "-", "marker": "o"}
+            ax.errorbar(x, y, e, color=color, label=solver + (", guidance interval" if interval else ""), capsize=2, ms=5, lw=1.5, **style)
+            for row in line:
+                ax.annotate(row["steps"], (row["evaluations"], row["kid"]), (0, 6), textcoords="offset points", fontsize=7, color=color, ha="center")
+    ax.set(xscale="log", xlabel="network evaluations a picture (numbers: steps)", ylabel="KID, EfficientNet-Lite0 features")
+    ax.set_title(f"Few steps: the bundled DiT, guidance {args.guidance:g}", loc="left", fontsize=11)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
+    fig.savefig(HERE / "steps.png", dpi=130)
+    print(f"250-step DDPM: KID {target['kid']:.5f} +- {noise:.5f}")
+    print(f"cheapest equal: {best['solver']} {best['steps']} steps, interval {best['interval']}: {best['evaluations']} evaluations, KID {best['kid']:.5f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", required=True, help="folder of WebDataset shards with labels")
+    parser.add_argument("--work", required=True, type=Path, help="folder for what is measured; a second run goes on")
+    parser.add_argument("--count", type=int, default=400, help="pictures a setting and seed (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="scale (default: %(default)s)")
+    parser.add_argument("--dtype", default="bfloat16", help="what the models compute in (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scales", action="store_true", help="measure guidance scales only, one seed")
+    parser.add_argument("--figures", action="store_true", help="write the figures from what is measured, and measure nothing")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    import textok
+    from textok.metrics.networks import load_network
+
+    network = load_network(NETWORK, args.threads)
+    args.network = network.describe()
+    check_models(args.work)
+    real, labels = real_features(args.data, network, args.work)
+    if args.figures:
+        figures(args, real)
+        return
+    pipeline = textok.Pipeline.from_pretrained("emoji", args.dtype, args.threads)
+    plan = [] if args.scales else [(setting, seed) for seed in range(args.seeds) for setting in settings(args.guidance)]
+    plan += [(setting, 0) for setting in scales()]
+    for setting, seed in plan:
+        measure(setting, seed, args.count, pipeline, network, args.work, labels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Small data sets and models on disk, for tests of runs over whole ones."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import small
+from PIL import Image
+
+import textok
+
+
+def png(picture):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def picture(seed, side=20):
+    return np.random.default_rng(seed).integers(0, 256, (side, side + seed % 5, 3), np.uint8)
+
+
+def make_shard(path, samples):
+    """A shard of (key, {extension: bytes})."""
+    with tarfile.open(path, "w") as tar:
+        for key, files in samples:
+            for extension, data in files.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def caption(number):
+    return f"caption {number % 18}"  # as those of small.captions()
+
+
+def samples(first, count):
+    for i in range(first, first + count):
+        yield f"k{i:03d}", {"png": png(picture(i)), "json": json.dumps({"caption": caption(i), "label": i % 9}).encode()}
+
+
+def make_shards(folder, counts):
+    """Shards of so many samples each, numbered on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = 0
+    for number, count in enumerate(counts):
+        make_shard(folder / f"{number:02d}.tar", samples(first, count))
+        first += count
+    return folder
+
+
+def models(folder):
+    """A TexTok with text and one without, two pipelines and captions' embeddings, in a folder."""
+    small.textok(text_mask=True).save_pretrained(folder / "textok")
+    small.textok(text_condition="none").save_pretrained(folder / "baseline")
+    small.class_pipeline().save_pretrained(folder / "classes")
+    small.text_pipeline().save_pretrained(folder / "texts")
+    small.dit().save_pretrained(folder / "dit")
+    small.captions().save(folder / "captions")
+    return folder
+
+
+def contents(folder):
+    """All files of a run's folder that matter: path to bytes, without locks."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def command(*arguments):
+    """A fresh process of the shell's command, not waited for."""
+    environment = os.environ | {"PYTHONPATH": str(Path(textok.__file__).parent.parent)}
+    line = [sys.executable, "-m", "textok", *map(str, arguments)]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

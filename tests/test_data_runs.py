@@ -1,0 +1,414 @@
+"""encode, decode and sample over whole data sets: what they compute, and that neither kills, shares nor sizes change a byte."""
+
+import json
+import random
+import signal
+import time
+
+import data_sets
+import numerics
+import numpy as np
+import pytest
+import small
+
+import textok
+from textok import cli, data
+from textok.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Models, and shards of 45 samples."""
+    folder = data_sets.models(tmp_path_factory.mktemp("runs"))
+    data_sets.make_shards(folder / "shards", [20, 7, 18])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoded(place):
+    """What one plain run makes of it."""
+    data.encode(place / "textok", place / "shards", place / "encoded", embeddings=place / "captions", shard_size=8)
+    return place / "encoded"
+
+
+def encode(place, out, **options):
+    return data.encode(
+        place / "textok", place / "shards", out, **{"embeddings": place / "captions", "shard_size": 8, **options}
+    )
+
+
+def skips_of(folder):
+    return [json.loads(line) for line in (folder / "skips.jsonl").read_text().splitlines()]
+
+
+# ---- what is computed ----
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors"])
+def test_encode(place, tmp_path, format):
+    """Each latent is the model's of the preprocessed picture and its own caption, beside the sample's own JSON."""
+    done = encode(place, tmp_path / "out", format=format, flip=True)
+    assert (done.samples, done.skipped, done.computed, done.left) == (45, 0, 45, 0)
+    model = small.textok(text_mask=True)
+    x = textok.preprocess([data_sets.picture(i) for i in range(45)], 16)
+    text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(45)])
+    expected, flipped = (model.encode(pixels, text, lengths) for pixels in (x, x[:, :, ::-1]))
+    found = list(data.read_latents(tmp_path / "out"))
+    assert [sample.key for sample in found] == [f"k{i:03d}" for i in range(45)]
+    assert np.array_equal(np.stack([sample.latent for sample in found]), expected)
+    assert np.array_equal(np.stack([sample.flipped for sample in found]), flipped)
+    assert [sample.metadata for sample in found] == [{"caption": data_sets.caption(i), "label": i % 9} for i in range(45)]
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert index["samples"] == 45 and [part["samples"] for part in index["parts"]] == [8, 8, 4, 7, 8, 8, 2]
+
+
+def test_encode_of_other_sources(place, tmp_path):
+    """A folder, an array and a table of the same pictures give the latents of the shards."""
+    pictures = [data_sets.picture(i, 16)[:, :16] for i in range(11)]
+    np.save(tmp_path / "a.npy", np.stack(pictures))
+    (tmp_path / "folder").mkdir()
+    for i, picture in enumerate(pictures):
+        (tmp_path / "folder" / f"{i:02d}.png").write_bytes(data_sets.png(picture))
+    (tmp_path / "t.jsonl").write_text("".join(f'{{"file_name": "folder/{i:02d}.png"}}\n' for i in range(11)))
+    expected = small.textok(text_condition="none").encode(np.stack(pictures))
+    for name in ("a.npy", "folder", "t.jsonl"):
+        done = data.encode(place / "baseline", tmp_path / name, tmp_path / f"{name}-out", shard_size=4)
+        assert (done.samples, done.parts) == (11, 3)
+        assert np.array_equal(np.stack([sample.latent for sample in data.read_latents(tmp_path / f"{name}-out")]), expected)
+
+
+def test_embeddings_by_position_and_key(place, tmp_path):
+    text = np.random.default_rng(0).standard_normal((5, 7, 12)).astype(np.float32)
+    pictures = np.stack([data_sets.picture(i, 16)[:, :16] for i in range(5)])
+    expected = small.textok(text_mask=True).encode(pictures, text)
+    np.save(tmp_path / "x.npy", pictures)
+    np.save(tmp_path / "t.npy", text)
+    np.savez(tmp_path / "t.npz", text=text[::-1], keys=np.array([f"x-{i:08d}" for i in (4, 3, 2, 1, 0)]))
+    for name in ("t.npy", "t.npz"):
+        data.encode(place / "textok", tmp_path / "x.npy", tmp_path / f"{name}-out", embeddings=tmp_path / name)
+        assert np.array_equal(np.stack([sample.latent for sample in data.read_latents(tmp_path / f"{name}-out")]), expected)
+    with pytest.raises(DataError, match="positions only"):
+        data.encode(place / "textok", place / "shards", tmp_path / "out", embeddings=tmp_path / "t.npy")
+
+
+def test_decode(place, encoded, tmp_path):
+    model = small.textok(text_mask=True)
+    latents = np.stack([sample.latent for sample in data.read_latents(encoded)])
+    expected = model.decode(latents, *small.captions().embeddings([data_sets.caption(i) for i in range(45)]))
+    for format in ("npz", "png", "shards"):
+        data.decode(place / "textok", encoded, tmp_path / format, embeddings=place / "captions", format=format, shard_size=5)
+    pictures, labels = data.read_adm(tmp_path / "npz" / "samples.npz")
+    assert np.array_equal(pictures, expected) and labels.tolist() == [i % 9 for i in range(45)]
+    for format in ("png", "shards"):
+        found = list(data.batches(tmp_path / format, 16, skips=[]))
+        assert np.array_equal(np.concatenate([batch.pictures for batch in found]), expected)
+        assert [m["caption"] for batch in found for m in batch.metadata] == [data_sets.caption(i) for i in range(45)]
+
+
+def test_sample(place, tmp_path):
+    pipeline = small.class_pipeline()
+    labels = [2, 5, 7]
+    expected = pipeline(labels=[labels[k % 3] for k in range(20)], seed=4, steps=3, guidance_scale=2.0)
+    options = {"labels": labels, "seed": 4, "steps": 3, "guidance_scale": 2.0, "shard_size": 6, "batch_size": 4}
+    data.sample(place / "classes", 20, tmp_path / "png", **options)
+    data.sample(place / "classes", 20, tmp_path / "npz", format="npz", **options)
+    pictures, classes = data.read_adm(tmp_path / "npz" / "samples.npz")
+    assert np.array_equal(pictures, expected.images) and classes.tolist() == expected.labels
+    (batch,) = data.batches(tmp_path / "png", 16, batch_size=20, skips=[])
+    assert np.array_equal(batch.pictures, expected.images) and [m["caption"] for m in batch.metadata] == expected.captions
+    data.sample(place / "dit", 20, tmp_path / "latents", **options)
+    assert np.array_equal(np.stack([sample.latent for sample in data.read_latents(tmp_path / "latents")]), expected.latents)
+
+
+def test_sample_from_captions(place, tmp_path):
+    store = small.captions()
+    names = [data_sets.caption(i) for i in (3, 1, 4)]
+    (tmp_path / "c.txt").write_text("\n".join(names))
+    expected = small.text_pipeline()(*((None, *store.embeddings([names[k % 3] for k in range(7)]))), seed=1, steps=2)
+    data.sample(
+        place / "texts",
+        7,
+        tmp_path / "a",
+        captions=tmp_path / "c.txt",
+        embeddings=place / "captions",
+        seed=1,
+        steps=2,
+        format="npz",
+    )
+    assert np.array_equal(data.read_adm(tmp_path / "a" / "samples.npz")[0], expected.images)
+    expected = small.text_pipeline()(None, *store.embeddings([k % 18 for k in range(20)]), seed=1, steps=2)
+    data.sample(place / "texts", 20, tmp_path / "b", embeddings=place / "captions", seed=1, steps=2, format="npz")
+    assert np.array_equal(data.read_adm(tmp_path / "b" / "samples.npz")[0], expected.images)
+
+
+def test_statistics(encoded, tmp_path, capsys):
+    latents = np.stack([sample.latent for sample in data.read_latents(encoded)]).astype(np.float64)
+    found = data.latent_statistics(encoded)
+    numerics.check(found.mean, latents.mean((0, 1)), numerics.LATENT_STATISTICS)
+    numerics.check(found.std, latents.std((0, 1)), numerics.LATENT_STATISTICS)
+    assert numerics.rejects(latents.std((0, 1), ddof=1), found.std, numerics.LATENT_STATISTICS)
+    small.dit().save_pretrained(tmp_path)
+    assert cli.main(["stats", str(encoded), "--config", str(tmp_path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["latent_mean"] == printed["latent_mean"] == found.mean.tolist() and config["latent_std"] == found.std.tolist()
+    assert textok.DiT.from_pretrained(tmp_path).config.latent_mean == tuple(found.mean.tolist())
+
+
+def test_statistics_far_from_zero():
+    """A mean of a million, where a sum of squares loses all: merged from parts as in one piece."""
+    values = np.random.default_rng(0).standard_normal((50, 3, 2)) + 1e6
+    whole, merged = data.LatentStatistics(2), data.LatentStatistics(2)
+    whole.update(values)
+    for part in np.split(values, [7, 8, 30]):
+        one = data.LatentStatistics(2)
+        one.update(part)
+        merged.merge(one)
+    for found in (whole, merged):
+        numerics.check(found.std, values.std((0, 1)), numerics.LATENT_STATISTICS)
+    naive = np.sqrt(np.square(values).mean((0, 1)) - np.square(values.mean((0, 1))))
+    assert numerics.rejects(naive, values.std((0, 1)), numerics.LATENT_STATISTICS)
+
+
+# ---- the same bytes ----
+
+
+def test_division_changes_nothing(place, encoded, tmp_path):
+    """Batches, threads, processes, and shares of machines whose folders are put together afterwards."""
+    expected = data_sets.contents(encoded)
+    encode(place, tmp_path / "a", batch_size=1, threads=1)
+    assert data_sets.contents(tmp_path / "a") == expected
+    encode(place, tmp_path / "b", batch_size=7, threads=3, processes=2)
+    assert data_sets.contents(tmp_path / "b") == expected
+    done = [encode(place, tmp_path / "c", share=(i, 2)) for i in (1, 0)]
+    assert done[0].left == 2 and done[1].left == 0 and not (tmp_path / "c" / "skips.jsonl.part").exists()
+    assert data_sets.contents(tmp_path / "c") == expected
+    assert encode(place, tmp_path / "c").computed == 0 and data_sets.contents(tmp_path / "c") == expected
+
+
+def test_killed_at_any_moment(place, encoded, tmp_path):
+    """kill -9 at random times: what is there then is never wrong, and the next run completes to the same bytes."""
+    rng = random.Random(5)
+    out = tmp_path / "out"
+    line = ["encode", place / "textok", place / "shards", "--embeddings", place / "captions", "--shard-size", 8, "--out", out]
+    began = time.monotonic()
+    assert data_sets.command(*line).wait() == 0
+    whole = time.monotonic() - began
+    for kill in range(4):
+        encode(place, out, overwrite=True)
+        for path in rng.sample(sorted((out / "parts").glob("*-*.json")), 4):  # so that there is something to do
+            path.unlink()
+        process = data_sets.command(*line, *(["--processes", 2] if kill == 3 else []))
+        time.sleep(whole * rng.uniform(0.6, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for path in (out / "parts").glob("*-*.json"):
+            record = json.loads(path.read_text())
+            assert (out / record["file"]).read_bytes() == (encoded / record["file"]).read_bytes()
+        time.sleep(0.3 if kill == 3 else 0)  # children of a killed parent notice
+        encode(place, out)
+        assert data_sets.contents(out) == data_sets.contents(encoded)
+
+
+def test_two_at_once(place, encoded, tmp_path):
+    line = [
+        "encode",
+        place / "textok",
+        place / "shards",
+        "--embeddings",
+        place / "captions",
+        "--shard-size",
+        8,
+        "--out",
+        tmp_path / "out",
+    ]
+    processes = [data_sets.command(*line) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert data_sets.contents(tmp_path / "out") == data_sets.contents(encoded)
+
+
+@pytest.mark.parametrize("format", ["png", "npz", "shards"])
+def test_samples_are_completed(place, tmp_path, format):
+    options = {"steps": 2, "seed": 3, "shard_size": 4, "format": format}
+    data.sample(place / "classes", 10, tmp_path / "a", **options)
+    data.sample(place / "classes", 10, tmp_path / "b", **options, share=(1, 2))
+    data.sample(place / "classes", 10, tmp_path / "b", **options, batch_size=3)
+    assert data_sets.contents(tmp_path / "a") == data_sets.contents(tmp_path / "b")
+    victim = {"png": "000005.png", "npz": "samples.npz", "shards": "samples-000001-0000.tar"}[format]
+    content = (tmp_path / "a" / victim).read_bytes()
+    (tmp_path / "a" / victim).write_bytes(content[:100] + b"?" + content[101:])
+    assert data.sample(place / "classes", 10, tmp_path / "a", **options).computed == {"png": 4, "npz": 10, "shards": 4}[format]
+    assert data_sets.contents(tmp_path / "a") == data_sets.contents(tmp_path / "b")
+
+
+def test_damaged_parts_are_made_anew(place, encoded, tmp_path):
+    encode(place, tmp_path / "out")
+    for name, damage in (
+        ("latents-000000-0001.tar", lambda b: b[:-1]),
+        ("latents-000002-0000.tar", lambda b: b[:700] + b"x" + b[701:]),
+    ):
+        path = tmp_path / "out" / name
+        path.write_bytes(damage(path.read_bytes()))
+    (tmp_path / "out" / "latents-000001-0000.tar").unlink()
+    assert encode(place, tmp_path / "out").computed == 12 + 7 + 18
+    assert data_sets.contents(tmp_path / "out") == data_sets.contents(encoded)
+
+
+def test_full_disk(place, tmp_path):
+    """No room to write: an error of one line, no part that only seems whole; and once there is room, the same bytes."""
+    resource = pytest.importorskip("resource")
+    line = ["encode", place / "baseline", place / "shards", "--shard-size", 10, "--out", tmp_path / "out"]
+    data.encode(place / "baseline", place / "shards", tmp_path / "expected", shard_size=10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
+    try:
+        process = data_sets.command(*line)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    out, err = process.communicate()
+    assert process.returncode == 1 and out == "" and err.startswith("textok: ") and err.count("\n") == 1, err
+    assert not list((tmp_path / "out").rglob("*.part")) and not list((tmp_path / "out" / "parts").glob("*-*.json"))
+    data.encode(place / "baseline", place / "shards", tmp_path / "out", shard_size=10)
+    assert data_sets.contents(tmp_path / "out") == data_sets.contents(tmp_path / "expected")
+
+
+# ---- what changed ----
+
+
+def test_changed_settings(place, encoded, tmp_path):
+    encode(place, tmp_path / "out")
+    for options, message in (
+        ({"dtype": "bfloat16"}, 'task.dtype was "float32", is "bfloat16"'),
+        ({"shard_size": 9}, "shard_size was 8, is 9"),
+    ):
+        with pytest.raises(DataError, match=message):
+            encode(place, tmp_path / "out", **options)
+    with pytest.raises(DataError, match="task.model.sha256 was"):
+        data.encode(place / "baseline", place / "shards", tmp_path / "out", embeddings=place / "captions", shard_size=8)
+    encode(place, tmp_path / "out", shard_size=9, overwrite=True)
+    assert len(list((tmp_path / "out").glob("latents-*.tar"))) == 3 + 1 + 2
+    encode(place, tmp_path / "out", overwrite=True)
+    assert data_sets.contents(tmp_path / "out") == data_sets.contents(encoded)
+
+
+def test_changed_input(place, tmp_path):
+    shards = data_sets.make_shards(tmp_path / "shards", [6, 5])
+    data.encode(place / "baseline", shards, tmp_path / "out")
+    before = data_sets.contents(tmp_path / "out")
+    (shards / "00.tar").write_bytes((shards / "00.tar").read_bytes())  # another time, the same content
+    assert data.encode(place / "baseline", shards, tmp_path / "out").computed == 0
+    assert data_sets.contents(tmp_path / "out") == before
+    data_sets.make_shard(shards / "01.tar", data_sets.samples(50, 5))
+    with pytest.raises(DataError, match=r"01\.tar: changed since latents-000001-0000"):
+        data.encode(place / "baseline", shards, tmp_path / "out")
+    data_sets.make_shards(shards, [6, 5, 3])
+    with pytest.raises(DataError, match="sources.count was 2, is 3"):
+        data.encode(place / "baseline", shards, tmp_path / "out")
+
+
+def test_changed_labels(place, tmp_path):
+    data.sample(place / "classes", 4, tmp_path, labels=[1, 2], steps=2)
+    with pytest.raises(DataError, match="changed since"):
+        data.sample(place / "classes", 4, tmp_path, labels=[1, 3], steps=2)
+
+
+def test_input_that_changes_while_it_is_read(place, tmp_path, monkeypatch):
+    shards = data_sets.make_shards(tmp_path / "shards", [6])
+    monkeypatch.setattr("textok.data.sources.ShardSource.state", lambda self, start, stop: str(time.monotonic_ns()))
+    with pytest.raises(DataError, match="changed while it was read"):
+        data.encode(place / "baseline", shards, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+# ---- what is left out ----
+
+
+def test_skips_are_reported(place, tmp_path):
+    good = dict(data_sets.samples(0, 4))
+    shard = [
+        ("a", good["k000"]),
+        ("corrupt", {"png": good["k001"]["png"][:200], "json": good["k001"]["json"]}),
+        ("text", {"png": b"no picture at all", "json": good["k001"]["json"]}),
+        ("bare", {"png": good["k002"]["png"]}),
+        ("alone", {"json": good["k002"]["json"]}),
+        ("unknown", {"png": good["k002"]["png"], "json": b'{"caption": "never embedded"}'}),
+        ("long", {"png": data_sets.png(np.zeros((2, 300, 3), np.uint8)), "json": good["k003"]["json"]}),
+        ("b", good["k003"]),
+        ("cut", good["k002"]),
+    ]
+    path = data_sets.make_shard(tmp_path / "s.tar", shard)
+    path.write_bytes(path.read_bytes().rstrip(b"\0")[:-600])
+    done = data.encode(place / "textok", path, tmp_path / "out", embeddings=place / "captions", batch_size=2)
+    found = {skip["key"]: skip["reason"] for skip in skips_of(tmp_path / "out")}
+    assert [sample.key for sample in data.read_latents(tmp_path / "out")] == ["a", "b"]
+    assert done.skipped == len(found) == 8 and json.loads((tmp_path / "out" / "index.json").read_text())["skipped"] == 8
+    for key, reason in (
+        ("corrupt", "not a picture that can be read"),
+        ("text", "no kind of picture"),
+        ("bare", "a picture without a caption"),
+        ("alone", "a caption without a picture"),
+        ("unknown", "no embedding of its caption 'never embedded'"),
+        ("long", "sides at most"),
+        ("cut", "breaks off"),
+        ("", "cannot be read on from byte"),
+    ):
+        assert reason in found[key]
+    with pytest.raises(DataError, match="corrupt: not a picture"):
+        data.encode(place / "textok", path, tmp_path / "strict", embeddings=place / "captions", strict=True)
+    assert not (tmp_path / "strict" / "index.json").exists()
+
+
+def test_latents_that_cannot_be_decoded(place, tmp_path):
+    z = small.latents_of(small.textok(), 3)
+    content = [
+        ("a", {"npz": {"latent": z[0]}}),
+        ("b", {"npz": b"broken"}),
+        ("c", {"npz": {"latent": z[:, 0]}}),
+        ("d", {"json": {}}),
+    ]
+    data.write_shards(content, tmp_path / "latents")
+    done = data.decode(place / "baseline", tmp_path / "latents", tmp_path / "out")
+    assert done.samples == 1 and {skip["key"] for skip in skips_of(tmp_path / "out")} == {"b", "c", "d"}
+    skips = []
+    assert [sample.key for sample in data.read_latents(tmp_path / "latents", skips=skips)] == ["a", "c"] and len(skips) == 2
+
+
+def test_what_does_not_fit(place, tmp_path):
+    for call, message in (
+        (lambda: encode(place, tmp_path / "o", embeddings=None), "--embeddings STORE"),
+        (lambda: data.sample(place / "classes", 3, tmp_path / "o", labels=[10]), "labels: expected 0 to 9"),
+        (lambda: data.sample(place / "texts", 3, tmp_path / "o"), "this model takes text"),
+        (lambda: data.sample(place / "dit", 3, tmp_path / "o", format="png"), "expected one of 'shards'"),
+        (lambda: data.encode("no-such-model", place / "shards", tmp_path / "o"), "no bundled model"),
+        (lambda: encode(place, tmp_path / "o", share=(2, 2)), "i from 0 to n - 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert cli.main(["encode", str(place / "textok"), str(place / "shards"), "--out", str(tmp_path / "o")]) == 1
+
+
+# ---- code of one's own ----
+
+
+def test_batches(place):
+    skips = []
+    found = list(data.batches(place / "shards", 16, batch_size=7, embeddings=place / "captions", threads=3, skips=skips))
+    assert [key for batch in found for key in batch.keys] == [f"k{i:03d}" for i in range(45)] and skips == []
+    x = textok.preprocess([data_sets.picture(i) for i in range(45)], 16)
+    assert np.array_equal(np.concatenate([batch.pictures for batch in found]), x)
+    text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(7)])
+    assert np.array_equal(found[0].text, text) and np.array_equal(found[0].text_lengths, lengths)
+
+
+def test_latents_beside_webdataset_and_torch(encoded):
+    """What a PyTorch user does with them: webdataset's decoder and torch's DataLoader give the same arrays."""
+    wds = pytest.importorskip("webdataset")
+    torch = pytest.importorskip("torch")
+    shards = sorted(map(str, encoded.glob("*.tar")))
+    dataset = wds.WebDataset(shards, shardshuffle=False, empty_check=False).decode().to_tuple("npz", "json")
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None)
+    found = [(np.asarray(arrays["latent"]), metadata) for arrays, metadata in loader]
+    ours = list(data.read_latents(encoded))
+    assert len(found) == len(ours) == 45
+    for (latent, metadata), sample in zip(found, ours):
+        assert np.array_equal(latent, sample.latent) and metadata == sample.metadata

@@ -1,0 +1,205 @@
+"""The data of the trainings: splits, order of batches. Needs torch; without it these are skipped."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from textok.train import data
+
+
+def write_shard(path, records, size=8):
+    """A tar of KEY.png and KEY.json, one a record; the picture's colour is its number."""
+    with tarfile.open(path, "w") as tar:
+        for number, record in enumerate(records):
+            buffer = io.BytesIO()
+            Image.new("RGB", (size, size), (number, 0, 0)).save(buffer, "png")
+            told = json.dumps({k: v for k, v in record.items() if k != "key"}).encode()
+            for kind, content in (("png", buffer.getvalue()), ("json", told)):
+                member = tarfile.TarInfo(f"{record['key']}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    records = [{"key": f"k{i}", "caption_long": "word " * (i + 1), "split": "test" if i == 3 else "train"} for i in range(6)]
+    write_shard(tmp_path / "a.tar", records[:4])
+    write_shard(tmp_path / "b.tar", records[4:])
+    return tmp_path
+
+
+def test_held_out_pairs_are_a_split_of_their_own(folder):
+    (folder / "held.txt").write_text("k1\nk4\n")
+    pairs = data.load_pairs(folder, folder / "held.txt")
+    assert {split: pairs.rows(split).tolist() for split in ("train", "test", "pair")} == {
+        "train": [0, 2, 5], "test": [3], "pair": [1, 4],
+    }  # fmt: skip
+    assert pairs.images.dtype == np.uint8 and pairs.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 0, 1]
+
+
+@pytest.mark.parametrize("key", ["k3", "nobody"])
+def test_a_list_that_does_not_fit_is_named(folder, key):
+    (folder / "held.txt").write_text(f"{key}\n")
+    with pytest.raises(ValueError, match=f"held.txt: expected keys of the split train, got {key}"):
+        data.load_pairs(folder, folder / "held.txt")
+
+
+def picture_bytes(value, size=(8, 8), kind="png"):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (value, 0, 0)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def reds(images):
+    return np.asarray(images)[:, 0, 0, 0].tolist()
+
+
+def make_folder(kind, root):
+    """The same three captioned pictures, of 10, 20 and 30 red, in each of the forms that people keep them in."""
+    if kind == "txt":
+        for value in (10, 20, 30):
+            (root / f"p{value}.png").write_bytes(picture_bytes(value))
+            (root / f"p{value}.txt").write_text(f"a picture of {value}\n")
+    elif kind == "metadata":
+        rows = [{"file_name": f"p{value}.png", "caption": f"a picture of {value}"} for value in (10, 20, 30)]
+        (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for value in (10, 20, 30):
+            (root / f"p{value}.png").write_bytes(picture_bytes(value))
+    else:
+        for value in (10, 20, 30):
+            (root / f"{value}").mkdir()
+            (root / f"{value}" / "p.png").write_bytes(picture_bytes(value))
+
+
+@pytest.mark.parametrize("memory", [1.0, 1e-7], ids=["held", "streamed"])
+@pytest.mark.parametrize("kind", ["txt", "metadata", "classes"])
+def test_folders_with_captions(tmp_path, kind, memory):
+    make_folder(kind, tmp_path)
+    pairs = data.load_pairs(tmp_path, caption="caption", memory=memory)
+    assert isinstance(pairs.images, data.Streamed) == (memory < 1)
+    article = "a " if kind == "classes" else ""
+    assert pairs.column("caption") == [f"a picture of {article}{value}" for value in (10, 20, 30)]
+    assert reds(pairs.images[np.array([2, 0])]) == [30, 10] and pairs.rows("train").tolist() == [0, 1, 2]
+    assert pairs.column("label") == ([0, 1, 2] if kind == "classes" else [None] * 3)
+
+
+def test_pictures_are_cropped_as_by_preprocess(tmp_path):
+    from textok import preprocess
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    pairs = data.load_pairs(tmp_path, size=16)
+    assert (pairs.images == preprocess(pixels, 16)).all()
+
+
+def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
+    make_folder("txt", tmp_path)
+    for name, content in {
+        "broken": picture_bytes(1)[:40], "larger": picture_bytes(3, (9, 9)), "wide": picture_bytes(4, (9, 5)), "silent": picture_bytes(2),
+        "alone": None,
+    }.items():  # fmt: skip
+        if content is not None:
+            (tmp_path / f"z{name}.png").write_bytes(content)
+        if name != "silent":
+            (tmp_path / f"z{name}.txt").write_text("a caption")
+    pairs = data.load_pairs(tmp_path, caption="caption")
+    assert reds(pairs.images) == [10, 20, 30]
+    reasons = {skip.key: skip.reason for skip in pairs.skips}
+    assert set(reasons) == {"zbroken", "zsilent", "zlarger", "zwide", "zalone"}
+    assert "cannot be read" in reasons["zbroken"] and "8 x 8" in reasons["zlarger"] and "square" in reasons["zwide"]
+    for path in tmp_path.glob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="found none; the first of 8 left out: "):
+        data.load_pairs(tmp_path, caption="caption")
+
+
+def test_streamed_shards_equal_those_in_memory(folder):
+    held = data.load_pairs(folder, folder_list(folder))
+    index = folder / "index.jsonl"
+    for _ in range(2):  # the second start reads the index
+        streamed = data.load_pairs(folder, folder_list(folder), memory=1e-7, index=index)
+        rows = np.array([5, 0, 3, 3])
+        streamed.images.expect(rows[:2])
+        assert (streamed.images[rows] == held.images[rows]).all() and streamed.images.shape == held.images.shape
+        assert streamed.records == held.records
+    write_shard(folder / "b.tar", [{"key": "new", "caption_long": "word", "split": "train"}] * 1)
+    (folder / "held.txt").write_text("k1\n")
+    assert len(data.load_pairs(folder, folder / "held.txt", memory=1e-7, index=index).records) == 5  # the index is of another shard
+
+
+def folder_list(folder):
+    (folder / "held.txt").write_text("k1\nk4\n")
+    return folder / "held.txt"
+
+
+def test_what_cannot_be_streamed_is_said(folder):
+    import gzip
+
+    (folder / "c.tar.gz").write_bytes(gzip.compress((folder / "a.tar").read_bytes()))
+    assert len(data.load_pairs(folder / "c.tar.gz").records) == 4
+    with pytest.raises(ValueError, match="c.tar.gz: more pictures than data.memory allows, .* unpack it"):
+        data.load_pairs(folder / "c.tar.gz", memory=1e-7)
+
+
+def test_a_streamed_picture_that_is_gone_is_an_error(tmp_path):
+    make_folder("txt", tmp_path)
+    pairs = data.load_pairs(tmp_path, memory=1e-7)
+    (tmp_path / "p20.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="p20.png: its picture cannot be read: .* it was whole when the training began"):
+        pairs.images[np.array([0, 1])]
+
+
+def test_samples_are_those_of_webdataset(folder):
+    webdataset = pytest.importorskip("webdataset")
+    pairs = data.load_pairs(folder)
+    shards = [str(path) for path in sorted(folder.glob("*.tar"))]
+    others = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8"))
+    assert [sample["__key__"] for sample in others] == pairs.column("key")
+    assert all((sample["png"] == image).all() for sample, image in zip(others, pairs.images, strict=True))
+
+
+def test_near_batches_cover_an_epoch_and_read_from_few_places():
+    lengths = np.random.default_rng(0).integers(5, 50, 8003)
+    near = data.Batches(lengths, 8, seed=3, near=16)
+    epoch = near.epoch(0)
+    assert len(np.unique(epoch)) == epoch.size == 8000
+    assert not (near.epoch(0) == near.epoch(1)).all()
+
+    def reach(batches):  # from the first to the last row of four batches that follow one another
+        return np.median([np.ptp(batches[i : i + 4]) for i in range(0, 1000, 4)])
+
+    assert reach(epoch) < 0.1 * reach(data.Batches(lengths, 8, seed=3).epoch(0))
+
+
+def test_too_few_pictures_for_a_batch_are_told():
+    with pytest.raises(ValueError, match="batch_size: expected at most 3, .* got 4"):
+        data.Batches([5, 6, 7], 4, seed=0)
+
+
+def test_mirrored_pictures_are_a_function_of_seed_and_step():
+    images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 3), np.uint8)
+    once, again, other = (data.mirrored(images, 1, step) for step in (7, 7, 8))
+    flipped = (once == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (once == again).all() and not (once == other).all() and 15 < flipped.sum() < 49
+    assert (once[~flipped] == images[~flipped]).all()
+
+
+def test_texts_from_a_store_equal_those_in_memory(tmp_path):
+    embeddings = pytest.importorskip("textok.embeddings")
+    rng = np.random.default_rng(0)
+    captions = ["a", "b", "c"]
+    rows = [rng.standard_normal((count, 4)).astype(np.float16) for count in (2, 5, 3)]
+    store = embeddings.EmbeddingStore.create(tmp_path / "store", {"name": "by hand"}, 4)
+    for caption, row in zip(captions, rows, strict=True):
+        store.add([caption], row[None])
+    stored, held = data.StoredTexts(tmp_path / "store", captions), data.TextStore.join(rows)
+    for wanted, got in zip(held.batch(np.array([2, 0])), stored.batch(np.array([2, 0])), strict=True):
+        assert torch.equal(wanted, got)
+    with pytest.raises(ValueError, match="no embedding of 1 of 2 captions, the first is 'd'"):
+        data.StoredTexts(tmp_path / "store", ["a", "d"])

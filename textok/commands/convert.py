@@ -1,0 +1,48 @@
+"""make a textok model of another project's checkpoint
+
+Knows the DiT of facebookresearch (.pt), the DiT of diffusers (a folder) and the TexTok of pranoyr (.pt); PyTorch is not needed.
+What a file does not say, such as its number of heads, has to be given.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..weights import CONFIG_FILE, WEIGHTS_FILE, read_json
+from .arguments import add_dtype
+
+EXAMPLE = "textok convert DiT-XL-2-256x256.pt dit-xl-2 --set num_heads=16"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a .pt, .pth, .bin or .safetensors file, or a folder of diffusers")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write config.json and model.safetensors to")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="JSON object of config keys that go before what the file says")
+    parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="the same one by one, before both")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    add_dtype(parser)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """key=value, the value in JSON or else a plain word."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"--set: expected KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def run(args: argparse.Namespace) -> None:
+    from .. import importers
+
+    there = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if (args.out / name).exists()]
+    if there and not args.overwrite:
+        raise FileExistsError(f"{args.out / there[0]} is there already; --overwrite replaces it")
+    settings = read_json(args.config) if args.config else {}
+    model = importers.load(args.source, settings | dict(map(setting, args.set)), args.dtype)
+    model.save_pretrained(args.out)
+    print(f"{args.out}: {model}")

@@ -1,0 +1,28 @@
+"""decode latents to pictures
+
+Takes what `textok encode` or `sample` wrote, or arrays [n,N,d]; writes PNG files, WebDataset shards, or one samples.npz as
+ADM's evaluators take it. A run that was killed goes on when it is run again.
+"""
+
+import argparse
+
+from .arguments import add_embeddings, add_run, run_options
+
+EXAMPLE = "textok decode emoji-textok latents --embeddings captions --out pictures"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a TexTok's folder, or a bundled name")
+    parser.add_argument("latents", nargs="+", help="folders of latents, their shards, .npy or .npz")
+    add_embeddings(parser)
+    parser.add_argument(
+        "--format", choices=("png", "shards", "npz"), default="png", help="of the pictures (default: %(default)s)"
+    )
+    add_run(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from .. import data
+
+    chosen = {name: getattr(args, name) for name in ("embeddings", "field", "format")}
+    print(data.decode(args.model, args.latents, **chosen, **run_options(args)))

@@ -1,0 +1,155 @@
+"""turn captions into an embedding store
+
+Reads captions from WebDataset shards, folders, .jsonl, .csv, .tsv and .txt files, or - (a line each from standard input), embeds those
+that the store has not yet, and keeps the last hidden state of every token. A SOURCE that is itself a store is merged in. Killed at any
+moment and run again it goes on; several may write one store at once and share the work. What is left out is named in
+STORE/skips.jsonl.
+
+Encoders: t5-v1_1-SIZE and flan-t5-SIZE (small, base, large, xl, xxl), t5-SIZE (small, base, large, 3b, 11b), any owner/model of the hub, a
+folder; downloaded when they are not here, unless HF_HUB_OFFLINE is set. TexTok's paper has t5-v1_1-xl at 256 and t5-v1_1-xxl at 512
+pixels. minilm (the default) is a stand-in that needs no download; the bundled models are made for it.
+
+Captions for data that has none: --template name, short or long, or text with fields of the metadata in braces. Or have a
+vision-language model write them to files beside the pictures; examples/README.md has a prompt.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .arguments import add_threads, integer
+
+EXAMPLE = """textok embed shards/ --field caption_long --out store
+         textok embed photos/ --template "a photo of a {name}" --out store --captions my-pipeline/captions --per-class 4"""
+EXTRA = "text"
+DTYPES = ("float16", "bfloat16", "int8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where captions are; - is standard input")
+    parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="the store, made where it is missing")
+    parser.add_argument("--encoder", default="minilm", help="see above (default: %(default)s)")
+    parser.add_argument("--field", help="the field of the metadata that is the caption (default: caption)")
+    parser.add_argument("--template", help="make captions from the metadata: name, short, long, or text with {name}")
+    parser.add_argument("--max-tokens", type=integer(2, 1 << 16), default=128, help="longer captions are cut (default: %(default)s)")
+    parser.add_argument("--no-end-token", action="store_true", help="without the end token that the encoder was trained with")
+    parser.add_argument("--dtype", choices=DTYPES, default="float16", help="stored as (default: %(default)s)")
+    parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32", help="of the encoder (default: %(default)s)")
+    parser.add_argument("--batch-size", type=integer(1, 4096), default=32, help="captions at a time (default: %(default)s)")
+    add_threads(parser)
+    parser.add_argument("--captions", type=Path, metavar="FOLDER", help="write a pipeline's captions folder too, from captions with a label")
+    parser.add_argument("--per-class", type=integer(1, 1 << 30), metavar="N", help="take only the first N captions of each label")
+    parser.add_argument("--verify", action="store_true", help="read the whole store again afterwards and check it")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..embeddings import STORE_FILE, EmbeddingStore
+
+    if not args.sources and not args.verify:
+        raise ValueError("expected a SOURCE to embed, or --verify to check a store; got neither")
+    if args.field and args.template:
+        raise ValueError("expected --field or --template, got both; a template makes captions from other fields")
+    progress = sys.stderr.isatty()
+    stores = [EmbeddingStore.open(source) for source in args.sources if (Path(source) / STORE_FILE).is_file()]
+    sources = [source for source in args.sources if not (Path(source) / STORE_FILE).is_file()]
+    chosen = _Chosen(args, sources)
+    if sources:
+        store = _embed(args, chosen, progress)
+    elif stores:
+        store = EmbeddingStore.create(args.out, stores[0].encoder, stores[0].text_dim, stores[0].dtype)
+    else:
+        store = EmbeddingStore.open(args.out)
+    if stores:
+        print(f"merged: {store.merge(*stores, progress=progress):,} captions of {sum(map(len, stores)):,} were new")
+    if args.captions:
+        chosen.save(store)
+    print(store)
+    if args.verify:
+        _verify(store, progress)
+
+
+class _Chosen:
+    """The captions to embed, as they are read; what is left out; and, for a captions folder, whose they are."""
+
+    def __init__(self, args: argparse.Namespace, sources: list[str]) -> None:
+        self.args, self.sources = args, sources
+        self.skips: list[Any] = []
+        self.records: dict[tuple[int, str], dict[str, Any]] = {}
+        self._of_label: dict[int, int] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        from ..captions import fill_template
+        from ..data import Skip, read_samples
+
+        by_label = self.args.captions is not None or self.args.per_class is not None
+        need = (() if self.args.template else ("caption",)) + (("label",) if by_label else ())
+        field = self.args.field or "caption"
+        for sample in read_samples(self.sources, need=need, field=field, skips=self.skips):
+            template = self.args.template
+            caption = fill_template(template, sample.metadata) if template else sample.caption(field)
+            if caption is None:
+                reason = f"the metadata has nothing for a field of the template; it has {', '.join(sample.metadata) or 'none'}"
+                self.skips.append(Skip(sample.key, sample.source, reason, sample.position))
+            elif not by_label or self._take(caption, sample):
+                yield caption
+
+    def _take(self, caption: str, sample: Any) -> bool:
+        label = sample.metadata["label"]
+        if (label, caption) in self.records:
+            return False
+        if self.args.per_class is not None and self._of_label.get(label, 0) >= self.args.per_class:
+            return False
+        self._of_label[label] = self._of_label.get(label, 0) + 1
+        names = {key: sample.metadata[key] for key in ("name", "class_name", "label_name") if key in sample.metadata}
+        self.records[label, caption] = {"label": label, **names, "caption": caption, "key": sample.key}
+        return True
+
+    def save(self, store: Any) -> None:
+        from ..captions import CaptionStore
+
+        if not self.records:
+            raise ValueError(f"{self.args.captions}: expected captions with labels to write, got none")
+        captions = CaptionStore.from_embeddings([self.records[key] for key in sorted(self.records, key=lambda key: key[0])], store)
+        captions.save(self.args.captions)
+        print(f"{self.args.captions}: {captions}")
+
+
+def _embed(args: argparse.Namespace, chosen: _Chosen, progress: bool) -> Any:
+    from ..embeddings import EmbeddingStore
+    from ..text_encoders import STAND_IN, load_encoder
+    from ..weights import replacing
+
+    encoder = load_encoder(
+        args.encoder, args.max_tokens, end_token=not args.no_end_token, compute=args.compute, threads=args.threads
+    )
+    store = EmbeddingStore.create(args.out, encoder.described, encoder.text_dim, args.dtype)
+    done = store.embed(chosen, encoder, args.batch_size, progress)
+    if args.encoder == STAND_IN:
+        print(f"{STAND_IN} stands in for T5, which TexTok's paper uses")
+    rate = f", {done.embedded / done.seconds:.1f} a second" if done.embedded and done.seconds else ""
+    print(
+        f"{done.read:,} captions read: {done.embedded:,} embedded in {done.seconds:.1f} s{rate}; "
+        f"{done.read - done.embedded:,} repeated or there already"
+    )
+    if done.truncated:
+        print(f"{done.truncated:,} were longer than {args.max_tokens} tokens, up to {done.longest}, and are cut")
+    if chosen.skips:
+        path = args.out / "skips.jsonl"
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(skip._asdict(), ensure_ascii=False) + "\n" for skip in chosen.skips))
+        first = chosen.skips[0]
+        print(f"{len(chosen.skips):,} skipped, named in {path}; the first: {first.source} {first.key}: {first.reason}")
+    return store
+
+
+def _verify(store: Any, progress: bool) -> None:
+    found = store.verify(progress)
+    for problem in found.problems[:20]:
+        print(problem)
+    left = f", {found.torn_bytes + found.unused_bytes:,} bytes left by writers that were killed" if found.torn_bytes + found.unused_bytes else ""
+    print(f"verified: {found.captions - len(found.problems):,} of {found.captions:,} records are good, {found.repeated:,} repeated{left}")
+    if not found.ok:
+        raise ValueError(f"{store.path}: {len(found.problems):,} damaged records; delete their segment's files and run again to make them anew")

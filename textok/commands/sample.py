@@ -1,0 +1,57 @@
+"""sample pictures by the thousands
+
+From a pipeline's classes or from captions; writes PNG files, WebDataset shards, or one samples.npz as ADM's evaluators take it.
+A DiT alone writes latents. Picture k depends on the seed, k and its label or caption only, whatever the machines, processes and
+restarts.
+"""
+
+import argparse
+
+from ..noise import MAX_SEED
+from ..schedules import SOLVERS
+from .arguments import add_embeddings, add_run, integer, run_options
+
+EXAMPLE = "textok sample emoji --num 50000 --seed 0 --guidance-scale 2 --out samples --format npz"
+
+
+def _labels(text: str) -> list[int]:
+    try:
+        return [int(label) for label in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected classes with commas between, got {text!r}") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a pipeline's or a DiT's folder, or a bundled name")
+    parser.add_argument("--num", type=integer(1, 1 << 30), required=True, help="how many")
+    parser.add_argument("--labels", type=_labels, metavar="3,7,...", help="classes, taken in turn (default: all)")
+    parser.add_argument(
+        "--captions", nargs="+", metavar="SOURCE", help="what has the captions, taken in turn (default: all embeddings)"
+    )
+    add_embeddings(parser)
+    parser.add_argument("--seed", type=integer(0, MAX_SEED), default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=integer(1, 100000), default=50, help="evaluations of the network (default: %(default)s)"
+    )
+    parser.add_argument("--solver", choices=SOLVERS, default="dpmsolver++", help="(default: %(default)s)")
+    parser.add_argument(
+        "--guidance-scale", type=float, default=1.0, help="of classifier-free guidance; 1: none (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="the train timesteps outside which there is no guidance",
+    )
+    parser.add_argument("--format", choices=("png", "shards", "npz"), help="(default: png; of latents: shards)")
+    add_run(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from .. import data
+
+    names = ("labels", "captions", "embeddings", "field", "seed", "steps", "solver", "guidance_scale", "format")
+    interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
+    chosen = {name: getattr(args, name) for name in names} | {"guidance_interval": interval}
+    print(data.sample(args.model, args.num, **chosen, **run_options(args)))

@@ -1,0 +1,193 @@
+"""The forms in which a job's parts come: shards of any files, folders of PNG, and raw pictures for ADM's one file.
+
+A writer takes samples and, at `close`, syncs and renames what it wrote and says what there is: the fields of the part's record
+that `verify_part` later checks.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from .rows import write_adm
+from .shards import TarWriter
+
+SAMPLES_FILE = "samples.npz"
+RAW = "raw"  # the "extension" of a picture uint8 [S,S,3], C order
+
+
+class PartWriter(Protocol):
+    name: str
+
+    def __init__(self, out: Path, work: Path, name: str) -> None: ...
+    def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None: ...
+    def close(self) -> dict[str, Any]: ...
+    def abandon(self) -> None: ...
+
+
+class ShardPart:
+    """NAME.tar."""
+
+    def __init__(self, out: Path, work: Path, name: str) -> None:
+        self.name = name
+        self._path, self._part = out / f"{name}.tar", work / f"{name}.tar.part"
+        self._writer = TarWriter(self._part)
+        self._samples = 0
+
+    def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
+        self._writer.add(
+            key, {**files, "json": json.dumps(metadata, ensure_ascii=False).encode()} if "json" not in files else files
+        )
+        self._samples += 1
+
+    def close(self) -> dict[str, Any]:
+        self._writer.close()
+        self._part.replace(self._path)
+        return {"samples": self._samples, "file": self._path.name, "bytes": self._writer.bytes, "sha256": self._writer.sha256}
+
+    def abandon(self) -> None:
+        self._writer.abandon()
+        self._part.unlink(missing_ok=True)
+
+
+class PngPart:
+    """KEY.png, a file a sample; one checksum over all of a part's."""
+
+    def __init__(self, out: Path, work: Path, name: str) -> None:
+        self.name, self._out, self._part = name, out, work / f"{name}.png.part"
+        self._rows: list[tuple[str, dict[str, Any]]] = []
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+
+    def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
+        path = self._out / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._part.write_bytes(files["png"])
+        self._part.replace(path)
+        self._rows.append((key, dict(metadata)))
+        self._hash.update(files["png"])
+        self._bytes += len(files["png"])
+
+    def close(self) -> dict[str, Any]:
+        for key, _ in self._rows:
+            _sync(self._out / f"{key}.png")
+        return {"samples": len(self._rows), "bytes": self._bytes, "sha256": self._hash.hexdigest(), "rows": self._rows}
+
+    def abandon(self) -> None:
+        self._part.unlink(missing_ok=True)
+
+
+class RawPart:
+    """Pictures one after another, which `write_samples` makes one file of."""
+
+    def __init__(self, out: Path, work: Path, name: str) -> None:
+        self.name, self._work = name, work
+        self._part, self._path = work / f"{name}.raw.part", work / f"{name}.raw"
+        self._file = self._part.open("wb")
+        self._rows: list[tuple[str, dict[str, Any]]] = []
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+
+    def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
+        self._file.write(files[RAW])
+        self._hash.update(files[RAW])
+        self._bytes += len(files[RAW])
+        self._rows.append((key, dict(metadata)))
+
+    def close(self) -> dict[str, Any]:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self._path)
+        file = f"{self._work.name}/{self._path.name}"
+        return {
+            "samples": len(self._rows),
+            "file": file,
+            "bytes": self._bytes,
+            "sha256": self._hash.hexdigest(),
+            "rows": self._rows,
+        }
+
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+KINDS: dict[str, type[PartWriter]] = {"shards": ShardPart, "png": PngPart, "npz": RawPart}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(out: Path, record: Mapping[str, Any]) -> list[Path]:
+    return [out / record["file"]] if "file" in record else [out / f"{key}.png" for key, _ in record.get("rows", ())]
+
+
+def verify_part(out: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a record's files are there, to the byte."""
+    digest, count = hashlib.sha256(), 0
+    if "sha256" not in record:
+        return False
+    try:
+        for path in _files(out, record):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+                    count += len(block)
+    except OSError:
+        return False
+    return count == record["bytes"] and digest.hexdigest() == record["sha256"]
+
+
+def remove_part(out: Path, record: Mapping[str, Any]) -> None:
+    for path in _files(out, record):
+        path.unlink(missing_ok=True)
+
+
+def write_metadata(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """metadata.jsonl of a folder of pictures, as HF's imagefolder and `sources` read it."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        for record in records:
+            for key, metadata in record["rows"]:
+                file.write(json.dumps({"file_name": f"{key}.png", **metadata}, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_samples(out: Path, records: Iterable[dict[str, Any]], count: int) -> dict[str, Any]:
+    """ADM's samples.npz of all raw parts; arr_1 where every sample has a label."""
+    parts = list(records)
+    labels = [metadata.get("label") for part in parts for _, metadata in part["rows"]]
+    classes = labels if labels and all(type(label) is int for label in labels) else None
+    write_adm(out / SAMPLES_FILE, _pictures(out, parts), count, classes)
+    with (out / SAMPLES_FILE).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": SAMPLES_FILE, "bytes": (out / SAMPLES_FILE).stat().st_size, "sha256": digest}
+
+
+def _pictures(out: Path, parts: Iterable[Mapping[str, Any]]) -> Iterator[NDArray[np.uint8]]:
+    for part in parts:
+        if not part["samples"]:
+            continue
+        length = part["bytes"] // part["samples"]
+        side = round((length // 3) ** 0.5)
+        if side * side * 3 * part["samples"] != part["bytes"]:
+            raise DataError(f"{out / part['file']}: expected {part['samples']} square pictures, got {part['bytes']} bytes")
+        with (out / part["file"]).open("rb") as file:
+            for _ in range(part["samples"]):
+                yield np.frombuffer(file.read(length), np.uint8).reshape(side, side, 3)

@@ -1,0 +1,160 @@
+"""NumPy's files a row at a time: arrays that need not fit into memory, and ADM's sample files.
+
+    open_rows      the rows of an .npy or .npz file
+    write_adm      pictures and labels as the .npz that ADM's and its successors' evaluators take
+    read_adm       the whole of one
+
+An .npz of ADM's has `arr_0`, pictures uint8 [n,S,S,3], and for classes `arr_1`, labels int64 [n].
+"""
+
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import arrays
+from ..errors import DataError
+from ..weights import replacing
+
+
+class open_rows:
+    """The rows of the array in an .npy file, or of the first in an .npz, one at a time and never all in memory.
+
+    Attributes: `shape`, `dtype`, and `labels`, int [n] or None. A context manager.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], names: Iterable[str] = ("arr_0", "images", "samples")) -> None:
+        self.path = Path(path)
+        self.labels: NDArray[Any] | None = None
+        self._zip: zipfile.ZipFile | None = None
+        try:
+            if self.path.suffix.lower() == ".npz":
+                self._zip = zipfile.ZipFile(self.path)
+                there = [name.removesuffix(".npy") for name in self._zip.namelist()]
+                member = next((name for name in names if name in there), None)
+                if member is None:
+                    raise DataError(f"{path}: expected an array {' or '.join(names)}, got {', '.join(there) or 'none'}")
+                self._file: Any = self._zip.open(f"{member}.npy")
+            else:
+                self._file = self.path.open("rb")
+            self.shape, fortran, self.dtype = _npy_header(self._file)
+            self._first = self._file.tell()
+            if fortran or self.dtype.hasobject or len(self.shape) < 1:
+                raise ValueError(f"expected rows of numbers in C order, got {self.dtype} {list(self.shape)}")
+            if self._zip is not None:
+                self.labels = self._labels(there)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as problem:
+            self.close()
+            if isinstance(problem, DataError | FileNotFoundError):
+                raise
+            raise DataError(f"{path}: not a NumPy file that can be read: {problem}") from None
+
+    def _labels(self, there: list[str]) -> NDArray[Any] | None:
+        name = next((name for name in ("arr_1", "labels") if name in there), None)
+        if name is None or self._zip is None:
+            return None
+        with self._zip.open(f"{name}.npy") as file:
+            labels = np.lib.format.read_array(file, allow_pickle=False)
+        if labels.dtype.kind not in "iu" or labels.shape != self.shape[:1]:
+            raise ValueError(f"{name}: expected integers [{self.shape[0]}], got {labels.dtype} {list(labels.shape)}")
+        return labels
+
+    def read(self, start: int = 0) -> Iterator[NDArray[Any]]:
+        row_bytes = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
+        self._file.seek(self._first + start * row_bytes)
+        for index in range(start, self.shape[0]):
+            data = self._file.read(row_bytes)
+            if len(data) != row_bytes:
+                raise DataError(f"{self.path}: the file ends in row {index} of {self.shape[0]}")
+            yield np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+
+    def close(self) -> None:
+        for file in (getattr(self, "_file", None), self._zip):
+            if file is not None:
+                file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def write_adm(path: str | os.PathLike[str], pictures: Iterable[Any], count: int, labels: Sequence[int] | None = None) -> None:
+    """Write ADM's sample file: `arr_0` uint8 [count,S,S,3] and, with `labels`, `arr_1` int64 [count].
+
+    Parameters
+    ----------
+    pictures
+        `count` arrays uint8 [S,S,3], taken one at a time; an array [count,S,S,3] will do.
+
+    Raises
+    ------
+    ValueError
+        Pictures of another type, shape or number than was said.
+
+    Notes
+    -----
+    The file appears whole or not at all, with the same bytes for the same pictures. It is not compressed, as `np.savez`'s.
+
+    Examples
+    --------
+    >>> write_adm("samples.npz", pipe(labels=[3, 7]).images, 2, [3, 7])  # doctest: +SKIP
+    """
+    count = arrays.whole(count, "count", 0, arrays.MAX_BATCH)
+    classes = (
+        None if labels is None else arrays.integers(labels, "labels", count, 0, 2**31 - 1, "a class a picture").astype(np.int64)
+    )
+    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+        _write_member(archive, "arr_0", pictures, count, np.dtype(np.uint8))
+        if classes is not None:
+            _write_member(archive, "arr_1", classes, count, np.dtype(np.int64))
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, rows: Iterable[Any], count: int, dtype: np.dtype[Any]) -> None:
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:  # a ZipInfo's date is 1980, always
+        shape = None
+        number = 0
+        for number, row in enumerate(rows, 1):
+            array = arrays.view(row, f"pictures[{number - 1}]")
+            if shape is None:
+                shape = array.shape
+                _write_header(file, (count, *shape), dtype)
+            if array.dtype != dtype or array.shape != shape or (dtype == np.uint8 and (len(shape) != 3 or shape[2] != 3)):
+                expected = f"[{', '.join(map(str, shape))}]" if len(shape) == 3 else "[S, S, 3]"
+                raise ValueError(f"pictures[{number - 1}]: expected {dtype} {expected}, got {arrays.describe(array)}")
+            file.write(np.ascontiguousarray(array).data)
+        if number != count:
+            raise ValueError(f"pictures: expected {count} of them, got {number}")
+        if shape is None:
+            _write_header(file, (0,) if dtype != np.uint8 else (0, 0, 0, 3), dtype)
+
+
+def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, description)
+
+
+def read_adm(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    """Pictures uint8 [n,S,S,3] and labels int64 [n], None where there are none, of a sample file; all in memory.
+
+    `read_samples` reads the same file a picture at a time.
+    """
+    with open_rows(path) as rows:
+        if rows.dtype != np.uint8 or len(rows.shape) != 4 or rows.shape[3] != 3:
+            raise DataError(f"{path}: expected pictures uint8 [n, S, S, 3], got {rows.dtype} {list(rows.shape)}")
+        pictures = np.empty(rows.shape, np.uint8)
+        for place, picture in enumerate(rows.read()):
+            pictures[place] = picture
+        return pictures, None if rows.labels is None else rows.labels.astype(np.int64)

@@ -1,0 +1,576 @@
+"""Evaluations of whole sets of pictures: sources in, numbers and a result file out. `textok eval` is this with arguments.
+
+    Evaluation(...).reconstruction(sets, reference)   PSNR, SSIM, a perceptual distance, and rFID, rIS, rKID
+    Evaluation(...).samples(sets, reference)          FID, KID, precision, recall, IS
+    Evaluation(...).text(sets)                        CLIP score
+
+A set is anything `textok.data.read_samples` reads. Every number that comes from a network is called by it, `fid@efficientnet-lite0`, so that
+a stand-in's is never taken for Inception-v3's. The reference is always cropped as `textok.preprocess` does it, to the size of the sets.
+
+A result is a folder: `result.json` (numbers, and all that they depend on), `pictures.npz` (each picture's numbers, and examples to look at) and
+`cache` (what the networks computed, so that a second run completes a first).
+"""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..errors import DataError
+from ..model import progress_bar
+from ..weights import read_json, replacing, write_json
+from .cache import Arrays, Cache
+from .distances import (
+    clip_score,
+    inception_score,
+    kernel_distance,
+    kernel_distance_subsets,
+    kernel_mean,
+    precision_recall,
+)
+from .networks import FeatureNetwork
+from .pictures import SSIM_SETTINGS, psnr, ssim
+from .statistics import Statistics
+
+U8 = NDArray[np.uint8]
+F64 = NDArray[np.float64]
+
+FORMAT = 1
+RESULT_FILE, PICTURES_FILE, CACHE_FOLDER = "result.json", "pictures.npz", "cache"
+PART = 256  # pictures in memory at a time
+EXAMPLES = 8  # of each kind: evenly spread, worst, best
+SPLITS = 10
+NEIGHBOURS = 3
+SUBSETS, SUBSET_SIZE = 100, 1000
+CROP = "ADM centre crop (textok.preprocess)"
+LIBRARIES = ("numpy", "pillow", "scikit-image", "torch", "onnxruntime", "transformers", "efficientnet_lite_pytorch")
+
+
+class Part(NamedTuple):
+    """Some pictures of a set, uint8 [b,S,S,3], with their keys and captions ("" where there is none)."""
+
+    keys: list[str]
+    pictures: U8
+    captions: list[str]
+
+
+class PictureSet:
+    """Pictures of any source, part by part.
+
+    Parameters
+    ----------
+    source
+        What `textok.data.read_samples` takes.
+    size
+        Pixels a side. With `crop` pictures are cropped to it, else they must have it. None takes the first picture's.
+    caption
+        The metadata's field that is the caption.
+
+    Attributes
+    ----------
+    count, skips, unpaired
+        Of the last reading: pictures, what could not be read, originals that no picture belongs to.
+    """
+
+    def __init__(self, source: Any, size: int | None = None, crop: bool = False, caption: str = "caption") -> None:
+        self.source, self.size, self.crop, self.caption = source, size, crop, caption
+        self.count, self.skips, self.unpaired = 0, [], 0
+
+    def __iter__(self) -> Iterator[Part]:
+        from ..data.sources import read_samples
+
+        self.count, self.skips = 0, []
+        part = Part([], np.empty(0, np.uint8), [])
+        pictures: list[U8] = []
+        for sample in read_samples(self.source, need=("picture",), skips=self.skips):
+            pictures.append(self._picture(sample))
+            part.keys.append(sample.key)
+            part.captions.append(sample.caption(self.caption) or "")
+            self.count += 1
+            if len(pictures) == PART:
+                yield part._replace(pictures=np.stack(pictures))
+                part, pictures = Part([], np.empty(0, np.uint8), []), []
+        if pictures:
+            yield part._replace(pictures=np.stack(pictures))
+        if not self.count:
+            why = f"; {self.skips[0].source}: {self.skips[0].reason}" if self.skips else ""
+            raise DataError(f"{self.source}: expected pictures, found none{why}")
+
+    def _picture(self, sample: Any) -> U8:
+        from ..data.tasks import decode_picture
+
+        height, width = _extent(sample)
+        if self.size is None:
+            self.size = height
+        if not self.crop and (height, width) != (self.size, self.size):
+            raise DataError(
+                f"{sample.source}: {sample.key}: expected {self.size} x {self.size} pixels as the first, got {height} x {width}"
+            )
+        return decode_picture(sample.picture, self.size, sample.key)
+
+    def __repr__(self) -> str:
+        return f"PictureSet({self.source!r}, {self.size or 'any'} pixels)"
+
+
+def _extent(sample: Any) -> tuple[int, int]:
+    """Height and width of a picture that is not decoded."""
+    if not isinstance(sample.picture, bytes):
+        return tuple(sample.picture.shape[:2])
+    import io
+
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(sample.picture)) as picture:
+            return picture.size[1], picture.size[0]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise DataError(f"{sample.source}: {sample.key}: expected a picture that Pillow can read, got: {problem}") from None
+
+
+def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]:
+    """Parts of a set, each with the originals of the same keys.
+
+    The parts get the originals' keys. Both sides are read once, in their order; originals without a picture are passed over and counted in `originals.unpaired`. Where the
+    keys of the two never meet because one side is an array, which has none, pictures are paired by place.
+    """
+    stream = _singles(originals)
+    originals.unpaired = 0
+    by_place: bool | None = None
+    for part in made:
+        chosen, keys = [], []
+        for key in part.keys:
+            pair = next(stream, None)
+            if by_place is None and pair is not None:
+                by_place = _is_array(made.source) or _is_array(originals.source)
+            while pair is not None and not by_place and _name(pair[0]) != _name(key):
+                originals.unpaired += 1
+                pair = next(stream, None)
+            if pair is None:
+                raise DataError(
+                    f"{made.source}: {key}: expected an original of this key in {originals.source}, in the same order, found none"
+                )
+            keys.append(pair[0])
+            chosen.append(pair[1])
+        yield part._replace(keys=keys), np.stack(chosen)
+    left = sum(1 for _ in stream)
+    if by_place and left:
+        raise DataError(f"{made.source}: expected as many pictures as {originals.source}, got {left} fewer")
+    originals.unpaired += left
+
+
+def _singles(pictures: PictureSet) -> Iterator[tuple[str, U8]]:
+    for part in pictures:
+        yield from zip(part.keys, part.pictures)
+
+
+def _is_array(source: Any) -> bool:
+    return str(source).lower().endswith((".npz", ".npy"))
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+@dataclass
+class Evaluation:
+    """What evaluations have in common.
+
+    Parameters
+    ----------
+    out
+        Folder of the result.
+    network
+        Where features and probabilities come from; None leaves what needs them out.
+    perceptual, perceptual_name
+        A function of pictures and originals that gives a distance of each pair, and its name.
+    size
+        Pixels a side; None takes the first set's.
+    seed
+        Of the inception score's shuffle and KID's subsets.
+    notes
+        What is to be known of each set beside its source: steps, tokens, seconds, ...
+    """
+
+    out: Path
+    network: FeatureNetwork | None = None
+    perceptual: Any = None
+    perceptual_name: str = ""
+    size: int | None = None
+    seed: int = 0
+    caption: str = "caption"
+    notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    progress: bool = False
+    use_cache: bool = True
+
+    def __post_init__(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.cache = Cache(self.out / CACHE_FOLDER if self.use_cache else None)
+
+    # ---- the three evaluations ----
+
+    def reconstruction(self, sets: Mapping[str, Any], reference: Any) -> dict[str, Any]:
+        """How close each set is to the originals, picture by picture and as a whole; returns the result, which is also written."""
+        rows, values, real, first_keys, originals = [], {}, None, None, None
+        for name, source in sets.items():
+            made = PictureSet(source, self.size, caption=self.caption)
+            originals = self._reference(reference, made)
+            scores: dict[str, list[F64]] = {}
+            kept, kept_real, keys = _Features(self.network), _Features(self.network), []
+            with progress_bar(self.progress, 0, f"picture of {name}") as bar:
+                for part, wanted in paired(made, originals):
+                    for key, value in self._pair_scores(part.pictures, wanted).items():
+                        scores.setdefault(key, []).append(value)
+                    kept.add(self._features(part.pictures))
+                    kept_real.add(self._features(wanted))
+                    keys += part.keys
+                    bar.update(len(part.keys))
+            joined = {key: np.concatenate(value) for key, value in scores.items()}
+            metrics: dict[str, Any] = {key: _mean(value) for key, value in joined.items()}
+            if self.network is not None:
+                if real is None or first_keys != keys:
+                    real = _Real(kept_real.features, kept_real.probabilities)
+                metrics |= self._set_metrics(kept, real, "r")
+            values |= {f"{name}/{key}": value for key, value in joined.items()}
+            if first_keys is None:
+                first_keys = keys
+            elif list(map(_name, first_keys)) != list(map(_name, keys)):
+                raise DataError(f"{source}: expected the same pictures as in the first set, so that the two compare")
+            unpaired = {"originals_without_picture": originals.unpaired}
+            rows.append(self._row(name, made, metrics) | unpaired)
+        settings = {"psnr": "mean over pictures, data range 255", "ssim": "Wang et al. 2004: " + _words(SSIM_SETTINGS)}
+        self._write_pictures(sets, reference, first_keys or [], values, rows[0]["count"])
+        return self._write("reconstruction", rows, self._about(originals), settings)
+
+    def samples(self, sets: Mapping[str, Any], reference: Any) -> dict[str, Any]:
+        """How close the distribution of each set is to that of the reference: pictures, or a file of statistics."""
+        network = self._needed("samples")
+        rows, real, originals = [], None, None
+        for name, source in sets.items():
+            made = PictureSet(source, self.size, caption=self.caption)
+            kept = self._all_features(made, name)
+            if real is None:
+                if is_statistics(reference):
+                    real = _Real(statistics=Statistics.load(reference))
+                    if len(real.statistics.mean) != kept.features.shape[1]:
+                        width = len(real.statistics.mean)
+                        raise DataError(
+                            f"{reference}: expected statistics of {kept.features.shape[1]} features of {network.name}, got {width}"
+                        )
+                else:
+                    originals = self._reference(reference, made)
+                    of_reference = self._all_features(originals, "the reference")
+                    real = _Real(of_reference.features, of_reference.probabilities)
+            rows.append(self._row(name, made, self._set_metrics(kept, real)))
+        about = (
+            {"source": str(reference), "count": real.statistics.count} if originals is None and real else self._about(originals)
+        )
+        self._write_pictures(sets, None, [], {}, min(row["count"] for row in rows))
+        return self._write("samples", rows, about, {})
+
+    def text(self, sets: Mapping[str, Any]) -> dict[str, Any]:
+        """How well each set fits its own captions, by CLIP."""
+        network: Any = self._needed("text")
+        if not hasattr(network, "embed_texts"):
+            raise ValueError(f"network: expected a transformers folder of CLIP for captions, got {network.name}")
+        rows, values = [], {}
+        for name, source in sets.items():
+            made, scores, network.truncated = PictureSet(source, self.size, caption=self.caption), [], 0
+            with progress_bar(self.progress, 0, f"picture of {name}") as bar:
+                for part in made:
+                    missing = [key for key, caption in zip(part.keys, part.captions) if not caption]
+                    if missing:
+                        raise DataError(f"{source}: {missing[0]}: expected a caption in the field {self.caption!r}, got none")
+                    scores.append(clip_score(self._features(part.pictures)["features"], network.embed_texts(part.captions)))
+                    bar.update(len(part.keys))
+            score = f"clip_score@{network.name}"
+            values[f"{name}/{score}"] = np.concatenate(scores)
+            rows.append(
+                self._row(name, made, {score: _mean(values[f"{name}/{score}"])}) | {"captions_truncated": network.truncated}
+            )
+        self._write_pictures(sets, None, [], values, min(row["count"] for row in rows))
+        return self._write("text", rows, None, {"clip_score": "100 max(0, cosine), mean over pairs"})
+
+    # ---- parts of them ----
+
+    def _needed(self, kind: str) -> FeatureNetwork:
+        if self.network is None:
+            raise ValueError(f"network: expected one for an evaluation of {kind}, got none")
+        return self.network
+
+    def _reference(self, source: Any, made: PictureSet) -> PictureSet:
+        if is_statistics(source):
+            raise DataError(f"{source}: expected the original pictures, got statistics; only samples compare with those")
+        if made.size is None:
+            with closing(iter(made)) as parts:  # the size is the first picture's
+                next(parts)
+        return PictureSet(source, made.size, crop=True, caption=self.caption)
+
+    def _features(self, pictures: U8) -> Arrays:
+        network = self.network
+        if network is None:
+            return {}
+
+        def compute() -> Arrays:
+            out = network(pictures)
+            return {"features": out.features} | ({} if out.probabilities is None else {"probabilities": out.probabilities})
+
+        return self.cache.get(f"features {network.fingerprint}", [pictures], compute)
+
+    def _all_features(self, pictures: PictureSet, name: str) -> "_Features":
+        kept = _Features(self.network)
+        with progress_bar(self.progress, 0, f"picture of {name}") as bar:
+            for part in pictures:
+                kept.add(self._features(part.pictures))
+                bar.update(len(part.keys))
+        return kept
+
+    def _pair_scores(self, pictures: U8, originals: U8) -> dict[str, F64]:
+        def compute() -> Arrays:
+            scores: Arrays = {"psnr": psnr(pictures, originals), "ssim": ssim(pictures, originals)}
+            if self.perceptual is not None:
+                scores[self.perceptual_name] = self.perceptual(pictures, originals)
+            return scores
+
+        return self.cache.get(f"pairs 1 {SSIM_SETTINGS} {self.perceptual_name}", [pictures, originals], compute)
+
+    def _set_metrics(self, made: "_Features", real: "_Real", prefix: str = "") -> dict[str, Any]:
+        assert self.network is not None
+        at = f"@{self.network.name}"
+        result: dict[str, Any] = {f"{prefix}fid{at}": Statistics.of([made.features]).distance(real.statistics)}
+        if real.features is not None:
+            result[f"{prefix}kid{at}"] = kernel_distance(made.features, real.features, reference_mean=real.mean_kernel)
+            if min(len(made.features), len(real.features)) >= SUBSET_SIZE:
+                pair = kernel_distance_subsets(
+                    made.features, real.features, subsets=SUBSETS, subset_size=SUBSET_SIZE, seed=self.seed
+                )
+                result |= dict(zip((f"{prefix}kid_subsets{at}", f"{prefix}kid_subsets_deviation{at}"), pair))
+            if not prefix and min(len(made.features), len(real.features)) > NEIGHBOURS:
+                pair = precision_recall(made.features, real.features, NEIGHBOURS)
+                result |= dict(zip((f"precision{at}", f"recall{at}"), pair))
+        if made.probabilities is not None:
+            splits = min(SPLITS, len(made.probabilities))
+            pair = inception_score(made.probabilities, splits, self.seed)
+            result |= dict(zip((f"{prefix}is{at}", f"{prefix}is_deviation{at}"), pair))
+        return result
+
+    def _row(self, name: str, made: PictureSet, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "source": str(made.source),
+            "count": made.count,
+            "size": made.size,
+            "skipped": [skip._asdict() for skip in made.skips],
+            "settings": made_with(made.source) | dict(self.notes.get(name, {})),
+            "metrics": dict(metrics),
+        }
+
+    def _about(self, originals: PictureSet | None) -> dict[str, Any] | None:
+        if originals is None:
+            return None
+        about = {"source": str(originals.source), "count": originals.count, "preprocessing": f"{CROP} to {originals.size}"}
+        return about | {"skipped": [skip._asdict() for skip in originals.skips]}
+
+    def _write(
+        self, kind: str, rows: list[dict[str, Any]], reference: dict[str, Any] | None, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        if self.perceptual is not None:
+            settings = settings | {"perceptual": self.perceptual_name}
+        network = None if self.network is None else self.network.describe()
+        return result_file(
+            self.out / RESULT_FILE, kind, rows, network=network, reference=reference, settings=settings, seed=self.seed
+        )
+
+    def _write_pictures(
+        self, sets: Mapping[str, Any], reference: Any, keys: Sequence[str], values: Mapping[str, F64], count: int
+    ) -> None:
+        """Each picture's numbers; and examples: evenly spread, and where the first set is worst and best."""
+        arrays: dict[str, NDArray[Any]] = {f"value/{name}": value for name, value in values.items()}
+        if keys:
+            arrays["keys"] = np.array(keys)
+        chosen: dict[str, list[int]] = {"spread": np.unique(np.linspace(0, count - 1, EXAMPLES).round().astype(int)).tolist()}
+        order = next(
+            (np.argsort(value[:count]) for name, value in values.items() if "psnr" in name or "clip_score" in name), None
+        )
+        if order is not None:
+            chosen |= {"worst": order[:EXAMPLES].tolist(), "best": order[::-1][:EXAMPLES].tolist()}
+        places = sorted({place for group in chosen.values() for place in group})
+        for name, source in sets.items():
+            found = _chosen(PictureSet(source, self.size, caption=self.caption), places)
+            arrays[f"set/{name}"] = np.stack([found[place][1] for place in places])
+            arrays.setdefault("example_keys", np.array([keys[place] if keys else found[place][0] for place in places]))
+            arrays.setdefault("example_captions", np.array([found[place][2] for place in places]))
+        if reference is not None:
+            first = PictureSet(next(iter(sets.values())), self.size, caption=self.caption)
+            originals: dict[int, U8] = {}
+            start = 0
+            for part, wanted in paired(first, self._reference(reference, first)):
+                originals |= {place: wanted[place - start] for place in places if start <= place < start + len(part.keys)}
+                start += len(part.keys)
+            arrays["originals"] = np.stack([originals[place] for place in places])
+        arrays |= {f"places/{group}": np.searchsorted(places, found) for group, found in chosen.items()}
+        with replacing(self.out / PICTURES_FILE) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+
+def _chosen(pictures: PictureSet, places: Sequence[int]) -> dict[int, tuple[str, U8, str]]:
+    found, start = {}, 0
+    for part in pictures:
+        for place in places:
+            if start <= place < start + len(part.keys):
+                found[place] = (part.keys[place - start], part.pictures[place - start], part.captions[place - start])
+        start += len(part.keys)
+        if found.keys() >= set(places):
+            break
+    return found
+
+
+class _Features:
+    """Features and probabilities, gathered part by part."""
+
+    def __init__(self, network: FeatureNetwork | None) -> None:
+        self._parts: list[Arrays] = []
+        self.network = network
+
+    def add(self, part: Arrays) -> None:
+        if part:
+            self._parts.append(part)
+
+    @property
+    def features(self) -> Any:
+        return np.concatenate([part["features"] for part in self._parts])
+
+    @property
+    def probabilities(self) -> Any:
+        if not self._parts or "probabilities" not in self._parts[0]:
+            return None
+        return np.concatenate([part["probabilities"] for part in self._parts])
+
+
+class _Real:
+    """The reference's side of every comparison, computed once."""
+
+    def __init__(self, features: Any = None, probabilities: Any = None, statistics: Statistics | None = None) -> None:
+        self.features, self.probabilities = features, probabilities
+        self.statistics = Statistics.of([features]) if statistics is None else statistics
+        self.mean_kernel = None if features is None or len(features) < 2 else kernel_mean(features)
+
+
+def is_statistics(source: Any) -> bool:
+    """Whether a source is a .npz of mu and sigma, not of pictures."""
+    path = Path(str(source))
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {"mu", "sigma"} <= set(file.files)
+    except (OSError, ValueError):
+        return False
+
+
+def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int | None = None) -> Statistics:
+    """Statistics of pictures (cropped to `size`) and of statistics files together: the parts of shards and machines merged."""
+    total: Statistics | None = None
+    for source in sources:
+        if is_statistics(source):
+            part = Statistics.load(source)
+            if part.count is None:
+                raise DataError(f"{source}: expected statistics with a count, to be merged; this file has none")
+        else:
+            part = Statistics.of(
+                [evaluation._all_features(PictureSet(source, size, crop=size is not None), str(source)).features]
+            )
+        total = part if total is None else total.merge(part)
+    if total is None:
+        raise ValueError("sources: expected at least one, got none")
+    return total
+
+
+def made_with(source: Any) -> dict[str, Any]:
+    """What the folder of `textok sample` or `decode` says of how it was made: solver, steps, guidance, dtype, seed."""
+    path = Path(str(source))
+    index = next((file for file in (path / "index.json", path.parent / "index.json") if file.is_file()), None)
+    if index is None:
+        return {}
+    task = read_json(index, DataError).get("task")
+    names = ("name", "solver", "steps", "guidance_scale", "guidance_interval", "dtype", "seed")
+    return {name: task[name] for name in names if isinstance(task, dict) and task.get(name) is not None}
+
+
+def result_file(
+    path: Path,
+    kind: str,
+    sets: list[dict[str, Any]],
+    *,
+    network: dict[str, Any] | None,
+    reference: dict[str, Any] | None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write a result in the form that `textok report` reads; returns it."""
+    versions = {"textok": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    result = {
+        "format": f"textok-eval {FORMAT}",
+        "kind": kind,
+        "sets": sets,
+        "reference": reference,
+        "network": network,
+        "settings": dict(settings or {})
+        | (
+            {"inception_score_splits": SPLITS, "precision_recall_k": NEIGHBOURS, "kid": "degree 3, gamma 1/d, coef 1"}
+            if network
+            else {}
+        ),
+        "seed": seed,
+        "versions": versions,
+    }
+    write_json(path, result)
+    return result
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The numbers as text: a line a metric, a column a set."""
+    sets = result["sets"]
+    keys = list(dict.fromkeys(key for row in sets for key in row["metrics"] if "_deviation" not in key))
+    width = max(12, *(len(row["name"]) + 2 for row in sets))
+    first = max([*map(len, keys), 8]) + 2
+    lines = [" " * first + "".join(f"{row['name']:>{width}}" for row in sets)]
+    lines.append(f"{'pictures':{first}}" + "".join(f"{row['count']:>{width}}" for row in sets))
+    for key in keys:
+        cells = (f"{row['metrics'][key]:.5g}" if row["metrics"].get(key) is not None else "-" for row in sets)
+        lines.append(f"{key:{first}}" + "".join(f"{cell:>{width}}" for cell in cells))
+    network = result.get("network")
+    if network:
+        note = f", a stand-in for {network['stand_in_for']}" if network.get("stand_in_for") else ""
+        lines.append(f"features: {network['name']}{note}; {network['preprocessing']}")
+    if result.get("reference"):
+        about = result["reference"]
+        lines.append(
+            f"reference: {about['source']}, {about['count']} pictures"
+            + (f", {about['preprocessing']}" if "preprocessing" in about else "")
+        )
+    skipped = sum(len(row.get("skipped", [])) for row in sets)
+    if skipped:
+        lines.append(f"{skipped} pictures could not be read; the result file names them")
+    return "\n".join(lines)
+
+
+def _mean(values: F64) -> float | None:
+    """None where a PSNR is infinite, which JSON has no word for."""
+    mean = float(np.mean(values))
+    return mean if np.isfinite(mean) else None
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())

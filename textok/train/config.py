@@ -1,0 +1,272 @@
+"""Training configs: TOML files whose sections are the dataclasses below, with `key=value` overrides.
+
+    [model]  fields of config.json: textok.config.TexTokConfig (tokenizer) or DiTConfig (dit)
+    [data] [run] [optim] [loss] [gan]   the dataclasses of the same name
+
+A field that says *when* is a whole number of steps (80000) or a share of the run's steps with a point (0.5). Defaults are the
+paper's values where it gives them (arXiv 2412.05796, appendix).
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError
+
+When = int | float
+
+
+@dataclass
+class RunSettings:
+    """How long, how often and in what arithmetic.
+
+    `batch_size` is the batch of one step over all devices and its `accumulate` parts. `threads` 0 leaves PyTorch's number. `log_every`,
+    `eval_every` are steps; `save_seconds` seconds. `nan_limit`: as many steps in a row without finite gradients end the run.
+    `eval_images`: how many pictures of each test set (0: all); `sample_images`: how many of them are drawn.
+    """
+
+    steps: int = 100_000
+    batch_size: int = 256
+    accumulate: int = 1
+    seed: int = 0
+    threads: int = 0
+    precision: str = "bfloat16"
+    compile: bool = True
+    log_every: int = 100
+    eval_every: int = 5000
+    save_seconds: float = 180.0
+    nan_limit: int = 10
+    eval_images: int = 512
+    sample_images: int = 8
+    tensorboard: bool = True
+
+
+@dataclass
+class DataSettings:
+    """The pictures and captions: see `data.load_pairs` and `data.load`.
+
+    `paths`: shards, folders, tables. `caption`: the field that is read. `cache`: the captions' embeddings, a store that `textok embed` filled
+    or an .npz file for MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class folder's
+    pictures. `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
+    with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the pictures;
+    not where captions name left and right.
+    """
+
+    paths: tuple[str, ...] = ()
+    caption: str = "caption_long"
+    cache: str = "captions.npz"
+    held_out: str = ""
+    template: str = "a picture of a {}"
+    size: int = 0
+    memory: float = 4.0
+    near: int = 0
+    index: str = ""
+    flip: bool = False
+
+
+@dataclass
+class OptimSettings:
+    """The optimiser, its learning rate, and what is done to its gradients and weights.
+
+    `kind`: "adam", "adamw" or "muon" (Muon for matrices inside blocks, AdamW for the rest). `schedule`: "cosine" (to `floor` times
+    the peak), "trapezoid" (constant, then linear to zero over the last `decay` of the run) or "constant", each after `warmup`.
+    `clip`: largest norm of all gradients together (0: no clipping). `ema`: decay of the moving average that is kept as the model.
+    """
+
+    kind: str = "adam"
+    lr: float = 1e-4
+    betas: tuple[float, ...] = (0.0, 0.99)
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup: When = 5000
+    decay: When = 0.4
+    floor: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+
+
+@dataclass
+class LossSettings:
+    """Weights of the reconstruction losses; `perceptual_network` by name, from `perceptual_start` on."""
+
+    l2: float = 1.0
+    perceptual: float = 0.1
+    perceptual_network: str = "lpips-vgg16"
+    perceptual_weights: str = ""
+    perceptual_start: When = 0
+    kl: float = 1e-6
+
+
+@dataclass
+class GanSettings:
+    """The adversarial part. `weight` 0: none.
+
+    From `start` on the generator heeds the discriminator, with a weight that rises from 0 to `weight` over `warmup`; the discriminator has
+    then trained for `ahead` already, with as long a warm-up of its learning rate. With `adaptive` the
+    weight is a multiple of VQGAN's ratio of gradient norms. `r1` is taken every `r1_every` steps with `r1_every` times its weight.
+    """
+
+    weight: float = 0.1
+    start: When = 80_000
+    ahead: When = 0
+    warmup: When = 0
+    kind: str = "hinge"
+    adaptive: bool = False
+    r1: float = 10.0
+    r1_every: int = 16
+    lecam: float = 1e-4
+    lecam_decay: float = 0.99
+    base_channels: int = 128
+    multipliers: tuple[float, ...] = (1, 2, 4, 4, 4, 4)
+    optimiser: str = "adam"
+    lr: float = 1e-4
+    betas: tuple[float, ...] = (0.0, 0.99)
+    clip: float = 1.0
+
+
+CHOICES = {
+    ("run", "precision"): ("bfloat16", "float32"),
+    ("optim", "kind"): ("adam", "adamw", "muon"),
+    ("optim", "schedule"): ("cosine", "trapezoid", "constant"),
+    ("gan", "kind"): ("hinge", "non-saturating"),
+    ("gan", "optimiser"): ("adam", "adamw"),
+}
+
+
+def fail(where, expected, value):
+    return ConfigError(f"{where}: expected {expected}, got {value!r}")
+
+
+def check(where, value, kind):
+    """`value` as a field of type `kind`, or a ConfigError that names the field."""
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise fail(where, "true or false", value)
+        return value
+    if kind == When:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (isinstance(value, float) and value > 1):
+            raise fail(where, "a whole number of steps, or a share of them from 0.0 to 1.0", value)
+        return value
+    if kind is int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise fail(where, "a whole number, 0 or more", value)
+        return value
+    if kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise fail(where, "a finite number, 0 or more", value)
+        return float(value)
+    if kind is str:
+        if not isinstance(value, str):
+            raise fail(where, "a string", value)
+        return value
+    if typing.get_origin(kind) in (tuple, list):
+        if isinstance(value, str) and typing.get_args(kind)[0] is str:
+            value = [value]
+        if not isinstance(value, list | tuple):
+            raise fail(where, "a list", value)
+        return tuple(check(f"{where}[{i}]", v, typing.get_args(kind)[0]) for i, v in enumerate(value))
+    raise TypeError(f"{where}: a field of type {kind}")
+
+
+def unknown(where, key, known):
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return ConfigError(f"unknown key {where}{key}{hint}; known are {', '.join(sorted(known))}")
+
+
+def make(name, kind, values):
+    """The dataclass `kind` of the section `name` from its values in the file."""
+    if not isinstance(values, dict):
+        raise fail(name, "a section", values)
+    fields = {f.name: f.type for f in dataclasses.fields(kind)}
+    made = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise unknown(f"{name}.", key, fields)
+        made[key] = check(f"{name}.{key}", value, fields[key])
+        choices = CHOICES.get((name, key))
+        if choices and value not in choices:
+            raise fail(f"{name}.{key}", " or ".join(map(repr, choices)), value)
+    return kind(**made)
+
+
+def find(name):
+    """The file of a config: a path, or the name of one of `configs/` beside this module."""
+    packaged = Path(__file__).parent / "configs"
+    for path in (Path(name), packaged / f"{name}.toml"):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(p.stem for p in packaged.glob("*.toml")))
+    raise ConfigError(f"{name}: no such file, and no packaged config of that name; there are {names}")
+
+
+def parse_override(text):
+    """"gan.start=0.5" -> (["gan", "start"], 0.5): the value as TOML has it, or else a string as it stands."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"expected key=value, got {text!r}")
+    try:
+        value = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        pass
+    return key.strip().split("."), value
+
+
+def read(path, overrides, sections):
+    """A training config.
+
+    Parameters
+    ----------
+    path
+        The TOML file.
+    overrides
+        Strings "section.key=value"; they win over the file.
+    sections
+        {name: dataclass} of what may be in it; `dict` for a section that its reader checks.
+
+    Returns
+    -------
+    A namespace with one attribute a section.
+
+    Raises
+    ------
+    ConfigError, OSError
+        No TOML, an unknown section or key, a value of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> config = read("emoji.toml", ["run.steps=100"], {"run": RunSettings, "model": dict})   # doctest: +SKIP
+    >>> config.run.steps                                                                       # doctest: +SKIP
+    100
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: not TOML: {problem}") from None
+    for text in overrides:
+        keys, value = parse_override(text)
+        place = values
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{'.'.join(keys)}: {key} is a value, not a section")
+        place[keys[-1]] = value
+    for name in values:
+        if name not in sections:
+            raise unknown("", name, sections)
+    made = {name: values.get(name, {}) if kind is dict else make(name, kind, values.get(name, {})) for name, kind in sections.items()}
+    return types.SimpleNamespace(**made)
+
+
+def as_dict(config):
+    """A config as plain values, for a run's folder."""
+    return {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in vars(config).items()}
+
+
+def steps_of(when, steps):
+    """A `When` as a number of steps: a whole number as it is, a share of `steps`."""
+    return round(when * steps) if isinstance(when, float) else when

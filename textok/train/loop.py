@@ -1,0 +1,368 @@
+"""What every training has: its folder, updates, checkpoints, log, evaluation and bar.
+
+    Trainee  a model with its optimisers, learning rate and moving average
+    Run      a folder in which trainees are trained by a task, from the start or from where it was killed
+
+A task is what is particular to a training. It has
+
+    trainees         {name: Trainee}; the one called "model" is what is exported
+    extras           {name: module} whose state belongs to a checkpoint too
+    active(step)     the names of the trainees that step `step` updates
+    backward(step, part, parts)
+                     adds the gradients of one part of the step's batch, divided by the parts of all devices; returns {name: scalar}
+    after(means)     after the update, with those scalars averaged over parts and devices (optional)
+    evaluate(step)   {name: number}, {name: uint8 picture [h,w,3]}: scores and pictures of the averaged weights
+
+Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two, so that
+the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last checkpoint to the same
+bits. Devices are those of `accelerate launch`; each takes its slice of every batch, and gradients are averaged over them.
+"""
+
+import csv
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import TextokError
+from . import config as configs
+from .optim import Ema, build_optimisers, rate_share
+
+STATE_FILE = "state.pt"
+CONFIG_FILE = "config.json"
+SETTINGS_FILE = "training.json"
+
+
+class TrainingError(TextokError, ValueError):
+    """A training that cannot go on: gradients that stay without finite values, a folder of another run."""
+
+
+class Devices:
+    """The processes of a run and their device, by accelerate where it launched them; one process without it."""
+
+    def __init__(self):
+        self.count, self.rank, self.device = 1, 0, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.accelerator = None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import Accelerator
+
+            self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+            self.count, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+            self.device = self.accelerator.device
+
+    @property
+    def main(self):
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def average(self, tensors):
+        """Replaces each tensor by its mean over the processes, in place; one message in all."""
+        if self.count > 1 and tensors:
+            flat = torch.cat([t.detach().float().reshape(-1) for t in tensors])
+            torch.distributed.all_reduce(flat)
+            flat /= self.count
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def wait(self):
+        """Until every process is here."""
+        if self.count > 1:
+            self.accelerator.wait_for_everyone()
+
+
+class Trainee:
+    """A model, its optimisers and their rate; with `ema` above 0 a moving average of its weights.
+
+    `settings` are OptimSettings; steps are counted from `start`, the run's first step that updates this model.
+    """
+
+    def __init__(self, model, settings, steps, start=0):
+        self.model, self.settings, self.steps, self.start = model, settings, steps, start
+        self.optimisers = build_optimisers(model, settings.kind, settings.lr, settings.betas, settings.weight_decay)
+        self.ema = Ema(model, settings.ema) if settings.ema > 0 else None
+        self.norm = math.nan
+
+    def rate(self, step):
+        """The learning rate at a step of the run."""
+        s = self.settings
+        warmup, decay = (configs.steps_of(when, self.steps) for when in (s.warmup, s.decay))
+        return s.lr * rate_share(step, self.steps, s.schedule, warmup, decay, s.floor, self.start)
+
+    def gradients(self):
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
+
+    def clip(self):
+        """Clips the gradients; whether their norm is finite."""
+        most = self.settings.clip if self.settings.clip > 0 else math.inf
+        self.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most).item()
+        return math.isfinite(self.norm)
+
+    def update(self, step):
+        rate = self.rate(step)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+        if self.ema:
+            self.ema.update(self.model, step - self.start + 1)
+
+    def averaged(self):
+        """{name: float32 tensor} of the moving average, or of the model where it has none."""
+        weights = self.ema.weights if self.ema else dict(self.model.named_parameters())
+        return {name: value.detach() for name, value in weights.items()}
+
+    def state_dict(self):
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.weights if self.ema else None,
+            "optimisers": [o.state_dict() for o in self.optimisers],
+        }
+
+    def load_state_dict(self, state):
+        self.model.load_state_dict(state["model"])
+        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(held)
+        if self.ema:
+            self.ema.load(state["ema"])
+
+
+class Means:
+    """Means of named scalars since they were last taken."""
+
+    def __init__(self):
+        self.sums, self.counts = {}, {}
+
+    def add(self, values):
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self):
+        """{name: mean}; begins anew."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+def write_json(path, value):
+    """Writes beside, then swaps."""
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def decisive(told):
+    """What of a training config makes it another run: all but places, lengths and how often things are done."""
+    told = json.loads(json.dumps(told))
+    run = told.pop("run", {})
+    told.pop("data", None)
+    return told | {f"run.{name}": run[name] for name in ("seed", "batch_size") if name in run}
+
+
+def trim_log(path, step):
+    """Drops what a killed run had logged beyond its last checkpoint."""
+    if path.exists():
+        with path.open(newline="") as file:
+            head, *rows = list(csv.reader(file)) or [[]]
+        kept = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]
+        part = path.with_suffix(".part")
+        with part.open("w", newline="") as file:
+            csv.writer(file).writerows([head, *kept])
+        os.replace(part, path)
+
+
+class Run:
+    """One training in its folder.
+
+    Parameters
+    ----------
+    folder
+        Where `config.json` (the model's), `training.json` (the settings), `state.pt`, `log.csv`, `pictures/` and TensorBoard's events
+        go. One that holds a state is gone on with, if its settings are these.
+    settings
+        RunSettings.
+    task
+        See the module.
+    model_config
+        What `config.json` is to say.
+    told
+        The whole training config as plain values, kept as `training.json`.
+
+    Raises
+    ------
+    TrainingError
+        From `train`, gradients that were not finite `nan_limit` times in a row; the last checkpoint from before stays.
+    """
+
+    def __init__(self, folder, settings, task, model_config, told, devices=None):
+        self.folder, self.settings, self.task = Path(folder), settings, task
+        self.devices = devices or Devices()
+        parts = self.devices.count * settings.accumulate
+        if settings.batch_size % parts:
+            raise TrainingError(
+                f"run.batch_size: expected a multiple of {parts} ({self.devices.count} processes times accumulate "
+                f"{settings.accumulate}), got {settings.batch_size}"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.step, self.seconds, self.cpu_seconds, self.skipped, self.in_a_row = 0, 0.0, 0.0, 0, 0
+        self.means, self.columns, self.board = Means(), None, None
+        if (self.folder / STATE_FILE).exists():
+            self.load(told)
+        self.devices.wait()
+        if self.devices.main:
+            write_json(self.folder / CONFIG_FILE, model_config)
+            write_json(self.folder / SETTINGS_FILE, told)
+            trim_log(self.folder / "log.csv", self.step)
+            if settings.tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.board = SummaryWriter(self.folder / "tensorboard", purge_step=self.step + 1)
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+        self.saved = self.wall
+
+    def load(self, told):
+        """Goes on where the folder's run was."""
+        before, now = (decisive(config) for config in (json.loads((self.folder / SETTINGS_FILE).read_text()), told))
+        changed = [name for name in now if now[name] != before.get(name)]
+        if changed:
+            raise TrainingError(f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config")
+        state = torch.load(self.folder / STATE_FILE, weights_only=True, map_location=self.devices.device)
+        for name, part in {**self.task.trainees, **self.task.extras}.items():
+            part.load_state_dict(state["parts"][name])
+        self.step, self.seconds, self.cpu_seconds = state["step"], state["seconds"], state["cpu_seconds"]
+        self.skipped = state["skipped"]
+
+    def save(self):
+        """Writes the state beside the old one, then swaps them."""
+        self.tick()
+        self.saved = self.wall
+        if not self.devices.main:
+            return
+        state = {
+            "parts": {name: part.state_dict() for name, part in {**self.task.trainees, **self.task.extras}.items()},
+            "step": self.step,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "skipped": self.skipped,
+        }
+        part = self.folder / f"{STATE_FILE}.part"
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.folder / STATE_FILE)
+
+    def tick(self):
+        """Adds the time since the last tick to the run's clocks."""
+        wall, cpu = time.monotonic(), time.process_time()
+        self.seconds += wall - self.wall
+        self.cpu_seconds += cpu - self.cpu
+        self.wall, self.cpu = wall, cpu
+
+    def advance(self):
+        """One step: gradients of every part, averaged over devices, then the updates, unless they are not finite."""
+        trainees = [self.task.trainees[name] for name in self.task.active(self.step)]
+        for trainee in trainees:
+            trainee.model.zero_grad(set_to_none=True)
+        parts = self.settings.accumulate * self.devices.count
+        means = Means()
+        for k in range(self.settings.accumulate):
+            part = self.devices.rank * self.settings.accumulate + k
+            torch.manual_seed((self.settings.seed * 1_000_003 + self.step) * 4096 + part)
+            means.add(self.task.backward(self.step, part, parts))
+        values = means.take()
+        gradients = [g for trainee in trainees for g in trainee.gradients()]
+        if self.devices.count > 1:
+            told = torch.tensor(list(values.values()), device=self.devices.device)
+            self.devices.average([*gradients, told])
+            values = dict(zip(values, told.tolist(), strict=True))
+        finite = [trainee.clip() for trainee in trainees]
+        if all(finite):
+            for trainee in trainees:
+                trainee.update(self.step)
+            if hasattr(self.task, "after"):
+                self.task.after(values)
+            self.means.add(values)
+            self.in_a_row = 0
+        else:
+            self.skipped += 1
+            self.in_a_row += 1
+            if self.in_a_row >= self.settings.nan_limit:
+                raise TrainingError(
+                    f"{self.folder}: gradients without finite values in {self.in_a_row} steps in a row up to step {self.step}; "
+                    f"the last checkpoint is from before them: lower optim.lr, or look at the data"
+                )
+        self.step += 1
+
+    def due(self, every):
+        """Whether this step is a multiple of `every` (0: none is) or the last."""
+        return (every > 0 and self.step % every == 0) or self.step >= self.settings.steps
+
+    def log(self, scores, pictures):
+        """One line in log.csv and on the terminal; pictures in `pictures/`; both to TensorBoard."""
+        self.tick()
+        row = {"step": self.step, "images": self.step * self.settings.batch_size, "seconds": round(self.seconds),
+               "cpu_seconds": round(self.cpu_seconds), "skipped": self.skipped}  # fmt: skip
+        values = {}
+        for name in self.task.active(self.step - 1):
+            trainee = self.task.trainees[name]
+            values |= {f"lr_{name}": trainee.rate(self.step - 1), f"norm_{name}": trainee.norm}
+        values |= self.means.take() | scores
+        if not self.devices.main:
+            return
+        row |= {k: f"{v:.5g}" for k, v in values.items()}
+        self.write_row(row)
+        tqdm.write(" ".join(f"{k} {v}" for k, v in row.items()), file=sys.stdout)
+        sys.stdout.flush()
+        for name, picture in pictures.items():
+            path = self.folder / "pictures" / f"{name}-{self.step:07d}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(path)
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, self.step)
+            for name, picture in pictures.items():
+                self.board.add_image(name, picture, self.step, dataformats="HWC")
+            self.board.flush()
+
+    def write_row(self, row):
+        """Appends to log.csv; where columns are new (a loss that begins later, scores) the file is written anew with them."""
+        path = self.folder / "log.csv"
+        held = []
+        if path.exists():
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                held, columns = list(reader), list(reader.fieldnames or [])
+        else:
+            columns = []
+        more = [name for name in row if name not in columns]
+        part = path.with_suffix(".part")
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*columns, *more], restval="")
+            writer.writeheader()
+            writer.writerows([*held, row])
+        os.replace(part, path)
+
+    def train(self):
+        """To the last step; logs, evaluates and saves on the way."""
+        settings = self.settings
+        bar = tqdm(total=settings.steps, initial=self.step, unit="step", disable=not (self.devices.main and sys.stderr.isatty()))
+        with bar:
+            while self.step < settings.steps:
+                self.advance()
+                bar.update()
+                scored = self.due(settings.eval_every)
+                if scored or self.due(settings.log_every):
+                    scores, pictures = self.task.evaluate(self.step) if scored and self.devices.main else ({}, {})
+                    self.log(scores, pictures)
+                if self.in_a_row == 0 and (self.step >= settings.steps or time.monotonic() - self.saved > settings.save_seconds):
+                    self.save()
+        self.devices.wait()
+        if self.board:
+            self.board.close()
