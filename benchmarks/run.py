@@ -1,230 +1,212 @@
-"""textok beside PyTorch eager in one run: time, memory and agreement on the same weights and inputs.
+"""textok beside its peers in one run: time, memory, load and agreement, on the same weights and inputs.
 
-    python benchmarks/run.py                       all cases
-    python benchmarks/run.py --case encode-p8 --repeats 9
-    python benchmarks/run.py --dtype int8          PyTorch then computes in bfloat16, its fastest eager way
+    python benchmarks/run.py --quick --out bench      the rows of the README's table, within 20 minutes on two cores
+    python benchmarks/run.py --out bench              all of it; started again, it does what is missing
+    python benchmarks/run.py --out bench --dtype int8 --cases 'encode-*' --peers openvino
+    python benchmarks/run.py --out bench --report     tables and plot from what is there
 
-Each peer is a fresh process that loads the weights from the same file and answers one request at a time, so the memory that it
-reports is its own and no peer's threads run while another is timed. Before timing, the outputs are compared. Repeats are interleaved
-(textok, PyTorch, textok, ...), and each uses inputs of its own, so that nothing can be remembered. Needs torch (`pip install '.[bench]'`).
+A unit is textok and one peer on one case. Each is a fresh process (`process.py`) that loads its weights from a file; what can be done once (export,
+quantisation) is done before and kept in OUT/prepared. Before timing, both outputs are compared with the float32 PyTorch reference. Repeats
+are interleaved (textok, peer, textok, ...), and each uses inputs of its own, so that nothing can be remembered. Results are appended
+to OUT/results.jsonl unit by unit. Cases are explained in `cases.py`, peers and their settings in `peers/`. Needs `pip install '.[bench,viz]'`.
+
+Where others use the machine, `--lock COMMAND` names a command that waits for its turn, then copies its input to its output, say
+'flock /tmp/machine cat': it runs while something is timed.
 """
 
 import argparse
+import fnmatch
 import json
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-VIT_B = {"hidden_size": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4}
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the textok of this checkout
+
+from cases import Store, case
+from peers import PEERS, lacks, peer
+from process import DISTURBED, Failed, Process, Run, busy_seconds, usable_threads
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+SIDES = [f"{what}-p{patch}-n{n}-b{b}" for b in (1, 8) for n in (32, 256) for patch in (8, 16) for what in ("encode", "decode")]
+STEPS = [f"dit-xl-t{tokens}" for tokens in (32, 64, 128, 256, 1024)]
+PICTURE = "picture-n32"
+QUICK = ["encode-p8-n32-b1", "decode-p8-n32-b1", "encode-p16-n32-b1", "dit-xl-t32", "dit-xl-t256"]
+# Compiling takes longer than all the rest of a unit; in a quick run these stand for it.
+QUICK_COMPILED = ["encode-p16-n32-b1", "dit-xl-t32"]
+PICTURE_PEERS = ("eager", "openvino")
+# The largest relative RMS difference from the reference at which a peer counts as doing the same work. Random weights are harder on
+# rounding than trained ones, and a picture sums up the roundings of all its steps.
+LIMITS = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.15}
+PICTURE_LIMITS = {"float32": 1e-3, "bfloat16": 0.2, "int8": 0.5}
+TURN_SECONDS = 45  # after which the machine is given to others between two units
 
 
-def textok_config(patch):
-    return {"model_type": "textok", "image_size": 256, "patch_size": patch, "num_latent_tokens": 32, "text_dim": 2048,
-            "num_text_tokens": 128, "tokenizer": VIT_B, "detokenizer": VIT_B}  # fmt: skip
+def key(a, b):
+    return f"{a} | {b}"
 
 
-DIT_XL = {"model_type": "dit", "num_tokens": 32, "in_channels": 8, "hidden_size": 1152, "depth": 28, "num_heads": 16}
-SAMPLING_STEPS = 8
-# How far the two may be apart, relative to the largest value. In bfloat16 and int8 both round, and 28 blocks and eight guided steps add up.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.2, "int8": 0.4}
-
-# name: (config, what runs). A DiT "step" is one evaluation of two rows, a condition and the null class, as guidance needs it.
-CASES = {
-    "encode-p8": (textok_config(8), "encode"),
-    "decode-p8": (textok_config(8), "decode"),
-    "encode-p16": (textok_config(16), "encode"),
-    "decode-p16": (textok_config(16), "decode"),
-    "dit-xl-step": (DIT_XL, "denoise"),
-    "dit-xl-sample": (DIT_XL, "sample"),
-}
-
-
-def inputs(config, what, seed):
-    """The arrays of one repeat, the same for every peer."""
-    rng = np.random.default_rng(seed)
-    if what == "encode":
-        side = config["image_size"]
-        return {"x": rng.uniform(-1, 1, (1, side, side, 3)).astype(np.float32), "text": _text(rng, config)}
-    if what == "decode":
-        return {"z": rng.standard_normal((1, config["num_latent_tokens"], 8)).astype(np.float32), "text": _text(rng, config)}
-    x = rng.standard_normal((1, config["num_tokens"], config["in_channels"])).astype(np.float32)
-    return {"x": x, "t": float(rng.integers(1, 1000)), "label": int(rng.integers(0, 1000))}
+def comparisons(quick, extra=()):
+    """The pairs of runs, the most wanted first; `extra` names cases that are in no list."""
+    pairs, extra = [], tuple(extra)
+    for name in dict.fromkeys([*extra, *QUICK, *([] if quick else STEPS + SIDES)]):
+        for precision in reversed(PRECISIONS):
+            ours = Run("textok", name, precision)
+            pairs += [
+                (ours, Run(other, name, precision))
+                for other in PEERS
+                if not lacks(other, case(name), precision) and not (quick and other == "compiled" and name not in (*QUICK_COMPILED, *extra))
+            ]
+            if precision == "int8":
+                pairs.append((ours, Run("eager", name, "float32")))
+    for precision in PRECISIONS:
+        for name in ("encode-p8-n32-b1", "dit-xl-t256"):
+            pairs.append((Run("textok", name, precision), Run("textok", name, precision, 1)))
+        pairs.append((Run("textok", "encode-p8-n32-b1", precision), Run("textok", "encode-p8-n32-b8", precision)))
+    for precision in ("int8",) if quick else reversed(PRECISIONS):
+        for other in PICTURE_PEERS:
+            if not (quick and other == "eager"):
+                pairs.append((Run("textok", PICTURE, precision), Run(other, PICTURE, precision)))
+    return pairs
 
 
-def _text(rng, config):
-    return rng.standard_normal((1, config["num_text_tokens"], config["text_dim"])).astype(np.float32) * 0.2
+# --- One unit -----------------------------------------------------------------------------------------------------------------
 
 
-def textok_peer(folder, config, what, dtype):
-    """-> a function from inputs to an array."""
-    import textok
+class Turn:
+    """The right to use the machine alone, while `command` (see --lock) runs; without one it is always ours."""
 
-    model = (textok.TexTok if config["model_type"] == "textok" else textok.DiT).from_pretrained(folder, dtype=dtype)
-    if what == "encode":
-        return lambda a: model.encode(a["x"], a["text"])
-    if what == "decode":
-        return lambda a: model.decode(a["z"], a["text"], output="float32")
-    if what == "denoise":
-        return lambda a: model.denoise(
-            np.repeat(a["x"], 2, 0), np.full(2, a["t"], np.float32), labels=np.array([a["label"], 1000]))  # fmt: skip
-    return lambda a: model.sample(
-        labels=[a["label"]], steps=SAMPLING_STEPS, solver="ddim", guidance_scale=4.0, noise=a["x"])  # fmt: skip
+    def __init__(self, command):
+        self.command, self.process, self.since = command, None, 0.0
 
+    def take(self):
+        if self.process is None and self.command:
+            self.process = subprocess.Popen(shlex.split(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            if not self._echoes():
+                raise SystemExit(f"--lock: {self.command!r} ended with status {self.process.wait()} before its turn came")
+            self.since = time.monotonic()
 
-def torch_peer(folder, config, what, dtype):
-    import torch
-    from safetensors.torch import load_file
-    from torch.nn import functional
+    def _echoes(self):
+        try:
+            self.process.stdin.write("turn\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return self.process.stdout.readline() == "turn\n"
 
-    from textok.train import modules
+    def held(self):
+        """Whether we have had it all the time since `take`."""
+        return self.process is None or self._echoes()
 
-    def attention(q, k, v, num_heads, key_mask=None):
-        """The reference spells attention out; a user who wants speed calls PyTorch's fused one."""
-        q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-        mask = None if key_mask is None else key_mask[:, None, None, :]
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-
-    modules.attention = attention
-    with torch.device("meta"):  # no memory for weights that the file replaces at once
-        model = (modules.TexTok if config["model_type"] == "textok" else modules.DiT)(config)
-    model.load_state_dict(load_file(Path(folder) / "model.safetensors"), assign=True)
-    if what in ("denoise", "sample"):
-        model.t_embedder.freqs = modules.TimestepEmbedder(256, 1).freqs
-    model.eval()
-    kind = torch.float32 if dtype == "float32" else torch.bfloat16
-    model = model.to(kind)
-
-    def tensor(array):
-        return torch.from_numpy(array).to(kind)
-
-    if what == "encode":
-        run = lambda a: model.encode(tensor(a["x"]), tensor(a["text"]))  # noqa: E731
-    elif what == "decode":
-        run = lambda a: model.decode(tensor(a["z"]), tensor(a["text"]))  # noqa: E731
-    elif what == "denoise":
-        run = lambda a: model(  # noqa: E731
-            tensor(np.repeat(a["x"], 2, 0)), torch.full((2,), a["t"]), labels=torch.tensor([a["label"], 1000]))  # fmt: skip
-    else:
-        run = lambda a: torch_ddim(torch, model, a, kind)  # noqa: E731
-
-    def call(a):
-        with torch.inference_mode():
-            return run(a).float().numpy()
-
-    return call
+    def give(self, whatever=False):
+        if self.process is not None and (whatever or time.monotonic() - self.since > TURN_SECONDS or not self.held()):
+            try:
+                self.process.stdin.close()
+            except BrokenPipeError:
+                pass
+            self.process.wait()
+            self.process = None
 
 
-def torch_ddim(torch, model, a, kind):
-    """DDIM with guidance over all channels, as one writes it by hand."""
-    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
-    steps = torch.round(torch.linspace(0, 999, SAMPLING_STEPS, dtype=torch.float64)).long().flip(0)
-    x = torch.from_numpy(a["x"])
-    labels = torch.tensor([a["label"], 1000])
-    for i, t in enumerate(steps):
-        out = model(x.expand(2, -1, -1).to(kind), torch.full((2,), float(t)), labels=labels)[..., : x.shape[-1]].float()
-        eps = out[1:] + 4.0 * (out[:1] - out[1:])
-        now, then = alphas[t], alphas[steps[i + 1]] if i + 1 < len(steps) else torch.tensor(1.0, dtype=torch.float64)
-        x0 = (x.double() - (1 - now).sqrt() * eps) / now.sqrt()
-        x = (then.sqrt() * x0 + (1 - then).sqrt() * eps).float()
-    return x
+def reference(name, store):
+    """The reference's output for a case's seed 0, computed once."""
+    path = store.path("reference", f"{name}.npy")
+    if not path.exists():
+        run = Run("reference", name, "float32")
+        peer("reference").prepare(case(name), "float32", store)
+        with running(run, store) as process:
+            process.loaded()
+            part = path.with_suffix(".part.npy")
+            process.ask(0, part)
+            part.rename(path)
+    return np.load(path)
 
 
-def peak_mib():
-    """The most memory this process has held at once (VmHWM)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmHWM in /proc/self/status")
+@contextmanager
+def running(run, store):
+    process = Process(run, store)
+    try:
+        yield process
+    finally:
+        process.close()
 
 
-def serve(peer, case, folder, dtype):
-    """In the peer's process: a line with a seed in, a line of JSON out."""
-    config, what = CASES[case]
-    start = time.perf_counter()
-    run = {"textok": textok_peer, "torch": torch_peer}[peer](folder, config, what, dtype)
-    print(json.dumps({"load_s": time.perf_counter() - start, "peak_mib": peak_mib()}), flush=True)
-    for line in sys.stdin:
-        seed, path = line.split(maxsplit=1)
-        arrays = inputs(config, what, int(seed))
-        start = time.perf_counter()
-        out = run(arrays)
-        seconds = time.perf_counter() - start
-        if path.strip() != "-":
-            np.save(path.strip(), out)
-        print(json.dumps({"s": seconds, "peak_mib": peak_mib()}), flush=True)
+def prepare(run, store):
+    parts = [case(run.case)]
+    if parts[0].what == "picture" and run.peer != "textok":
+        parts = parts[0].halves
+    for part in parts:
+        peer(run.peer).prepare(part, run.precision, store)
 
 
-class Peer:
-    """A peer's process, asked one thing at a time."""
-
-    def __init__(self, name, case, folder, dtype):
-        self.name = name
-        command = [sys.executable, __file__, "--serve", name, "--case", case, "--folder", str(folder), "--dtype", dtype]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.loaded = self._answer()
-        self.times = []
-
-    def _answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the {self.name} peer ended with status {self.process.wait()}")
-        return json.loads(line)
-
-    def ask(self, seed, path="-"):
-        self.process.stdin.write(f"{seed} {path}\n")
-        self.process.stdin.flush()
-        answer = self._answer()
-        self.peak_mib = answer["peak_mib"]
-        return answer["s"]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+def check(process, store):
+    """Compares a peer's first output with the reference; returns the relative RMS and largest differences and the first call's time."""
+    run = process.run
+    expected = reference(run.case, store)
+    path = store.path("outputs", str(run).replace("/", "_") + ".npy")
+    seconds = process.ask(0, path)
+    out = np.load(path)
+    path.unlink()
+    if out.shape != expected.shape:
+        raise Failed(f"{run}: output {out.shape}, the reference's is {expected.shape}")
+    difference = out.astype(np.float64) - expected
+    error = float(np.sqrt((difference**2).mean() / (expected.astype(np.float64) ** 2).mean()))
+    limit = (PICTURE_LIMITS if case(run.case).what == "picture" else LIMITS)[run.precision]
+    if not error <= limit:
+        raise Failed(f"{run}: its output differs from the reference by {error:.2g} (relative RMS), more than {limit}: nothing was timed")
+    return {"error_rms": error, "error_max": float(np.abs(difference).max() / np.abs(expected).max()), "first_s": seconds}
 
 
-def make_weights(root, config):
-    """Random weights of realistic scale in a folder; one for all cases of a config."""
-    import textok
-
-    folder = root / str(abs(hash(json.dumps(config, sort_keys=True))))
-    if not folder.exists():
-        kind = textok.TexTok if config["model_type"] == "textok" else textok.DiT
-        kind.from_config(config, seed=0).save_pretrained(folder)
-    return folder
-
-
-def compare(case, folder, repeats, dtype, tolerance):
-    """Time one case; returns the row of the table."""
-    peers = [Peer(name, case, folder, dtype) for name in ("textok", "torch")]
-    with tempfile.TemporaryDirectory() as tmp:
-        outputs = []
-        for peer in peers:
-            path = Path(tmp) / f"{peer.name}.npy"
-            peer.ask(0, path)
-            outputs.append(np.load(path))
-    ours, theirs = outputs
-    error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-    if not error <= tolerance:
-        raise SystemExit(f"{case}: outputs differ by {error:.2e} of the largest value, more than {tolerance:.0e}: nothing was timed")
-    for peer in peers:
-        peer.ask(1)
-    for repeat in range(repeats):
-        for peer in peers:
-            peer.times.append(peer.ask(2 + repeat))
-    for peer in peers:
-        peer.close()
-    ours, theirs = (statistics.median(peer.times) for peer in peers)
+def compare(a, b, store, turn, seconds):
+    """One unit: loads, checks and times two runs, interleaved; returns its record."""
+    for run in (a, b):
+        prepare(run, store)
+        reference(run.case, store)
+    slow = [run.peer == "compiled" for run in (a, b)]
+    with running(a, store) as first, running(b, store) as second:
+        processes = (first, second)
+        for process, wait in zip(processes, slow, strict=True):
+            if wait:  # compiling is no part of what is timed
+                process.loaded()
+                process.ask(0)
+        turn.take()
+        for process, waited in zip(processes, slow, strict=True):
+            if not waited:
+                process.loaded()
+        found = [check(process, store) for process in processes]
+        once = sum(process.ask(1) for process in processes)
+        rounds = int(min(15, max(3, seconds / once)))
+        times, start = ([], []), time.monotonic()
+        others = busy_seconds() - sum(process.cpu_seconds() for process in processes)
+        for i in range(rounds):
+            for side, process in enumerate(processes):
+                time.sleep(0.03)  # until the other's threads have stopped waiting for more work
+                times[side].append(process.ask(2 + i))
+        others = busy_seconds() - sum(process.cpu_seconds() for process in processes) - others
+        others /= (time.monotonic() - start) * usable_threads()
+        if not turn.held():
+            raise Failed("the turn ended before the unit did")
+    records = [
+        {**run.__dict__, "median_s": statistics.median(t), "low_s": min(t), "high_s": max(t), "times_s": t, **process.load, **process.last, **extra}
+        for run, process, t, extra in zip((a, b), processes, times, found, strict=True)
+    ]  # fmt: skip
+    for record in records:
+        del record["s"]
     return {
-        "case": case, "textok_s": ours, "torch_s": theirs, "ratio": theirs / ours, "error": error,
-        "textok_mib": peers[0].peak_mib, "torch_mib": peers[1].peak_mib,
-        "textok_load_s": peers[0].loaded["load_s"], "torch_load_s": peers[1].loaded["load_s"],
+        "unit": key(a, b), "ratio": records[1]["median_s"] / records[0]["median_s"], "rounds": rounds, "others": round(max(others, 0), 3),
+        "a": records[0], "b": records[1],
     }  # fmt: skip
+
+
+# --- All of them --------------------------------------------------------------------------------------------------------------
 
 
 def cpu_name():
@@ -234,33 +216,134 @@ def cpu_name():
     return platform.processor()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, action="append", help="only this one (may be given several times)")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--dtype", choices=TOLERANCES, default="float32", help="what textok computes in")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.serve:
-        return serve(args.serve, args.case[0], args.folder, args.dtype)
-    import torch
+def versions(*names):
+    """Of the packages that these peers use, as "name version, ..."."""
+    found = []
+    for package in dict.fromkeys(package for name in names for package in peer(name).VERSIONS):
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            import textok
 
+            found.append(f"{package} {textok.__version__}")  # from the checkout, not installed
+    return ", ".join(found)
+
+
+def environment():
     import textok
 
-    info = textok.cpu_info()
-    print(f"{time.strftime('%Y-%m-%d')}, {cpu_name()}, {info['cpus']} CPUs, textok {textok.__version__} ({info['isa']}, "
-          f"{info['threads']} threads), torch {torch.__version__} ({torch.get_num_threads()} threads), textok in {args.dtype}, PyTorch in "
-          f"{'float32' if args.dtype == 'float32' else 'bfloat16'}, batch 1, "
-          f"medians of {args.repeats}")  # fmt: skip
-    print("| case | textok s | PyTorch eager s | ratio | largest relative error | textok peak MiB | PyTorch peak MiB |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as root:
-        for case in args.case or CASES:
-            folder = make_weights(Path(root), CASES[case][0])
-            r = compare(case, folder, args.repeats, args.dtype, TOLERANCES[args.dtype])
-            print(f"| {case} | {r['textok_s']:.3f} | {r['torch_s']:.3f} | {r['ratio']:.2f} | {r['error']:.1e} | "
-                  f"{r['textok_mib']:.0f} | {r['torch_mib']:.0f} |", flush=True)  # fmt: skip
+    return {"machine": f"{cpu_name()}, {usable_threads()} CPUs", "kernels": textok.cpu_info()["isa"]}
+
+
+def load_results(out):
+    """The last record of each unit. A file that ends in the middle of a line was cut off there."""
+    path = Path(out) / "results.jsonl"
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        before = found.get(record["unit"])
+        # A failure or a disturbed measurement never takes the place of a good one.
+        if before is None or _rank(record) >= _rank(before):
+            found[record["unit"]] = record
+    return found
+
+
+def _rank(record):
+    return 0 if "failed" in record else 1 + (record["others"] <= DISTURBED)
+
+
+def run_units(pairs, out, lock, seconds, again=False):
+    """Does the units of `pairs` that OUT/results.jsonl lacks."""
+    from tqdm import tqdm
+
+    store, turn = Store(out), Turn(lock)
+    done = {} if again else {unit for unit, record in load_results(out).items() if "failed" not in record and record["others"] <= DISTURBED}
+    try:
+        for a, b in tqdm([pair for pair in pairs if key(*pair) not in done], unit="unit", disable=not sys.stderr.isatty()):
+            try:
+                record = compare(a, b, store, turn, seconds)
+            except Failed as problem:
+                record = {"unit": key(a, b), "failed": str(problem)}
+            record |= {"date": time.strftime("%Y-%m-%d %H:%M"), "versions": versions(a.peer, b.peer), **environment()}
+            with (Path(out) / "results.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(record.get("failed") or f"{record['unit']}: {record['a']['median_s']:.4f} s, {record['b']['median_s']:.4f} s", flush=True)
+            turn.give()
+    finally:
+        turn.give(whatever=True)
+
+
+def prepare_units(pairs, out):
+    """All that can be done before timing, each in a process of its own, so that memory that a library keeps goes back."""
+    store = Store(out)
+    for run in dict.fromkeys(Run(side.peer, side.case, side.precision) for pair in pairs for side in pair):
+        done = store.path("done", str(run).replace("/", "_"))
+        if not done.exists():
+            code = f"import sys; sys.path[:0] = {sys.path[:2]!r}; import run; run.prepare(run.Run(*{(run.peer, run.case, run.precision)}), run.Store({out!r}))"
+            status = subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=sys.stderr, check=False).returncode
+            if status:
+                print(f"{run}: could not be prepared, status {status}", file=sys.stderr)
+            else:
+                done.touch()
+        reference(run.case, store)
+
+
+def parse(description, argv=None):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, help="folder for results and for what is prepared (up to 40 GB)")
+    parser.add_argument("--quick", action="store_true", help="a chosen part of the cases, fewer repeats")
+    parser.add_argument("--dtype", choices=PRECISIONS, action="append", help="only this one (may be given several times)")
+    parser.add_argument("--cases", action="append", default=[], metavar="PATTERN", help="only these, say 'encode-p8-*'")
+    parser.add_argument("--peers", action="append", choices=[*PEERS, "textok"], help="only these (textok: threads and batches)")
+    parser.add_argument("--again", action="store_true", help="measure anew what has a result; the last one counts")
+    parser.add_argument("--prepare", action="store_true", help="export and quantise, and time nothing")
+    parser.add_argument("--report", action="store_true", help="write the report of what is there, and time nothing")
+    parser.add_argument("--lock", metavar="COMMAND", help="what waits for this machine, see above")
+    args = parser.parse_args(argv)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    return args
+
+
+def chosen(pairs, args):
+    return [
+        (a, b)
+        for a, b in pairs
+        if (not args.dtype or a.precision in args.dtype)
+        and (not args.cases or any(fnmatch.fnmatch(a.case, pattern) for pattern in args.cases))
+        and (not args.peers or b.peer in args.peers)
+    ]
+
+
+def execute(pairs, args):
+    """Prepares or measures what the arguments ask for; returns whether there is something new to report."""
+    pairs = chosen(pairs, args)
+    if not pairs:
+        raise SystemExit("no unit has that dtype, case and peer")
+    if args.prepare:
+        prepare_units(pairs, args.out)
+    elif not args.report:
+        run_units(pairs, args.out, args.lock, seconds=4 if args.quick else 8, again=args.again)
+    return not args.prepare
+
+
+def named(patterns):
+    """Those patterns that are names of cases."""
+    for pattern in patterns:
+        try:
+            yield case(pattern).name
+        except ValueError:
+            pass
+
+
+def main():
+    args = parse(__doc__)
+    if execute(comparisons(args.quick, named(args.cases)), args):
+        import report
+
+        print(report.write(load_results(args.out), Path(args.out)))
 
 
 if __name__ == "__main__":

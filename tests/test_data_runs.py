@@ -232,6 +232,8 @@ def test_samples_are_completed(place, tmp_path, format):
     options = {"steps": 2, "seed": 3, "shard_size": 4, "format": format}
     data.sample(place / "classes", 10, tmp_path / "a", **options)
     data.sample(place / "classes", 10, tmp_path / "b", **options, share=(1, 2))
+    for name in ("samples.npz.part", "metadata.jsonl.part", "index.json.1a2b.part"):  # of a run that was killed at its end
+        (tmp_path / "b" / "parts" / name).write_bytes(b"half")
     data.sample(place / "classes", 10, tmp_path / "b", **options, batch_size=3)
     assert data_sets.contents(tmp_path / "a") == data_sets.contents(tmp_path / "b")
     victim = {"png": "000005.png", "npz": "samples.npz", "shards": "samples-000001-0000.tar"}[format]

@@ -175,7 +175,7 @@ def test_broken_pictures_are_named(data):
 def test_sizes_that_differ(data):
     folder, _, made = data
     Image.fromarray(made[0]).resize((30, 30)).save(folder / "made" / "p020.png")
-    with pytest.raises(DataError, match="p020: expected 24 x 24 pixels as the first, got 30 x 30"):
+    with pytest.raises(DataError, match="p020: expected square pictures of one size, 24 x 24 as the first, got 30 x 30"):
         Evaluation(folder / "out").reconstruction({"it": folder / "made"}, folder / "originals")
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="expected pictures, found none"):
@@ -211,6 +211,27 @@ def test_samples(data, monkeypatch):
         Evaluation(folder / "out3", Blocks()).samples({"it": folder / "made.npz"}, folder / "odd.npz")
     with pytest.raises(DataError, match="expected the original pictures, got statistics"):
         Evaluation(folder / "out3", Blocks()).reconstruction({"it": folder / "made.npz"}, folder / "real.npz")
+
+
+def test_more_pictures_than_are_kept(data, monkeypatch):
+    """FID is of all; the rest of a fair draw of bounded size, the same for a seed."""
+    folder, _, _ = data
+    monkeypatch.setattr(evaluate, "PART", 7)
+    whole = Evaluation(folder / "a", Blocks()).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"]
+    monkeypatch.setattr(evaluate, "MOST", 16)
+    part = [Evaluation(folder / "a", Blocks(), seed=s).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"] for s in (0, 0, 1)]
+    for metrics in part:
+        numerics.check(metrics["fid@blocks"], whole["fid@blocks"], numerics.METRIC)
+    assert part[0] == part[1] and part[0]["kid@blocks"] != part[2]["kid@blocks"] != whole["kid@blocks"]
+    taken = np.zeros(50)
+    for seed in range(400):
+        kept = evaluate._Features(seed)
+        for rows in np.array_split(np.arange(50.0)[:, None], [3, 16, 17, 40]):
+            kept.add({"features": rows, "probabilities": -rows})
+        assert kept.features.shape == (16, 1) and len(np.unique(kept.features)) == 16 and np.array_equal(kept.features, -kept.probabilities)
+        assert kept.statistics.count == 50
+        taken[kept.features[:, 0].astype(int)] += 1
+    assert np.abs(taken / 400 - 16 / 50).max() < 4.5 * np.sqrt(0.32 * 0.68 / 400)  # one in 3,000 for fair draws, which these are
 
 
 def test_a_second_run_completes_the_first(data, monkeypatch):
@@ -325,6 +346,23 @@ def test_command_says_what_is_wrong(arguments, message, tmp_path, capsys):
     assert cli.main(["eval", *arguments, "--out", str(tmp_path / "out")]) == 1
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_statistics_command(data, capsys):
+    """Files of two machines become one; pictures without a network, and a file without a count, do not."""
+    folder, cropped, _ = data
+    x = features(cropped)
+    for name, part in (("a", x[:15]), ("b", x[15:])):
+        tm.Statistics.of([part]).save(folder / f"{name}.npz")
+    command = ["eval", "statistics", str(folder / "a.npz"), str(folder / "b.npz"), "--network", "none", "--out", str(folder / "all.npz")]
+    assert cli.main(command) == 0 and "40 rows of 24" in capsys.readouterr().out
+    numerics.check(tm.Statistics.load(folder / "all.npz").covariance(), tm.Statistics.of([x]).covariance(), numerics.METRIC)
+    assert not (folder / "all.parts").exists()
+    command[3] = str(folder / "originals")
+    assert cli.main(command) == 1 and "network: expected one" in capsys.readouterr().err
+    np.savez(folder / "b.npz", mu=x.mean(axis=0), sigma=np.cov(x.T))
+    command[3] = str(folder / "b.npz")
+    assert cli.main(command) == 1 and "statistics with a count" in capsys.readouterr().err
 
 
 def test_latents_with_a_model(tmp_path, capsys):

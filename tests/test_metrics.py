@@ -171,7 +171,7 @@ def test_kernel_distance(monkeypatch):
     assert numerics.rejects(tm.kernel_distance(x, y, degree=2), expected, numerics.METRIC)
     numerics.check(tm.kernel_distance(x, y, reference_mean=tm.kernel_mean(y)), expected, numerics.METRIC)
     assert numerics.rejects(tm.kernel_distance(x, y, reference_mean=tm.kernel_mean(x)), expected, numerics.METRIC)
-    monkeypatch.setattr(tm.distances, "ROWS", 7)
+    monkeypatch.setattr(tm.distances, "BLOCK", 400)
     numerics.check(tm.kernel_distance(x, y), expected, numerics.METRIC)
     x64, y64 = x.astype(np.float64), y.astype(np.float64)
     biased = sum(sign * (((a @ b.T) / 12 + 1) ** 3).mean() for sign, a, b in ((1, x64, x64), (1, y64, y64), (-2, x64, y64)))
@@ -265,7 +265,7 @@ def test_precision_recall(k, monkeypatch):
     expected = precision_recall_by_definition(x, y, k)
     assert all(0.2 < value < 1 for value in expected) and expected[0] != expected[1]
     numerics.check(tm.precision_recall(x, y, k), expected, numerics.METRIC)
-    monkeypatch.setattr(tm.distances, "ROWS", 7)
+    monkeypatch.setattr(tm.distances, "BLOCK", 400)
     numerics.check(tm.precision_recall(x, y, k), expected, numerics.METRIC)
     for wrong in (tm.precision_recall(y, x, k), tm.precision_recall(x, y, k + 4), tm.precision_recall(x[5:], y, k)):
         assert numerics.rejects(wrong, expected, numerics.METRIC)
@@ -276,6 +276,25 @@ def test_precision_recall_of_copies():
     x = np.repeat(two_sets(20, 5, 4)[0] + 1000, 5, axis=0)
     assert tm.precision_recall(x, x) == (1, 1)
     assert tm.precision_recall(x + 50, x) == (0, 0)
+
+
+def test_memory_does_not_grow_with_the_sets(monkeypatch):
+    """All pairs of 3,000 rows would be 72 MB; blocks of 2^16 take a few of 0.5 MB, beside copies of the features."""
+    import tracemalloc
+
+    x, y = np.random.default_rng(0).normal(size=(2, 3000, 4))
+    monkeypatch.setattr(tm.distances, "BLOCK", 1 << 16)
+    tracemalloc.start()
+    try:
+        tm.precision_recall(x, y)
+        tm.kernel_distance(x, y)
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+        tracemalloc.reset_peak()
+        monkeypatch.setattr(tm.distances, "BLOCK", 1 << 24)
+        tm.kernel_distance(x, y)
+        assert tracemalloc.get_traced_memory()[1] > 70e6
+    finally:
+        tracemalloc.stop()
 
 
 # ---- perceptual distances and pictures ----

@@ -116,7 +116,9 @@ def test_optimisers_hold_every_parameter_once(kind):
 
 def test_int8_rows_come_back_within_half_a_step():
     rng = np.random.default_rng(0)
-    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("a.weight", (5, 7)), ("pos_embed", (3, 4)))}
+    weights = {
+        name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("a.weight", (5, 7)), ("pos_embed", (3, 4)))
+    }
     weights["a.weight"][2] = 0
     packed = export.pack(weights, "int8")
     assert packed["a.weight"].dtype == np.int8 and packed["a.weight.scale"].shape == (5,)

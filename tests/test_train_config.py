@@ -21,7 +21,8 @@ def read(tmp_path, text, *overrides, sections=RUN):
 def test_overrides_win_and_are_values_of_toml_or_strings(tmp_path):
     made = read(
         tmp_path, "[run]\nsteps = 5\nseed = 3\n[model]\na = 1",
-        "run.steps=7", "run.precision=float32", "run.compile=false", "model.a=[1, 2]", "model.side.depth=2", "model.name='both'",
+        "run.steps=7", "run.precision=float32", "run.compile=false", "model.a=[1, 2]", "model.side.depth=2",
+        "model.name='both'",
     )  # fmt: skip
     assert (made.run.steps, made.run.seed, made.run.precision, made.run.compile) == (7, 3, "float32", False)
     assert made.model == {"a": [1, 2], "side": {"depth": 2}, "name": "both"}
@@ -78,14 +79,22 @@ def test_packaged_configs_hold_the_papers_values(size, text_width, discriminator
     assert (model["image_size"], patches, model["num_latent_tokens"], model["latent_dim"]) == (size, 1024, 128, 8)
     assert (model["text_dim"], model["num_text_tokens"], made.data.size) == (text_width, 128, size)
     assert (made.loss.l2, made.loss.perceptual, made.gan.weight, made.gan.lecam, made.gan.r1) == (1.0, 0.1, 0.1, 1e-4, 10.0)
-    assert (made.optim.kind, made.optim.lr, made.optim.betas, made.optim.ema, made.optim.schedule) == ("adam", 1e-4, (0.0, 0.99), 0.999, "cosine")
+    assert (made.optim.kind, made.optim.lr, made.optim.betas, made.optim.ema, made.optim.schedule) == (
+        "adam",
+        1e-4,
+        (0.0, 0.99),
+        0.999,
+        "cosine",
+    )
     assert made.gan.start == 80_000 and made.optim.weight_decay == 0
     assert made.run.steps * made.run.batch_size == pytest.approx(270 * 1_281_167, rel=1e-3)
     with torch.device("meta"):
         network = Discriminator(size, made.gan.base_channels, made.gan.multipliers)
         assert sum(p.numel() for p in network.parameters()) == discriminator
         if size == 256:
-            assert sum(p.numel() for p in TexTok(model | {"num_latent_tokens": 128}).parameters()) == pytest.approx(176.42e6, rel=1e-4)
+            assert sum(p.numel() for p in TexTok(model | {"num_latent_tokens": 128}).parameters()) == pytest.approx(
+                176.42e6, rel=1e-4
+            )
 
 
 @pytest.mark.parametrize(("size", "width", "depth", "heads"), [("S", 512, 8, 8), ("B", 768, 12, 12), ("L", 1024, 24, 16)])

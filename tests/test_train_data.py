@@ -38,8 +38,10 @@ def test_held_out_pairs_are_a_split_of_their_own(folder):
     (folder / "held.txt").write_text("k1\nk4\n")
     pairs = data.load_pairs(folder, folder / "held.txt")
     assert {split: pairs.rows(split).tolist() for split in ("train", "test", "pair")} == {
-        "train": [0, 2, 5], "test": [3], "pair": [1, 4],
-    }  # fmt: skip
+        "train": [0, 2, 5],
+        "test": [3],
+        "pair": [1, 4],
+    }
     assert pairs.images.dtype == np.uint8 and pairs.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 0, 1]
 
 
@@ -98,12 +100,15 @@ def test_pictures_are_cropped_as_by_preprocess(tmp_path):
     assert (pairs.images == preprocess(pixels, 16)).all()
 
 
-def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
+def test_what_cannot_be_used_is_left_out_by_name(tmp_path, caplog):
     make_folder("txt", tmp_path)
     for name, content in {
-        "broken": picture_bytes(1)[:40], "larger": picture_bytes(3, (9, 9)), "wide": picture_bytes(4, (9, 5)), "silent": picture_bytes(2),
+        "broken": picture_bytes(1)[:40],
+        "larger": picture_bytes(3, (9, 9)),
+        "wide": picture_bytes(4, (9, 5)),
+        "silent": picture_bytes(2),
         "alone": None,
-    }.items():  # fmt: skip
+    }.items():
         if content is not None:
             (tmp_path / f"z{name}.png").write_bytes(content)
         if name != "silent":
@@ -112,6 +117,7 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
     assert reds(pairs.images) == [10, 20, 30]
     reasons = {skip.key: skip.reason for skip in pairs.skips}
     assert set(reasons) == {"zbroken", "zsilent", "zlarger", "zwide", "zalone"}
+    assert all(key in caplog.text for key in reasons)
     assert "cannot be read" in reasons["zbroken"] and "8 x 8" in reasons["zlarger"] and "square" in reasons["zwide"]
     for path in tmp_path.glob("*.png"):
         path.write_bytes(b"no picture")
@@ -130,7 +136,9 @@ def test_streamed_shards_equal_those_in_memory(folder):
         assert streamed.records == held.records
     write_shard(folder / "b.tar", [{"key": "new", "caption_long": "word", "split": "train"}] * 1)
     (folder / "held.txt").write_text("k1\n")
-    assert len(data.load_pairs(folder, folder / "held.txt", memory=1e-7, index=index).records) == 5  # the index is of another shard
+    assert (
+        len(data.load_pairs(folder, folder / "held.txt", memory=1e-7, index=index).records) == 5
+    )  # the index is of another shard
 
 
 def folder_list(folder):

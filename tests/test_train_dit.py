@@ -21,9 +21,16 @@ from textok.train.modules import DiT
 
 SIDE = {"hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
 TOKENIZER = {
-    "image_size": 8, "patch_size": 4, "num_latent_tokens": 4, "latent_dim": 3, "text_dim": 6, "num_text_tokens": 5,
-    "text_mask": True, "tokenizer": SIDE, "detokenizer": SIDE,
-}  # fmt: skip
+    "image_size": 8,
+    "patch_size": 4,
+    "num_latent_tokens": 4,
+    "latent_dim": 3,
+    "text_dim": 6,
+    "num_text_tokens": 5,
+    "text_mask": True,
+    "tokenizer": SIDE,
+    "detokenizer": SIDE,
+}
 MODEL = {"hidden_size": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "time_freq_dim": 8}
 COUNT = 20
 
@@ -55,11 +62,21 @@ def settings(world, steps=6, **sections):
         "model": MODEL,
         "data": {"paths": [str(world / "pictures")], "caption": "caption", "cache": str(world / "store")},
         "latents": {"tokenizer": str(world / "tokenizer")},
-        "run": {"steps": steps, "batch_size": 4, "threads": 1, "precision": "float32", "compile": False, "log_every": 3, "eval_every": steps,
-                "sample_images": 2, "save_seconds": 0.0, "tensorboard": False},
+        "run": {
+            "steps": steps,
+            "batch_size": 4,
+            "threads": 1,
+            "precision": "float32",
+            "compile": False,
+            "log_every": 3,
+            "eval_every": steps,
+            "sample_images": 2,
+            "save_seconds": 0.0,
+            "tensorboard": False,
+        },
         "optim": {"lr": 1e-2, "warmup": 0, "ema": 0.5, "schedule": "constant"},
         "diffusion": {"sample_steps": 2},
-    }  # fmt: skip
+    }
     for name, fields in sections.items():
         values[name] = values[name] | fields
     made = {n: values[n] if kind is dict else configs.make(n, kind, values[n]) for n, kind in dit.SECTIONS.items()}
@@ -176,7 +193,8 @@ def test_training_lowers_the_loss(world, tmp_path, name):
     def loss():
         with torch.no_grad():
             parts = [
-                run.task.losses(run.task.model, rows, run.task.latents.batch(rows), 0.0, torch.Generator().manual_seed(seed)) for seed in range(20)
+                run.task.losses(run.task.model, rows, run.task.latents.batch(rows), 0.0, torch.Generator().manual_seed(seed))
+                for seed in range(20)
             ]
         return float(np.mean([error for error, _ in parts]))
 

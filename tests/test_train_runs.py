@@ -48,14 +48,18 @@ def state_of(folder):
 
 
 def test_the_command_trains_a_model_that_learns(config, tmp_path, capsys):
-    """Every part of the recipe that needs no other weights; the model that comes out reconstructs better than a mean picture."""
+    """Every part of the recipe that needs no weights of others, to a model that the engine loads."""
     out = tmp_path / "run"
-    assert main(["train", "tokenizer", str(config), "run.steps=150", "run.eval_every=50", "gan.start=120", "--out", str(out)]) == 0
+    assert (
+        main(["train", "tokenizer", str(config), "run.steps=150", "run.eval_every=50", "gan.start=120", "--out", str(out)]) == 0
+    )
     rows = rows_of(out)
     l2 = [float(row["l2"]) for row in rows]
     assert l2[-1] < 0.5 * l2[0]
     assert float(rows[-1]["psnr_concept"]) > float(rows[9]["psnr_concept"]) > 5
-    assert rows[0]["logits_real"] == "" and math.isfinite(float(rows[-1]["logits_real"])) and math.isfinite(float(rows[-1]["kl"]))
+    assert (
+        rows[0]["logits_real"] == "" and math.isfinite(float(rows[-1]["logits_real"])) and math.isfinite(float(rows[-1]["kl"]))
+    )
     assert {"norm_discriminator", "adversarial", "gan_weight", "lecam", "r1", "accuracy"} <= set(rows[0])
     assert sorted(path.name for path in (out / "pictures").iterdir()) == [f"concept-{n:07d}.png" for n in (50, 100, 150)]
     assert "psnr_concept" in capsys.readouterr().out

@@ -41,13 +41,13 @@ NAMES = {
     "lpips-vgg16": "LPIPS (VGG-16)",
     "lpips-alexnet": "LPIPS (AlexNet)",
     "fid": "Fréchet distance",
-    "rfid": "reconstruction Fréchet distance",
+    "rfid": "rec. Fréchet distance",
     "kid": "KID",
-    "rkid": "reconstruction KID",
+    "rkid": "rec. KID",
     "kid_subsets": "KID, mean of subsets",
-    "rkid_subsets": "reconstruction KID, mean of subsets",
+    "rkid_subsets": "rec. KID, mean of subsets",
     "is": "inception score",
-    "ris": "reconstruction inception score",
+    "ris": "rec. inception score",
     "precision": "precision",
     "recall": "recall",
     "clip_score": "CLIP score",
@@ -57,7 +57,7 @@ GROUPS = {
     "worst": ("Worst cases", "lowest PSNR or CLIP score of the first set"),
     "best": ("Best cases", "highest of the same"),
 }
-SHOWN_SAMPLES = 64
+WIDTH = 112  # of a picture on the page: eight and their label fill a line
 
 STYLE = """
 :root { --ink: #23272e; --muted: #6d7580; --line: #e4e7eb; --card: #fff; --back: #f6f7f9; --accent: #1f5fa8; --best: #e8f1fb; }
@@ -74,17 +74,16 @@ nav a { color: var(--accent); text-decoration: none; margin-right: 16px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 14px; }
 th, td { padding: 6px 16px 6px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-right: 28px; }
-th { font-weight: 600; }
+th { font-weight: 600; white-space: normal; max-width: 150px; vertical-align: bottom; line-height: 1.25; } th small { font-weight: normal; color: var(--muted); }
 td.best { color: var(--accent); font-weight: 650; }
 td small { color: var(--muted); }
 .note { background: #fff7e8; border-left: 3px solid #d79a2b; padding: 8px 14px; margin: 16px 0 0; font-size: 13px; }
 .rows { display: grid; gap: 8px 10px; align-items: end; justify-content: start; }
-.rows .head { color: var(--muted); font-size: 12px; text-align: center; align-self: end; }
+.rows .head { color: var(--muted); font-size: 12px; text-align: right; align-self: center; padding-right: 6px; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
 img.pixels { image-rendering: pixelated; }
 figcaption { color: var(--muted); font-size: 11px; text-align: center; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)); gap: 8px; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 18px; margin-top: 12px; }
 .curves svg { width: 100%; height: auto; }
 details { margin-top: 16px; font-size: 13px; } summary { color: var(--accent); cursor: pointer; }
@@ -237,9 +236,8 @@ def picture_groups(result: Result) -> Iterator[str]:
             columns.append((name, sets[name]))
             if originals is not None:
                 columns.append(("difference × 3", viz.difference(sets[name], originals)))
-        width = 112 if originals is not None else 128
         # Pictures run across, what was made of each down: eight side by side fill the page.
-        yield f'<div class="scroll"><div class="rows" style="grid-template-columns: 96px repeat({len(places)}, {width}px)">'
+        yield f'<div class="scroll"><div class="rows" style="grid-template-columns: 96px repeat({len(places)}, {WIDTH}px)">'
         for column, (name, pictures) in enumerate(columns):
             yield f'<div class="head">{escape(name)}</div>'
             for place in places:

@@ -2,12 +2,13 @@
 
     python benchmarks/paper/claim.py RUN [RUN ...] [--out benchmarks/paper/results]
 
-A RUN is the folder of a training (`textok train tokenizer`), finished or not, or a model's. Each is compared on two test sets: *concept*, whose
-emoji are in no style part of the training, and *pair*, seen in another style. Beside TexTok and its Baseline stands a PCA of as many
-numbers. Pictures are made by the C engine, in float32.
+A RUN is the folder of a training (`textok train tokenizer`), finished or not, or a model's. Each is compared on two test sets:
+*concept*, whose emoji are in no style part of the training, and *pair*, seen in another style. Beside TexTok and its Baseline
+stands a PCA of as many numbers. Pictures are made by the C engine, in float32.
 
-Writes claim.csv (one row a model and test set), gains.csv (TexTok beside the Baseline of the same tokens and seed, with bootstrap
-intervals), claim.md, plots, sheets of pictures, and the logs of the runs. Killed and run again it goes on from what --work holds.
+Writes claim.csv (one row a model and test set), gains.csv (TexTok beside the Baseline of the same tokens and seed, with
+bootstrap intervals), claim.md, plots, sheets of pictures, and the logs of the runs. Killed and run again it goes on from what
+--work holds.
 """
 
 import argparse
@@ -38,7 +39,11 @@ SETS = ("concept", "pair")
 NETWORK = "efficientnet-lite0@128"
 OTHER_NETWORK = "efficientnet-lite2@128"  # was no part of any loss
 PAPER_GAINS = (37.2, 25.0, 30.2, 24.2)  # per cent of rFID at 32, 64, 128, 256 tokens, 256 pixels
-PER_PICTURE = {"psnr": (+1, "PSNR, dB"), "ssim": (+1, "SSIM"), "perceptual": (-1, "perceptual distance")}  # whether more is better
+PER_PICTURE = {
+    "psnr": (+1, "PSNR, dB"),
+    "ssim": (+1, "SSIM"),
+    "perceptual": (-1, "perceptual distance"),
+}  # whether more is better
 DRAWS = 10_000
 HALVES = 200
 
@@ -85,10 +90,18 @@ def measure(one, emoji, features, kept, args):
 def summary(one, name, values):
     """A row of claim.csv."""
     row = {
-        "model": one.name, "kind": one.kind, "test_set": name, "tokens": one.tokens, "numbers": one.numbers, "seed": one.seed,
-        "steps": one.steps, "planned_steps": one.planned, "images": one.images, "cpu_hours": round(one.cpu_hours, 3),
+        "model": one.name,
+        "kind": one.kind,
+        "test_set": name,
+        "tokens": one.tokens,
+        "numbers": one.numbers,
+        "seed": one.seed,
+        "steps": one.steps,
+        "planned_steps": one.planned,
+        "images": one.images,
+        "cpu_hours": round(one.cpu_hours, 3),
         "pictures": len(values["psnr"]),
-    }  # fmt: skip
+    }
     row |= {key: round(float(np.mean(values[key])), 5) for key in PER_PICTURE}
     row["kid_x1000"] = round(1000 * paired_kid(values["kernels"]), 4)
     if "kernels_other" in values:
@@ -105,7 +118,9 @@ def bootstrap(differences, seed=0):
 
 
 def kid_gain(ours, theirs, seed=0):
-    """Relative gain of KID in per cent, and its standard error by the delete-half jackknife: the spread over random halves of the pictures."""
+    """Relative gain of KID in per cent, and its standard error by the delete-half jackknife: the spread over random halves of
+    the pictures.
+    """
     rng = np.random.default_rng(seed)
     gain = 100 * (1 - paired_kid(ours) / paired_kid(theirs))
     halves = [rng.permutation(len(ours))[: len(ours) // 2] for _ in range(HALVES)]
@@ -113,12 +128,18 @@ def kid_gain(ours, theirs, seed=0):
 
 
 def gain_row(ours, theirs, name, a, b):
-    """A row of gains.csv: TexTok `ours` with measures a against the Baseline `theirs` with measures b, on the test set `name`."""
+    """A row of gains.csv: TexTok `ours` with measures a against the Baseline `theirs` with b, on the test set `name`."""
     row = {
-        "tokens": ours.tokens, "seed": ours.seed, "test_set": name, "textok": ours.name, "baseline": theirs.name,
-        "textok_steps": ours.steps, "baseline_steps": theirs.steps,
-        "textok_cpu_hours": round(ours.cpu_hours, 3), "baseline_cpu_hours": round(theirs.cpu_hours, 3),
-    }  # fmt: skip
+        "tokens": ours.tokens,
+        "seed": ours.seed,
+        "test_set": name,
+        "textok": ours.name,
+        "baseline": theirs.name,
+        "textok_steps": ours.steps,
+        "baseline_steps": theirs.steps,
+        "textok_cpu_hours": round(ours.cpu_hours, 3),
+        "baseline_cpu_hours": round(theirs.cpu_hours, 3),
+    }
     for key, (sign, _) in PER_PICTURE.items():
         mean, low, high = bootstrap(np.asarray(a[key]) - np.asarray(b[key]))
         row |= {key: round(mean, 5), f"{key}_low": round(low, 5), f"{key}_high": round(high, 5)}
@@ -139,7 +160,9 @@ def equal_tokens(rows, name, key, kind="Baseline"):
     result = {}
     chosen = [row for row in rows if row["test_set"] == name]
     for row in (row for row in chosen if row["kind"] == "TexTok"):
-        curve = sorted({other["tokens"]: other[key] for other in chosen if other["kind"] == kind and other["seed"] == row["seed"]}.items())
+        curve = sorted(
+            {other["tokens"]: other[key] for other in chosen if other["kind"] == kind and other["seed"] == row["seed"]}.items()
+        )
         if len(curve) < 2:
             result[row["tokens"], row["seed"]] = None
             continue
@@ -164,7 +187,9 @@ def partner(one, candidates):
 def equal_time_partner(one, candidates):
     """Another Baseline, of the same tokens and seed and nearer in CPU time; None where there is none."""
     first = partner(one, candidates)
-    fitting = [c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed and c is not first]
+    fitting = [
+        c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed and c is not first
+    ]
     return min(fitting, key=lambda c: abs(c.cpu_hours - one.cpu_hours), default=None)
 
 
@@ -197,11 +222,20 @@ def markdown(rows, gains, timed, candidates, network_words):
         head = ["tokens", "model", "seed", "steps", "CPU hours", "PSNR", "SSIM", "perceptual", "KID x 1000"]
         head += ["KID x 1000, Lite2"] * has_other + ["Frechet", "Frechet, train and test"]
         body = [
-            [r["tokens"], r["kind"], *((r["seed"], r["steps"], f"{r['cpu_hours']:.2f}") if r["kind"] != "PCA" else ("",) * 3), f"{r['psnr']:.2f}",
-             f"{r['ssim']:.4f}", f"{r['perceptual']:.4f}", f"{r['kid_x1000']:.2f}", *(f"{r[key]:.2f}" for key in ("kid_lite2_x1000",) if has_other),
-             f"{r['frechet']:.1f}", f"{r['frechet_train_and_test']:.1f}"]
+            [
+                r["tokens"],
+                r["kind"],
+                *((r["seed"], r["steps"], f"{r['cpu_hours']:.2f}") if r["kind"] != "PCA" else ("",) * 3),
+                f"{r['psnr']:.2f}",
+                f"{r['ssim']:.4f}",
+                f"{r['perceptual']:.4f}",
+                f"{r['kid_x1000']:.2f}",
+                *(f"{r[key]:.2f}" for key in ("kid_lite2_x1000",) if has_other),
+                f"{r['frechet']:.1f}",
+                f"{r['frechet_train_and_test']:.1f}",
+            ]
             for r in chosen
-        ]  # fmt: skip
+        ]
         parts.append(f"## Test set by {name}: {chosen[0]['pictures']} pictures\n\n{table(head, body)}\n")
     if gains:
         parts.append("## TexTok beside the Baseline of the same tokens and seed\n\n" + gain_table(gains))
@@ -219,15 +253,33 @@ def gain_table(gains):
     for row in gains:
         told = [f"{row[key]:+.4f} [{row[f'{key}_low']:+.4f}, {row[f'{key}_high']:+.4f}]" for key in PER_PICTURE]
         kids = [f"{row[key]:+.1f}% (error {row[f'{key}_error']:.1f})" for key in ("kid_gain", "kid_lite2_gain") if key in row]
-        steps = f"{row['textok_steps']}" if row["textok_steps"] == row["baseline_steps"] else f"{row['textok_steps']}, {row['baseline_steps']}"
+        steps = (
+            f"{row['textok_steps']}"
+            if row["textok_steps"] == row["baseline_steps"]
+            else f"{row['textok_steps']}, {row['baseline_steps']}"
+        )
         paper = PAPER_GAINS[(4, 8, 16, 32).index(row["tokens"])] if row["tokens"] in (4, 8, 16, 32) else None
         at = {4: 32, 8: 64, 16: 128, 32: 256}.get(row["tokens"])
-        body.append([row["tokens"], row["seed"], row["test_set"], steps, *told, f"{row['psnr_better']:.0f}%", *kids, f"{row['frechet_gain']:+.1f}%",
-                     f"{paper}% at {at}" if paper else ""])  # fmt: skip
+        body.append(
+            [
+                row["tokens"],
+                row["seed"],
+                row["test_set"],
+                steps,
+                *told,
+                f"{row['psnr_better']:.0f}%",
+                *kids,
+                f"{row['frechet_gain']:+.1f}%",
+                f"{paper}% at {at}" if paper else "",
+            ]
+        )
     note = (
-        "Differences are TexTok less Baseline with 95% intervals of a paired bootstrap over pictures; they say what other pictures would change, "
-        "not what another training would. Gains are falls of a distance relative to the Baseline's; KID's error is the standard error by the "
-        "delete-half jackknife. The paper's figures are for 256-pixel ImageNet with eight times the tokens, in the same order.\n"
+        "Differences are TexTok less Baseline with 95% intervals of a paired bootstrap over pictures; they say what other "
+        "pictures would change, "
+        "not what another training would. Gains are falls of a distance relative to the Baseline's; KID's error is the "
+        "standard error by the "
+        "delete-half jackknife. The paper's figures are for 256-pixel ImageNet with eight times the tokens, in the same "
+        "order.\n"
     )
     return f"{table(head, body)}\n\n{note}"
 
@@ -294,8 +346,13 @@ def plot_curves(candidates, path):
             told = [row for row in one.log if row.get(f"psnr_{name}")]
             values = [float(row[f"psnr_{name}"]) for row in told]
             for axis, column, scale in zip(line, ("step", "cpu_seconds"), (1, 3600), strict=True):
-                axis.plot([float(row[column]) / scale for row in told], values, styles.get(one.tokens, "-"), color=COLOURS[one.kind],
-                          label=f"{one.kind}, {one.tokens} tokens")  # fmt: skip
+                axis.plot(
+                    [float(row[column]) / scale for row in told],
+                    values,
+                    styles.get(one.tokens, "-"),
+                    color=COLOURS[one.kind],
+                    label=f"{one.kind}, {one.tokens} tokens",
+                )
     for line, name in zip(axes, SETS, strict=True):
         line[0].set_ylabel(f"PSNR, dB, by {name} (subset)")
         for axis, words in zip(line, ("steps", "CPU hours"), strict=True):
@@ -325,22 +382,33 @@ def sheet(candidates, emoji, kept, used, name, path, count=12):
         )
         for place in some
     ]
-    contact_sheet(entries, headings=["original", *(f"{c.kind} {c.tokens}" for c in columns)], side=112, text_width=150).save(path, optimize=True)
+    contact_sheet(entries, headings=["original", *(f"{c.kind} {c.tokens}" for c in columns)], side=112, text_width=150).save(
+        path, optimize=True
+    )
 
 
 def words_on_networks(emoji, args):
     counts = {name: len(rows) for name, rows in emoji.splits.items()}
     words = (
-        f"Captioned emoji of 64 pixels in three styles: {counts['train']} pictures to train on, {counts['concept']} test pictures by concept (in no style "
-        f"part of the training), {counts['pair']} by pair (seen in another style). Pictures by the C engine in float32. KID and Frechet distances are "
-        f"of {NETWORK} features (Pillow, bicubic), KID with the cubic kernel, unbiased and paired (Gretton et al. 2012, lemma 6). The perceptual distance "
+        f"Captioned emoji of 64 pixels in three styles: {counts['train']} pictures to train on, {counts['concept']} test "
+        f"pictures by concept (in no style "
+        f"part of the training), {counts['pair']} by pair (seen in another style). Pictures by the C engine in float32. KID "
+        f"and Frechet distances are "
+        f"of {NETWORK} features (Pillow, bicubic), KID with the cubic kernel, unbiased and paired (Gretton et al. 2012, lemma "
+        f"6). The perceptual distance "
         "is that of EfficientNet-Lite0's blocks 3, 5, 8 and 11, which was also part of the loss: the same network "
         "that the models were trained towards measures them, which flatters all of them. "
     )
     if args.other_network:
-        words += f"{OTHER_NETWORK}, whose weights were no part of any loss, stands beside it; it is a relative, trained on the same ImageNet. "
+        words += (
+            f"{OTHER_NETWORK}, whose weights were no part of any loss, stands beside it; it is a relative, trained on the same "
+            "ImageNet. "
+        )
     together = len(spread(emoji.splits["train"], args.train_pictures))
-    return words + f"PCA was fitted on the training pictures. The Frechet distance over train and test has {together} training pictures.\n"
+    return (
+        words + f"PCA was fitted on the training pictures. The Frechet distance over train and test has {together} training "
+        f"pictures.\n"
+    )
 
 
 def main(arguments=None):
@@ -348,7 +416,9 @@ def main(arguments=None):
     top.add_argument("runs", nargs="+", help="folders of trainings or models, or names of bundled models")
     top.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
     top.add_argument("--other-network", action=argparse.BooleanOptionalAction, default=True, help=f"also {OTHER_NETWORK}")
-    top.add_argument("--train-pictures", type=int, default=0, help="how many of the training split count for the Frechet distance (0: all)")
+    top.add_argument(
+        "--train-pictures", type=int, default=0, help="how many of the training split count for the Frechet distance (0: all)"
+    )
     add_data_arguments(top)
     args = top.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -372,7 +442,10 @@ def main(arguments=None):
             if other is not None:
                 found += [gain_row(one, other, name, measures[one.name][name], measures[other.name][name]) for name in SETS]
     write_csv(args.out / "claim.csv", rows)
-    write_csv(args.out / "gains.csv", [row | {"at": "equal steps"} for row in gains] + [row | {"at": "equal CPU time"} for row in timed])
+    write_csv(
+        args.out / "gains.csv",
+        [row | {"at": "equal steps"} for row in gains] + [row | {"at": "equal CPU time"} for row in timed],
+    )
     (args.out / "claim.md").write_text(markdown(rows, gains, timed, candidates, words_on_networks(emoji, args)))
     plot_quality(rows, args.out / "quality.png")
     if any(c.log for c in candidates):

@@ -1,6 +1,7 @@
 """What the evaluations share: runs as models of the C engine, their pictures and features kept on disk, and distances of sets.
 
-Everything that takes time is kept in the folder `work` under a hash of what it depends on, so that a command that was stopped goes on.
+Everything that takes time is kept in the folder `work` under a hash of what it depends on, so that a command that was stopped
+goes on.
 """
 
 import csv
@@ -29,7 +30,9 @@ class Emoji:
     splits: dict = field(init=False)  # name: int64 [m]
 
     def __post_init__(self):
-        self.splits = {name: self.pairs.rows(split) for name, split in (("train", "train"), ("concept", "test"), ("pair", "pair"))}
+        self.splits = {
+            name: self.pairs.rows(split) for name, split in (("train", "train"), ("concept", "test"), ("pair", "pair"))
+        }
 
     @classmethod
     def load(cls, args):
@@ -45,8 +48,12 @@ def add_data_arguments(parser):
     parser.add_argument("--data", default=HERE / "data", help="folder of the shards")
     parser.add_argument("--pair-test", default=HERE / "pair_test.txt", help="file with the keys of the test set by pair")
     parser.add_argument("--caption", default="caption_long", help="which caption the models read")
-    parser.add_argument("--cache", default="captions.npz", help="embeddings of the captions: a store, or a .npz that is made where missing")
-    parser.add_argument("--work", default=Path("paper-work"), type=Path, help="folder of pictures and features, kept for the next run")
+    parser.add_argument(
+        "--cache", default="captions.npz", help="embeddings of the captions: a store, or a .npz that is made where missing"
+    )
+    parser.add_argument(
+        "--work", default=Path("paper-work"), type=Path, help="folder of pictures and features, kept for the next run"
+    )
     parser.add_argument("--threads", type=int, default=None)
 
 
@@ -115,9 +122,20 @@ def from_run(folder):
         log = list(csv.DictReader(file))
     digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
     return Candidate(
-        folder.name, kind_of(config), config["num_latent_tokens"], config["num_latent_tokens"] * config["latent_dim"], run["seed"],
-        history["steps"], run["steps"], history["images"], history["cpu_hours"], config, weights, digest, log,
-    )  # fmt: skip
+        folder.name,
+        kind_of(config),
+        config["num_latent_tokens"],
+        config["num_latent_tokens"] * config["latent_dim"],
+        run["seed"],
+        history["steps"],
+        run["steps"],
+        history["images"],
+        history["cpu_hours"],
+        config,
+        weights,
+        digest,
+        log,
+    )
 
 
 def from_folder(name):
@@ -127,7 +145,9 @@ def from_folder(name):
     numbers = config["num_latent_tokens"] * config["latent_dim"]
     file = textok.bundled.find_model(name) / "model.safetensors"
     stamp = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Candidate(Path(name).name, kind_of(config), config["num_latent_tokens"], numbers, config=config, weights=str(name), stamp=stamp)
+    return Candidate(
+        Path(name).name, kind_of(config), config["num_latent_tokens"], numbers, config=config, weights=str(name), stamp=stamp
+    )
 
 
 def candidate(name):
@@ -170,7 +190,9 @@ def reconstruct(one, emoji, rows, threads):
             if engine is None:
                 mean, directions = one.weights
                 flat = images[part].reshape(len(part), -1) / np.float32(127.5) - 1
-                pictures = textok.to_uint8((flat - mean) @ directions @ directions.T + mean).reshape(len(part), *images.shape[1:])
+                pictures = textok.to_uint8((flat - mean) @ directions @ directions.T + mean).reshape(
+                    len(part), *images.shape[1:]
+                )
             elif one.kind == "Baseline":
                 pictures = engine.reconstruct(images[part])
             else:
@@ -245,10 +267,10 @@ def kernel(x, y):
 
 
 def paired_kernels(features, originals):
-    """The matrix h [n,n] of Gretton et al. (2012), lemma 6, with zeros on the diagonal: h_ij = k(x_i,x_j) + k(y_i,y_j) - k(x_i,y_j) - k(x_j,y_i).
+    """The matrix h [n,n] of Gretton et al. (2012), lemma 6: h_ij = k(x_i,x_j) + k(y_i,y_j) - k(x_i,y_j) - k(x_j,y_i), h_ii = 0.
 
-    Its mean off the diagonal is the unbiased KID where picture i of one set was made from picture i of the other: the plain estimate, whose
-    last term includes the pairs, would be too low.
+    Its mean off the diagonal is the unbiased KID where picture i of one set was made from picture i of the other: the plain
+    estimate, whose last term includes the pairs, would be too low.
     """
     cross = kernel(features, originals)
     h = kernel(features, features) + kernel(originals, originals) - cross - cross.T

@@ -2,11 +2,13 @@
 
     python benchmarks/paper/generation.py RUN [RUN ...] [--guidance 1 2 4] [--out benchmarks/paper/results]
 
-A RUN is the folder of `textok train dit`; its tokenizer is the one that it was trained on. For every test picture one is generated: a
-class-conditional DiT gets its label, a DiT-T2I its caption, and the detokenizer its caption, which is in no training data.
+A RUN is the folder of `textok train dit`; its tokenizer is the one that it was trained on. For every test picture one is
+generated: a class-conditional DiT gets its label, a DiT-T2I its caption, and the detokenizer its caption, which is in no
+training data.
 
-KID against the test pictures, Frechet distance, precision and recall against the training pictures, and how often what is drawn is what was
-asked for: whether the nearest of the classes' mean features is that of the label. Writes generation.csv, generation.md and sheets.
+KID against the test pictures, Frechet distance, precision and recall against the training pictures, and how often what is drawn
+is what was asked for: whether the nearest of the classes' mean features is that of the label. Writes generation.csv,
+generation.md and sheets.
 """
 
 import argparse
@@ -37,7 +39,11 @@ class Generator:
         self.dit = textok.DiT(self.config, weights, threads=threads)
         self.by_text = self.config["condition"] == "text"
         self.latents = "Baseline" if self.decoder.config.text_condition == "none" else "TexTok"
-        self.stamp = [self.history["steps"], float(sum(np.abs(w).sum(dtype=np.float64) for w in weights.values())), decoder_stamp]
+        self.stamp = [
+            self.history["steps"],
+            float(sum(np.abs(w).sum(dtype=np.float64) for w in weights.values())),
+            decoder_stamp,
+        ]
 
     def pictures(self, emoji, rows, labels, steps, guidance, seed):
         """uint8 [len(rows),S,S,3]: one picture for each of the rows' conditions; picture k has stream k of the seed."""
@@ -81,7 +87,9 @@ def score(made, labels, tests, trains, means):
 def main(arguments=None):
     top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     top.add_argument("runs", nargs="+", help="folders of trainings of DiTs")
-    top.add_argument("--tokenizer", help="a tokenizer's folder in place of the one that the runs tell of, which must be the same model")
+    top.add_argument(
+        "--tokenizer", help="a tokenizer's folder in place of the one that the runs tell of, which must be the same model"
+    )
     top.add_argument("--guidance", nargs="+", type=float, default=[1.0, 3.0])
     top.add_argument("--steps", type=int, default=50)
     top.add_argument("--seed", type=int, default=0)
@@ -112,10 +120,16 @@ def main(arguments=None):
             )
             made = features.of(NETWORK, f"{name}-{guidance:g}", stamp, pictures)
             row = {
-                "model": name, "latents": generator.latents, "tokens": generator.config["num_tokens"], "condition": generator.config["condition"],
-                "guidance": guidance, "steps": generator.history["steps"], "planned_steps": generator.planned,
-                "cpu_hours": round(generator.history["cpu_hours"], 3), "pictures": len(asked),
-            } | score(made, labels[asked], real, seen, means)  # fmt: skip
+                "model": name,
+                "latents": generator.latents,
+                "tokens": generator.config["num_tokens"],
+                "condition": generator.config["condition"],
+                "guidance": guidance,
+                "steps": generator.history["steps"],
+                "planned_steps": generator.planned,
+                "cpu_hours": round(generator.history["cpu_hours"], 3),
+                "pictures": len(asked),
+            } | score(made, labels[asked], real, seen, means)
             rows.append(row)
             print(row, flush=True)
             sheet.append(pictures)
@@ -126,12 +140,46 @@ def main(arguments=None):
 
 
 def markdown(rows, args):
-    head = ["model", "latents", "tokens", "condition", "guidance", "steps", "CPU hours", "pictures", "KID x 1000", "Frechet", "precision", "recall", "class followed"]
-    keys = ["model", "latents", "tokens", "condition", "guidance", "steps", "cpu_hours", "pictures", "kid_x1000", "frechet", "precision", "recall", "class_followed"]
-    unfinished = [f"{r['model']} ({r['steps']} of {r['planned_steps']} steps)" for r in rows if r.get("steps", 0) < r.get("planned_steps", 0)]
+    head = [
+        "model",
+        "latents",
+        "tokens",
+        "condition",
+        "guidance",
+        "steps",
+        "CPU hours",
+        "pictures",
+        "KID x 1000",
+        "Frechet",
+        "precision",
+        "recall",
+        "class followed",
+    ]
+    keys = [
+        "model",
+        "latents",
+        "tokens",
+        "condition",
+        "guidance",
+        "steps",
+        "cpu_hours",
+        "pictures",
+        "kid_x1000",
+        "frechet",
+        "precision",
+        "recall",
+        "class_followed",
+    ]
+    unfinished = [
+        f"{r['model']} ({r['steps']} of {r['planned_steps']} steps)"
+        for r in rows
+        if r.get("steps", 0) < r.get("planned_steps", 0)
+    ]
     words = (
-        f"# Generated emoji\n\nOne picture for each test picture's label or caption, {args.steps} evaluations of DPM-Solver++, seed {args.seed}, decoded with the "
-        f"test picture's caption. {NETWORK} features; KID against the test pictures, the rest against those of training. Class followed: per cent whose "
+        f"# Generated emoji\n\nOne picture for each test picture's label or caption, {args.steps} evaluations of "
+        f"DPM-Solver++, seed {args.seed}, decoded with the "
+        f"test picture's caption. {NETWORK} features; KID against the test pictures, the rest against those of training. "
+        f"Class followed: per cent whose "
         "nearest class by mean features, of 99, is the one asked for.\n\n"
     )
     if unfinished:
@@ -144,10 +192,16 @@ def write_sheet(path, emoji, asked, sets, guidances, count=12):
     from textok.images import Entry, contact_sheet
 
     entries = [
-        Entry([emoji.pairs.images[asked[k]], *(np.asarray(made[k]) for made in sets)], emoji.pairs.records[asked[k]]["name"], emoji.pairs.records[asked[k]]["style"])
+        Entry(
+            [emoji.pairs.images[asked[k]], *(np.asarray(made[k]) for made in sets)],
+            emoji.pairs.records[asked[k]]["name"],
+            emoji.pairs.records[asked[k]]["style"],
+        )
         for k in spread(np.arange(len(asked)), count)
     ]
-    contact_sheet(entries, columns=2, headings=["test picture", *(f"guidance {g:g}" for g in guidances)], side=112, text_width=150).save(path, optimize=True)
+    contact_sheet(
+        entries, columns=2, headings=["test picture", *(f"guidance {g:g}" for g in guidances)], side=112, text_width=150
+    ).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     python benchmarks/paper/make_data.py SHARDS
 
-SHARDS holds google.tar, twitter.tar, fluent.tar and labels.json, with samples of KEY.png and KEY.json. Each becomes NAME.tar.gz with
-KEY.webp (lossless) and KEY.json. digests.json keeps a hash of the pixels and the fields of every shard as they were before.
+SHARDS holds google.tar, twitter.tar, fluent.tar and labels.json, with samples of KEY.png and KEY.json. Each becomes NAME.tar.gz
+with KEY.webp (lossless) and KEY.json. digests.json keeps a hash of the pixels and the fields of every shard as they were
+before.
 
-pair_test.txt: a tenth of the pairs outside the by-concept test split, by a hash of codepoints and style; without those whose emoji would
-then be in no style of the training data, for these would be unseen concepts.
+pair_test.txt: a tenth of the pairs outside the by-concept test split, by a hash of codepoints and style; without those whose
+emoji would then be in no style of the training data, for these would be unseen concepts.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """measure pictures: FID, KID, IS, precision, recall, PSNR, SSIM, perceptual distance, CLIP score
 
+What to measure:
+
     reconstruction  sets beside their originals, picture by picture and as a whole
     samples         sets of generated pictures beside real ones, or beside a .npz of mu and sigma
     text            generated pictures beside their captions, by CLIP
@@ -8,6 +10,7 @@
 A set is a folder, shards, an .npy or .npz (ADM's arr_0), or with --model latents, which are decoded first. Originals are centre-cropped
 to the size of the sets. The result is a folder with result.json, pictures.npz and a cache, with which a second run completes a first;
 `textok report` shows it. Without downloads, EfficientNet-Lite0 stands in for Inception-v3 and for LPIPS' network; numbers carry its name.
+Other networks are the user's files: Inception-v3 as TorchScript or ONNX (onnxruntime), CLIP and DINOv2 as folders (extra "text"); CLIP for `text`.
 """
 
 import argparse

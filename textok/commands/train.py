@@ -1,7 +1,7 @@
 """train a tokenizer, or a generator on its latents
 
 Trains by a TOML config, with `key=value` overrides ("run.steps=2000", "model.text_condition=none"). The run's folder gets the
-model's config, a log, sample pictures, TensorBoard's events and checkpoints; the same command goes on with a run that was killed.
+model's config, a log, sample pictures, TensorBoard's events and checkpoints; the same command goes on with a killed run.
 On several devices or machines: accelerate launch -m textok train tokenizer CONFIG ...
 """
 
@@ -14,7 +14,9 @@ EXTRA = "train"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("tokenizer", "dit"), help="what to train")
-    parser.add_argument("config", help="a TOML file, or the name of a packaged config: imagenet-256, imagenet-512, imagenet-dit")
+    parser.add_argument(
+        "config", help="a TOML file, or the name of a packaged config: imagenet-256, imagenet-512, imagenet-dit"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that win over the file's")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder; a run that is there goes on")
 

@@ -36,8 +36,8 @@ from .. import __version__, _core, arrays
 from ..errors import DataError
 from ..weights import read_json
 from .ordered import ordered_map
-from .parts import KINDS, PartWriter, remove_part, verify_part, write_metadata, write_samples
-from .sources import Event, Sample, Skip, Source, usable
+from .parts import KINDS, SAMPLES_FILE, PartWriter, remove_part, verify_part, write_metadata, write_samples
+from .sources import METADATA_FILE, Event, Sample, Skip, Source, usable
 
 FOLDER = "parts"
 PLAN_FILE, INDEX_FILE, SKIPS_FILE = "plan.json", "index.json", "skips.jsonl"
@@ -190,7 +190,7 @@ class Job:
         self.parts.mkdir(parents=True, exist_ok=True)
         path = self.parts / PLAN_FILE
         if not path.exists():
-            _write(path, _json(settings), replace=False)
+            self._write(path, _json(settings), replace=False)
         there = read_json(path, DataError)
         if there != settings:
             raise DataError(
@@ -205,7 +205,7 @@ class Job:
             remove_part(self.out, record)
         for path in [
             *self.parts.iterdir(),
-            *(self.out / name for name in (INDEX_FILE, SKIPS_FILE, "metadata.jsonl", "samples.npz")),
+            *(self.out / name for name in (INDEX_FILE, SKIPS_FILE, METADATA_FILE, SAMPLES_FILE)),
         ]:
             path.unlink(missing_ok=True)
 
@@ -389,7 +389,7 @@ class Job:
             "skips": [[skip.key, skip.source, skip.reason] for _, skip in part.skips],
             "made_with": {"textok": __version__, "kernels": _core.cpu_info()["isa"]},
         }
-        _write(self._record_path(unit.number, part.number), _json(record))
+        self._write(self._record_path(unit.number, part.number), _json(record))
         if part.next is None:
             self._release(unit)
 
@@ -419,26 +419,50 @@ class Job:
         result = None
         if self.kind == "npz":
             old = read_json(self.out / INDEX_FILE, DataError).get("result") if self._finished_file() else None
-            result = old or write_samples(self.out, records(), samples)
+            result = old or write_samples(self.out, self.parts, records(), samples)
         elif self.kind == "png":
-            write_metadata(self.out / "metadata.jsonl", records())
+            write_metadata(self.out, self.parts, records())
         skips = (
             json.dumps({"key": key, "source": source, "reason": reason, "part": record["name"]}, ensure_ascii=False) + "\n"
             for record in records()
             for key, source, reason in record["skips"]
         )
-        _write(self.out / SKIPS_FILE, "".join(skips))
+        self._write(self.out / SKIPS_FILE, "".join(skips))
         index = {**read_json(self.parts / PLAN_FILE, DataError), "samples": samples, "skipped": skipped}
         if result is not None:
             index["result"] = result
         index["parts"] = [{key: record[key] for key in record if key not in ("skips", "rows")} for record in records()]
-        _write(self.out / INDEX_FILE, _json(index))
+        self._write(self.out / INDEX_FILE, _json(index))
         if self.kind == "npz":
             for record in records():
                 remove_part(self.out, record)
         for path in self.parts.iterdir():
             if path.suffix in (".lock", ".part") and path.name != "index.lock":
                 path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, text: str, replace: bool = True) -> None:
+        """A file that appears whole; without `replace`, unless another process was first."""
+        temporary = self.parts / f"{path.name}.{os.urandom(4).hex()}.part"  # where a killed run's are cleared away
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                temporary.replace(path)
+            else:
+                try:
+                    os.link(temporary, path)
+                except OSError:  # it is there by now, or the file system knows no links
+                    if not path.exists():
+                        temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 class _Part:
@@ -485,28 +509,6 @@ def _event_bytes(event: Event) -> bytes:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-
-
-def _write(path: Path, text: str, replace: bool = True) -> None:
-    """A file that appears whole; without `replace`, unless another process was first."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _differences(then: Any, now: Any) -> str:

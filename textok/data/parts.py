@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .rows import write_adm
+from .rows import write_archive
 from .shards import TarWriter
+from .sources import METADATA_FILE
 
 SAMPLES_FILE = "samples.npz"
 RAW = "raw"  # the "extension" of a picture uint8 [S,S,3], C order
@@ -157,27 +158,31 @@ def remove_part(out: Path, record: Mapping[str, Any]) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_metadata(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+def write_metadata(out: Path, work: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """metadata.jsonl of a folder of pictures, as HF's imagefolder and `sources` read it."""
-    part = path.with_name(f"{path.name}.part")
+    part = work / f"{METADATA_FILE}.part"
     with part.open("w", encoding="utf-8") as file:
         for record in records:
             for key, metadata in record["rows"]:
                 file.write(json.dumps({"file_name": f"{key}.png", **metadata}, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
+    part.replace(out / METADATA_FILE)
 
 
-def write_samples(out: Path, records: Iterable[dict[str, Any]], count: int) -> dict[str, Any]:
-    """ADM's samples.npz of all raw parts; arr_1 where every sample has a label."""
+def write_samples(out: Path, work: Path, records: Iterable[dict[str, Any]], count: int) -> dict[str, Any]:
+    """ADM's samples.npz of all raw parts; arr_1 where every sample has a label. Returns the file's record."""
     parts = list(records)
     labels = [metadata.get("label") for part in parts for _, metadata in part["rows"]]
-    classes = labels if labels and all(type(label) is int for label in labels) else None
-    write_adm(out / SAMPLES_FILE, _pictures(out, parts), count, classes)
-    with (out / SAMPLES_FILE).open("rb") as file:
+    whole = bool(labels) and all(type(label) is int for label in labels)
+    part = work / f"{SAMPLES_FILE}.part"
+    write_archive(part, _pictures(out, parts), count, np.array(labels, np.int64) if whole else None)
+    _sync(part)
+    with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": SAMPLES_FILE, "bytes": (out / SAMPLES_FILE).stat().st_size, "sha256": digest}
+    record = {"file": SAMPLES_FILE, "bytes": part.stat().st_size, "sha256": digest}
+    part.replace(out / SAMPLES_FILE)
+    return record
 
 
 def _pictures(out: Path, parts: Iterable[Mapping[str, Any]]) -> Iterator[NDArray[np.uint8]]:

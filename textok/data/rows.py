@@ -116,10 +116,16 @@ def write_adm(path: str | os.PathLike[str], pictures: Iterable[Any], count: int,
     classes = (
         None if labels is None else arrays.integers(labels, "labels", count, 0, 2**31 - 1, "a class a picture").astype(np.int64)
     )
-    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+    with replacing(Path(path)) as temporary:
+        write_archive(temporary, pictures, count, classes)
+
+
+def write_archive(path: Path, pictures: Iterable[Any], count: int, labels: NDArray[np.int64] | None) -> None:
+    """`write_adm` straight to a path, for callers that see to it that the file appears whole."""
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         _write_member(archive, "arr_0", pictures, count, np.dtype(np.uint8))
-        if classes is not None:
-            _write_member(archive, "arr_1", classes, count, np.dtype(np.int64))
+        if labels is not None:
+            _write_member(archive, "arr_1", labels, count, np.dtype(np.int64))
 
 
 def _write_member(archive: zipfile.ZipFile, name: str, rows: Iterable[Any], count: int, dtype: np.dtype[Any]) -> None:

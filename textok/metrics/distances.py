@@ -3,6 +3,7 @@
 No pictures and no networks here: a feature is a row of an array. Sets of 50,000 are compared in blocks of rows.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..noise import generator
 
 F64 = NDArray[np.float64]
 
-ROWS = 2048  # of one set, compared with the whole other set at a time: 50,000 x 2,048 float64 are 0.8 GB
+BLOCK = 1 << 24  # distances or kernels in memory at a time: 128 MiB
 
 
 def _features(value: ArrayLike, name: str, least: int = 1) -> F64:
@@ -33,7 +34,7 @@ def _two_sets(features: ArrayLike, reference: ArrayLike, least: int) -> tuple[F6
     return x, y
 
 
-def _root(covariance: F64) -> F64:
+def covariance_root(covariance: F64) -> F64:
     """F [d,r] with F F^T the covariance; directions that are rounding errors are left out."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     keep = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0)
@@ -72,15 +73,26 @@ def frechet_distance(
     for array, name in ((m, "mean"), (n, "reference_mean"), (s, "covariance"), (t, "reference_covariance")):
         if not np.isfinite(array).all():
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-    f, g = _root(s), _root(t)
-    overlap = np.linalg.svd(f.T @ g, compute_uv=False).sum() if f.size and g.size else 0.0
-    return float(np.square(m - n).sum() + np.trace(s) + np.trace(t) - 2 * overlap)
+    return frechet_of_roots(m, covariance_root(s), n, covariance_root(t))
+
+
+def frechet_of_roots(mean: F64, root: F64, reference_mean: F64, reference_root: F64) -> float:
+    """`frechet_distance` from `covariance_root`s, most of its work, which many distances from one set share."""
+    overlap = np.linalg.svd(root.T @ reference_root, compute_uv=False).sum() if root.size and reference_root.size else 0.0
+    spread = np.square(root).sum() + np.square(reference_root).sum()
+    return float(np.square(mean - reference_mean).sum() + spread - 2 * overlap)
+
+
+def _blocks(count: int, others: int) -> Iterator[slice]:
+    """Slices of `count` rows, each to be compared with all `others` at once."""
+    rows = max(1, BLOCK // others)
+    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
 
 
 def _kernel_sum(x: F64, y: F64, degree: int, gamma: float, coef: float, without_diagonal: bool = False) -> float:
     total = 0.0
-    for start in range(0, len(x), ROWS):
-        kernel = x[start : start + ROWS] @ y.T
+    for part in _blocks(len(x), len(y)):
+        kernel = x[part] @ y.T
         kernel *= gamma
         kernel += coef
         base = kernel.copy()
@@ -88,7 +100,7 @@ def _kernel_sum(x: F64, y: F64, degree: int, gamma: float, coef: float, without_
             kernel *= base
         total += float(kernel.sum())
         if without_diagonal:
-            total -= float(kernel[np.arange(len(kernel)), np.arange(start, start + len(kernel))].sum())
+            total -= float(kernel[np.arange(len(kernel)), np.arange(part.start, part.stop)].sum())
     return total
 
 
@@ -193,11 +205,11 @@ def _squared_distances(x: F64, y: F64) -> F64:
 def _radii(x: F64, k: int) -> F64:
     """Squared distance of each row to its k-th nearest other row."""
     radii = np.empty(len(x))
-    for start in range(0, len(x), ROWS):
-        distances = _squared_distances(x[start : start + ROWS], x)
-        rows = np.arange(len(distances))
-        distances[rows, start + rows] = np.inf
-        radii[start : start + ROWS] = np.partition(distances, k - 1, axis=1)[:, k - 1]
+    for part in _blocks(len(x), len(x)):
+        distances = _squared_distances(x[part], x)
+        distances[np.arange(len(distances)), np.arange(part.start, part.stop)] = np.inf
+        distances.partition(k - 1, axis=1)
+        radii[part] = distances[:, k - 1]
     return radii
 
 
@@ -220,10 +232,10 @@ def precision_recall(features: ArrayLike, reference: ArrayLike, k: int = 3) -> t
     x, y = x - middle, y - middle
     radii_x, radii_y = _radii(x, k), _radii(y, k)
     inside_y, inside_x = 0, np.zeros(len(y), bool)
-    for start in range(0, len(x), ROWS):
-        distances = _squared_distances(x[start : start + ROWS], y)
+    for part in _blocks(len(x), len(y)):
+        distances = _squared_distances(x[part], y)
         inside_y += int((distances <= radii_y).any(axis=1).sum())
-        inside_x |= (distances <= radii_x[start : start + ROWS, None]).any(axis=0)
+        inside_x |= (distances <= radii_x[part, None]).any(axis=0)
     return inside_y / len(x), float(inside_x.mean())
 
 

@@ -11,6 +11,7 @@ A result is a folder: `result.json` (numbers, and all that they depend on), `pic
 `cache` (what the networks computed, so that a second run completes a first).
 """
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import DataError
 from ..model import progress_bar
+from ..noise import generator
 from ..weights import read_json, replacing, write_json
 from .cache import Arrays, Cache
 from .distances import (
@@ -49,6 +51,13 @@ EXAMPLES = 8  # of each kind: evenly spread, worst, best
 SPLITS = 10
 NEIGHBOURS = 3
 SUBSETS, SUBSET_SIZE = 100, 1000
+MOST = 50_000  # pictures of a set that KID, precision, recall and IS look at; FID looks at all
+SET_SETTINGS = {
+    "inception_score_splits": SPLITS,
+    "precision_recall_k": NEIGHBOURS,
+    "kid": "whole sets, unbiased; degree 3, gamma 1/d, coef 1",
+    "most_pictures_of_is_kid_precision_recall": MOST,
+}
 CROP = "ADM centre crop (textok.preprocess)"
 LIBRARIES = ("numpy", "pillow", "scikit-image", "torch", "onnxruntime", "transformers", "efficientnet_lite_pytorch")
 
@@ -111,7 +120,8 @@ class PictureSet:
             self.size = height
         if not self.crop and (height, width) != (self.size, self.size):
             raise DataError(
-                f"{sample.source}: {sample.key}: expected {self.size} x {self.size} pixels as the first, got {height} x {width}"
+                f"{sample.source}: {sample.key}: expected square pictures of one size, {self.size} x {self.size} as the first, "
+                f"got {height} x {width}"
             )
         return decode_picture(sample.picture, self.size, sample.key)
 
@@ -210,7 +220,6 @@ class Evaluation:
     use_cache: bool = True
 
     def __post_init__(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
         self.cache = Cache(self.out / CACHE_FOLDER if self.use_cache else None)
 
     # ---- the three evaluations ----
@@ -222,7 +231,7 @@ class Evaluation:
             made = PictureSet(source, self.size, caption=self.caption)
             originals = self._reference(reference, made)
             scores: dict[str, list[F64]] = {}
-            kept, kept_real, keys = _Features(self.network), _Features(self.network), []
+            kept, kept_real, keys = _Features(self.seed), _Features(self.seed), []
             with progress_bar(self.progress, 0, f"picture of {name}") as bar:
                 for part, wanted in paired(made, originals):
                     for key, value in self._pair_scores(part.pictures, wanted).items():
@@ -235,7 +244,7 @@ class Evaluation:
             metrics: dict[str, Any] = {key: _mean(value) for key, value in joined.items()}
             if self.network is not None:
                 if real is None or first_keys != keys:
-                    real = _Real(kept_real.features, kept_real.probabilities)
+                    real = kept_real
                 metrics |= self._set_metrics(kept, real, "r")
             values |= {f"{name}/{key}": value for key, value in joined.items()}
             if first_keys is None:
@@ -257,7 +266,7 @@ class Evaluation:
             kept = self._all_features(made, name)
             if real is None:
                 if is_statistics(reference):
-                    real = _Real(statistics=Statistics.load(reference))
+                    real = _Features(statistics=Statistics.load(reference))
                     if len(real.statistics.mean) != kept.features.shape[1]:
                         width = len(real.statistics.mean)
                         raise DataError(
@@ -265,8 +274,7 @@ class Evaluation:
                         )
                 else:
                     originals = self._reference(reference, made)
-                    of_reference = self._all_features(originals, "the reference")
-                    real = _Real(of_reference.features, of_reference.probabilities)
+                    real = self._all_features(originals, "the reference")
             rows.append(self._row(name, made, self._set_metrics(kept, real)))
         about = (
             {"source": str(reference), "count": real.statistics.count} if originals is None and real else self._about(originals)
@@ -324,7 +332,7 @@ class Evaluation:
         return self.cache.get(f"features {network.fingerprint}", [pictures], compute)
 
     def _all_features(self, pictures: PictureSet, name: str) -> "_Features":
-        kept = _Features(self.network)
+        kept = _Features(self.seed)
         with progress_bar(self.progress, 0, f"picture of {name}") as bar:
             for part in pictures:
                 kept.add(self._features(part.pictures))
@@ -340,10 +348,10 @@ class Evaluation:
 
         return self.cache.get(f"pairs 1 {SSIM_SETTINGS} {self.perceptual_name}", [pictures, originals], compute)
 
-    def _set_metrics(self, made: "_Features", real: "_Real", prefix: str = "") -> dict[str, Any]:
+    def _set_metrics(self, made: "_Features", real: "_Features", prefix: str = "") -> dict[str, Any]:
         assert self.network is not None
         at = f"@{self.network.name}"
-        result: dict[str, Any] = {f"{prefix}fid{at}": Statistics.of([made.features]).distance(real.statistics)}
+        result: dict[str, Any] = {f"{prefix}fid{at}": made.statistics.distance(real.statistics)}
         if real.features is not None:
             result[f"{prefix}kid{at}"] = kernel_distance(made.features, real.features, reference_mean=real.mean_kernel)
             if min(len(made.features), len(real.features)) >= SUBSET_SIZE:
@@ -415,6 +423,7 @@ class Evaluation:
                 start += len(part.keys)
             arrays["originals"] = np.stack([originals[place] for place in places])
         arrays |= {f"places/{group}": np.searchsorted(places, found) for group, found in chosen.items()}
+        self.out.mkdir(parents=True, exist_ok=True)
         with replacing(self.out / PICTURES_FILE) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
 
@@ -432,34 +441,55 @@ def _chosen(pictures: PictureSet, places: Sequence[int]) -> dict[int, tuple[str,
 
 
 class _Features:
-    """Features and probabilities, gathered part by part."""
+    """What a network made of a set, in bounded memory: statistics of all, and the rows of at most MOST pictures, a fair draw by `seed`.
 
-    def __init__(self, network: FeatureNetwork | None) -> None:
-        self._parts: list[Arrays] = []
-        self.network = network
+    Attributes: `statistics` (None before the first part), `features` and `probabilities`, float32 [n,...] or None.
+    """
+
+    def __init__(self, seed: int = 0, statistics: Statistics | None = None) -> None:
+        self.statistics = statistics
+        self._seen, self._parts, self._kept, self._draw = 0, [], {}, generator(seed, 1)
 
     def add(self, part: Arrays) -> None:
-        if part:
+        if not part:
+            return
+        if self.statistics is None:
+            self.statistics = Statistics(part["features"].shape[1])
+        self.statistics.add(part["features"])
+        start, count = self._seen, len(part["features"])
+        self._seen += count
+        if self._seen <= MOST:
             self._parts.append(part)
+            return
+        room = max(0, MOST - start)
+        if self._parts or room:
+            self._parts.append({key: rows[:room] for key, rows in part.items()})
+            self._kept = {key: np.concatenate([old[key] for old in self._parts]) for key in part}
+            self._parts = []
+        # Vitter's algorithm R: the k-th picture takes one of the places with a chance of MOST in k.
+        for row, place in enumerate(self._draw.integers(0, np.arange(start + room, self._seen) + 1), room):
+            if place < MOST:
+                for key, rows in self._kept.items():
+                    rows[place] = part[key][row]
+
+    def _rows(self, key: str) -> Any:
+        if self._parts:
+            self._kept = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+            self._parts = [self._kept]
+        return self._kept.get(key)
 
     @property
     def features(self) -> Any:
-        return np.concatenate([part["features"] for part in self._parts])
+        return self._rows("features")
 
     @property
     def probabilities(self) -> Any:
-        if not self._parts or "probabilities" not in self._parts[0]:
-            return None
-        return np.concatenate([part["probabilities"] for part in self._parts])
+        return self._rows("probabilities")
 
-
-class _Real:
-    """The reference's side of every comparison, computed once."""
-
-    def __init__(self, features: Any = None, probabilities: Any = None, statistics: Statistics | None = None) -> None:
-        self.features, self.probabilities = features, probabilities
-        self.statistics = Statistics.of([features]) if statistics is None else statistics
-        self.mean_kernel = None if features is None or len(features) < 2 else kernel_mean(features)
+    @functools.cached_property
+    def mean_kernel(self) -> float:
+        """The term of KID that all sets share which are compared with this one."""
+        return kernel_mean(self.features)
 
 
 def is_statistics(source: Any) -> bool:
@@ -483,9 +513,9 @@ def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int 
             if part.count is None:
                 raise DataError(f"{source}: expected statistics with a count, to be merged; this file has none")
         else:
-            part = Statistics.of(
-                [evaluation._all_features(PictureSet(source, size, crop=size is not None), str(source)).features]
-            )
+            evaluation._needed("pictures")
+            pictures = PictureSet(source, size, crop=size is not None)
+            part = evaluation._all_features(pictures, str(source)).statistics
         total = part if total is None else total.merge(part)
     if total is None:
         raise ValueError("sources: expected at least one, got none")

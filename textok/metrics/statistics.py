@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..weights import replacing
-from .distances import frechet_distance
+from .distances import covariance_root, frechet_of_roots
 
 F64 = NDArray[np.float64]
 
@@ -49,6 +49,7 @@ class Statistics:
         self.count: int | None = 0
         self.mean = np.zeros(width)
         self._scatter = np.zeros((width, width))  # sum of (x - mean)(x - mean)^T; the covariance itself where count is None
+        self._root: F64 | None = None  # of the covariance, once it was needed
 
     @classmethod
     def of(cls, parts: Iterable[ArrayLike]) -> Self:
@@ -98,6 +99,7 @@ class Statistics:
         self._scatter = self._scatter + scatter + np.outer(step, step) * (self.count * count / total)
         self.mean = self.mean + step * (count / total)
         self.count = total
+        self._root = None
 
     def covariance(self) -> F64:
         """float64 [d,d], with divisor count - 1, as FID's; ValueError for fewer than two rows."""
@@ -109,7 +111,14 @@ class Statistics:
 
     def distance(self, other: "Statistics") -> float:
         """`frechet_distance` between the two."""
-        return frechet_distance(self.mean, self.covariance(), other.mean, other.covariance())
+        if len(other.mean) != len(self.mean):
+            raise ValueError(f"other: expected width {len(self.mean)}, got {len(other.mean)}")
+        return frechet_of_roots(self.mean, self._covariance_root(), other.mean, other._covariance_root())
+
+    def _covariance_root(self) -> F64:
+        if self._root is None:
+            self._root = covariance_root(self.covariance())
+        return self._root
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .npz with `mu`, `sigma` (as pytorch-fid's and ADM's) and `count`; it appears whole or not at all."""

@@ -24,9 +24,9 @@ When = int | float
 class RunSettings:
     """How long, how often and in what arithmetic.
 
-    `batch_size` is the batch of one step over all devices and its `accumulate` parts. `threads` 0 leaves PyTorch's number. `log_every`,
-    `eval_every` are steps; `save_seconds` seconds. `nan_limit`: as many steps in a row without finite gradients end the run.
-    `eval_images`: how many pictures of each test set (0: all); `sample_images`: how many of them are drawn.
+    `batch_size` is the batch of one step over all devices and its `accumulate` parts. `threads` 0 leaves PyTorch's number.
+    `log_every`, `eval_every` are steps; `save_seconds` seconds. `nan_limit`: as many steps in a row without finite gradients
+    end the run. `eval_images`: how many pictures of each test set (0: all); `sample_images`: how many of them are drawn.
     """
 
     steps: int = 100_000
@@ -49,11 +49,11 @@ class RunSettings:
 class DataSettings:
     """The pictures and captions: see `data.load_pairs` and `data.load`.
 
-    `paths`: shards, folders, tables. `caption`: the field that is read. `cache`: the captions' embeddings, a store that `textok embed` filled
-    or an .npz file for MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class folder's
-    pictures. `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
-    with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the pictures;
-    not where captions name left and right.
+    `paths`: shards, folders, tables. `caption`: the field that is read. `cache`: the captions' embeddings, a store that `textok
+    embed` filled or an .npz file for MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the
+    caption of a class folder's pictures. `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of
+    pictures to hold; more are streamed, with `near` batches at a time from neighbouring rows and `index` to remember what is
+    there. `flip`: mirror half of the pictures; not where captions name left and right.
     """
 
     paths: tuple[str, ...] = ()
@@ -72,9 +72,10 @@ class DataSettings:
 class OptimSettings:
     """The optimiser, its learning rate, and what is done to its gradients and weights.
 
-    `kind`: "adam", "adamw" or "muon" (Muon for matrices inside blocks, AdamW for the rest). `schedule`: "cosine" (to `floor` times
-    the peak), "trapezoid" (constant, then linear to zero over the last `decay` of the run) or "constant", each after `warmup`.
-    `clip`: largest norm of all gradients together (0: no clipping). `ema`: decay of the moving average that is kept as the model.
+    `kind`: "adam", "adamw" or "muon" (Muon for matrices inside blocks, AdamW for the rest). `schedule`: "cosine" (to `floor`
+    times the peak), "trapezoid" (constant, then linear to zero over the last `decay` of the run) or "constant", each after
+    `warmup`. `clip`: largest norm of all gradients together (0: no clipping). `ema`: decay of the moving average that is kept
+    as the model.
     """
 
     kind: str = "adam"
@@ -105,9 +106,9 @@ class LossSettings:
 class GanSettings:
     """The adversarial part. `weight` 0: none.
 
-    From `start` on the generator heeds the discriminator, with a weight that rises from 0 to `weight` over `warmup`; the discriminator has
-    then trained for `ahead` already, with as long a warm-up of its learning rate. With `adaptive` the
-    weight is a multiple of VQGAN's ratio of gradient norms. `r1` is taken every `r1_every` steps with `r1_every` times its weight.
+    From `start` on the generator heeds the discriminator, with a weight that rises from 0 to `weight` over `warmup`; the
+    discriminator has then trained for `ahead` already, with as long a warm-up of its learning rate. With `adaptive` the weight
+    is a multiple of VQGAN's ratio of gradient norms. `r1` is taken every `r1_every` steps with `r1_every` times its weight.
     """
 
     weight: float = 0.1
@@ -148,7 +149,12 @@ def check(where, value, kind):
             raise fail(where, "true or false", value)
         return value
     if kind == When:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (isinstance(value, float) and value > 1):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value < 0
+            or (isinstance(value, float) and value > 1)
+        ):
             raise fail(where, "a whole number of steps, or a share of them from 0.0 to 1.0", value)
         return value
     if kind is int:
@@ -205,7 +211,7 @@ def find(name):
 
 
 def parse_override(text):
-    """"gan.start=0.5" -> (["gan", "start"], 0.5): the value as TOML has it, or else a string as it stands."""
+    """ "gan.start=0.5" -> (["gan", "start"], 0.5): the value as TOML has it, or else a string as it stands."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"expected key=value, got {text!r}")
@@ -258,7 +264,10 @@ def read(path, overrides, sections):
     for name in values:
         if name not in sections:
             raise unknown("", name, sections)
-    made = {name: values.get(name, {}) if kind is dict else make(name, kind, values.get(name, {})) for name, kind in sections.items()}
+    made = {
+        name: values.get(name, {}) if kind is dict else make(name, kind, values.get(name, {}))
+        for name, kind in sections.items()
+    }
     return types.SimpleNamespace(**made)
 
 

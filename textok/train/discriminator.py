@@ -2,8 +2,8 @@
 
 A 3x3 stem of `base_channels`; for each multiplier a residual level that halves the picture: 3x3, blurred downsampling, 3x3 to
 multiplier x base channels, beside a blurred, bias-free 1x1 skip; at 4x4 a 3x3 and two dense layers to one logit. Leaky ReLU of
-0.2 throughout; no norms and no minibatch statistics: with these the parameters are the 24.19 million (256 pixels) and 24.23 million
-(512 pixels) of TexTok's appendix (arXiv 2412.05796), to the digit given.
+0.2 throughout; no norms and no minibatch statistics: with these the parameters are the 24.19 million (256 pixels) and 24.23
+million (512 pixels) of TexTok's appendix (arXiv 2412.05796), to the digit given.
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """Trains a DiT, on classes or on text, over latents that the C engine encoded beforehand.
 
-The task of `loop.Run`. Before the first step the tokenizer encodes every picture once (with `data.flip` also its mirror image) and
-the latents stay in the run's folder; what the generator works on is (z - mean) / std, whose means and deviations over the training split
-go into its config. The loss is that of `diffusion`; a share of the conditions is dropped for guidance.
+The task of `loop.Run`. Before the first step the tokenizer encodes every picture once (with `data.flip` also its mirror image)
+and the latents stay in the run's folder; what the generator works on is (z - mean) / std, whose means and deviations over the
+training split go into its config. The loss is that of `diffusion`; a share of the conditions is dropped for guidance.
 """
 
 import hashlib
@@ -34,8 +34,9 @@ CHUNK = 1024  # pictures that are encoded between two looks at the bar
 class LatentSettings:
     """Where the latents come from.
 
-    `tokenizer`: a model's folder, the name of a bundled one, or the folder of a tokenizer's training, whose averaged weights are taken.
-    `dtype`: what the engine encodes in. With `data.flip` also mirrored pictures are encoded, and each taken half of the time.
+    `tokenizer`: a model's folder, the name of a bundled one, or the folder of a tokenizer's training, whose averaged weights
+    are taken. `dtype`: what the engine encodes in. With `data.flip` also mirrored pictures are encoded, and each taken half of
+    the time.
     """
 
     tokenizer: str = ""
@@ -69,7 +70,9 @@ SECTIONS = {
 
 
 def load_tokenizer(name, dtype="float32", threads=None):
-    """The TexTok of the engine: from a model's folder, a bundled name, or a training's folder; and what tells its weights apart."""
+    """The TexTok of the engine: from a model's folder, a bundled name, or a training's folder; and what tells its weights
+    apart.
+    """
     folder = Path(name)
     if (folder / STATE_FILE).exists():
         config, weights, _ = load_average(folder)
@@ -92,7 +95,9 @@ def encode(model, pictures, path, flip):
     for start in range(0, count, CHUNK):
         rows = np.arange(start, min(start + CHUNK, count))
         images = pictures.pairs.images[rows]
-        model.encode(images[:, :, ::-1] if flip else images, **condition_of(model, pictures, rows), out=out[rows[0] : rows[-1] + 1])
+        model.encode(
+            images[:, :, ::-1] if flip else images, **condition_of(model, pictures, rows), out=out[rows[0] : rows[-1] + 1]
+        )
     out.flush()
     del out
     os.replace(part, path)
@@ -113,7 +118,9 @@ def statistics(arrays, rows):
 
 
 class Latents:
-    """The latents of all pictures, in the run's folder; encoded once, and again where tokenizer, pictures or captions are others."""
+    """The latents of all pictures, in the run's folder; encoded once, and again where tokenizer, pictures or captions are
+    others.
+    """
 
     def __init__(self, folder, settings, model, stamp, pictures, devices):
         self.folder, self.pictures = Path(folder), pictures
@@ -135,7 +142,11 @@ class Latents:
 
     def batch(self, rows, flips=None):
         """Normalised latents float32 [B,N,d] of `rows`; of the mirrored pictures where `flips` [B]."""
-        z = self.arrays[0][rows] if flips is None else np.where(flips[:, None, None], self.arrays[1][rows], self.arrays[0][rows])
+        z = (
+            self.arrays[0][rows]
+            if flips is None
+            else np.where(flips[:, None, None], self.arrays[1][rows], self.arrays[0][rows])
+        )
         return torch.from_numpy(((z - self.mean) / self.std).astype(np.float32))
 
 
@@ -159,7 +170,9 @@ def model_config(given, tokenizer_config, pictures, latents):
     for name, value in decided.items():
         if given.get(name, value) != value:
             raise ConfigError(f"model.{name}: expected {value}, as the tokenizer and the data have it, got {given[name]}")
-    return DiTConfig.from_dict(given | decided | {"latent_mean": latents.mean.tolist(), "latent_std": latents.std.tolist()}).to_dict()
+    return DiTConfig.from_dict(
+        given | decided | {"latent_mean": latents.mean.tolist(), "latent_std": latents.std.tolist()}
+    ).to_dict()
 
 
 class DitTask:
@@ -186,7 +199,11 @@ class DitTask:
         text, lengths = self.pictures.texts.batch(rows)
         most = self.model.config["num_text_tokens"]
         text = padded(text[:, :most], most)
-        return {"text": text.to(self.device), "text_lengths": lengths.clamp(max=most).to(self.device), "null": drop.to(self.device)}
+        return {
+            "text": text.to(self.device),
+            "text_lengths": lengths.clamp(max=most).to(self.device),
+            "null": drop.to(self.device),
+        }
 
     def losses(self, network, rows, x0, dropout, generator=None):
         """Mean squared error and bound of pictures `rows` with latents x0; random from `generator` or PyTorch's own."""
@@ -227,7 +244,9 @@ class DitTask:
                     for number, part in enumerate(parts)
                 ]
                 shares = np.array([len(part) for part in parts]) / len(rows)
-                scores[f"error_{name}"], scores[f"bound_{name}"] = (shares[:, None] * [[e.item(), b.item()] for e, b in told]).sum(axis=0)
+                scores[f"error_{name}"], scores[f"bound_{name}"] = (
+                    shares[:, None] * [[e.item(), b.item()] for e, b in told]
+                ).sum(axis=0)
         finally:
             self.model.load_state_dict(held, strict=False)
         sets = self.pictures.test_sets(self.config.run.sample_images)
@@ -238,11 +257,17 @@ class DitTask:
 
     def sample(self, weights, rows):
         """Pictures uint8 [n,S,S,3] of the classes or captions of test pictures `rows`, decoded with their captions."""
-        model = engine.DiT(self.model.config, {name: value.cpu().numpy() for name, value in weights.items()}, threads=torch.get_num_threads())
+        model = engine.DiT(
+            self.model.config, {name: value.cpu().numpy() for name, value in weights.items()}, threads=torch.get_num_threads()
+        )
         settings = self.config.diffusion
         how = {"steps": settings.sample_steps, "guidance_scale": settings.sample_guidance, "seed": self.config.run.seed}
         if self.by_text:
-            condition = {k: v.cpu().numpy() for k, v in self.condition(rows, torch.zeros(len(rows), dtype=torch.bool)).items() if k != "null"}
+            condition = {
+                k: v.cpu().numpy()
+                for k, v in self.condition(rows, torch.zeros(len(rows), dtype=torch.bool)).items()
+                if k != "null"
+            }
             z = model.sample(**condition, **how)
         else:
             z = model.sample(labels=self.pictures.labels[rows].numpy(), **how)
@@ -258,7 +283,9 @@ def build_run(config, folder, devices=None):
         torch.set_num_threads(config.run.threads)
     torch.set_float32_matmul_precision("medium")
     if not config.latents.tokenizer:
-        raise ConfigError("latents.tokenizer: expected a model's folder or name, or the folder of a tokenizer's training, got none")
+        raise ConfigError(
+            "latents.tokenizer: expected a model's folder or name, or the folder of a tokenizer's training, got none"
+        )
     model, stamp = load_tokenizer(config.latents.tokenizer, config.latents.dtype, config.run.threads or None)
     pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed)
     latents = Latents(folder, config.latents, model, stamp, pictures, devices)

@@ -4,8 +4,9 @@
     python -m textok.train.export bundle --runs RUNS --out textok/models --data benchmarks/paper/data --labels labels.json
 
 A run is a folder of `textok train`, finished or not; what is exported is its moving average. `bundle` takes the runs `textok`,
-`baseline`, `dit` and `dit-t2i` in RUNS, writes OUT/emoji-NAME, and beside them the pipelines `emoji` (with captions for every class) and
-`emoji-t2i`, and `emoji-heldout`: test pictures with their captions, the PCA baseline's pictures and every model's scores.
+`baseline`, `dit` and `dit-t2i` in RUNS, writes OUT/emoji-NAME, and beside them the pipelines `emoji` (with captions for every
+class) and `emoji-t2i`, and `emoji-heldout`: test pictures with their captions, the PCA baseline's pictures and every model's
+scores.
 """
 
 import argparse
@@ -77,12 +78,16 @@ def load_average(run):
     state = torch.load(run / STATE_FILE, weights_only=True, map_location="cpu")
     part = state["parts"]["model"]
     weights = {name: value.numpy() for name, value in (part["ema"] or part["model"]).items()}
-    history = {"steps": state["step"], "images": state["step"] * settings["run"]["batch_size"], "cpu_hours": state["cpu_seconds"] / 3600}
+    history = {
+        "steps": state["step"],
+        "images": state["step"] * settings["run"]["batch_size"],
+        "cpu_hours": state["cpu_seconds"] / 3600,
+    }
     return config, weights, history
 
 
 def export_run(run, out, storage="float32"):
-    """Writes the folder `out`, config.json and model.safetensors, of a run's averaged weights; returns what `load_average` does."""
+    """Writes a run's averaged weights to the folder `out` as a model; returns what `load_average` does."""
     config, weights, history = load_average(run)
     save_tensors(Path(out) / "model.safetensors", pack(weights, storage))
     write_json(Path(out) / CONFIG_FILE, config)
@@ -200,10 +205,8 @@ def export_captions(args, pairs, texts, label_names):
     rows += [caption_from_name(k, name) for k, name in enumerate(label_names) if k not in places]
     rows.sort(key=lambda row: row["label"])
     made = [row["caption"] for row in rows if row["source"] == "name"]
-    embedded = dict(zip(made, data.MiniLM()(made), strict=True))
-    embeddings = [
-        embedded[row["caption"]] if row["source"] == "name" else texts.row(places[row["label"]]) for row in rows
-    ]
+    embedded = dict(zip(made, data.minilm_rows(made), strict=True))
+    embeddings = [embedded[row["caption"]] if row["source"] == "name" else texts.row(places[row["label"]]) for row in rows]
     save_captions(args.out / "emoji" / "captions", rows, embeddings)
     index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit", "captions": "captions"}
     write_json(args.out / "emoji" / "model_index.json", index)

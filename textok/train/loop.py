@@ -9,13 +9,14 @@ A task is what is particular to a training. It has
     extras           {name: module} whose state belongs to a checkpoint too
     active(step)     the names of the trainees that step `step` updates
     backward(step, part, parts)
-                     adds the gradients of one part of the step's batch, divided by the parts of all devices; returns {name: scalar}
+                     adds the gradients of one of the `parts` of the step's batch; returns {name: scalar}
     after(means)     after the update, with those scalars averaged over parts and devices (optional)
     evaluate(step)   {name: number}, {name: uint8 picture [h,w,3]}: scores and pictures of the averaged weights
 
-Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two, so that
-the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last checkpoint to the same
-bits. Devices are those of `accelerate launch`; each takes its slice of every batch, and gradients are averaged over them.
+Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two, so
+that the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last checkpoint
+to the same bits. Devices are those of `accelerate launch`; each takes its slice of every batch, and gradients are averaged over
+them.
 """
 
 import csv
@@ -183,8 +184,8 @@ class Run:
     Parameters
     ----------
     folder
-        Where `config.json` (the model's), `training.json` (the settings), `state.pt`, `log.csv`, `pictures/` and TensorBoard's events
-        go. One that holds a state is gone on with, if its settings are these.
+        Where `config.json` (the model's), `training.json` (the settings), `state.pt`, `log.csv`, `pictures/` and TensorBoard's
+        events go. One that holds a state is gone on with, if its settings are these.
     settings
         RunSettings.
     task
@@ -231,7 +232,9 @@ class Run:
         before, now = (decisive(config) for config in (json.loads((self.folder / SETTINGS_FILE).read_text()), told))
         changed = [name for name in now if now[name] != before.get(name)]
         if changed:
-            raise TrainingError(f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config")
+            raise TrainingError(
+                f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config"
+            )
         state = torch.load(self.folder / STATE_FILE, weights_only=True, map_location=self.devices.device)
         for name, part in {**self.task.trainees, **self.task.extras}.items():
             part.load_state_dict(state["parts"][name])
@@ -352,7 +355,9 @@ class Run:
     def train(self):
         """To the last step; logs, evaluates and saves on the way."""
         settings = self.settings
-        bar = tqdm(total=settings.steps, initial=self.step, unit="step", disable=not (self.devices.main and sys.stderr.isatty()))
+        bar = tqdm(
+            total=settings.steps, initial=self.step, unit="step", disable=not (self.devices.main and sys.stderr.isatty())
+        )
         with bar:
             while self.step < settings.steps:
                 self.advance()
@@ -361,7 +366,9 @@ class Run:
                 if scored or self.due(settings.log_every):
                     scores, pictures = self.task.evaluate(self.step) if scored and self.devices.main else ({}, {})
                     self.log(scores, pictures)
-                if self.in_a_row == 0 and (self.step >= settings.steps or time.monotonic() - self.saved > settings.save_seconds):
+                if self.in_a_row == 0 and (
+                    self.step >= settings.steps or time.monotonic() - self.saved > settings.save_seconds
+                ):
                     self.save()
         self.devices.wait()
         if self.board:

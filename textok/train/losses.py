@@ -49,9 +49,9 @@ def r1_penalty(discriminator, images, weight):
 class LeCam(nn.Module):
     """LeCAM regularisation (Tseng et al., 2021), with moving averages of the discriminator's own logits.
 
-    R = mean((real - average_fake)^2) + mean((fake - average_real)^2): real logits are held near where the fake ones have been, and
-    fake ones near where the real ones have been. The averages are buffers, so that a checkpoint holds them; the first update sets
-    them, later ones move them by 1 - decay.
+    R = mean((real - average_fake)^2) + mean((fake - average_real)^2): real logits are held near where the fake ones have been,
+    and fake ones near where the real ones have been. The averages are buffers, so that a checkpoint holds them; the first
+    update sets them, later ones move them by 1 - decay.
     """
 
     def __init__(self, decay=0.99):
@@ -79,8 +79,8 @@ class LeCam(nn.Module):
 def adaptive_weight(pixels, last_weight, slope_reconstruction, slope_adversarial, most=1e4):
     """VQGAN's balance: norm of the reconstruction loss's gradient by `last_weight` over that of the adversarial loss's.
 
-    pixels [B,S,S,3] with the graph that leads to `last_weight`, which is kept; the slopes are the gradients of the two losses by the
-    pixels. The result is a constant (no gradient), at most `most` (Esser et al., 2021, eq. 7).
+    pixels [B,S,S,3] with the graph that leads to `last_weight`, which is kept; the slopes are the gradients of the two losses
+    by the pixels. The result is a constant (no gradient), at most `most` (Esser et al., 2021, eq. 7).
     """
     norms = [
         torch.autograd.grad(pixels, last_weight, slope, retain_graph=True)[0].float().norm()
@@ -90,6 +90,7 @@ def adaptive_weight(pixels, last_weight, slope_reconstruction, slope_adversarial
 
 
 def kl_to_normal(mean, log_variance):
-    """KL divergence of N(mean, exp(log_variance)) from N(0, 1): summed over an image's numbers [B,N,d], averaged over images."""
+    """KL divergence of N(mean, exp(log_variance)) from N(0, 1): summed over an image's numbers [B,N,d], averaged over
+    images."""
     terms = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
     return terms.sum(dim=(1, 2)).mean()

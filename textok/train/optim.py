@@ -1,9 +1,9 @@
 """Optimisers, learning rates and moving averages of weights.
 
-Muon for hidden matrices with AdamW for everything else is what the bundled models are trained with; Adam and AdamW alone are there too.
-Muon (Jordan et al., 2024) takes the momentum of a matrix and steps along the nearest matrix whose
-singular values are all one, found by a few Newton-Schulz iterations. Here matrices of one shape
-are stacked and orthogonalised together, so that a CPU sees few and large products.
+Muon for hidden matrices with AdamW for everything else is what the bundled models are trained with; Adam and AdamW alone are
+there too. Muon (Jordan et al., 2024) takes the momentum of a matrix and steps along the nearest matrix whose singular values
+are all one, found by a few Newton-Schulz iterations. Here matrices of one shape are stacked and orthogonalised together, so
+that a CPU sees few and large products.
 """
 
 import math
@@ -43,9 +43,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, named, lr, momentum=0.95, weight_decay=0.0):
         named = list(named)
         self.names = {id(p): n for n, p in named}
-        super().__init__(
-            [p for _, p in named], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        super().__init__([p for _, p in named], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -78,8 +76,8 @@ def is_hidden_matrix(name, parameter):
 def build_optimisers(model, kind, lr, betas=(0.9, 0.98), weight_decay=0.0):
     """A list of optimisers over the model, each parameter in one of them.
 
-    `kind`: "adam" or "adamw" for all of it (with Adam the decay is added to the gradient), "muon" for Muon on the matrices inside
-    blocks and AdamW on the rest. Only matrices named `*.weight` decay.
+    `kind`: "adam" or "adamw" for all of it (with Adam the decay is added to the gradient), "muon" for Muon on the matrices
+    inside blocks and AdamW on the rest. Only matrices named `*.weight` decay.
     """
     hidden, matrices, others = [], [], []
     for name, p in model.named_parameters():
@@ -96,8 +94,8 @@ def build_optimisers(model, kind, lr, betas=(0.9, 0.98), weight_decay=0.0):
 def rate_share(step, steps, schedule, warmup, decay=0.0, floor=0.0, start=0):
     """The learning rate of `step` (from 0) of `steps` as a share of its peak.
 
-    It rises linearly over `warmup` steps from `start` on. Then "cosine" falls to `floor` at the end of the run; "trapezoid" is one
-    until the last `decay` steps and falls linearly to zero over them; "constant" is one.
+    It rises linearly over `warmup` steps from `start` on. Then "cosine" falls to `floor` at the end of the run; "trapezoid" is
+    one until the last `decay` steps and falls linearly to zero over them; "constant" is one.
     """
     share = 1.0
     if schedule == "cosine":

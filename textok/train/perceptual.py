@@ -24,7 +24,8 @@ def perceptual_loss(name, files=""):
     name
         One of NAMES.
     files
-        For LPIPS: comma-separated files, or a folder, with the backbone's state dict (torchvision's names) and the linear layers'.
+        For LPIPS: comma-separated files, or a folder, with the backbone's state dict (torchvision's names) and the linear
+        layers'.
 
     Raises
     ------
@@ -57,6 +58,7 @@ class LpipsLoss(nn.Module):
         """images and targets [B,S,S,3] in [-1,1] -> a scalar."""
         return self.lpips(images.permute(0, 3, 1, 2), targets.permute(0, 3, 1, 2)).mean()
 
+
 # The blocks after which features are taken: 24, 40, 80 and 112 channels at strides 4, 8, 16 and 16.
 LAYERS = (2, 4, 7, 10)
 
@@ -80,9 +82,7 @@ class Folded(nn.Module):
 
     def forward(self, x):
         pads = []
-        for size, kernel, stride in zip(
-            x.shape[:1:-1], self.weight.shape[:1:-1], self.stride, strict=True
-        ):  # width, height
+        for size, kernel, stride in zip(x.shape[:1:-1], self.weight.shape[:1:-1], self.stride, strict=True):  # width, height
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
         x = functional.pad(x, pads) if any(pads) else x

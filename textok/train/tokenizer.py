@@ -1,8 +1,8 @@
 """Trains TexTok: l2, a perceptual distance, and a discriminator with R1 and LeCAM.
 
 The task of `loop.Run`. The model's last layer stands outside of what is compiled, and the losses see the pixels as a leaf: the
-gradients of the reconstruction and of the adversarial loss then meet at the pixels, each computed once, and VQGAN's adaptive weight
-costs two products of the last layer.
+gradients of the reconstruction and of the adversarial loss then meet at the pixels, each computed once, and VQGAN's adaptive
+weight costs two products of the last layer.
 """
 
 import dataclasses
@@ -33,12 +33,14 @@ TEXT_MULTIPLE = 16  # captions are padded to multiples of it, so that few shapes
 TESTS = {"concept": "test", "pair": "pair"}  # test set -> split of the data
 
 
-# Of both sides: width, blocks, heads. B is the paper's (arXiv 2412.05796); S and L are those of its ablation, as third parties noted them.
+# Of both sides: width, blocks, heads. B is the paper's (arXiv 2412.05796); S and L are those of its ablation, as third parties
+# noted them.
 SIZES = {"S": (512, 8, 8), "B": (768, 12, 12), "L": (1024, 24, 16)}
 
 
 def model_config(given):
-    """The whole model config, a dict, from the section [model]: fields of config.json, or `size` S, B or L in place of the two sides'."""
+    """The whole model config, a dict, from the section [model]: fields of config.json, or `size` S, B or L in place of the two
+    sides'."""
     given = dict(given)
     size = given.pop("size", None)
     if size is not None:
@@ -77,7 +79,11 @@ class Pictures:
         if side != wanted:
             raise ConfigError(f"model.image_size: expected that of the pictures, {side}, got {wanted}; or give data.size")
         width = self.texts.batch(np.arange(1))[0].shape[2]
-        if model_config["text_source"] == "embedding" and model_config["text_condition"] != "none" and width != model_config["text_dim"]:
+        if (
+            model_config["text_source"] == "embedding"
+            and model_config["text_condition"] != "none"
+            and width != model_config["text_dim"]
+        ):
             raise ConfigError(f"model.text_dim: expected that of the embeddings, {width}, got {model_config['text_dim']}")
         self.train = self.pairs.rows("train")
         self.batches = data.Batches(lengths[self.train], batch_size, seed, near=settings.near or None)
@@ -138,14 +144,22 @@ class TokenizerTask:
             torch.manual_seed(run.seed + 1)  # the discriminator's start is the same whatever the model
             self.discriminator = Discriminator(model.config["image_size"], gan.base_channels, gan.multipliers).to(device)
             settings = dataclasses.replace(
-                config.optim, kind=gan.optimiser, lr=gan.lr, betas=gan.betas, clip=gan.clip, warmup=gan.warmup, weight_decay=0.0, ema=0.0
+                config.optim,
+                kind=gan.optimiser,
+                lr=gan.lr,
+                betas=gan.betas,
+                clip=gan.clip,
+                warmup=gan.warmup,
+                weight_decay=0.0,
+                ema=0.0,
             )
             self.trainees["discriminator"] = Trainee(self.discriminator, settings, steps, self.judge_start)
             self.lecam = losses.LeCam(gan.lecam_decay).to(device)
             self.extras["lecam"] = self.lecam
             self.of_discriminator, self.of_generator = losses.ADVERSARIAL[gan.kind]
         self.features = torch.compile(self.plain_features, dynamic=False) if run.compile else self.plain_features
-        # On CPUs the two convolutional networks are fastest uncompiled in float32: a third less time than compiled, half of bfloat16's.
+        # On CPUs the two convolutional networks are fastest uncompiled in float32: a third less time than compiled, half of
+        # bfloat16's.
         self.fast_convolutions = self.device.type != "cpu"
         self.judge = self.convolutional(self.discriminator) if gan.weight else None
 
@@ -245,8 +259,9 @@ class TokenizerTask:
             r1 = losses.r1_penalty(self.discriminator, images, gan.r1 * gan.r1_every)
             (r1 * share).backward()
             values["r1"] = r1.detach() / gan.r1_every
-        values |= {"discriminator": judged.detach(), "lecam": lecam.detach(), "logits_real": real.detach().mean(),
-                   "logits_fake": fake.detach().mean(), "accuracy": ((real > 0).float().mean() + (fake < 0).float().mean()) / 2}  # fmt: skip
+        right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+        values |= {"discriminator": judged.detach(), "lecam": lecam.detach(), "accuracy": right}
+        values |= {"logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
 
     def after(self, means):
         """The moving averages of the logits, over the whole batch."""

@@ -1,0 +1,182 @@
+"""What is timed: the models, their weights, and the inputs of every repeat, the same for every peer.
+
+A case's name says all of it:
+
+    encode-p8-n32-b1     ViT-Base tokenizer, 256px, patch 8, 32 latent tokens, batch 1 (decode-... likewise)
+    dit-xl-t64           one evaluation of DiT-XL over 64 tokens for one picture with guidance: two rows, a class and the null class
+    dit-xl2-t256         the same of the original DiT-XL/2: 256 tokens are latents [4,32,32], 1,024 are [4,64,64]
+    decode-s512-p16-n32-b1   at 512px, patch 16, with the paper's wider text there
+    vae-256              the original's VAE, which makes a 256px picture of latents [4,32,32]; vae-512 likewise
+    small-...            any of them with two narrow blocks, to try things out
+    picture-n32          a 256px picture from a class: DiT-XL over 32 tokens with guidance, `sample`'s default steps, decoded at patch 8
+
+Weights are random, of a trained model's scale. Those of every DiT-XL over tokens are one file, whatever the number of tokens, beside a
+small one with the positions.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SMALL = {"hidden_size": 64, "depth": 2, "num_heads": 2}
+VIT_B = {"hidden_size": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4}
+DIT_XL = {"model_type": "dit", "in_channels": 8, "hidden_size": 1152, "depth": 28, "num_heads": 16, "num_classes": 1000}
+TOKENS = (32, 64, 128, 256, 1024)
+NULL_CLASS = 1000
+GUIDANCE_SCALE = 4.0
+PIECES = (("body", lambda name: name != "pos_embed"), ("positions", lambda name: name == "pos_embed"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One piece of work. `what` is encode, decode, denoise, picture or vae; `model` names the weights."""
+
+    name: str
+    what: str
+    model: str
+    config: dict
+    batch: int
+
+    @property
+    def is_2d(self):
+        return self.config.get("patch_size") == 2 and self.config["model_type"] == "dit"
+
+    @property
+    def family(self):
+        """What all numbers of tokens have in common: the DiT's weights but its positions."""
+        return self.model.rpartition("-t")[0]
+
+    @property
+    def halves(self):
+        """A picture's: the case that evaluates its DiT, and the one that decodes its latents."""
+        name = self.name.replace("picture-n", "dit-xl-t"), self.name.replace("picture", "decode-p8") + "-b1"
+        return tuple(case(half) for half in name)
+
+
+def case(name):
+    """The case of a name; ValueError for one that means nothing."""
+    small = SMALL if name.startswith("small-") else {}
+    model, rest = ("small-", name[6:]) if small else ("", name)
+    if m := re.fullmatch(r"(encode|decode)(-s512)?-p(8|16)-n(32|64|128|256)-b(\d+)", rest):
+        size, side = (512 if m[2] else 256), VIT_B | small
+        config = {"model_type": "textok", "image_size": size, "patch_size": int(m[3]), "num_latent_tokens": int(m[4]),
+                  "text_dim": {256: 2048, 512: 4096}[size], "num_text_tokens": 128, "tokenizer": side, "detokenizer": side}  # fmt: skip
+        return Case(name, m[1], f"{model}textok{m[2] or ''}-p{m[3]}-n{m[4]}", config, int(m[5]))
+    if (m := re.fullmatch(r"(dit-xl-t|picture-n)(\d+)", rest)) and int(m[2]) in TOKENS:
+        work, batch = ("denoise", 2) if m[1] == "dit-xl-t" else ("picture", 1)
+        return Case(name, work, f"{model}dit-xl-t{m[2]}", {**DIT_XL, **small, "num_tokens": int(m[2])}, batch)
+    if m := re.fullmatch(r"dit-xl2-t(256|1024)", rest):
+        tokens = int(m[1])
+        config = {**DIT_XL, **small, "num_tokens": tokens, "in_channels": 4, "patch_size": 2, "input_size": 2 * math.isqrt(tokens)}
+        return Case(name, "denoise", f"{model}dit-xl2-t{tokens}", config, 2)
+    if m := re.fullmatch(r"vae-(256|512)", rest):
+        return Case(name, "vae", "vae", {"model_type": "vae", "image_size": int(m[1])}, 1)
+    raise ValueError(f"no case {name!r}; names are like encode-p8-n32-b1, dit-xl-t64, dit-xl2-t256, picture-n32")
+
+
+def inputs(case, seed):
+    """The arrays of one repeat. Two rows of a guided evaluation share latents and timestep."""
+    rng = np.random.default_rng(seed)
+    config = case.config
+    if case.what in ("encode", "decode"):
+        text = rng.standard_normal((case.batch, config["num_text_tokens"], config["text_dim"]), np.float32) * np.float32(0.2)
+        if case.what == "encode":
+            return {"x": rng.uniform(-1, 1, (case.batch, config["image_size"], config["image_size"], 3)).astype(np.float32), "text": text}
+        return {"z": rng.standard_normal((case.batch, config["num_latent_tokens"], 8), np.float32), "text": text}
+    if case.what == "vae":
+        return {"x": rng.standard_normal((1, 4, config["image_size"] // 8, config["image_size"] // 8), np.float32)}
+    shape = (4, config["input_size"], config["input_size"]) if case.is_2d else (config["num_tokens"], config["in_channels"])
+    x = rng.standard_normal((1, *shape), np.float32)
+    label = int(rng.integers(0, NULL_CLASS))
+    if case.what == "denoise":
+        return {"x": x.repeat(2, 0), "t": np.full(2, rng.integers(1, 1000), np.float32), "labels": np.array([label, NULL_CLASS])}
+    return {"noise": x, "label": label, "text": rng.standard_normal((1, 128, 2048), np.float32) * np.float32(0.2)}
+
+
+def default_steps():
+    """What `DiT.sample` runs where no number of steps is given: the same for every peer's picture."""
+    import inspect
+
+    import textok
+
+    return inspect.signature(textok.DiT.sample).parameters["steps"].default
+
+
+class Store:
+    """The folder with what is prepared once: weights by dtype, exported models, reference outputs."""
+
+    def __init__(self, root):
+        self.root = Path(root).resolve() / "prepared"
+
+    def path(self, *names):
+        path = self.root.joinpath(*names)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def weights(self, work, dtype="float32"):
+        """A checkpoint folder of `work`'s model in `dtype`; written by `make_weights`."""
+        return self.path("weights", f"{work.model}-{dtype}")
+
+    def make_weights(self, work, dtype="float32"):
+        """Writes what `weights` names, unless it is there. bfloat16 and int8 are textok's roundings of the float32 weights."""
+        folder = self.weights(work, dtype)
+        if not (folder / "config.json").exists():
+            if work.config["model_type"] == "dit":
+                self._make_dit(work, dtype, folder)
+            elif dtype == "float32":
+                self._write(folder, _kind(work).from_config(work.config, seed=0))
+            else:
+                self.make_weights(work)
+                self._write(folder, _kind(work).from_pretrained(self.weights(work), dtype=dtype))
+        return folder
+
+    def _write(self, folder, model):
+        """Beside it first, so that a folder with this name is whole."""
+        temporary = folder.with_name(folder.name + ".part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(temporary)
+        temporary.rename(folder)
+
+    def _make_dit(self, work, dtype, folder):
+        from safetensors.numpy import save_file
+
+        source = self.path("weights", f"{work.family}-{dtype}")
+        if not (source / "positions.safetensors").exists():
+            largest = {**work.config, "num_tokens": 1024} | ({"input_size": 64} if work.is_2d else {})
+            if dtype == "float32":
+                model = _kind(work).from_config(largest, seed=0)
+            else:
+                widest = case(f"{work.family}-t1024")
+                model = _kind(work).from_pretrained(self.make_weights(widest), dtype=dtype)
+            tensors = model.weights()
+            del model
+            source.mkdir(parents=True, exist_ok=True)
+            for piece, belongs in PIECES:
+                save_file({n: t for n, t in tensors.items() if belongs(n)}, source / f"{piece}.safetensors", {"format": "np"})
+        from safetensors import safe_open
+
+        folder.mkdir(parents=True, exist_ok=True)
+        places = {}
+        for piece, _ in PIECES:
+            with safe_open(source / f"{piece}.safetensors", framework="np") as file:
+                places |= dict.fromkeys(file.keys(), f"{piece}.safetensors")
+                positions = file.get_tensor("pos_embed") if piece == "positions" else None
+        body = folder / "body.safetensors"
+        body.unlink(missing_ok=True)
+        os.link(source / "body.safetensors", body)
+        rows = positions[: work.config["num_tokens"]]
+        save_file({"pos_embed": np.ascontiguousarray(rows)}, folder / "positions.safetensors", {"format": "np"})
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        (folder / "config.json").write_text(json.dumps(work.config))
+
+
+def _kind(work):
+    import textok
+
+    return textok.TexTok if work.config["model_type"] == "textok" else textok.DiT

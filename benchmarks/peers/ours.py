@@ -1,0 +1,38 @@
+"""textok itself, from a checkpoint in the dtype that it computes in."""
+
+NAME = "textok"
+SETTINGS = "its defaults; the file holds the weights in the dtype computed in"
+VERSIONS = ("textok-cpu",)
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+def lacks(case, precision):
+    return "has no VAE" if case.what == "vae" else None
+
+
+def prepare(case, precision, store):
+    store.make_weights(case, precision)
+    if case.what == "picture":
+        store.make_weights(case.halves[1], precision)
+
+
+def load(case, precision, store, threads):
+    from cases import GUIDANCE_SCALE
+
+    import textok
+
+    kind = textok.TexTok if case.config["model_type"] == "textok" else textok.DiT
+    model = kind.from_pretrained(store.weights(case, precision), dtype=precision, threads=threads)
+    if case.what == "encode":
+        return lambda a: model.encode(a["x"], a["text"])
+    if case.what == "decode":
+        return lambda a: model.decode(a["z"], a["text"], output="float32")
+    if case.what == "denoise":
+        return lambda a: model.denoise(a["x"], a["t"], labels=a["labels"])
+    decoder = load(case.halves[1], precision, store, threads)
+
+    def picture(a):
+        z = model.sample(labels=[a["label"]], guidance_scale=GUIDANCE_SCALE, noise=a["noise"])
+        return decoder({"z": z, "text": a["text"]})
+
+    return picture
