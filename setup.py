@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent
 AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA = {
     "avx2": ("TX_HAVE_AVX2", ["-mavx2", "-mfma", "-mf16c"]),
+    "avxvnni": ("TX_HAVE_AVXVNNI", ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"]),
     "avx512": ("TX_HAVE_AVX512", AVX512),
     "avx512bf16": ("TX_HAVE_AVX512BF16", [*AVX512, "-mavx512bf16"]),
     "avx512vnni": ("TX_HAVE_AVX512VNNI", [*AVX512, "-mavx512vnni"]),
