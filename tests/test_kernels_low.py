@@ -12,7 +12,7 @@ import numerics
 from numerics import check, rejects
 from textok import _core
 
-ROWS = ("ref", "avx2", "avx512", "avx512_bf16", "avx512_vnni", "amx")
+ROWS = ("ref", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx")
 SIZES = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 65, 97)
 
 

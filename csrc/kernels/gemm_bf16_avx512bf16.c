@@ -33,5 +33,5 @@ LOW_TILES(TILE)
 void txk_gemm_bf16_avx512bf16(const struct tx_gemm_low *job)
 {
     static low_tile_function *const tiles[ROWS + 1] = LOW_TILE_NAMES;
-    gemm_low(job, low_rows_of_act[job->epilogue.act], tiles, NULL, NULL, 2);
+    gemm_low(job, low_rows_of_act[job->epilogue.act], tiles, NULL, 2);
 }
