@@ -18,6 +18,8 @@ struct low_tile {
     size_t dwords;          /* of K */
     char *c;                /* [rows, 32], 64-byte aligned */
     const int32_t *begin;   /* [rows] where int8 sums begin */
+    const char *ahead;      /* prefetched into L2, ahead_step bytes a dword of K */
+    size_t ahead_step;
 };
 
 TXK_INLINE __m512i broadcast_dword(const char *x)
@@ -25,6 +27,13 @@ TXK_INLINE __m512i broadcast_dword(const char *x)
     int32_t value;
     memcpy(&value, x, sizeof value);
     return _mm512_set1_epi32(value);
+}
+
+TXK_INLINE void fetch_ahead(const char *ahead, size_t step)
+{
+    _mm_prefetch(ahead, _MM_HINT_T1);
+    if (step > 64)
+        _mm_prefetch(ahead + 64, _MM_HINT_T1);
 }
 
 typedef void low_tile_function(const struct low_tile *tile);
@@ -49,9 +58,13 @@ TXK_INLINE void gemm_low(const struct tx_gemm_low *job, void (*rows_of_act)(stru
             begin(begins, (const char *)job->a + m0 * lda, lda, count, Kb);
         for (size_t n = job->n0; n < job->n1; n += NR) {
             const char *panel = (const char *)job->w + n / NR * Kb * NR;
+            /* The panel after this one, shared out among the tiles. */
+            const size_t step = 4 * NR / parts;
+            const char *ahead = panel + (n + NR < job->n1 ? Kb * NR : 0);
             for (size_t i = 0; i < parts; i++) {
                 const size_t m = m0 + count * i / parts, end = m0 + count * (i + 1) / parts;
-                const struct low_tile tile = {.a = (const char *)job->a + m * lda, .lda = lda, .w = panel, .dwords = Kb / 4, .c = c, .begin = begins + (m - m0)};
+                const struct low_tile tile = {.a = (const char *)job->a + m * lda, .lda = lda, .w = panel, .dwords = Kb / 4, .c = c, .begin = begins + (m - m0),
+                                             .ahead = ahead + Kb / 4 * step * i, .ahead_step = step};
                 tiles[end - m](&tile);
                 low_rows_start(&rows, c, m, end - m, n);
                 low_rows_next(&rows, end - m);
