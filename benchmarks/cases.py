@@ -3,15 +3,15 @@
 A case's name says all of it:
 
     encode-p8-n32-b1     ViT-Base tokenizer, 256px, patch 8, 32 latent tokens, batch 1 (decode-... likewise)
-    dit-xl-t64           one evaluation of DiT-XL over 64 tokens for one picture with guidance: two rows, a class and the null class
+    dit-xl-t64           one evaluation of DiT-XL over 64 tokens with guidance: two rows, a class and the null class
     dit-xl2-t256         the same of the original DiT-XL/2: 256 tokens are latents [4,32,32], 1,024 are [4,64,64]
     decode-s512-p16-n32-b1   at 512px, patch 16, with the paper's wider text there
     vae-256              the original's VAE, which makes a 256px picture of latents [4,32,32]; vae-512 likewise
     small-...            any of them with two narrow blocks, to try things out
-    picture-n32          a 256px picture from a class: DiT-XL over 32 tokens with guidance, `sample`'s default steps, decoded at patch 8
+    picture-n32          a 256px picture of a class: DiT-XL over 32 tokens, guidance, the default steps, decoded at patch 8
 
-Weights are random, of a trained model's scale. Those of every DiT-XL over tokens are one file, whatever the number of tokens, beside a
-small one with the positions.
+Weights are random, of a trained model's scale. Those of every DiT-XL over tokens are one file, whatever the number of
+tokens, beside a small one with the positions.
 """
 
 import json
@@ -65,15 +65,24 @@ def case(name):
     model, rest = ("small-", name[6:]) if small else ("", name)
     if m := re.fullmatch(r"(encode|decode)(-s512)?-p(8|16)-n(32|64|128|256)-b(\d+)", rest):
         size, side = (512 if m[2] else 256), VIT_B | small
-        config = {"model_type": "textok", "image_size": size, "patch_size": int(m[3]), "num_latent_tokens": int(m[4]),
-                  "text_dim": {256: 2048, 512: 4096}[size], "num_text_tokens": 128, "tokenizer": side, "detokenizer": side}  # fmt: skip
+        config = {
+            "model_type": "textok", "image_size": size, "patch_size": int(m[3]), "num_latent_tokens": int(m[4]),
+            "text_dim": {256: 2048, 512: 4096}[size], "num_text_tokens": 128, "tokenizer": side, "detokenizer": side,
+        }  # fmt: skip
         return Case(name, m[1], f"{model}textok{m[2] or ''}-p{m[3]}-n{m[4]}", config, int(m[5]))
     if (m := re.fullmatch(r"(dit-xl-t|picture-n)(\d+)", rest)) and int(m[2]) in TOKENS:
         work, batch = ("denoise", 2) if m[1] == "dit-xl-t" else ("picture", 1)
         return Case(name, work, f"{model}dit-xl-t{m[2]}", {**DIT_XL, **small, "num_tokens": int(m[2])}, batch)
     if m := re.fullmatch(r"dit-xl2-t(256|1024)", rest):
         tokens = int(m[1])
-        config = {**DIT_XL, **small, "num_tokens": tokens, "in_channels": 4, "patch_size": 2, "input_size": 2 * math.isqrt(tokens)}
+        config = {
+            **DIT_XL,
+            **small,
+            "num_tokens": tokens,
+            "in_channels": 4,
+            "patch_size": 2,
+            "input_size": 2 * math.isqrt(tokens),
+        }
         return Case(name, "denoise", f"{model}dit-xl2-t{tokens}", config, 2)
     if m := re.fullmatch(r"vae-(256|512)", rest):
         return Case(name, "vae", "vae", {"model_type": "vae", "image_size": int(m[1])}, 1)
@@ -87,7 +96,10 @@ def inputs(case, seed):
     if case.what in ("encode", "decode"):
         text = rng.standard_normal((case.batch, config["num_text_tokens"], config["text_dim"]), np.float32) * np.float32(0.2)
         if case.what == "encode":
-            return {"x": rng.uniform(-1, 1, (case.batch, config["image_size"], config["image_size"], 3)).astype(np.float32), "text": text}
+            return {
+                "x": rng.uniform(-1, 1, (case.batch, config["image_size"], config["image_size"], 3)).astype(np.float32),
+                "text": text,
+            }
         return {"z": rng.standard_normal((case.batch, config["num_latent_tokens"], 8), np.float32), "text": text}
     if case.what == "vae":
         return {"x": rng.standard_normal((1, 4, config["image_size"] // 8, config["image_size"] // 8), np.float32)}
@@ -95,7 +107,11 @@ def inputs(case, seed):
     x = rng.standard_normal((1, *shape), np.float32)
     label = int(rng.integers(0, NULL_CLASS))
     if case.what == "denoise":
-        return {"x": x.repeat(2, 0), "t": np.full(2, rng.integers(1, 1000), np.float32), "labels": np.array([label, NULL_CLASS])}
+        return {
+            "x": x.repeat(2, 0),
+            "t": np.full(2, rng.integers(1, 1000), np.float32),
+            "labels": np.array([label, NULL_CLASS]),
+        }
     return {"noise": x, "label": label, "text": rng.standard_normal((1, 128, 2048), np.float32) * np.float32(0.2)}
 
 

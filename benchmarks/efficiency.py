@@ -1,12 +1,13 @@
-"""The paper's claim on this machine: DiT-XL over few tokens and the detokenizer, against the original DiT-XL/2 over 256 and 1,024.
+"""The paper's claim on this machine: DiT-XL over few tokens and the detokenizer, against the original DiT-XL/2 over 256
+and 1,024.
 
     python benchmarks/efficiency.py --out bench            started again, it does what is missing
     python benchmarks/efficiency.py --out bench --report   the tables and the plot from what is there
 
-The same machinery as `run.py`, and the same arguments. A picture takes steps x evaluation + decode, of which evaluations (guided: two
-rows) and decodes are measured; a whole picture at 32 tokens checks the sum. The original's decode is a VAE's, which textok has not: it
-is timed in diffusers. The paper (arXiv 2412.05796) says 14.3 times at 256px and 93.5 at 512px, with 32 tokens; the numbers of operations
-in the DiTs alone allow 8.3 and 36.6.
+The same machinery as `run.py`, and the same arguments. A picture takes steps x evaluation + decode, of which
+evaluations (guided: two rows) and decodes are measured; a whole picture at 32 tokens checks the sum. The original's
+decode is a VAE's, which textok has not: it is timed in diffusers. The paper (arXiv 2412.05796) says 14.3 times at 256px
+and 93.5 at 512px, with 32 tokens; the numbers of operations in the DiTs alone allow 8.3 and 36.6.
 """
 
 from pathlib import Path
@@ -33,7 +34,10 @@ def comparisons(quick):
     for precision in ("int8",) if quick else reversed(PRECISIONS):
         for original in ORIGINAL.values():
             pairs += [(Run("textok", original, precision), Run("textok", f"dit-xl-t{tokens}", precision)) for tokens in TOKENS]
-        pairs += [(Run("textok", decoder(512, tokens), precision), Run("textok", decoder(256, tokens), precision)) for tokens in TOKENS]
+        pairs += [
+            (Run("textok", decoder(512, tokens), precision), Run("textok", decoder(256, tokens), precision))
+            for tokens in TOKENS
+        ]
     pairs.append((Run("textok", "picture-n32", "int8"), Run("textok", "picture-n32", "bfloat16")))
     for size, original in ORIGINAL.items():
         for precision in ("float32", "bfloat16"):
@@ -49,7 +53,7 @@ def fastest_vae(results, size):
 
 
 def rows_of(results):
-    """What each picture takes, in textok at each precision: dicts with size, tokens, precision, eval_s, decode_s, original_s, vae_s."""
+    """What each picture takes in textok: dicts of size, tokens, precision, eval_s, decode_s, original_s, vae_s."""
     for precision in PRECISIONS:
         for size, original in ORIGINAL.items():
             whole = results.peer_median("textok", original, precision)
@@ -71,13 +75,38 @@ def same_steps_table(results):
     for r in rows_of(results):
         at = (r["size"], r["tokens"])
         vae = "" if r["vae_s"] is None else f"{ratio(r, ORIGINAL_STEPS, True):.1f}"
-        rows.append([
-            r["precision"], f"{r['size']}px", str(r["tokens"]), f"{1e3 * r['eval_s']:.1f}", f"{1e3 * r['decode_s']:.0f}", f"{1e3 * r['original_s']:.1f}",
-            seconds(ORIGINAL_STEPS * r["eval_s"] + r["decode_s"]), seconds(ORIGINAL_STEPS * r["original_s"]),
-            f"{ratio(r, ORIGINAL_STEPS, False):.1f}", vae, f"{r['original_s'] / r['eval_s']:.1f}", str(BOUND.get(at, "")), str(PAPER.get(at, "")),
-        ])  # fmt: skip
-    header = ["precision", "picture", "tokens", "evaluation ms", "decode ms", "original's evaluation ms", f"{ORIGINAL_STEPS} steps and decode, s",
-              f"the original's {ORIGINAL_STEPS} steps, s", "ratio", "with its VAE", "evaluations alone", "token bound", "paper"]  # fmt: skip
+        rows.append(
+            [
+                r["precision"],
+                f"{r['size']}px",
+                str(r["tokens"]),
+                f"{1e3 * r['eval_s']:.1f}",
+                f"{1e3 * r['decode_s']:.0f}",
+                f"{1e3 * r['original_s']:.1f}",
+                seconds(ORIGINAL_STEPS * r["eval_s"] + r["decode_s"]),
+                seconds(ORIGINAL_STEPS * r["original_s"]),
+                f"{ratio(r, ORIGINAL_STEPS, False):.1f}",
+                vae,
+                f"{r['original_s'] / r['eval_s']:.1f}",
+                str(BOUND.get(at, "")),
+                str(PAPER.get(at, "")),
+            ]
+        )
+    header = [
+        "precision",
+        "picture",
+        "tokens",
+        "evaluation ms",
+        "decode ms",
+        "original's evaluation ms",
+        f"{ORIGINAL_STEPS} steps and decode, s",
+        f"the original's {ORIGINAL_STEPS} steps, s",
+        "ratio",
+        "with its VAE",
+        "evaluations alone",
+        "token bound",
+        "paper",
+    ]
     return table(header, rows)
 
 
@@ -85,7 +114,9 @@ def gain_table(results):
     """The original in PyTorch with its own 250 steps, against textok in its fastest precision with its default steps."""
     rows, steps = [], default_steps()
     for size, original in ORIGINAL.items():
-        best = min((r for r in rows_of(results) if r["size"] == size and r["tokens"] == 32), key=lambda r: r["eval_s"], default=None)
+        best = min(
+            (r for r in rows_of(results) if r["size"] == size and r["tokens"] == 32), key=lambda r: r["eval_s"], default=None
+        )
         for precision in ("float32", "bfloat16"):
             evaluation = results.peer_median(BASE_PEER, original, precision)
             vae = results.peer_median("diffusers", f"vae-{size}", precision)
@@ -93,9 +124,28 @@ def gain_table(results):
                 continue
             theirs, ours = ORIGINAL_STEPS * evaluation + vae, steps * best["eval_s"] + best["decode_s"]
             equal = ORIGINAL_STEPS * best["eval_s"] + best["decode_s"]
-            rows.append([f"{size}px", f"PyTorch {precision}", seconds(theirs), seconds(vae), f"{best['precision']}, {steps} steps", seconds(ours),
-                         f"{theirs / ours:.0f}", f"{theirs / equal:.1f}"])  # fmt: skip
-    header = ["picture", f"the original, {ORIGINAL_STEPS} steps", "s", "of which VAE", "textok, 32 tokens", "s", "ratio", f"ratio at {ORIGINAL_STEPS} steps each"]
+            rows.append(
+                [
+                    f"{size}px",
+                    f"PyTorch {precision}",
+                    seconds(theirs),
+                    seconds(vae),
+                    f"{best['precision']}, {steps} steps",
+                    seconds(ours),
+                    f"{theirs / ours:.0f}",
+                    f"{theirs / equal:.1f}",
+                ]
+            )
+    header = [
+        "picture",
+        f"the original, {ORIGINAL_STEPS} steps",
+        "s",
+        "of which VAE",
+        "textok, 32 tokens",
+        "s",
+        "ratio",
+        f"ratio at {ORIGINAL_STEPS} steps each",
+    ]
     return table(header, rows)
 
 
@@ -108,9 +158,9 @@ def check_of_sum(results):
         if None not in (whole, evaluation, decode):
             total = default_steps() * evaluation + decode
             lines.append(
-                f"- A whole picture in {precision} took {whole:.2f} s; {default_steps()} evaluations and a decode add up to {total:.2f} s."
+                f"- A whole picture in {precision} took {whole:.2f} s; {default_steps()} evaluations and a decode: {total:.2f} s."
                 " A run computes the modulations of its steps at once, so it may take less."
-            )  # fmt: skip
+            )
     return "\n".join(lines)
 
 
@@ -128,8 +178,16 @@ def plot(results, path):
         for precision in PRECISIONS:
             line = [r for r in rows if r["size"] == size and r["precision"] == precision]
             if line:
-                panel.plot([r["tokens"] for r in line], [ratio(r, ORIGINAL_STEPS, False) for r in line], "o-", label=f"textok, {precision}")
-        for points, style, label in ((PAPER, "k*", "the paper, on its accelerators"), (BOUND, "k_", "operations of the DiTs alone")):
+                panel.plot(
+                    [r["tokens"] for r in line],
+                    [ratio(r, ORIGINAL_STEPS, False) for r in line],
+                    "o-",
+                    label=f"textok, {precision}",
+                )
+        for points, style, label in (
+            (PAPER, "k*", "the paper, on its accelerators"),
+            (BOUND, "k_", "operations of the DiTs alone"),
+        ):
             at = [(tokens, value) for (s, tokens), value in points.items() if s == size]
             panel.plot(*zip(*at, strict=True), style, markersize=10, label=label)
         panel.set_title(f"{size}px: times as fast as DiT-XL/2, same steps")

@@ -1,7 +1,7 @@
 """A peer's process and the handle on it.
 
-Each peer is a fresh process that loads the weights from a file and answers one request at a time, so the memory that it reports is its
-own and no peer's threads run while another is timed.
+Each peer is a fresh process that loads the weights from a file and answers one request at a time, so the memory that it
+reports is its own and no peer's threads run while another is timed.
 """
 
 import json
@@ -52,6 +52,27 @@ class Failed(Exception):
     """A peer that could not do what it was asked; says why."""
 
 
+def command(run, store, *more):
+    """What starts this file for a run."""
+    return [sys.executable, "-W", "ignore", __file__, str(store.root.parent), run.peer, run.case, run.precision, *more]
+
+
+def last_line(path):
+    return next((line for line in reversed(path.read_text().splitlines()) if line.strip()), "it said nothing")[:300]
+
+
+def prepare(run, store):
+    """What a peer can do once for all its runs of a case: in a process of its own, so that memory it keeps goes back."""
+    done = store.path("done", f"{run.peer}_{run.precision}_{run.case}")
+    if not done.exists():
+        log = store.path("logs", f"prepare_{done.name}.log")
+        with log.open("w") as file:
+            status = subprocess.run(command(run, store, "prepare"), stdout=file, stderr=file, check=False).returncode
+        if status:
+            raise Failed(f"{run} could not be prepared, status {status}: {last_line(log)}")
+        done.touch()
+
+
 class Process:
     """A peer's process, asked one thing at a time."""
 
@@ -59,11 +80,15 @@ class Process:
         self.run = run
         threads = run.threads or usable_threads()
         environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "TEXTOK_NUM_THREADS")}
-        command = [sys.executable, "-W", "ignore", str(HERE / "process.py"), str(store.root.parent), run.peer, run.case, run.precision]
         self.log = store.path("logs", str(run).replace("/", "_") + ".log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+                command(run, store, str(threads)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
             )
 
     def loaded(self):
@@ -76,8 +101,7 @@ class Process:
         if line:
             return json.loads(line)
         status = self.process.wait()
-        tail = [text for text in self.log.read_text().splitlines() if text.strip()][-1:]
-        raise Failed(f"{self.run} ended with status {status}: {' '.join(tail)[:300]}")
+        raise Failed(f"{self.run} ended with status {status}: {last_line(self.log)}")
 
     def ask(self, seed, path=None):
         """Seconds for the inputs of a seed; the output goes to `path` where one is given."""
@@ -115,6 +139,17 @@ def build(run, store, threads):
     return picture(*halves, default_steps(), GUIDANCE_SCALE)
 
 
+def prepare_here(root, name, case_name, precision):
+    from cases import Store, case
+    from peers import peer
+
+    parts = [case(case_name)]
+    if parts[0].what == "picture" and name != "textok":
+        parts = parts[0].halves
+    for part in parts:
+        peer(name).prepare(part, precision, Store(root))
+
+
 def serve(root, name, case_name, precision, threads):
     """In the peer's process: a request a line in, an answer a line out. What a library prints goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
@@ -135,11 +170,13 @@ def serve(root, name, case_name, precision, threads):
         if request["path"]:
             np.save(request["path"], out)
         print(
-            json.dumps({"s": seconds, "peak_mib": memory_mib("VmHWM"), "rss_mib": memory_mib("VmRSS")}), file=answers, flush=True
+            json.dumps({"s": seconds, "peak_mib": memory_mib("VmHWM"), "rss_mib": memory_mib("VmRSS")}),
+            file=answers,
+            flush=True,
         )
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
     sys.path.insert(1, str(HERE.parent))
-    serve(*sys.argv[1:])
+    prepare_here(*sys.argv[1:-1]) if sys.argv[-1] == "prepare" else serve(*sys.argv[1:])

@@ -24,7 +24,8 @@ def describe(name):
     config = work.config
     if work.what in ("encode", "decode"):
         tokens = (config["image_size"] // config["patch_size"]) ** 2 + config["num_latent_tokens"] + config["num_text_tokens"]
-        return f"{work.what}, patch {config['patch_size']}, N = {config['num_latent_tokens']} ({tokens:,} tokens), batch {work.batch}"
+        sizes = f"patch {config['patch_size']}, N = {config['num_latent_tokens']} ({tokens:,} tokens)"
+        return f"{work.what}, {sizes}, batch {work.batch}"
     if work.what == "picture":
         return f"a picture, DiT-XL, {config['num_tokens']} tokens, guidance, decoded"
     if work.what == "vae":
@@ -55,7 +56,12 @@ class Results:
     def peer_median(self, other, name, precision):
         """Over all units in which a peer ran a case on all threads; None where there is none."""
         sides = (side for r in self.records for side in (r["a"], r["b"]))
-        times = [t for s in sides if (s["peer"], s["case"], s["precision"], s["threads"]) == (other, name, precision, 0) for t in s["times_s"]]
+        times = [
+            t
+            for s in sides
+            if (s["peer"], s["case"], s["precision"], s["threads"]) == (other, name, precision, 0)
+            for t in s["times_s"]
+        ]
         return statistics.median(times) if times else None
 
     def find(self, a, b):
@@ -64,7 +70,15 @@ class Results:
     def cases(self):
         names = dict.fromkeys(r["a"]["case"] for r in self.records if r["a"]["case"] == r["b"]["case"])
         order = {"encode": 0, "decode": 0, "denoise": 1, "picture": 2, "vae": 3}
-        return sorted(names, key=lambda n: (order[case(n).what], case(n).batch if order[case(n).what] == 0 else 0, n.split("-n")[-1] if "-p" in n else "", list(names).index(n)))
+        return sorted(
+            names,
+            key=lambda n: (
+                order[case(n).what],
+                case(n).batch if order[case(n).what] == 0 else 0,
+                n.split("-n")[-1] if "-p" in n else "",
+                list(names).index(n),
+            ),
+        )
 
 
 def cell(results, name, precision, other):
@@ -98,7 +112,10 @@ def times_table(results):
                 + [cell(results, name, precision, other) for other in PEERS]
                 + [f"{ratio:.2f} {peer(best).NAME}{verdict}"]
             )
-    return table(["precision", "median seconds a call", "textok", *(peer(p).NAME for p in PEERS), "against the fastest peer (goal)"], rows)
+    return table(
+        ["precision", "median seconds a call", "textok", *(peer(p).NAME for p in PEERS), "against the fastest peer (goal)"],
+        rows,
+    )
 
 
 def cost_table(results):
@@ -113,7 +130,9 @@ def cost_table(results):
                         sides.setdefault(side["peer"], []).append(side)
             for other in ("textok", *PEERS):
                 if other in sides:
-                    least = {field: min(s[field] for s in sides[other]) for field in ("peak_mib", "load_s", "first_s", "error_rms")}
+                    least = {
+                        field: min(s[field] for s in sides[other]) for field in ("peak_mib", "load_s", "first_s", "error_rms")
+                    }
                     rows.append(
                         [describe(name), precision, peer(other).NAME, f"{least['peak_mib']:.0f}", f"{least['load_s']:.2f}",
                          f"{least['first_s']:.2f}", f"{least['error_rms']:.1e}"])  # fmt: skip
@@ -133,11 +152,14 @@ def goals(results):
             if ratios:
                 goal, worst = GOALS[kind][precision], min(ratios, key=ratios.get)
                 count = sum(ratio >= goal for ratio in ratios.values())
-                found.append((
-                    f"{what} in {precision}: {goal}x the fastest peer",
-                    f"{count} of {len(ratios)} cases; least {ratios[worst]:.2f}x ({worst}), median {statistics.median(ratios.values()):.2f}x",
-                    count == len(ratios),
-                ))  # fmt: skip
+                found.append(
+                    (
+                        f"{what} in {precision}: {goal}x the fastest peer",
+                        f"{count} of {len(ratios)} cases; least {ratios[worst]:.2f}x ({worst}), "
+                        f"median {statistics.median(ratios.values()):.2f}x",
+                        count == len(ratios),
+                    )
+                )
     for kind, what in (("side", "encode and decode"), ("step", "DiT-XL step")):
         goal = INT8_OVER_EAGER_FLOAT32[kind]
         ratios = {
@@ -147,8 +169,13 @@ def goals(results):
         }
         if ratios:
             worst = min(ratios, key=ratios.get)
-            found.append((f"{what}: int8 {goal}x PyTorch eager float32", f"{min(ratios.values()):.2f} to {max(ratios.values()):.2f}x (least: {worst})",
-                          ratios[worst] >= goal))  # fmt: skip
+            found.append(
+                (
+                    f"{what}: int8 {goal}x PyTorch eager float32",
+                    f"{min(ratios.values()):.2f} to {max(ratios.values()):.2f}x (least: {worst})",
+                    ratios[worst] >= goal,
+                )
+            )
     above = [
         f"{peer(other).NAME} {precision} {name}: {r['b']['peak_mib']:.0f} MiB, textok {r['a']['peak_mib']:.0f}"
         for name in results.cases()
@@ -161,14 +188,32 @@ def goals(results):
     for r in results.records:
         a, b = r["a"], r["b"]
         if b["peer"] == "textok" and a["peer"] == "textok" and a["case"] == b["case"] and b["threads"] == 1:
-            found.append((f"two threads {THREADS_GOAL}x one: {a['case']} in {a['precision']}", f"{r['ratio']:.2f}x", r["ratio"] >= THREADS_GOAL))
+            found.append(
+                (
+                    f"two threads {THREADS_GOAL}x one: {a['case']} in {a['precision']}",
+                    f"{r['ratio']:.2f}x",
+                    r["ratio"] >= THREADS_GOAL,
+                )
+            )
         elif b["peer"] == "textok" and a["case"] != b["case"] and case(b["case"]).batch != case(a["case"]).batch:
             share = r["ratio"] * case(a["case"]).batch / case(b["case"]).batch
-            found.append((f"time linear in batch: {b['case']} beside {a['case']} in {a['precision']}", f"{share:.3f} of linear", share <= 1 + LINEAR_WITHIN))
+            found.append(
+                (
+                    f"time linear in batch: {b['case']} beside {a['case']} in {a['precision']}",
+                    f"{share:.3f} of linear",
+                    share <= 1 + LINEAR_WITHIN,
+                )
+            )
     pictures = {p: t for p in PRECISIONS if (t := results.peer_median("textok", "picture-n32", p))}
     if pictures:
         best = min(pictures, key=pictures.get)
-        found.append((f"a 256px picture, DiT-XL, 32 tokens, guidance, in {PICTURE_SECONDS:g} s", f"{pictures[best]:.2f} s in {best}", pictures[best] <= PICTURE_SECONDS))
+        found.append(
+            (
+                f"a 256px picture, DiT-XL, 32 tokens, guidance, in {PICTURE_SECONDS:g} s",
+                f"{pictures[best]:.2f} s in {best}",
+                pictures[best] <= PICTURE_SECONDS,
+            )
+        )
     return found
 
 
@@ -219,15 +264,22 @@ def write(records, out):
     last = max((r["date"] for r in results.records), default="nothing measured")
     machines = dict.fromkeys(f"{r['machine']}, {r['kernels']} kernels" for r in results.records)
     packages = dict.fromkeys(package for r in results.records for package in r["versions"].split(", "))
-    text = "\n\n".join([
-        f"{last}; {'; '.join(machines)}; {', '.join(packages)}. Medians of interleaved repeats on changing inputs, random weights, all threads.",
-        times_table(results),
-        "\n".join(f"- {'met' if met else 'NOT MET'}: {goal}: {what}" for goal, what, met in goals(results)),
-        settings(),
-        "\n".join(f"- other programs took {r['others']:.0%} of the machine: {r['unit']}" for r in results.records if r["others"] > DISTURBED),
-        "\n".join(f"- failed: {unit}: {why}" for unit, why in results.failed.items()),
-        cost_table(results),
-    ])  # fmt: skip
+    how = "Medians of interleaved repeats, inputs changing, random weights, all threads."
+    text = "\n\n".join(
+        [
+            f"{last}; {'; '.join(machines)}; {', '.join(packages)}. {how}",
+            times_table(results),
+            "\n".join(f"- {'met' if met else 'NOT MET'}: {goal}: {what}" for goal, what, met in goals(results)),
+            settings(),
+            "\n".join(
+                f"- other programs took {r['others']:.0%} of the machine: {r['unit']}"
+                for r in results.records
+                if r["others"] > DISTURBED
+            ),
+            "\n".join(f"- failed: {unit}: {why}" for unit, why in results.failed.items()),
+            cost_table(results),
+        ]
+    )
     (out / "report.md").write_text(text + "\n")
     plot(results, out / "plot.png")
     return text

@@ -5,13 +5,14 @@
     python benchmarks/run.py --out bench --dtype int8 --cases 'encode-*' --peers openvino
     python benchmarks/run.py --out bench --report     tables and plot from what is there
 
-A unit is textok and one peer on one case. Each is a fresh process (`process.py`) that loads its weights from a file; what can be done once (export,
-quantisation) is done before and kept in OUT/prepared. Before timing, both outputs are compared with the float32 PyTorch reference. Repeats
-are interleaved (textok, peer, textok, ...), and each uses inputs of its own, so that nothing can be remembered. Results are appended
-to OUT/results.jsonl unit by unit. Cases are explained in `cases.py`, peers and their settings in `peers/`. Needs `pip install '.[bench,viz]'`.
+A unit is textok and one peer on one case. Each is a fresh process (`process.py`) that loads its weights from a file;
+what can be done once (export, quantisation) is done before and kept in OUT/prepared. Before timing, both outputs are
+compared with the float32 PyTorch reference. Repeats are interleaved (textok, peer, textok, ...), and each uses inputs
+of its own, so that nothing can be remembered. Results are appended to OUT/results.jsonl unit by unit. Cases are
+explained in `cases.py`, peers and their settings in `peers/`. Needs `pip install '.[bench,viz]'`.
 
-Where others use the machine, `--lock COMMAND` names a command that waits for its turn, then copies its input to its output, say
-'flock /tmp/machine cat': it runs while something is timed.
+Where others use the machine, `--lock COMMAND` names a command that waits for its turn, then copies its input to its
+output, say 'flock /tmp/machine cat': it runs while something is timed.
 """
 
 import argparse
@@ -33,7 +34,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the textok of
 
 from cases import Store, case
 from peers import PEERS, lacks, peer
-from process import DISTURBED, Failed, Process, Run, busy_seconds, usable_threads
+from process import DISTURBED, Failed, Process, Run, busy_seconds, prepare, usable_threads
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 SIDES = [f"{what}-p{patch}-n{n}-b{b}" for b in (1, 8) for n in (32, 256) for patch in (8, 16) for what in ("encode", "decode")]
@@ -43,7 +44,8 @@ QUICK = ["encode-p8-n32-b1", "decode-p8-n32-b1", "encode-p16-n32-b1", "dit-xl-t3
 # Compiling takes longer than all the rest of a unit; in a quick run these stand for it.
 QUICK_COMPILED = ["encode-p16-n32-b1", "dit-xl-t32"]
 PICTURE_PEERS = ("eager", "openvino")
-# The largest relative RMS difference from the reference at which a peer counts as doing the same work. Random weights are harder on
+# The largest relative RMS difference from the reference at which a peer counts as doing the same work. Random weights
+# are harder on
 # rounding than trained ones, and a picture sums up the roundings of all its steps.
 LIMITS = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.15}
 PICTURE_LIMITS = {"float32": 1e-3, "bfloat16": 0.2, "int8": 0.5}
@@ -63,7 +65,8 @@ def comparisons(quick, extra=()):
             pairs += [
                 (ours, Run(other, name, precision))
                 for other in PEERS
-                if not lacks(other, case(name), precision) and not (quick and other == "compiled" and name not in (*QUICK_COMPILED, *extra))
+                if not lacks(other, case(name), precision)
+                and not (quick and other == "compiled" and name not in (*QUICK_COMPILED, *extra))
             ]
             if precision == "int8":
                 pairs.append((ours, Run("eager", name, "float32")))
@@ -121,7 +124,7 @@ def reference(name, store):
     path = store.path("reference", f"{name}.npy")
     if not path.exists():
         run = Run("reference", name, "float32")
-        peer("reference").prepare(case(name), "float32", store)
+        prepare(run, store)
         with running(run, store) as process:
             process.loaded()
             part = path.with_suffix(".part.npy")
@@ -139,16 +142,8 @@ def running(run, store):
         process.close()
 
 
-def prepare(run, store):
-    parts = [case(run.case)]
-    if parts[0].what == "picture" and run.peer != "textok":
-        parts = parts[0].halves
-    for part in parts:
-        peer(run.peer).prepare(part, run.precision, store)
-
-
 def check(process, store):
-    """Compares a peer's first output with the reference; returns the relative RMS and largest differences and the first call's time."""
+    """Compares a peer's first output with the reference; returns how far they are apart and the first call's time."""
     run = process.run
     expected = reference(run.case, store)
     path = store.path("outputs", str(run).replace("/", "_") + ".npy")
@@ -161,7 +156,9 @@ def check(process, store):
     error = float(np.sqrt((difference**2).mean() / (expected.astype(np.float64) ** 2).mean()))
     limit = (PICTURE_LIMITS if case(run.case).what == "picture" else LIMITS)[run.precision]
     if not error <= limit:
-        raise Failed(f"{run}: its output differs from the reference by {error:.2g} (relative RMS), more than {limit}: nothing was timed")
+        raise Failed(
+            f"{run}: its output differs from the reference by {error:.2g} (relative RMS), more than {limit}: nothing was timed"
+        )
     return {"error_rms": error, "error_max": float(np.abs(difference).max() / np.abs(expected).max()), "first_s": seconds}
 
 
@@ -195,15 +192,28 @@ def compare(a, b, store, turn, seconds):
         if not turn.held():
             raise Failed("the turn ended before the unit did")
     records = [
-        {**run.__dict__, "median_s": statistics.median(t), "low_s": min(t), "high_s": max(t), "times_s": t, **process.load, **process.last, **extra}
+        {
+            **run.__dict__,
+            "median_s": statistics.median(t),
+            "low_s": min(t),
+            "high_s": max(t),
+            "times_s": t,
+            **process.load,
+            **process.last,
+            **extra,
+        }
         for run, process, t, extra in zip((a, b), processes, times, found, strict=True)
-    ]  # fmt: skip
+    ]
     for record in records:
         del record["s"]
     return {
-        "unit": key(a, b), "ratio": records[1]["median_s"] / records[0]["median_s"], "rounds": rounds, "others": round(max(others, 0), 3),
-        "a": records[0], "b": records[1],
-    }  # fmt: skip
+        "unit": key(a, b),
+        "ratio": records[1]["median_s"] / records[0]["median_s"],
+        "rounds": rounds,
+        "others": round(max(others, 0), 3),
+        "a": records[0],
+        "b": records[1],
+    }
 
 
 # --- All of them --------------------------------------------------------------------------------------------------------------
@@ -260,7 +270,11 @@ def run_units(pairs, out, lock, seconds, again=False):
     from tqdm import tqdm
 
     store, turn = Store(out), Turn(lock)
-    done = {} if again else {unit for unit, record in load_results(out).items() if "failed" not in record and record["others"] <= DISTURBED}
+    done = (
+        {}
+        if again
+        else {unit for unit, record in load_results(out).items() if "failed" not in record and record["others"] <= DISTURBED}
+    )
     try:
         for a, b in tqdm([pair for pair in pairs if key(*pair) not in done], unit="unit", disable=not sys.stderr.isatty()):
             try:
@@ -270,25 +284,24 @@ def run_units(pairs, out, lock, seconds, again=False):
             record |= {"date": time.strftime("%Y-%m-%d %H:%M"), "versions": versions(a.peer, b.peer), **environment()}
             with (Path(out) / "results.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
-            print(record.get("failed") or f"{record['unit']}: {record['a']['median_s']:.4f} s, {record['b']['median_s']:.4f} s", flush=True)
+            print(
+                record.get("failed") or f"{record['unit']}: {record['a']['median_s']:.4f} s, {record['b']['median_s']:.4f} s",
+                flush=True,
+            )
             turn.give()
     finally:
         turn.give(whatever=True)
 
 
 def prepare_units(pairs, out):
-    """All that can be done before timing, each in a process of its own, so that memory that a library keeps goes back."""
+    """All that can be done before timing."""
     store = Store(out)
-    for run in dict.fromkeys(Run(side.peer, side.case, side.precision) for pair in pairs for side in pair):
-        done = store.path("done", str(run).replace("/", "_"))
-        if not done.exists():
-            code = f"import sys; sys.path[:0] = {sys.path[:2]!r}; import run; run.prepare(run.Run(*{(run.peer, run.case, run.precision)}), run.Store({out!r}))"
-            status = subprocess.run([sys.executable, "-W", "ignore", "-c", code], stdout=sys.stderr, check=False).returncode
-            if status:
-                print(f"{run}: could not be prepared, status {status}", file=sys.stderr)
-            else:
-                done.touch()
-        reference(run.case, store)
+    for run in dict.fromkeys(side for pair in pairs for side in pair):
+        try:
+            prepare(run, store)
+            reference(run.case, store)
+        except Failed as problem:
+            print(problem, file=sys.stderr)
 
 
 def parse(description, argv=None):

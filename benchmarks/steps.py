@@ -4,8 +4,9 @@
     python benchmarks/steps.py --data DIR --work WORK --figures  writes steps.csv, steps.png and steps.json beside this file
 
 The bundled class-conditional pipeline (`emoji`) makes pictures of classes as frequent as in DIR (WebDataset shards with labels). Every
-setting gets the same labels, captions and start noise of a seed; errors are between seeds, of 100 pictures each. Distances are KID (unbiased, whole sets) and the Frechet distance,
-between features of EfficientNet-Lite0 at 128 x 128 (a stand-in for Inception-v3) of the samples and of all pictures of DIR.
+setting gets the same labels, captions and start noise of a seed; errors are between seeds, of 32 pictures each. Distances are KID
+(unbiased, whole sets) and the Frechet distance, between features of EfficientNet-Lite0 at 128 x 128 (a stand-in for Inception-v3) of the
+samples and of all pictures of DIR.
 
 An evaluation is one run of the network for one picture; a guided step takes two. The guidance interval is that of Kynkaanniemi et al.
 (2024), noise levels 0.28 to 2.9, carried over to this DiT's timesteps.
@@ -267,8 +268,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="folder of WebDataset shards with labels")
     parser.add_argument("--work", required=True, type=Path, help="folder for what is measured; a second run goes on")
-    parser.add_argument("--count", type=int, default=100, help="pictures a setting and seed (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--count", type=int, default=32, help="pictures a setting and seed (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=24, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=3.0, help="scale (default: %(default)s)")
     parser.add_argument("--dtype", default="bfloat16", help="what the models compute in (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)

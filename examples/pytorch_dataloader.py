@@ -20,7 +20,7 @@ from textok.data import read_samples
 
 
 class Pictures(IterableDataset):
-    """(key, picture uint8 [S,S,3], caption) of each sample with both; workers take turns, and leave out what does not decode."""
+    """(key, picture uint8 [S,S,3], caption) of each sample; workers take turns, and leave out what does not decode."""
 
     def __init__(self, paths, size, field="caption"):
         self.paths, self.size, self.field = paths, size, field
@@ -78,7 +78,8 @@ def main():
     model, embeddings = textok.TexTok.from_pretrained(args.model), textok.open_embeddings(args.embeddings)
     keys, latents, captions = encode(model, args.paths, embeddings, args.field)
     dataset = Latents(latents, captions)
-    print(f"{len(keys)} latents {list(latents.shape[1:])}, mean {np.round(dataset.mean.numpy(), 3)}, std {np.round(dataset.std.numpy(), 3)}")
+    mean, std = np.round(dataset.mean.numpy(), 3), np.round(dataset.std.numpy(), 3)
+    print(f"{len(keys)} latents {list(latents.shape[1:])}, mean {mean}, std {std}")
     for batch, words in DataLoader(dataset, batch_size=16, shuffle=True):
         print(f"a batch for a training loop: {list(batch.shape)}, {words[0][:60]!r} and {len(words) - 1} more")
         break

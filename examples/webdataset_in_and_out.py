@@ -3,8 +3,8 @@
     textok embed shards/*.tar --field caption_long --out store
     python webdataset_in_and_out.py shards/*.tar --embeddings store --field caption_long --out latents
 
-Needs webdataset. `textok encode` does the same with several processes and goes on where it was killed; this is for pipelines that are
-webdataset's already.
+Needs webdataset. `textok encode` does the same with several processes and goes on where it was killed; this is for pipelines
+that are webdataset's already.
 """
 
 import argparse
@@ -19,7 +19,12 @@ from textok.data import read_latents
 
 def encode_shards(urls, model, embeddings, out, field="caption", batch_size=32, per_shard=1000):
     """Writes KEY.npz with `latent` and KEY.json for each KEY.png (or .jpg, .webp) and KEY.json; returns the shards."""
-    dataset = wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("__key__", "png;jpg;jpeg;webp", "json").batched(batch_size)
+    dataset = (
+        wds.WebDataset(urls, shardshuffle=False)
+        .decode("pil")
+        .to_tuple("__key__", "png;jpg;jpeg;webp", "json")
+        .batched(batch_size)
+    )
     Path(out).mkdir(parents=True, exist_ok=True)
     with wds.ShardWriter(str(Path(out) / "latents-%06d.tar"), maxcount=per_shard, verbose=0) as writer:
         for keys, pictures, metadata in dataset:

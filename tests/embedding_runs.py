@@ -1,8 +1,9 @@
 """An encoder without a network and processes that fill a store with it, for tests that kill them, run several or fill the disk.
 
-    python embedding_runs.py STORE FIRST LAST SECONDS_A_BATCH [BYTES]     embeds captions FIRST to LAST; files of at most BYTES
+python embedding_runs.py STORE FIRST LAST SECONDS_A_BATCH [BYTES]     embeds captions FIRST to LAST; files of at most BYTES
 """
 
+import os
 import resource
 import signal
 import subprocess
@@ -36,7 +37,12 @@ class HashEncoder:
         time.sleep(self.seconds)
         self.ran += ids
         return [
-            np.stack([np.random.default_rng([place, word]).standard_normal(self.text_dim, np.float32) for place, word in enumerate(row)])
+            np.stack(
+                [
+                    np.random.default_rng([place, word]).standard_normal(self.text_dim, np.float32)
+                    for place, word in enumerate(row)
+                ]
+            )
             for row in ids
         ]
 
@@ -51,11 +57,15 @@ def start(store, first, last, seconds=0.0, limit=None):
     """A process that embeds; its last line of output is how many captions it embedded."""
     arguments = [str(store), str(first), str(last), str(seconds), *([str(limit)] if limit else [])]
     return subprocess.Popen(
-        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)}
+        [sys.executable, __file__, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=600):
     """How many captions the process embedded."""
     out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, err
@@ -71,7 +81,7 @@ def contents(store):
 
 
 def kill_until(store, last, kills, seed, seconds=0.02, longest=0.3):
-    """Starts a run over the same captions again and again and kills each at a random moment; returns how many lost work that had begun."""
+    """Starts a run over the same captions again and again and kills each at a random moment; returns how many were at work."""
     from textok.embeddings import EmbeddingStore
 
     rng = np.random.default_rng(seed)
@@ -80,7 +90,9 @@ def kill_until(store, last, kills, seed, seconds=0.02, longest=0.3):
         before = set(Path(store).glob("segments/*.claims"))  # of those that were killed
         process = start(store, 0, last, seconds)
         deadline = time.monotonic() + 20
-        while not set(Path(store).glob("segments/*.claims")) - before and time.monotonic() < deadline and process.poll() is None:
+        while (
+            not set(Path(store).glob("segments/*.claims")) - before and time.monotonic() < deadline and process.poll() is None
+        ):
             time.sleep(0.005)  # the kill is to hit the work, not the imports
         time.sleep(rng.uniform(0, longest))
         process.send_signal(signal.SIGKILL)

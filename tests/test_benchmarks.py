@@ -36,9 +36,16 @@ def record(a, b, others=0.0):
 
     runs = [Run(s["peer"], s["case"], s["precision"], s["threads"]) for s in (a, b)]
     return {
-        "unit": key(*runs), "ratio": b["median_s"] / a["median_s"], "others": others, "a": a, "b": b, "date": "2026-01-01 00:00",
-        "machine": "M, 2 CPUs", "kernels": "ref", "versions": "textok-cpu 0",
-    }  # fmt: skip
+        "unit": key(*runs),
+        "ratio": b["median_s"] / a["median_s"],
+        "others": others,
+        "a": a,
+        "b": b,
+        "date": "2026-01-01 00:00",
+        "machine": "M, 2 CPUs",
+        "kernels": "ref",
+        "versions": "textok-cpu 0",
+    }
 
 
 def results(*records):
@@ -47,7 +54,9 @@ def results(*records):
     return Results({r["unit"]: r for r in records})
 
 
-@pytest.mark.parametrize("name", ["encode-p8-n32-b8", "decode-p16-n256-b1", "dit-xl-t64", "dit-xl2-t256", "picture-n32", "vae-512"])
+@pytest.mark.parametrize(
+    "name", ["encode-p8-n32-b8", "decode-p16-n256-b1", "dit-xl-t64", "dit-xl2-t256", "picture-n32", "vae-512"]
+)
 def test_inputs_depend_on_the_seed_alone(name):
     from cases import case, inputs
 
@@ -199,7 +208,19 @@ def test_efficiency_counts_steps_and_decode(tmp_path):
 def test_a_unit_from_end_to_end_and_again(tmp_path, name):
     pytest.importorskip("torch")
     pytest.importorskip("matplotlib")
-    command = [sys.executable, str(FOLDER / "run.py"), "--quick", "--out", str(tmp_path), "--cases", name, "--peers", "eager", "--dtype", "float32"]
+    command = [
+        sys.executable,
+        str(FOLDER / "run.py"),
+        "--quick",
+        "--out",
+        str(tmp_path),
+        "--cases",
+        name,
+        "--peers",
+        "eager",
+        "--dtype",
+        "float32",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = (tmp_path / "results.jsonl").read_text().splitlines()

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,22 @@ def test_pranoyr_textok(pranoyr, rows):
     numerics.check(model.encode(channels_last(told["x"]), text), told[f"z{suffix}"], numerics.END_TO_END)
     pictures = model.decode(told[f"z{suffix}"], text, output="float32")
     numerics.check(pictures, channels_last(told[f"recon{suffix}"]), numerics.END_TO_END)
+
+
+@pytest.mark.parametrize("name", ("titok_vae", "tatitok_vae"))
+def test_titok(name):
+    """A class token, a norm before the first block, a convolution at the end; its pictures are in [0, 1], its latents [B,C,1,N]."""
+    model = importers.load(FOREIGN / name / "model.pt", {"tokenizer.num_heads": 2, "detokenizer.num_heads": 3})
+    told = answers(name)
+    latents = told["z"][:, :, 0].transpose(0, 2, 1)
+    numerics.check(model.encode(2 * channels_last(told["x"]) - 1), latents, numerics.END_TO_END)
+    text = told["text"] if name == "tatitok_vae" else None
+    pictures = model.decode(latents, text, output="float32")
+    numerics.check((pictures + 1) / 2, channels_last(told["recon"]), numerics.END_TO_END)
+    for change in ({"num_registers": 0}, {"input_norm": False}, {"output_conv": False}, {"norm_eps": 1e-6}):
+        with pytest.raises(ConfigError) if change.keys() != {"norm_eps"} else nullcontext():
+            given = {"tokenizer.num_heads": 2, "detokenizer.num_heads": 3, **change}
+            assert importers.load(FOREIGN / name / "model.pt", given).config.norm_eps == 1e-6
 
 
 def test_planted_heads_are_rejected():

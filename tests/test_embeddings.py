@@ -157,7 +157,11 @@ def test_bad_arguments(tmp_path, store):
     long = "x" * 500
     for call, error, message in [
         (lambda: EmbeddingStore.open(tmp_path), DataError, "no embedding store"),
-        (lambda: store.embeddings([long, next(iter(store))]), DataError, "expected captions that have an embedding, got 1 of 2 without"),
+        (
+            lambda: store.embeddings([long, next(iter(store))]),
+            DataError,
+            "expected captions that have an embedding, got 1 of 2 without",
+        ),
         (lambda: store.embeddings([3]), TypeError, "captions: expected strings, got int 3"),
         (lambda: store.embed(["\ud800"], HashEncoder()), ValueError, "expected text that UTF-8 can hold"),
         (lambda: store.embed(["a"], HashEncoder(), batch_size=0), ValueError, "batch_size: expected 1 to 4096, got 0"),
@@ -165,7 +169,11 @@ def test_bad_arguments(tmp_path, store):
         (lambda: store.add(["a"], np.zeros((1, 2, 3))), ValueError, "Dt=16"),
         (lambda: store.add(["a"], np.zeros((2, 2, 16))), ValueError, "B=1"),
         (lambda: store.add(["a"], np.full((1, 1, 16), np.nan)), ValueError, "text: expected finite numbers"),
-        (lambda: store.add(["a"], np.full((1, 1, 16), 1e6)), ValueError, "in the range of float16, got up to 1e+06; use bfloat16"),
+        (
+            lambda: store.add(["a"], np.full((1, 1, 16), 1e6)),
+            ValueError,
+            "in the range of float16, got up to 1e+06; use bfloat16",
+        ),
         (lambda: store.add(["a"], np.zeros((1, 1, 16)), [2]), ValueError, "text_lengths: expected 1 to 1"),
         (lambda: EmbeddingStore.create(tmp_path / "x", {}, 4, "float64"), ValueError, "dtype: expected one of"),
         (lambda: EmbeddingStore.create(tmp_path / "x", {}, 0), ValueError, "text_dim: expected 1"),

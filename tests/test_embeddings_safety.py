@@ -1,4 +1,6 @@
-"""The embedding store under kill -9, several writers, a full disk and damaged files: nothing committed is lost or believed wrongly."""
+"""The embedding store under kill -9, several writers, a full disk and damaged files: nothing committed is lost or believed
+wrongly.
+"""
 
 import os
 import signal
@@ -64,7 +66,9 @@ def test_a_writer_takes_over_from_one_that_was_killed(tmp_path, whole):
     """The second waits for the batch that the first, asleep in it, has claimed; it does it itself when the first is gone."""
     first = start(tmp_path / "store", 0, 8, 60)
     deadline = time.monotonic() + 30
-    while not any(path.stat().st_size for path in (tmp_path / "store").glob("segments/*.claims")) and time.monotonic() < deadline:
+    while (
+        not any(path.stat().st_size for path in (tmp_path / "store").glob("segments/*.claims")) and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     second = start(tmp_path / "store", 0, LAST)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -79,8 +83,10 @@ def test_a_writer_takes_over_from_one_that_was_killed(tmp_path, whole):
 def test_a_file_that_may_not_grow(tmp_path, whole):
     """As on a full disk: one error that names the file, what was committed is kept, and a second run completes it."""
     process = start(tmp_path / "store", 0, LAST, 0, limit=20_000)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and "kept, and a second run goes on" in err.splitlines()[-1] and ".data" in err.splitlines()[-1]
+    _, err = process.communicate(timeout=300)
+    assert (
+        process.returncode == 1 and "kept, and a second run goes on" in err.splitlines()[-1] and ".data" in err.splitlines()[-1]
+    )
     store = EmbeddingStore.open(tmp_path / "store")
     found = store.verify()
     assert 0 < len(store) < DISTINCT and found.ok and found.torn_bytes == found.unused_bytes == 0
@@ -92,11 +98,16 @@ def test_a_file_that_may_not_grow(tmp_path, whole):
 def test_a_full_disk(tmp_path, whole):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False, capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False, capture_output=True
+        ).returncode
+    ):
         pytest.skip("mounting a small disk needs rights that are not here")
     try:
         process = start(disk / "store", 0, LAST)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 1 and "No space left on device" in err.splitlines()[-1]
         found = EmbeddingStore.open(disk / "store").verify()
         assert 0 < found.captions < DISTINCT and found.ok and found.torn_bytes == 0
@@ -177,7 +188,9 @@ def test_a_data_file_that_is_cut_while_it_is_mapped(tmp_path):
 
 
 def test_what_another_user_owns_can_be_read():
-    """Nothing is written, not even looked for a lock. As root, who may write anywhere, the reader becomes somebody else first."""
+    """Nothing is written, not even looked for a lock. As root, who may write anywhere, the reader becomes somebody else
+    first.
+    """
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         store = filled(Path(folder) / "store", captions_of(0, 20))
@@ -186,11 +199,14 @@ def test_what_another_user_owns_can_be_read():
             path.chmod(0o444 if path.is_file() else 0o555)
         script = (
             "import mmap, os, sys; from textok.embeddings import EmbeddingStore; os.geteuid() == 0 and os.setuid(65534); "
-            "s = EmbeddingStore.open(sys.argv[1]); text, lengths = s.embeddings(list(s)); print(len(s), s.verify().ok, len(text)); "
+            "s = EmbeddingStore.open(sys.argv[1]); text, lengths = s.embeddings(list(s)); "
+            "print(len(s), s.verify().ok, len(text)); "
             "s.add(['x'], [[[0.0] * 16]])"
         )
-        environment = {"PYTHONPATH": str(Path(segments.__file__).parent.parent)}
-        done = subprocess.run([sys.executable, "-c", script, store.path], check=False, capture_output=True, text=True, env=environment, timeout=60)
+        environment = os.environ | {"PYTHONPATH": str(Path(segments.__file__).parent.parent)}
+        done = subprocess.run(
+            [sys.executable, "-c", script, store.path], check=False, capture_output=True, text=True, env=environment, timeout=300
+        )
         assert done.stdout.split() == ["20", "True", "20"], done.stderr
         assert "PermissionError" in done.stderr.splitlines()[-1]
         assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before

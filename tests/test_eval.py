@@ -13,8 +13,8 @@ from PIL import Image
 import textok.metrics as tm
 from textok import cli, images
 from textok.errors import DataError
-from textok.metrics import evaluate
-from textok.metrics.evaluate import Evaluation, PictureSet
+from textok.metrics import evaluate, sets
+from textok.metrics.evaluate import Evaluation
 from textok.metrics.networks import FeatureNetwork, Output
 
 SIZE = 24
@@ -179,14 +179,14 @@ def test_sizes_that_differ(data):
         Evaluation(folder / "out").reconstruction({"it": folder / "made"}, folder / "originals")
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="expected pictures, found none"):
-        list(PictureSet(folder / "empty"))
+        list(sets.PictureSet(folder / "empty"))
 
 
 def test_samples(data, monkeypatch):
     """Against pictures, and against a file of statistics, which knows FID only."""
     folder, cropped, made = data
     monkeypatch.setattr(evaluate, "SUBSET_SIZE", 20)
-    monkeypatch.setattr(evaluate, "PART", 7)
+    monkeypatch.setattr(sets, "PART", 7)
     evaluation = Evaluation(folder / "out", Blocks(), seed=5, notes={"it": {"steps": 20}})
     row = evaluation.samples({"it": folder / "made.npz"}, folder / "originals")["sets"][0]
     x, y = features(made), features(cropped)
@@ -216,7 +216,7 @@ def test_samples(data, monkeypatch):
 def test_more_pictures_than_are_kept(data, monkeypatch):
     """FID is of all; the rest of a fair draw of bounded size, the same for a seed."""
     folder, _, _ = data
-    monkeypatch.setattr(evaluate, "PART", 7)
+    monkeypatch.setattr(sets, "PART", 7)
     whole = Evaluation(folder / "a", Blocks()).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"]
     monkeypatch.setattr(evaluate, "MOST", 16)
     part = [Evaluation(folder / "a", Blocks(), seed=s).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"] for s in (0, 0, 1)]
@@ -237,7 +237,7 @@ def test_more_pictures_than_are_kept(data, monkeypatch):
 def test_a_second_run_completes_the_first(data, monkeypatch):
     """Stopped in the middle, run again: only what is missing is computed, and the result is that of a whole run."""
     folder, _, _ = data
-    monkeypatch.setattr(evaluate, "PART", 8)
+    monkeypatch.setattr(sets, "PART", 8)
     whole = Evaluation(folder / "whole", Blocks()).samples({"it": folder / "made"}, folder / "originals")
     with pytest.raises(KeyboardInterrupt):
         Evaluation(folder / "out", Blocks(fail_after=50)).samples({"it": folder / "made"}, folder / "originals")
@@ -262,7 +262,7 @@ def test_a_second_run_completes_the_first(data, monkeypatch):
 def test_caches_of_machines_merge(data, monkeypatch):
     """Two machines, a half each; their caches copied together hold all."""
     folder, cropped, _ = data
-    monkeypatch.setattr(evaluate, "PART", 10)
+    monkeypatch.setattr(sets, "PART", 10)
     for number, half in enumerate((cropped[:20], cropped[20:])):
         np.savez(folder / f"half{number}.npz", arr_0=half)
         machine = Evaluation(folder / f"machine{number}", Blocks())
@@ -311,9 +311,9 @@ def test_text(tmp_path):
 def test_how_samples_were_made(tmp_path):
     """Settings of `textok sample` come from its index; what is not there is not invented."""
     (tmp_path / "index.json").write_text(json.dumps({"task": {"name": "sample", "steps": 5, "solver": "ddim", "guidance_scale": 2.0}}))
-    assert evaluate.made_with(tmp_path) == {"name": "sample", "steps": 5, "solver": "ddim", "guidance_scale": 2.0}
-    assert evaluate.made_with(tmp_path / "samples.npz") == evaluate.made_with(tmp_path)
-    assert evaluate.made_with(tmp_path / "a" / "b") == {}
+    assert sets.made_with(tmp_path) == {"name": "sample", "steps": 5, "solver": "ddim", "guidance_scale": 2.0}
+    assert sets.made_with(tmp_path / "samples.npz") == sets.made_with(tmp_path)
+    assert sets.made_with(tmp_path / "a" / "b") == {}
 
 
 # ---- the command ----

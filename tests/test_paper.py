@@ -163,7 +163,23 @@ def test_partners_have_the_same_tokens_and_seed(claim):
         one("b-seed1", "Baseline", 4, seed=1),
     ]
     assert claim.partner(everyone[0], everyone).name == "b" and claim.equal_time_partner(everyone[0], everyone).name == "long"
+    assert claim.partner(one("later", "TexTok", 4, 15), everyone) is None
+    assert claim.equal_time_partner(one("slow", "TexTok", 4, hours=3), everyone) is None
     assert claim.partner(one("t8", "TexTok", 8), everyone) is None
+
+
+def test_logs_are_compared_at_the_steps_that_both_have(claim):
+    from evaluation import Candidate
+
+    def one(kind, psnrs):
+        log = [{"step": str(step), "psnr_concept": str(value), "psnr_pair": str(value + 1)} for step, value in psnrs.items()]
+        return Candidate(kind, kind, 4, 32, planned=300, log=[{"step": "50", "psnr_concept": ""}, *log])
+
+    rows = claim.log_rows([one("TexTok", {100: 12.5, 200: 14.0, 300: 15.0}), one("Baseline", {100: 12.0, 200: 14.25})])
+    assert rows == [
+        [4, 0, "100", "12.50", "12.00", "+0.50", "13.50", "13.00", "+0.50"],
+        [4, 0, "200", "14.00", "14.25", "-0.25", "15.00", "15.25", "-0.25"],
+    ]
 
 
 def test_pca_gives_back_what_it_can_hold(claim):

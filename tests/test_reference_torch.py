@@ -35,7 +35,7 @@ def as_torch(arguments):
 def real_rows(model, name, value, lengths):
     """A trace's [B,T,D] as the engine has it, [rows,D]: padded text, which means nothing there, left out."""
     side = name.split(".")[0]
-    fixed = (model.config["image_size"] // model.config["patch_size"]) ** 2 + model.config["num_latent_tokens"]
+    fixed = (model.config["image_size"] // model.config["patch_size"]) ** 2 + model.config["num_registers"] + model.config["num_latent_tokens"]
     if lengths is None or value.shape[1] <= fixed or not model.config["text_mask"] or not model.has_text(side):
         return value.flatten(0, 1).numpy()
     return torch.cat([rows[: fixed + n] for rows, n in zip(value, lengths, strict=True)]).numpy()

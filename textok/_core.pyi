@@ -55,14 +55,17 @@ class Model:
     # DiT. Either labels [B] (condition "class"; num_classes is the null class) or text and text_lengths (condition "text").
     def denoise(self, x: F32, t: F32, labels: I32 | None, text: F32 | None, text_lengths: I32 | None,
                 null: bool, out: F32, threads: int = 0, trace: dict[str, list[F32]] | None = None) -> None:
-        """x [B,N,C], t [B]; out [B,N,C or 2C], written. null: the null condition for every image, other conditions then None."""
+        """x [B,N,C], t [B]; out [B,N,C or 2C], written; over latent images [B,C,S,S] and [B,C or 2C,S,S].
+
+        null: the null condition for every image, other conditions then None."""
     def sample(self, x: F32, t: F32, update: NDArray[np.float64], guidance: F32, step_noise: F32 | None,
                labels: I32 | None, text: F32 | None, text_lengths: I32 | None,
                callback: Callable[[int, F32], object] | None = None, threads: int = 0) -> None:
-        """Run all steps in place: x [B,N,C] holds the start noise and then the result, in the generator's normalised space.
+        """Run all steps in place: x [B,N,C] or [B,C,S,S] holds the start noise and then the result, in the generator's normalised space.
 
         t [S]: the train timestep of each step, as the model sees it. guidance [S]: the scale; where it is 1, only the conditional half runs.
-        step_noise [S,B,N,C] or None where no step adds noise. callback(step, x) is called after each step with x (an alias of the state).
+        step_noise: of x's shape with an axis of steps before it, or None where no step adds noise. callback(step, x) is called after each
+        step with x (an alias of the state).
         update [S,10], float64, one row a step; with m the guided prediction (first C channels), v the variance fraction in [-1,1]:
             x0   = u[0] x + u[1] m
             x'   = u[2] x + u[3] m + u[4] x0_prev + u[5] noise + u[6] exp(0.5 (w u[8] + (1 - w) u[7])) noise,  w = (v + 1)/2

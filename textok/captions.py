@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import arrays, noise
 from . import weights as files
-from .embeddings import Embeddings, padded, positions
+from .embedding_arrays import Embeddings, padded, positions
 from .errors import WeightsError
 
 F32 = NDArray[np.float32]
@@ -31,8 +31,8 @@ NO_LABEL = -1
 TEMPLATES = {
     "name": "{name}",
     "short": "a photo of a {name}",
-    "long": "A detailed, well-lit colour photo of a {name}, shown whole and sharp in the middle of the picture, before a background as it "
-    "is usual for a {name}.",
+    "long": "A detailed, well-lit colour photo of a {name}, shown whole and sharp in the middle of the picture, before a "
+    "background as it is usual for a {name}.",
 }
 NAME_FIELDS = ("name", "class_name", "label_name")  # where data keeps the name of a sample's class
 
@@ -43,8 +43,8 @@ def fill_template(template: str, metadata: Mapping[str, Any]) -> str | None:
     Parameters
     ----------
     template
-        One of `TEMPLATES` by name ("name", "short", "long"), or text with fields of the metadata in braces. {name} is also found as
-        class_name, as class folders give it, and label_name.
+        One of `TEMPLATES` by name ("name", "short", "long"), or text with fields of the metadata in braces. {name} is also
+        found as class_name, as class folders give it, and label_name.
 
     Examples
     --------
@@ -156,7 +156,7 @@ class CaptionStore:
         return caption in self._by_caption
 
     def embeddings(self, names: Any) -> tuple[F32, I32]:
-        """`text` [B,t,Dt], padded with zeros to the longest of these, and `text_lengths` [B], for the models; `names` are captions or indices."""
+        """`text` [B,t,Dt], padded with zeros to the longest of these, and `text_lengths` [B]; of captions or indices."""
         rows = positions(names, self._by_caption, len(self), "caption")
         return padded([self._tokens[self._offsets[row] : self._offsets[row + 1]] for row in rows], self.text_dim)
 

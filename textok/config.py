@@ -174,6 +174,9 @@ class TexTokConfig:
         (then `num_text_tokens` is 1 whatever was given).
     num_classes
         Rows of that table; 0 without one.
+    num_registers, input_norm, output_conv
+        Learned tokens of each side that are only attended to, such as a class token; whether a layer norm stands before the first block;
+        whether a 3 x 3 convolution over the pixels stands at the end. TiTok has one, true and true.
     norm_eps, gelu, qkv_bias, output_activation, kl
         Epsilon of the layer norms; "erf" or "tanh" GELU; bias of the QKV projections; "none" or "tanh" on the pixels; whether
         the latent projection has a mean and a log-variance half, of which `encode` returns the mean.
@@ -201,6 +204,9 @@ class TexTokConfig:
     text_injection: str = "in_context"
     text_source: str = "embedding"
     num_classes: int = 0
+    num_registers: int = 0
+    input_norm: bool = False
+    output_conv: bool = False
     norm_eps: float = 1e-6
     gelu: str = "erf"
     qkv_bias: bool = True
@@ -232,6 +238,9 @@ class TexTokConfig:
             checked["num_text_tokens"] = 1
         else:
             checked["num_classes"] = _absent("num_classes", self.num_classes, 'text_source is "embedding"')
+        checked["num_registers"] = _integer("num_registers", self.num_registers, 0, MAX_TOKENS)
+        checked["input_norm"] = _flag("input_norm", self.input_norm)
+        checked["output_conv"] = _flag("output_conv", self.output_conv)
         checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 0.1)
         checked["gelu"] = _choice("gelu", self.gelu, ("erf", "tanh"))
         checked["qkv_bias"] = _flag("qkv_bias", self.qkv_bias)

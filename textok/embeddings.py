@@ -4,9 +4,9 @@
     ArrayEmbeddings         an array [n,t,Dt] of an .npy, .npz or safetensors file
     open_embeddings(path)   whichever it is, or the captions folder of a pipeline
 
-All have `embeddings(names) -> (text [B,t,Dt], lengths [B])`, as the models take them, `text_dim`, `longest`, `len`, and `by`: what names are,
-"caption", "key" (of a sample) or "index". How a store's files work, and why a kill or a second writer cannot spoil them, is told in
-`segments`. Nothing here needs PyTorch but an encoder that is passed in (`text_encoders`).
+All have `embeddings(names) -> (text [B,t,Dt], lengths [B])`, as the models take them, `text_dim`, `longest`, `len`, and `by`:
+what names are, "caption", "key" (of a sample) or "index". How a store's files work, and why a kill or a second writer cannot
+spoil them, is told in `segments`. Nothing here needs PyTorch but an encoder that is passed in (`text_encoders`).
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import arrays
 from . import weights as files
+from .embedding_arrays import ArrayEmbeddings, Embeddings, padded, read_file, shortened
 from .errors import DataError
 from .model import progress_bar
 from .segments import AT_ONCE, KEY_BYTES, Entry, Index, Key, Writer, split
@@ -32,25 +33,14 @@ from .segments import AT_ONCE, KEY_BYTES, Entry, Index, Key, Writer, split
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
+__all__ = ["ArrayEmbeddings", "Embedded", "EmbeddingStore", "Embeddings", "Verification", "open_embeddings"]
+
 STORE_FILE = "store.json"
 FORMAT = 1
 DTYPES = ("float16", "bfloat16", "int8")
 WINDOW = 64  # batches of captions that are sorted by length together
 _COPIED_AT_ONCE = 256
 _POLL_SECONDS = 0.1
-
-
-class Embeddings(Protocol):
-    """What has the embeddings of captions: a store, arrays, or the captions of a pipeline."""
-
-    @property
-    def by(self) -> str: ...
-    @property
-    def text_dim(self) -> int: ...
-    @property
-    def longest(self) -> int: ...
-    def __len__(self) -> int: ...
-    def embeddings(self, names: Any) -> tuple[F32, I32]: ...
 
 
 class Encoder(Protocol):
@@ -63,15 +53,6 @@ class Encoder(Protocol):
     def run(self, ids: Sequence[list[int]]) -> list[F32]: ...
 
 
-def padded(rows: Sequence[NDArray[Any]], text_dim: int) -> tuple[F32, I32]:
-    """Ragged rows [t_i,Dt] as `text` float32 [B,t,Dt], zeros after each caption's end, and `text_lengths` int32 [B]."""
-    lengths = np.array([len(row) for row in rows], np.int32)
-    text = np.zeros((len(rows), int(lengths.max(initial=1)), text_dim), np.float32)
-    for place, row in enumerate(rows):
-        text[place, : len(row)] = row
-    return text, lengths
-
-
 # --- How tokens are stored ----------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +61,7 @@ def _payload_bytes(tokens: int, width: int, dtype: str) -> int:
 
 
 def _to_bytes(tokens: F32, dtype: str) -> bytes:
-    """[t,Dt] as stored: float16, bfloat16, or a float32 scale a token and then int8, round(x / scale) with scale = max |x| / 127."""
+    """[t,Dt] as stored: float16, bfloat16, or a float32 scale a token, max |x| / 127, and then int8, round(x / scale)."""
     if dtype == "int8":
         scales = np.abs(tokens).max(axis=1) / np.float32(127)
         whole = np.rint(tokens / np.where(scales > 0, scales, 1)[:, None])
@@ -117,8 +98,8 @@ class Embedded:
     Attributes
     ----------
     read, embedded, truncated
-        Captions that came in; how many of them were embedded now, the others being there already, coming a second time or embedded
-        by another writer; and how many of those embedded now were longer than the encoder takes.
+        Captions that came in; how many of them were embedded now, the others being there already, coming a second time or
+        embedded by another writer; and how many of those embedded now were longer than the encoder takes.
     longest
         The most tokens that one of those embedded now would have had.
     seconds
@@ -139,8 +120,8 @@ class Verification:
     Attributes
     ----------
     captions, repeated
-        Records that are whole, and how many of them are of a caption that another record has (two writers on a file system without
-        locks do that; the first counts).
+        Records that are whole, and how many of them are of a caption that another record has (two writers on a file system
+        without locks do that; the first counts).
     torn_bytes, unused_bytes
         What writers that were killed left behind: of records, and of entries that no record tells of. Harmless.
     problems
@@ -162,8 +143,8 @@ class EmbeddingStore:
     """Captions with the embeddings of their tokens, in a folder that only grows.
 
     Any number of processes may read and write one at a time; each sees what was committed when it last looked (`refresh`). One
-    store has the embeddings of one encoder with one set of tokenizer settings, in one stored type: float16, bfloat16, or int8 with a
-    float32 scale a token. Padding is not stored. Open one with `open`, make one with `create`.
+    store has the embeddings of one encoder with one set of tokenizer settings, in one stored type: float16, bfloat16, or int8
+    with a float32 scale a token. Padding is not stored. Open one with `open`, make one with `create`.
 
     Examples
     --------
@@ -212,8 +193,8 @@ class EmbeddingStore:
         Parameters
         ----------
         encoder
-            What makes the embeddings and with which settings, as JSON has it; part of the hash that captions are kept under, but for
-            its "name", which is for people.
+            What makes the embeddings and with which settings, as JSON has it; part of the hash that captions are kept under,
+            but for its "name", which is for people.
         text_dim
             Width Dt of the embeddings.
         dtype
@@ -225,7 +206,12 @@ class EmbeddingStore:
             There is a store, of another encoder or type.
         """
         arrays.choice(dtype, "dtype", DTYPES)
-        settings = {"format": FORMAT, "dtype": dtype, "text_dim": arrays.whole(text_dim, "text_dim", 1, (1 << 24) - 1), "encoder": encoder}
+        settings = {
+            "format": FORMAT,
+            "dtype": dtype,
+            "text_dim": arrays.whole(text_dim, "text_dim", 1, (1 << 24) - 1),
+            "encoder": encoder,
+        }
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / STORE_FILE).exists():
@@ -236,8 +222,8 @@ class EmbeddingStore:
         if found != wanted:
             what = next(key for key in (*found, *wanted) if found.get(key) != wanted.get(key))
             raise DataError(
-                f"{folder}: the store holds {store.encoder.get('name', 'other')} embeddings with {what} {found.get(what)!r}, asked for is "
-                f"{wanted.get(what)!r}; give another folder, or the same settings"
+                f"{folder}: the store holds {store.encoder.get('name', 'other')} embeddings with "
+                f"{what} {found.get(what)!r}, asked for is {wanted.get(what)!r}; give another folder, or the same settings"
             )
         return store
 
@@ -279,8 +265,8 @@ class EmbeddingStore:
         if not places.all():
             lost = self.missing(captions)
             raise DataError(
-                f"{self.path}: expected captions that have an embedding, got {len(lost)} of {len(captions)} without, first {_short(lost[0])}; "
-                "`textok embed` adds them"
+                f"{self.path}: expected captions that have an embedding, got {len(lost)} of {len(captions)} without, "
+                f"first {shortened(lost[0])}; `textok embed` adds them"
             )
         numbers, rows = split(places)
         return padded([self._tokens(number, row) for number, row in zip(numbers.tolist(), rows.tolist())], self.text_dim)
@@ -372,8 +358,8 @@ class EmbeddingStore:
         encoder
             Of the identity that the store was made with.
         batch_size
-            Captions a batch. 64 batches' worth of captions are sorted by length at a time, so that little is padding. The batches
-            are the same in every run over the same captions, so a run that was killed is completed to the same bytes.
+            Captions a batch. 64 batches' worth of captions are sorted by length at a time, so that little is padding. The
+            batches are the same in every run over the same captions, so a run that was killed is completed to the same bytes.
 
         Raises
         ------
@@ -450,9 +436,9 @@ class EmbeddingStore:
         size = sum(segment.data_path.stat().st_size for segment in segments if segment.data_path.exists())
         limit = self.encoder.get("max_tokens")
         return (
-            f"EmbeddingStore({str(self.path)!r}: {len(self):,} captions by {self.encoder.get('name', 'an unnamed encoder')}, up to {self.longest}"
-            f"{f' of {limit}' if limit else ''} tokens x {self.text_dim} {self.dtype}, {size / 1e6:,.1f} MB in {len(segments)} segment"
-            f"{'s' * (len(segments) != 1)})"
+            f"EmbeddingStore({str(self.path)!r}: {len(self):,} captions by {self.encoder.get('name', 'an unnamed encoder')}, "
+            f"up to {self.longest}{f' of {limit}' if limit else ''} tokens x {self.text_dim} {self.dtype}, "
+            f"{size / 1e6:,.1f} MB in {len(segments)} segment{'s' * (len(segments) != 1)})"
         )
 
 
@@ -537,10 +523,6 @@ def _utf8(caption: str) -> bytes:
         raise ValueError(f"captions: expected text that UTF-8 can hold, got {caption[:60]!a}") from None
 
 
-def _short(name: Any) -> str:
-    return repr(f"{name[:57]}..." if isinstance(name, str) and len(name) > 60 else name)
-
-
 def _write_once(path: Path, text: str) -> None:
     """A file that appears whole; where another process was first, its file stays."""
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
@@ -559,78 +541,7 @@ def _write_once(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-# --- Arrays made elsewhere ----------------------------------------------------------------------------------------------------
-
-
-class ArrayEmbeddings:
-    """Embeddings of an array, found by position, or by names where the file has some.
-
-    Parameters
-    ----------
-    text
-        floats [n,t,Dt]; may be mapped from a file.
-    lengths
-        int [n], the real rows of each, 1..t; None where all are.
-    names, by
-        n strings and what they are, "caption" or "key"; without them `by` is "index".
-    """
-
-    def __init__(
-        self, text: ArrayLike, lengths: ArrayLike | None = None, names: Sequence[str] | None = None, by: str = "caption"
-    ) -> None:
-        self._text = arrays.floats(text, "text", (("n", None), ("t", None), ("Dt", None)))
-        count, rows, width = self._text.shape
-        if not rows or not width:
-            raise ValueError(f"text: expected [n, t, Dt] with t and Dt from 1, got {arrays.describe(self._text)}")
-        self._lengths = np.full(count, rows, np.int32)
-        if lengths is not None:
-            self._lengths = arrays.integers(lengths, "text_lengths", count, 1, rows, "the real rows of each caption")
-        self.by = "index" if names is None else arrays.choice(by, "by", ("caption", "key"))
-        self._names: dict[str, int] | None = None
-        if names is not None:
-            if len(names) != count:
-                raise ValueError(f"{by}s: expected {count}, one a row of text, got {len(names)}")
-            self._names = {name: place for place, name in reversed(list(enumerate(names)))}
-
-    @property
-    def text_dim(self) -> int:
-        """Width Dt of the embeddings."""
-        return self._text.shape[2]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest caption."""
-        return int(self._lengths.max(initial=0))
-
-    def __len__(self) -> int:
-        return len(self._text)
-
-    def __contains__(self, name: object) -> bool:
-        if isinstance(name, str):
-            return self._names is not None and name in self._names
-        return isinstance(name, int) and 0 <= name < len(self)
-
-    def embeddings(self, names: Any) -> tuple[F32, I32]:
-        """Those of captions or keys (strings), or of positions (integers); as `EmbeddingStore.embeddings`."""
-        places = positions(names, self._names, len(self), self.by)
-        rows = [arrays.as_float32(self._text[place, : self._lengths[place]], "text", place) for place in places]
-        return padded(rows, self.text_dim)
-
-    def __repr__(self) -> str:
-        return f"ArrayEmbeddings({arrays.describe(self._text)} by {self.by}, up to {self.longest} tokens)"
-
-
-def positions(names: Any, known: dict[str, int] | None, count: int, by: str) -> list[int]:
-    """The positions of names, strings or integers, among `count` embeddings."""
-    wanted = [names] if isinstance(names, str) else names
-    if isinstance(wanted, list | tuple) and any(isinstance(name, str) for name in wanted):
-        if known is None:
-            raise DataError(f"names: expected positions, 0 to {count - 1}, in embeddings that come without captions, got {_short(wanted[0])}")
-        lost = [name for name in wanted if name not in known]
-        if lost:
-            raise DataError(f"names: expected {by}s that have an embedding, got {len(lost)} of {len(wanted)} without, first {_short(lost[0])}")
-        return [known[name] for name in wanted]
-    return arrays.integers(wanted, "names", None, 0, count - 1, f"positions among {count} embeddings").tolist()
+# --- Any of them --------------------------------------------------------------------------------------------------------------
 
 
 def open_embeddings(path: str | os.PathLike[str]) -> Embeddings:
@@ -642,8 +553,8 @@ def open_embeddings(path: str | os.PathLike[str]) -> Embeddings:
         A store, the captions folder of a pipeline (captions.jsonl, embeddings.safetensors), or a file:
 
         - .npy: [n,t,Dt], mapped into memory; beside it, where there are some, NAME.lengths.npy [n]
-        - .npz or .safetensors: `text` [n,t,Dt] (or the only array) and, where there are some, `text_lengths` [n]; or ragged, `tokens`
-          [total,Dt] and `offsets` [n+1]. In an .npz also `captions` or `keys`, strings [n]
+        - .npz or .safetensors: `text` [n,t,Dt] (or the only array) and, where there are some, `text_lengths` [n]; or ragged,
+          `tokens` [total,Dt] and `offsets` [n+1]. In an .npz also `captions` or `keys`, strings [n]
 
     Returns
     -------
@@ -666,59 +577,4 @@ def open_embeddings(path: str | os.PathLike[str]) -> Embeddings:
         if (place / CAPTIONS_FILE).is_file() and not (place / STORE_FILE).is_file():
             return CaptionStore.from_folder(place)
         return EmbeddingStore.open(place)
-    files.check_regular(place, DataError)
-    readers = {".npy": _open_npy, ".npz": _open_npz, ".safetensors": _open_safetensors}
-    reader = readers.get(place.suffix.lower())
-    if reader is None:
-        raise DataError(f"{place}: expected an embedding store or {', '.join(readers)}")
-    try:
-        return reader(place)
-    except (ValueError, OSError, EOFError, KeyError) as problem:
-        if isinstance(problem, DataError | files.WeightsError):
-            raise
-        raise DataError(f"{place}: not embeddings that can be read: {problem}") from None
-
-
-def _open_npy(path: Path) -> ArrayEmbeddings:
-    beside = path.with_name(f"{path.stem}.lengths.npy")
-    lengths = np.load(beside, allow_pickle=False) if beside.exists() else None
-    return ArrayEmbeddings(_floats_of(np.load(path, mmap_mode="r", allow_pickle=False)), lengths)
-
-
-def _open_npz(path: Path) -> ArrayEmbeddings:
-    with np.load(path, allow_pickle=False) as file:
-        return _from_arrays({name: file[name] for name in file.files}, path)
-
-
-def _open_safetensors(path: Path) -> ArrayEmbeddings:
-    file = files.TensorFile(path)
-    return _from_arrays({name: file.read(name) for name in file.shapes}, path)
-
-
-def _from_arrays(found: dict[str, NDArray[Any]], path: Path) -> ArrayEmbeddings:
-    by = next((name for name in ("captions", "keys") if name in found), None)
-    names = None if by is None else [str(name) for name in found[by].tolist()]
-    rest = {name: array for name, array in found.items() if name not in ("captions", "keys", "text_lengths")}
-    if rest.keys() == {"tokens", "offsets"}:
-        text, lengths = _unravelled(_floats_of(rest["tokens"]), rest["offsets"])
-    elif "text" in rest or len(rest) == 1:
-        text, lengths = _floats_of(rest.get("text", next(iter(rest.values())))), found.get("text_lengths")
-    else:
-        raise DataError(f"{path}: expected an array text [n, t, Dt], or tokens and offsets, got {', '.join(found) or 'none'}")
-    return ArrayEmbeddings(text, lengths, names, "key" if by == "keys" else "caption")
-
-
-def _floats_of(array: NDArray[Any]) -> NDArray[Any]:
-    """NumPy's files know bfloat16 only as two bytes."""
-    return array.view(_type_of("bfloat16")) if array.dtype == np.dtype("V2") else array
-
-
-def _unravelled(tokens: NDArray[Any], offsets: NDArray[Any]) -> tuple[NDArray[Any], I32]:
-    ends = offsets.astype(np.int64)
-    if tokens.ndim != 2 or ends.ndim != 1 or len(ends) < 2 or ends[0] != 0 or ends[-1] != len(tokens) or (np.diff(ends) < 1).any():
-        raise ValueError(f"expected tokens [total, Dt] and offsets that rise from 0 to total, got {arrays.describe(tokens)}")
-    lengths = np.diff(ends).astype(np.int32)
-    text = np.zeros((len(lengths), int(lengths.max()), tokens.shape[1]), tokens.dtype)
-    for place, length in enumerate(lengths):
-        text[place, :length] = tokens[ends[place] : ends[place + 1]]
-    return text, lengths
+    return read_file(place)

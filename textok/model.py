@@ -136,9 +136,9 @@ class EngineModel:
     def memory_plan(self, batch: int) -> dict[str, int]:
         """Bytes that a call on `batch` images takes beside its arguments and its result.
 
-        Returns a dict: "weights", held as long as the model; "workspace", held during a call with captions of full length (a
-        DiT: a guided run of any number of steps); "total" of the two. Arguments that are not C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at
-        a time.
+        Returns a dict: "weights", held as long as the model, with what is made of them at load; "workspace", held during a call with
+        captions of full length (a DiT: a guided run of any number of steps); "total" of the two. Arguments that are not C-contiguous
+        float32 (or uint8 pictures) are converted besides, 64 images at a time.
         """
         images = min(arrays.whole(batch, "batch", 1, arrays.MAX_BATCH), IMAGES_AT_ONCE)
         steps = getattr(self._config, "num_train_timesteps", 1)  # a DiT holds the modulations of many steps at a time

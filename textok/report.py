@@ -1,8 +1,9 @@
 """`textok report`: the results below a folder as one HTML file, with everything inside it.
 
-What `textok eval` wrote (result.json with pictures.npz beside it; other names will do) becomes tables, pictures and curves: originals,
-reconstructions and differences, where the first set is worst and best, samples, and quality against what the sets' settings say of cost
-(tokens, steps, evaluations, guidance, seconds). No script, no request to anywhere. Curves need matplotlib (extra "viz").
+What `textok eval` wrote (result.json with pictures.npz beside it; other names will do) becomes tables, pictures and curves:
+originals, reconstructions and differences, where the first set is worst and best, samples, and quality against what the
+sets' settings say of cost (tokens, steps, evaluations, guidance, seconds). No script, no request to anywhere. Curves need
+matplotlib (extra "viz").
 """
 
 import base64
@@ -62,19 +63,22 @@ WIDTH = 112  # of a picture on the page: eight and their label fill a line
 STYLE = """
 :root { --ink: #23272e; --muted: #6d7580; --line: #e4e7eb; --card: #fff; --back: #f6f7f9; --accent: #1f5fa8; --best: #e8f1fb; }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+body { margin: 0; background: var(--back); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 36px 24px 60px; }
 h1 { font-size: 28px; margin: 0 0 4px; letter-spacing: -.01em; }
 h2 { font-size: 20px; margin: 0 0 2px; }
 h3 { font-size: 15px; margin: 26px 0 10px; }
 h3 small, .muted { color: var(--muted); font-weight: normal; font-size: 13px; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 24px 26px 28px; margin-top: 22px; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 24px 26px 28px;
+  margin-top: 22px; }
 nav a { color: var(--accent); text-decoration: none; margin-right: 16px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 14px; }
 th, td { padding: 6px 16px 6px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-right: 28px; }
-th { font-weight: 600; white-space: normal; max-width: 150px; vertical-align: bottom; line-height: 1.25; } th small { font-weight: normal; color: var(--muted); }
+th { font-weight: 600; white-space: normal; max-width: 150px; vertical-align: bottom; line-height: 1.25; }
+th small { font-weight: normal; color: var(--muted); }
 td.best { color: var(--accent); font-weight: 650; }
 td small { color: var(--muted); }
 .note { background: #fff7e8; border-left: 3px solid #d79a2b; padding: 8px 14px; margin: 16px 0 0; font-size: 13px; }
@@ -83,11 +87,13 @@ td small { color: var(--muted); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
 img.pixels { image-rendering: pixelated; }
-figcaption { color: var(--muted); font-size: 11px; text-align: center; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+figcaption { color: var(--muted); font-size: 11px; text-align: center; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 18px; margin-top: 12px; }
 .curves svg { width: 100%; height: auto; }
 details { margin-top: 16px; font-size: 13px; } summary { color: var(--accent); cursor: pointer; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 8px 0 0; } dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 8px 0 0; }
+dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 footer { color: var(--muted); font-size: 12px; margin-top: 26px; }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """
@@ -176,8 +182,8 @@ def section(result: Result, anchor: str) -> Iterator[str]:
     network = data.get("network") or {}
     if network.get("stand_in_for"):
         yield (
-            f'<p class="note">Features of <b>{escape(network["name"])}</b>, a stand-in for {escape(network["stand_in_for"])}: these '
-            "distances and scores compare with each other, not with published ones.</p>"
+            f'<p class="note">Features of <b>{escape(network["name"])}</b>, a stand-in for {escape(network["stand_in_for"])}: '
+            "these distances and scores compare with each other, not with published ones.</p>"
         )
     yield from picture_groups(result)
     yield details(data)
@@ -188,10 +194,7 @@ def numbers(data: Mapping[str, Any]) -> str:
     """The table: a row a set, the best of each column marked."""
     rows = data["sets"]
     keys = list(dict.fromkeys(key for row in rows for key in row["metrics"] if "_deviation" not in key))
-    heads = "".join(
-        f"<th>{escape(metric_name(key)).replace(' (', '<br><small>(', 1) + ('</small>' if ' (' in metric_name(key) else '')}</th>"
-        for key in keys
-    )
+    heads = "".join(f"<th>{heading(key)}</th>" for key in keys)
     lines = []
     for row in rows:
         cells = []
@@ -217,6 +220,12 @@ def metric_name(key: str) -> str:
     base, _, network = key.partition("@")
     name = NAMES.get(base, base.replace("_", " "))
     return f"{name} ({network})" if network else name
+
+
+def heading(key: str) -> str:
+    """A metric's name, its network small below it."""
+    name, bracket, network = metric_name(key).partition(" (")
+    return escape(name) + (f"<br><small>({escape(network)}</small>" if bracket else "")
 
 
 def picture_groups(result: Result) -> Iterator[str]:
@@ -313,7 +322,7 @@ def curve_section(results: Sequence[Result]) -> Iterator[str]:
 
 
 def point_of(result: Result, row: Mapping[str, Any], cost: str, key: str) -> dict[str, Any] | None:
-    """A set as a point of a curve; its line is what it says of itself as `series`, or solver and guidance, or the result it is in."""
+    """A set as a point of a curve; its line is what its settings say of `series`, or solver, or else the result it is in."""
     settings = row.get("settings", {})
     value, across = row["metrics"].get(key), settings.get(cost)
     if value is None or not isinstance(across, int | float) or isinstance(across, bool):

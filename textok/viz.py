@@ -1,4 +1,6 @@
-"""Plots and picture grids through matplotlib (extra "viz"). Every function draws into `ax`, or a new figure, and returns the Axes.
+"""Plots and picture grids through matplotlib (extra "viz").
+
+Functions that draw do so into `ax`, or a new figure, and return the Axes.
 
 from textok import viz
 
@@ -48,8 +50,10 @@ def mosaic(pictures: U8, columns: int = 8, gap: int = 2) -> U8:
 
 
 def difference(pictures: U8, originals: U8, gain: float = 3.0) -> U8:
-    """Where pictures differ from their originals, uint8 [B,H,W,3]: white for equal, through orange to black with `gain` times the
-    mean absolute difference of the channels."""
+    """Where pictures differ from their originals, uint8 [B,H,W,3].
+
+    White where they are equal, through orange to black with `gain` times the channels' mean absolute difference.
+    """
     distance = np.abs(pictures.astype(np.float64) - originals).mean(axis=-1) / 255
     level = np.clip(gain * distance, 0, 1)[..., None]
     white, orange, black = np.array([255.0, 255, 255]), np.array([224.0, 110, 40]), np.array([20.0, 10, 10])

@@ -178,19 +178,21 @@ def equal_tokens(rows, name, key, kind="Baseline"):
     return result
 
 
+def baselines_of(one, candidates):
+    """The Baselines of the same tokens and seed."""
+    return [c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed]
+
+
 def partner(one, candidates):
-    """The Baseline to compare a TexTok with: the same tokens and seed, the nearest number of steps."""
-    fitting = [c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed]
-    return min(fitting, key=lambda c: abs(c.steps - one.steps), default=None)
+    """The Baseline to compare a TexTok with, which has come as many steps; None where there is none."""
+    return next((c for c in baselines_of(one, candidates) if c.steps == one.steps), None)
 
 
 def equal_time_partner(one, candidates):
-    """Another Baseline, of the same tokens and seed and nearer in CPU time; None where there is none."""
-    first = partner(one, candidates)
-    fitting = [
-        c for c in candidates if c.kind == "Baseline" and c.tokens == one.tokens and c.seed == one.seed and c is not first
-    ]
-    return min(fitting, key=lambda c: abs(c.cpu_hours - one.cpu_hours), default=None)
+    """A Baseline of other steps that took the same CPU time, within a tenth; None where there is none."""
+    fitting = [c for c in baselines_of(one, candidates) if c.steps != one.steps]
+    nearest = min(fitting, key=lambda c: abs(c.cpu_hours - one.cpu_hours), default=None)
+    return nearest if nearest and abs(nearest.cpu_hours - one.cpu_hours) <= 0.1 * one.cpu_hours else None
 
 
 # --- What is written ----------------------------------------------------------------------------------------------------------
@@ -240,6 +242,19 @@ def markdown(rows, gains, timed, candidates, network_words):
     if gains:
         parts.append("## TexTok beside the Baseline of the same tokens and seed\n\n" + gain_table(gains))
         parts.append(equality_words(rows))
+    logged = log_rows(candidates)
+    if logged:
+        head = [
+            "tokens",
+            "seed",
+            "step",
+            *(f"{kind}, {name}" for name in SETS for kind in ("TexTok", "Baseline", "difference")),
+        ]
+        words = (
+            "On evenly spread parts of the test sets, as both runs' logs have it: the same steps, the same pictures in the "
+            "same order, the same learning rates. PSNR in dB."
+        )
+        parts.append(f"## As training goes on\n\n{words}\n\n{table(head, logged)}\n")
     if timed:
         parts.append("## At about equal CPU time\n\n" + gain_table(timed))
     return "\n".join(parts)
@@ -282,6 +297,23 @@ def gain_table(gains):
         "order.\n"
     )
     return f"{table(head, body)}\n\n{note}"
+
+
+def log_rows(candidates):
+    """[tokens, seed, step, for each test set PSNR of TexTok, of its Baseline, difference] of steps that both logs have."""
+    rows = []
+    for one in sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.seed)):
+        other = max(baselines_of(one, candidates), key=lambda c: c.steps * (c.planned == one.planned), default=None)
+        if other is None or one.planned != other.planned:
+            continue
+        ours, theirs = ({row["step"]: row for row in c.log if row.get(f"psnr_{SETS[0]}")} for c in (one, other))
+        for step in sorted(ours.keys() & theirs.keys(), key=int):
+            told = []
+            for name in SETS:
+                a, b = (float(log[step][f"psnr_{name}"]) for log in (ours, theirs))
+                told += [f"{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
+            rows.append([one.tokens, one.seed, step, *told])
+    return rows
 
 
 def equality_words(rows):

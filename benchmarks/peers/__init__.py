@@ -43,7 +43,9 @@ def picture(denoise, decode, steps, scale):
     from diffusers import DPMSolverMultistepScheduler
 
     def run(a):
-        scheduler = DPMSolverMultistepScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, timestep_spacing="linspace")
+        scheduler = DPMSolverMultistepScheduler(
+            num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, timestep_spacing="linspace"
+        )
         scheduler.set_timesteps(steps)
         x = torch.from_numpy(a["noise"])
         labels = np.array([a["label"], 1000])

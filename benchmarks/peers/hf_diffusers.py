@@ -1,7 +1,8 @@
-"""diffusers' DiT, eager: the original over 2D latents, and over tokens where they make a square; and the VAE that decodes its latents.
+"""diffusers' DiT, eager: the original over 2D latents, and over tokens where they make a square; and the VAE that
+decodes its latents.
 
-Its timestep frequencies are 128 steps over the same range in 127 parts, not 128 as in the original; set to the original's here, so
-that outputs can be compared.
+Its timestep frequencies are 128 steps over the same range in 127 parts, not 128 as in the original; set to the
+original's here, so that outputs can be compared.
 """
 
 import math
@@ -97,10 +98,16 @@ def load(case, precision, store, threads):
         weights |= load_file(path)
     with torch.device("meta"):
         model = DiTTransformer2DModel(
-            num_attention_heads=config["num_heads"], attention_head_dim=config["hidden_size"] // config["num_heads"],
-            in_channels=config["in_channels"], out_channels=2 * config["in_channels"], num_layers=config["depth"],
-            sample_size=side * patch, patch_size=patch, norm_eps=config.get("norm_eps", 1e-6), num_embeds_ada_norm=config["num_classes"],
-        )  # fmt: skip
+            num_attention_heads=config["num_heads"],
+            attention_head_dim=config["hidden_size"] // config["num_heads"],
+            in_channels=config["in_channels"],
+            out_channels=2 * config["in_channels"],
+            num_layers=config["depth"],
+            sample_size=side * patch,
+            patch_size=patch,
+            norm_eps=config.get("norm_eps", 1e-6),
+            num_embeds_ada_norm=config["num_classes"],
+        )
     names = renamed(weights, config["depth"], config["in_channels"], patch)
     model.load_state_dict(names, assign=True, strict=False)
     model.pos_embed.pos_embed = weights["pos_embed"][None]

@@ -4,7 +4,7 @@ ONNX Runtime's CPU provider has no bfloat16 products. Static quantisation was sl
 """
 
 NAME = "ONNX Runtime"
-SETTINGS = "opset 23 with fused attention, all optimisations, batch fixed; int8: dynamic, all products but attention's, unsigned inputs"
+SETTINGS = "opset 23, where attention is one operator; int8: dynamic quantisation of all products but attention's"
 VERSIONS = ("onnxruntime", "onnx", "onnxscript")
 PRECISIONS = ("float32", "int8")
 PRECISIONS_WHY = {"bfloat16": "its CPU provider has no bfloat16 products"}
@@ -42,9 +42,17 @@ def prepare(case, precision, store):
     args, shapes = torch_models.example(case, store)
     part = path.with_name("part.onnx")
     torch.onnx.export(
-        torch_models.load_module(case, store), args, part, dynamo=True, opset_version=23, external_data=True, dynamic_shapes=shapes,
-        input_names=list(shapes), output_names=["out"], verbose=False,
-    )  # fmt: skip
+        torch_models.load_module(case, store),
+        args,
+        part,
+        dynamo=True,
+        opset_version=23,
+        external_data=True,
+        dynamic_shapes=shapes,
+        input_names=list(shapes),
+        output_names=["out"],
+        verbose=False,
+    )
     part.rename(path)  # its weights stay in part.onnx.data, which the graph names
 
 

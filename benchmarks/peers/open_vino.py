@@ -1,7 +1,7 @@
 """OpenVINO on a graph that it converts from PyTorch; bfloat16 by its precision hint, int8 by NNCF.
 
-int8 of a TexTok is NNCF's post-training quantisation for transformers, calibrated on inputs like those that are timed. What NNCF
-leaves alone runs in bfloat16, its fastest way.
+int8 of a TexTok is NNCF's post-training quantisation for transformers, calibrated on inputs like those that are timed.
+What NNCF leaves alone runs in bfloat16, its fastest way.
 """
 
 NAME = "OpenVINO"
@@ -16,7 +16,7 @@ def lacks(case, precision):
 
 
 def graph(case, precision, store):
-    """One file for all batch sizes and, for a DiT, all numbers of tokens; bfloat16 runs from float16 weights, as saved by default."""
+    """One file for all batches and, for a DiT, all numbers of tokens; bfloat16 runs from float16 weights, its default."""
     name = case.family if case.what == "denoise" else f"{case.what}-{case.model}"
     return store.path("openvino", f"{name}-{precision}", "model.xml")
 
@@ -27,28 +27,36 @@ def prepare(case, precision, store):
     if path.exists():
         return
     import openvino
-    import torch
 
-    from . import torch_models
+    if precision == "float32":
+        import torch
 
-    if precision == "int8":
-        import nncf
-        from cases import inputs
+        from . import torch_models
 
-        prepare(case, "float32", store)
-        model = openvino.Core().read_model(graph(case, "float32", store))
-        named = torch_models.arguments(case, torch_models.positions(case, store))
-        examples = [inputs(case, 1_000_000 + i) for i in range(CALIBRATION_INPUTS)]
-        model = nncf.quantize(
-            model, nncf.Dataset(examples, named), model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION_INPUTS
-        )  # fmt: skip
-    else:
         args, shapes = torch_models.example(case, store)
         with torch.no_grad():
-            model = openvino.convert_model(torch.export.export(torch_models.load_module(case, store), args, dynamic_shapes=shapes))
+            program = torch.export.export(torch_models.load_module(case, store), args, dynamic_shapes=shapes)
+        model = openvino.convert_model(program)
+    else:
+        prepare(case, "float32", store)
+        model = openvino.Core().read_model(graph(case, "float32", store))
+    if precision == "int8":
+        model = quantised(model, case, store)
     openvino.save_model(model, path.with_name("part.xml"), compress_to_fp16=precision == "bfloat16")
     path.with_name("part.bin").rename(path.with_suffix(".bin"))
     path.with_name("part.xml").rename(path)
+
+
+def quantised(model, case, store):
+    import nncf
+    from cases import inputs
+
+    from . import torch_arguments
+
+    named = torch_arguments.arguments(case, torch_arguments.positions(case, store))
+    examples = [inputs(case, 1_000_000 + i) for i in range(CALIBRATION_INPUTS)]
+    data = nncf.Dataset(examples, named)
+    return nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION_INPUTS)
 
 
 def load(case, precision, store, threads):

@@ -1,4 +1,6 @@
-"""The float32 PyTorch reference, attention spelled out (a VAE: diffusers' own): what every peer's output is compared with. It is not timed."""
+"""The float32 PyTorch reference, attention spelled out (a VAE: diffusers' own): what every peer's output is compared
+with. It is not timed.
+"""
 
 NAME = "reference"
 SETTINGS = "textok.train.modules in float32"

@@ -21,7 +21,7 @@ def fused_attention(q, k, v, num_heads, key_mask=None):
 
 
 def one_product(self, x, key_mask=None, rows=None):
-    """SelfAttention's forward for layers whose weight cannot be cut in two (quantised ones): all queries, then the rows' own."""
+    """SelfAttention's forward for quantised layers, whose weight cannot be cut in two: all queries, then the rows' own."""
     q, k, v = self.qkv(x).chunk(3, dim=-1)
     q = q if rows is None else q[:, rows]
     return self.proj(modules.attention(q, k, v, self.num_heads, key_mask))

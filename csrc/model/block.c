@@ -182,6 +182,59 @@ static struct tx_mat attended_for(const struct tx_run *run, const struct tx_bloc
     return buffers->h;
 }
 
+/* ---- rows that are the same in every call ---- */
+
+void tx_block_plan_fixed(struct tx_block *block, struct tx_arena *arena, size_t first, size_t count)
+{
+    block->fixed_qkv = tx_mat_take(arena, tx_attention_dtype(block->qkv.dtype), count, 3 * block->D);
+    block->fixed_first = first;
+    block->fixed_count = count;
+}
+
+/* Norm and queries, keys, values of `rows` rows of x into as many of qkv. */
+static void project(const struct tx_run *run, const struct tx_block *block, struct tx_mat qkv, struct tx_mat x, struct tx_mat h, size_t rows)
+{
+    const size_t start[2] = {0, rows};
+    if (!rows)
+        return;
+    norm(run, block, h, x, rows, &block->norm1, NULL, 0);
+    tx_linear_run(run, &block->qkv, qkv, h, &(struct tx_seq){1, start}, NULL);
+}
+
+void tx_block_fix(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, struct tx_mat h)
+{
+    project(run, block, block->fixed_qkv, x, h, block->fixed_count);
+}
+
+struct copy_job {
+    struct tx_mat to, from;
+    const struct tx_seq *seq;
+    size_t first, count, parts;     /* rows of each image from `first` on, in so many parts */
+};
+
+static void copy_task(void *arg, size_t task, int worker)
+{
+    (void)worker;
+    const struct copy_job *job = arg;
+    const size_t image = task / job->parts, r0 = task % job->parts * NORM_ROWS, rows = tx_min(NORM_ROWS, job->count - r0);
+    memcpy(tx_mat_at(job->to, job->seq->start[image] + job->first + r0, 0).data, tx_mat_at(job->from, r0, 0).data,
+           rows * job->to.ld * tx_dtype_size(job->to.dtype));
+}
+
+/* project for the rows before and after the fixed ones of each image, which are copied. */
+static void project_around(const struct tx_run *run, const struct tx_block *block, struct tx_mat qkv, struct tx_mat x, struct tx_mat h,
+                           const struct tx_seq *seq)
+{
+    const size_t first = block->fixed_first, count = block->fixed_count, parts = (count + NORM_ROWS - 1) / NORM_ROWS;
+    struct copy_job job = {qkv, block->fixed_qkv, seq, first, count, parts};
+    tx_pool_run(run->threads, copy_task, &job, seq->images * parts);
+    for (size_t b = 0; b < seq->images; b++) {
+        const size_t before = seq->start[b], after = before + first + count;
+        project(run, block, tx_mat_at(qkv, before, 0), tx_mat_at(x, before, 0), h, first);
+        project(run, block, tx_mat_at(qkv, after, 0), tx_mat_at(x, after, 0), h, seq->start[b + 1] - after);
+    }
+}
+
 void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, const struct tx_seq *seq,
                   const struct tx_block_buffers *buffers, const struct tx_modulation *modulation, const struct tx_cross_text *text,
                   const struct tx_keep *keep, const char *name, size_t index)
@@ -189,8 +242,12 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
     const size_t D = block->D, Dh = D / block->H;
     const struct tx_mat h = buffers->h, qkv = wide_as(buffers, 3 * D), q_cross = wide_as(buffers, D), inner = wide_as(buffers, block->F);
 
-    norm(run, block, h, x, tx_seq_rows(seq), &block->norm1, modulation, 0);
-    tx_linear_run(run, &block->qkv, qkv, h, seq, NULL);
+    if (block->fixed_count) {
+        project_around(run, block, qkv, x, h, seq);
+    } else {
+        norm(run, block, h, x, tx_seq_rows(seq), &block->norm1, modulation, 0);
+        tx_linear_run(run, &block->qkv, qkv, h, seq, NULL);
+    }
     attend(run, &(struct attention_job){
         .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D), .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh,
         .queries = seq, .keys = seq, .first = keep ? keep->first : 0, .count = keep ? keep->count : 0,

@@ -26,6 +26,10 @@ struct tx_block {
     struct tx_linear cross_kv;      /* [2D, D] */
     struct tx_linear cross_proj;    /* [D, D] */
     struct tx_linear fc1, fc2;      /* [F, D], [D, F] */
+    /* Where some rows of every image come in the same in every call (learned tokens, in the first block): their queries, keys and values,
+     * made at load, for rows fixed_first .. fixed_first + fixed_count. */
+    struct tx_mat fixed_qkv;        /* [fixed_count, 3D] */
+    size_t fixed_first, fixed_count; /* count 0: none */
 };
 
 /* Rows of shift, scale, gate of attention, then of the MLP. */
@@ -72,6 +76,11 @@ size_t tx_block_scratch(const struct tx_block *block, const struct tx_kernels *k
 void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, const struct tx_seq *seq,
                   const struct tx_block_buffers *buffers, const struct tx_modulation *modulation, const struct tx_cross_text *text,
                   const struct tx_keep *keep, const char *name, size_t index);
+
+/* Room for the fixed rows' queries, keys and values; on an arena without memory this only measures. */
+void tx_block_plan_fixed(struct tx_block *block, struct tx_arena *arena, size_t first, size_t count);
+/* Fills it from the rows x [fixed_count, D] float32; h has room for as many in the dtype of the products. */
+void tx_block_fix(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, struct tx_mat h);
 
 /* LayerNorm over rows, on all threads, into out in its dtype; norm->out and ldo are filled in here. */
 void tx_norm_run(const struct tx_run *run, struct tx_mat out, const struct tx_norm_f32 *norm);

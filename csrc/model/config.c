@@ -35,6 +35,9 @@ const struct tx_field tx_textok_fields[] = {
     CHOICE(tx_textok_config, output_activation, outputs),
     FIELD(tx_textok_config, qkv_bias, TX_FIELD_FLAG),
     FIELD(tx_textok_config, kl, TX_FIELD_FLAG),
+    FIELD(tx_textok_config, num_registers, TX_FIELD_SIZE),
+    FIELD(tx_textok_config, input_norm, TX_FIELD_FLAG),
+    FIELD(tx_textok_config, output_conv, TX_FIELD_FLAG),
     FIELD(tx_textok_config, norm_eps, TX_FIELD_REAL),
     FIELD(tx_textok_config, tokenizer, TX_FIELD_SIDE),
     FIELD(tx_textok_config, detokenizer, TX_FIELD_SIDE),
@@ -110,6 +113,7 @@ enum tx_status tx_textok_config_check(const struct tx_textok_config *c, struct t
     WITHIN("number of patches", tx_num_patches(c), 1, MOST_TOKENS);
     WITHIN("num_latent_tokens", c->num_latent_tokens, 1, MOST_TOKENS);
     WITHIN("latent_dim", c->latent_dim, 1, MOST_WIDTH);
+    WITHIN("num_registers", c->num_registers, 0, MOST_TOKENS);
     if (c->text_condition != TX_TEXT_NONE) {
         if (c->text_source == TX_TEXT_CLASS)
             WITHIN("num_classes", c->num_classes, 1, MOST_CLASSES);

@@ -18,9 +18,9 @@ struct tx_side_config {
 };
 
 struct tx_textok_config {
-    size_t image_size, patch_size, num_latent_tokens, latent_dim, text_dim, num_text_tokens, num_classes;
+    size_t image_size, patch_size, num_latent_tokens, latent_dim, text_dim, num_text_tokens, num_classes, num_registers;
     size_t text_condition, text_injection, text_source, gelu, output_activation; /* the enums above */
-    size_t qkv_bias, kl;                                                         /* 0 or 1 */
+    size_t qkv_bias, kl, input_norm, output_conv;                                /* 0 or 1 */
     double norm_eps;
     struct tx_side_config tokenizer, detokenizer;
 };

@@ -1,5 +1,7 @@
 #include "detokenizer.h"
 
+#include <string.h>
+
 #include "../base/pool.h"
 
 enum tx_status tx_detokenizer_init(struct tx_detokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors,
@@ -17,6 +19,11 @@ enum tx_status tx_detokenizer_init(struct tx_detokenizer *t, const struct tx_tex
     tx_bind_linear(tensors, &t->from_latent, t->side.D, t->d, 1, "detokenizer.from_latent");
     tx_side_bind(&t->side, tensors, config, "detokenizer.");
     tx_bind_linear(tensors, &t->to_pixels, 3 * p * p, t->side.D, 1, "detokenizer.to_pixels");
+    t->convolves = config->output_conv != 0;
+    if (t->convolves) {
+        tx_bind_array(tensors, &t->conv_weight, 2, 3, 27, "detokenizer.pixel_conv.weight");
+        tx_bind_array(tensors, &t->conv_bias, 1, 3, 0, "detokenizer.pixel_conv.bias");
+    }
     return TX_OK;
 }
 
@@ -25,6 +32,9 @@ void tx_detokenizer_plan(const struct tx_detokenizer *t, struct tx_detokenizer_b
 {
     tx_side_plan(&t->side, &buffers->side, arena, images, text_tokens, 1);
     buffers->patches = tx_mat_take(arena, TX_F32, images * t->side.P, t->to_pixels.N);
+    const size_t convolved = t->convolves ? images : 0;
+    buffers->before = tx_arena_take(arena, convolved * t->S * t->S * 3, sizeof(float));
+    buffers->after = tx_arena_take(arena, convolved * t->S * t->S * 3, sizeof(float));
 }
 
 struct unpatchify_job {
@@ -33,6 +43,8 @@ struct unpatchify_job {
     struct tx_mat patches;
     void *images;
     int bytes;
+    const float *before;    /* with a convolution: what it reads, and what it makes */
+    float *after;
 };
 
 static void unpatchify_task(void *arg, size_t image, int worker)
@@ -46,6 +58,64 @@ static void unpatchify_task(void *arg, size_t image, int worker)
         job->run->kernels->unpatchify_u8((uint8_t *)job->images + image * pixels, patches, ld, t->S, t->p);
     else
         job->run->kernels->unpatchify_f32((float *)job->images + image * pixels, patches, ld, t->S, t->p);
+}
+
+/* ---- the convolution ---- */
+
+enum { CONV_ROWS = 16 }; /* of a task */
+
+/* One pixel: places outside the picture count as zeros. */
+static void convolve_pixel(const struct tx_detokenizer *t, float *out, const float *image, size_t y, size_t x)
+{
+    const size_t S = t->S;
+    float sum[3] = {t->conv_bias[0], t->conv_bias[1], t->conv_bias[2]};
+    for (size_t i = y ? 0 : 1; i < 3 && y + i <= S; i++)
+        for (size_t j = x ? 0 : 1; j < 3 && x + j <= S; j++)
+            for (size_t c = 0; c < 3; c++) {
+                const float value = image[((y + i - 1) * S + x + j - 1) * 3 + c];
+                for (size_t o = 0; o < 3; o++)
+                    sum[o] += t->conv_weight[o * 27 + (i * 3 + j) * 3 + c] * value;
+            }
+    memcpy(out, sum, sizeof sum);
+}
+
+static void convolve_task(void *arg, size_t task, int worker)
+{
+    const struct unpatchify_job *job = arg;
+    const size_t S = job->t->S, strips = (S + CONV_ROWS - 1) / CONV_ROWS, image = task / strips, y0 = task % strips * CONV_ROWS;
+    if (tx_run_stopped(job->run, worker))
+        return;
+    for (size_t y = y0; y < tx_min(y0 + CONV_ROWS, S); y++)
+        for (size_t x = 0; x < S; x++)
+            convolve_pixel(job->t, job->after + ((image * S + y) * S + x) * 3, job->before + image * S * S * 3, y, x);
+}
+
+/* A whole picture is one patch of its own size. */
+static void bytes_task(void *arg, size_t image, int worker)
+{
+    (void)worker;
+    const struct unpatchify_job *job = arg;
+    const size_t S = job->t->S, pixels = S * S * 3;
+    job->run->kernels->unpatchify_u8((uint8_t *)job->images + image * pixels, job->after + image * pixels, pixels, S, S);
+}
+
+static void put_images(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers, size_t count,
+                       void *images, int bytes)
+{
+    struct unpatchify_job job = {.run = run, .t = t, .patches = buffers->patches, .images = images, .bytes = bytes};
+    if (t->convolves) {
+        job.before = buffers->before;
+        job.after = bytes ? buffers->after : images;
+        job.images = buffers->before;
+        job.bytes = 0;
+    }
+    tx_pool_run(run->threads, unpatchify_task, &job, count);
+    if (!t->convolves)
+        return;
+    tx_pool_run(run->threads, convolve_task, &job, count * ((t->S + CONV_ROWS - 1) / CONV_ROWS));
+    job.images = images;
+    if (bytes)
+        tx_pool_run(run->threads, bytes_task, &job, count);
 }
 
 enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers,
@@ -62,8 +132,7 @@ enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_deto
             return run->err->status;
         tx_linear_run(run, &t->to_pixels, buffers->patches, buffers->side.normed, &(struct tx_seq){count, buffers->side.kept_start},
                       &(struct tx_epilogue_f32){.act = t->activation});
-        struct unpatchify_job job = {run, t, buffers->patches, (char *)images + b0 * image_size, bytes};
-        tx_pool_run(run->threads, unpatchify_task, &job, count);
+        put_images(run, t, buffers, count, (char *)images + b0 * image_size, bytes);
     }
     return tx_run_tick(run);
 }

@@ -3,6 +3,7 @@
  *   from_latent   d -> D
  *   side          12 blocks over 1,024 learned patch tokens + N latents + 128 text tokens, the patches kept
  *   to_pixels     D -> 3pp, then tanh where the config says so
+ *   pixel_conv    3 x 3 over the picture, zeros around it, where the config says so
  */
 #ifndef TX_DETOKENIZER_H
 #define TX_DETOKENIZER_H
@@ -15,11 +16,14 @@ struct tx_detokenizer {
     int activation;                 /* enum tx_activation */
     struct tx_linear from_latent;   /* [D, d] */
     struct tx_linear to_pixels;     /* [3pp, D] */
+    int convolves;
+    float *conv_weight, *conv_bias; /* [3, 27] over (row, column, channel), [3] */
 };
 
 struct tx_detokenizer_buffers {
     struct tx_side_buffers side;
     struct tx_mat patches;          /* [images * P, 3pp] */
+    float *before, *after;          /* [images,S,S,3] each, with a convolution only */
 };
 
 enum tx_status tx_detokenizer_init(struct tx_detokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors,

@@ -108,14 +108,25 @@ enum tx_dtype tx_model_tensor_dtype(const struct tx_model *m, size_t index)
     return tensor->linear ? tensor->linear->dtype : TX_F32;
 }
 
+/* Tensors, and what is made of them at load. */
+static void plan_weights(struct tx_model *m, struct tx_arena *arena)
+{
+    tx_tensors_plan(&m->tensors, arena, m->kernels);
+    if (m->kind == TX_MODEL_TEXTOK) {
+        tx_side_plan_fixed(&m->tokenizer.side, arena, 0);
+        tx_side_plan_fixed(&m->detokenizer.side, arena, 1);
+    }
+}
+
 enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg, int threads,
                              struct tx_error *err)
 {
     struct tx_arena measure = {0};
-    tx_tensors_plan(&m->tensors, &measure, m->kernels);
+    plan_weights(m, &measure);
     if (tx_arena_open(&m->weights, &measure, err) != TX_OK)
         return err->status;
-    tx_tensors_plan(&m->tensors, &m->weights, m->kernels);
+    plan_weights(m, &m->weights);
+    threads = (int)tx_min((size_t)(threads > 0 ? threads : tx_pool_threads()), TX_MAX_THREADS);
     for (size_t i = 0; i < m->tensors.count; i++) {
         const struct tx_tensor *tensor = &m->tensors.list[i];
         struct tx_values values;
@@ -123,10 +134,13 @@ enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t in
             return tx_fail(err, TX_STOPPED, "%s: no values", tensor->name);
         if (!tensor->linear)
             tx_widen(*tensor->array, &values, tensor->shape[0], tx_tensor_elements(tensor) / tensor->shape[0]);
-        else if (tx_linear_pack(tensor->linear, &values, threads ? threads : tx_pool_threads(), err) != TX_OK)
+        else if (tx_linear_pack(tensor->linear, &values, threads, err) != TX_OK)
             return err->status;
     }
-    return TX_OK;
+    if (m->kind == TX_MODEL_DIT)
+        return TX_OK;
+    const enum tx_status status = tx_side_fix(&m->tokenizer.side, m->kernels, threads, err);
+    return status == TX_OK ? tx_side_fix(&m->detokenizer.side, m->kernels, threads, err) : status;
 }
 
 void tx_model_export(const struct tx_model *m, size_t index, void *data, float *scale)

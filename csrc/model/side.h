@@ -1,6 +1,7 @@
-/* What tokenizer and detokenizer share: a ViT over [patches P; latents N; text t] of which one part is kept.
+/* What tokenizer and detokenizer share: a ViT over [patches P; registers R; latents N; text t] of which one part is kept.
  *
- *   sequence = patches + pos[0:P], latents + pos[P:P+N], text_proj(text) + pos[P+N:P+N+t]   (in context; else the text stays outside)
+ *   sequence = [patches; registers; latents; text_proj(text)] + pos    (text in context; else it stays outside)
+ *   input norm, where the config says so
  *   blocks, with cross-attention to text_proj(text) where the config says so
  *   norm of the kept part
  *
@@ -13,13 +14,15 @@
 #include "config.h"
 
 struct tx_side {
-    size_t D, H, F, depth, P, N, Nt, Dt, classes; /* Nt 0: no text on this side */
+    size_t D, H, F, depth, P, R, N, Nt, Dt, classes; /* Nt 0: no text on this side */
     float eps;
     int cross;                  /* text by cross-attention rather than in context */
     struct tx_linear text_proj; /* [D, Dt]; or, from labels: */
     float *class_embed;         /* [classes, D], the one text token */
-    float *pos_embed;           /* [P + N (+ Nt in context), D] */
+    float *pos_embed;           /* [P + R + N (+ Nt in context), D] */
+    float *registers;           /* [R, D], tokens that are only attended to; NULL where R is 0 */
     float *learned;             /* the part that is learned tokens: [N, D] in the tokenizer, [P, D] in the detokenizer */
+    struct tx_norm input_norm;  /* before the first block, or NULLs */
     struct tx_block *blocks;    /* [depth] */
     struct tx_norm norm;
 };
@@ -52,6 +55,11 @@ enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config 
 /* Names and shapes of what the sides share, with PREFIX "tokenizer." or "detokenizer.". */
 void tx_side_bind(struct tx_side *side, struct tx_tensors *tensors, const struct tx_textok_config *config, const char *prefix);
 void tx_side_free(struct tx_side *side);
+
+/* What depends on the weights alone: the first block's queries, keys and values of the learned tokens. Room for them, in the model's
+ * memory; and, once the tensors are there, their values. */
+void tx_side_plan_fixed(struct tx_side *side, struct tx_arena *arena, int keep_patches);
+enum tx_status tx_side_fix(const struct tx_side *side, const struct tx_kernels *kernels, int threads, struct tx_error *err);
 
 /* Images that are computed together: enough rows to fill the kernels, few enough to stay in the caches. */
 size_t tx_side_together(const struct tx_side *side, size_t batch, size_t t);

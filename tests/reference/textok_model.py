@@ -1,4 +1,4 @@
-"""TexTok: a tokenizer and a detokenizer, each a ViT over [patches; latents; text].
+"""TexTok: a tokenizer and a detokenizer, each a ViT over [patches; registers; latents; text].
 
 `config` is a whole config as `TexTokConfig.to_dict()` gives it. `caption` is what one side is told about one image: embeddings [t,Dt], a
 class number, or None. `length` is how many of the rows are real; with `text_mask` the others stay in the sequence and are masked in
@@ -49,7 +49,16 @@ def decode(config, w, z, caption=None, length=None, trace=None):
     pixels = linear(w, "detokenizer.to_pixels", x[side.patches])
     if config["output_activation"] == "tanh":
         pixels = np.tanh(pixels)
-    return unpatchify(pixels, config["image_size"], config["patch_size"])
+    image = unpatchify(pixels, config["image_size"], config["patch_size"])
+    return convolve(image, f64(w["detokenizer.pixel_conv.weight"]), f64(w["detokenizer.pixel_conv.bias"])) if config["output_conv"] else image
+
+
+def convolve(image, weight, bias):
+    """3 x 3 over [S,S,3] with zeros around; weight [3,27], each (row, column, channel)."""
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    size = len(image)
+    windows = [padded[y : y + size, x : x + size] for y in range(3) for x in range(3)]
+    return np.concatenate(windows, axis=-1) @ weight.T + bias
 
 
 class Side:
@@ -59,7 +68,8 @@ class Side:
         self.config, self.w, self.name, self.trace = config, w, name, trace
         patches = (config["image_size"] // config["patch_size"]) ** 2
         self.patches = slice(0, patches)
-        self.latents = slice(patches, patches + config["num_latent_tokens"])
+        first = patches + config["num_registers"]
+        self.latents = slice(first, first + config["num_latent_tokens"])
         self.kept = self.latents if name == "tokenizer" else self.patches
         self.has_text = config["text_condition"] in ("both", name)
         self.cross = self.has_text and config["text_injection"] == "cross_attention"
@@ -77,7 +87,8 @@ class Side:
     def run(self, patches, latents, caption, length):
         """Tokens without positions -> [T,D] after the last norm."""
         w, sizes = self.w, self.config[self.name]
-        x = np.concatenate([patches, latents])
+        registers = [f64(w[f"{self.name}.registers"])] if self.config["num_registers"] else []
+        x = np.concatenate([patches, *registers, latents])
         mask = np.ones(len(x), bool)
         text = seen = None
         if self.has_text:
@@ -86,6 +97,8 @@ class Side:
                 x, mask = np.concatenate([x, text]), np.concatenate([mask, seen])
                 text = seen = None
         x = x + f64(w[f"{self.name}.pos_embed"])[: len(x)]
+        if self.config["input_norm"]:
+            x = layer_norm(w, f"{self.name}.input_norm", x, self.config["norm_eps"])
         self.note(f"{self.name}.embed", x, mask)
         for i in range(sizes["depth"]):
             last = i == sizes["depth"] - 1

@@ -1,6 +1,7 @@
 """make a textok model of another project's checkpoint
 
-Knows the DiT of facebookresearch (.pt), the DiT of diffusers (a folder) and the TexTok of pranoyr (.pt); PyTorch is not needed.
+Knows the DiT of facebookresearch (.pt), the DiT of diffusers (a folder), the TexTok of pranoyr (.pt) and the TiTok and TA-TiTok of
+bytedance with a VAE's latents (.bin, .pt or .safetensors); PyTorch is not needed.
 What a file does not say, such as its number of heads, has to be given.
 """
 

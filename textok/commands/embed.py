@@ -1,13 +1,13 @@
 """turn captions into an embedding store
 
-Reads captions from WebDataset shards, folders, .jsonl, .csv, .tsv and .txt files, or - (a line each from standard input), embeds those
-that the store has not yet, and keeps the last hidden state of every token. A SOURCE that is itself a store is merged in. Killed at any
-moment and run again it goes on; several may write one store at once and share the work. What is left out is named in
-STORE/skips.jsonl.
+Reads captions from WebDataset shards, folders, .jsonl, .csv, .tsv and .txt files, or - (a line each from standard input),
+embeds those that the store has not yet, and keeps the last hidden state of every token. A SOURCE that is itself a store is
+merged in. Killed at any moment and run again it goes on; several may write one store at once and share the work. What is left
+out is named in STORE/skips.jsonl.
 
-Encoders: t5-v1_1-SIZE and flan-t5-SIZE (small, base, large, xl, xxl), t5-SIZE (small, base, large, 3b, 11b), any owner/model of the hub, a
-folder; downloaded when they are not here, unless HF_HUB_OFFLINE is set. TexTok's paper has t5-v1_1-xl at 256 and t5-v1_1-xxl at 512
-pixels. minilm (the default) is a stand-in that needs no download; the bundled models are made for it.
+Encoders: t5-v1_1-SIZE and flan-t5-SIZE (small, base, large, xl, xxl), t5-SIZE (small, base, large, 3b, 11b), any owner/model
+of the hub, a folder; downloaded when they are not here, unless HF_HUB_OFFLINE is set. TexTok's paper has t5-v1_1-xl at 256 and
+t5-v1_1-xxl at 512 pixels. minilm (the default) is a stand-in that needs no download; the bundled models are made for it.
 
 Captions for data that has none: --template name, short or long, or text with fields of the metadata in braces. Or have a
 vision-language model write them to files beside the pictures; examples/README.md has a prompt.
@@ -34,14 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", default="minilm", help="see above (default: %(default)s)")
     parser.add_argument("--field", help="the field of the metadata that is the caption (default: caption)")
     parser.add_argument("--template", help="make captions from the metadata: name, short, long, or text with {name}")
-    parser.add_argument("--max-tokens", type=integer(2, 1 << 16), default=128, help="longer captions are cut (default: %(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=integer(2, 1 << 16), default=128, help="longer captions are cut (default: %(default)s)"
+    )
     parser.add_argument("--no-end-token", action="store_true", help="without the end token that the encoder was trained with")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="stored as (default: %(default)s)")
-    parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32", help="of the encoder (default: %(default)s)")
+    parser.add_argument(
+        "--compute", choices=("float32", "bfloat16"), default="float32", help="of the encoder (default: %(default)s)"
+    )
     parser.add_argument("--batch-size", type=integer(1, 4096), default=32, help="captions at a time (default: %(default)s)")
     add_threads(parser)
-    parser.add_argument("--captions", type=Path, metavar="FOLDER", help="write a pipeline's captions folder too, from captions with a label")
-    parser.add_argument("--per-class", type=integer(1, 1 << 30), metavar="N", help="take only the first N captions of each label")
+    parser.add_argument(
+        "--captions", type=Path, metavar="FOLDER", help="write a pipeline's captions folder too, from captions with a label"
+    )
+    parser.add_argument(
+        "--per-class", type=integer(1, 1 << 30), metavar="N", help="take only the first N captions of each label"
+    )
     parser.add_argument("--verify", action="store_true", help="read the whole store again afterwards and check it")
 
 
@@ -87,7 +95,7 @@ class _Chosen:
         by_label = self.args.captions is not None or self.args.per_class is not None
         need = (() if self.args.template else ("caption",)) + (("label",) if by_label else ())
         field = self.args.field or "caption"
-        for sample in read_samples(self.sources, need=need, field=field, skips=self.skips):
+        for sample in read_samples(self.sources, need=need, field=field, skips=self.skips, pictures=False):
             template = self.args.template
             caption = fill_template(template, sample.metadata) if template else sample.caption(field)
             if caption is None:
@@ -112,7 +120,9 @@ class _Chosen:
 
         if not self.records:
             raise ValueError(f"{self.args.captions}: expected captions with labels to write, got none")
-        captions = CaptionStore.from_embeddings([self.records[key] for key in sorted(self.records, key=lambda key: key[0])], store)
+        captions = CaptionStore.from_embeddings(
+            [self.records[key] for key in sorted(self.records, key=lambda key: key[0])], store
+        )
         captions.save(self.args.captions)
         print(f"{self.args.captions}: {captions}")
 
@@ -149,7 +159,17 @@ def _verify(store: Any, progress: bool) -> None:
     found = store.verify(progress)
     for problem in found.problems[:20]:
         print(problem)
-    left = f", {found.torn_bytes + found.unused_bytes:,} bytes left by writers that were killed" if found.torn_bytes + found.unused_bytes else ""
-    print(f"verified: {found.captions - len(found.problems):,} of {found.captions:,} records are good, {found.repeated:,} repeated{left}")
+    left = (
+        f", {found.torn_bytes + found.unused_bytes:,} bytes left by writers that were killed"
+        if found.torn_bytes + found.unused_bytes
+        else ""
+    )
+    print(
+        f"verified: {found.captions - len(found.problems):,} of {found.captions:,} records are good, "
+        f"{found.repeated:,} repeated{left}"
+    )
     if not found.ok:
-        raise ValueError(f"{store.path}: {len(found.problems):,} damaged records; delete their segment's files and run again to make them anew")
+        raise ValueError(
+            f"{store.path}: {len(found.problems):,} damaged records; delete their segment's files and run "
+            "again to make them anew"
+        )

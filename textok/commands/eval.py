@@ -7,10 +7,11 @@ What to measure:
     text            generated pictures beside their captions, by CLIP
     statistics      mu and sigma of features, of pictures and of other statistics together: parts of several machines merged
 
-A set is a folder, shards, an .npy or .npz (ADM's arr_0), or with --model latents, which are decoded first. Originals are centre-cropped
-to the size of the sets. The result is a folder with result.json, pictures.npz and a cache, with which a second run completes a first;
-`textok report` shows it. Without downloads, EfficientNet-Lite0 stands in for Inception-v3 and for LPIPS' network; numbers carry its name.
-Other networks are the user's files: Inception-v3 as TorchScript or ONNX (onnxruntime), CLIP and DINOv2 as folders (extra "text"); CLIP for `text`.
+A set is a folder, shards, an .npy or .npz (ADM's arr_0), or with --model latents, which are decoded first. Originals are
+centre-cropped to the size of the sets. The result is a folder with result.json, pictures.npz and a cache, with which a
+second run completes a first; `textok report` shows it. Without downloads, EfficientNet-Lite0 stands in for Inception-v3 and
+for LPIPS' network; numbers carry its name. Other networks are the user's files: Inception-v3 as TorchScript or ONNX
+(onnxruntime), CLIP and DINOv2 as folders (extra "text"); CLIP for `text`.
 """
 
 import argparse
@@ -89,7 +90,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"sets: expected names that differ, got {', '.join(name for name, _ in args.sets)}")
     if args.kind in ("reconstruction", "samples") and args.reference is None:
         raise ValueError(
-            f"--reference: expected {'originals' if args.kind == 'reconstruction' else 'real pictures or statistics'} to compare with, got none"
+            f"--reference: expected {'originals' if args.kind == 'reconstruction' else 'real pictures or statistics'} "
+            "to compare with, got none"
         )
     strangers = sorted({name for name, _, _ in args.note} - set(sets))
     if strangers:

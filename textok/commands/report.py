@@ -1,7 +1,8 @@
 """show evaluations as one HTML file
 
-Everything `textok eval` wrote below a folder: tables, pictures with their reconstructions and differences, worst and best cases, samples, and
-curves of quality against tokens, steps, evaluations, guidance and seconds. The file needs nothing beside it and opens no connection.
+Everything `textok eval` wrote below a folder: tables, pictures with their reconstructions and differences, worst and best
+cases, samples, and curves of quality against tokens, steps, evaluations, guidance and seconds. The file needs nothing
+beside it and opens no connection.
 """
 
 import argparse

@@ -117,6 +117,7 @@ class Source:
 
     kind = ""
     ranges = False  # whether `read` starts anywhere at once and `len` is cheap
+    pictures = True  # whether picture files are read; where not, they may be missing too
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -276,7 +277,7 @@ class FolderSource(Source):
         classes = self._classes()
         for index, (directory, stem, names, row) in enumerate(self._entries()):
             if index >= start:
-                yield from _folder_sample(self.path, directory, stem, names, row, classes, index + 1)
+                yield from _folder_sample(self.path, directory, stem, names, row, classes, index + 1, self.pictures)
 
     def files(self) -> Iterator[Path]:
         for directory, _, names, _ in self._entries():
@@ -356,6 +357,7 @@ def _folder_sample(
     row: dict[str, Any] | None,
     classes: dict[str, int],
     position: int,
+    read_picture: bool,
 ) -> Iterator[Event]:
     key = _key(directory / stem, root)
     pictures = [name for name in names if _extension(name) in PICTURES]
@@ -376,11 +378,11 @@ def _folder_sample(
         if first in classes and "/" in key:
             metadata.setdefault("class_name", first)
             metadata.setdefault("label", classes[first])
-        picture = (directory / pictures[0]).read_bytes() if pictures else None
+        picture = (directory / pictures[0]).read_bytes() if pictures and read_picture else None
     except (ValueError, OSError) as problem:
         yield Skip(key, source, f"it cannot be read: {problem}", position)
         return
-    if picture is None and row is not None:
+    if picture is None and row is not None and read_picture:
         yield Skip(key, str(directory / row["file_name"]), "named in metadata.jsonl, but not there", position)
         return
     yield Sample(key, picture, metadata, source, position=position)
@@ -405,7 +407,7 @@ class PictureSource(Source):
             path = self.paths[index]
             stem = path.name.rpartition(".")[0]
             beside = [name for name in (f"{stem}.txt", f"{stem}.json", f"{stem}.cls") if (path.parent / name).is_file()]
-            yield from _folder_sample(path.parent, path.parent, stem, [path.name, *beside], None, {}, index + 1)
+            yield from _folder_sample(path.parent, path.parent, stem, [path.name, *beside], None, {}, index + 1, self.pictures)
 
     def files(self) -> Iterator[Path]:
         return self._files(0, None)
@@ -444,7 +446,7 @@ class TableSource(Source):
             key = row["key"]
         picture = None
         file = _picture_of(self.path, row)
-        if file is not None:
+        if file is not None and self.pictures:
             try:
                 picture = file.read_bytes()
             except OSError as problem:
@@ -637,6 +639,7 @@ def read_samples(
     field: str = "caption",
     skips: list[Skip] | Callable[[Skip], object] | None = None,
     strict: bool = False,
+    pictures: bool = True,
 ) -> Iterator[Sample]:
     """The usable samples of all paths, in a fixed order, one in memory at a time.
 
@@ -653,6 +656,8 @@ def read_samples(
         warnings.
     strict
         Raise a DataError at the first skip instead.
+    pictures
+        False leaves picture files in folders and of tables alone, where only words are wanted; `picture` is None then.
 
     Examples
     --------
@@ -672,6 +677,7 @@ def read_samples(
     else:
         tell = skips.append if isinstance(skips, list) else skips
     for source in open_sources(paths):
+        source.pictures = pictures
         for event in source.read():
             event = usable(event, need, field)
             if isinstance(event, Sample):

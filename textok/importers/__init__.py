@@ -48,7 +48,8 @@ def load(path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
 
     Notes
     -----
-    Known layouts: facebookresearch/DiT, diffusers' DiTTransformer2DModel, pranoyr/TexTok. The latent images of the first two are those
+    Known layouts: facebookresearch/DiT, diffusers' DiTTransformer2DModel, pranoyr/TexTok, and bytedance's TiTok and TA-TiTok with a
+    VAE's latents, whose pictures in [0, 1] become ours in [-1, 1]. The latent images of the first two are those
     of a VAE with its factor applied (0.18215 for Stable Diffusion's), which is left to the caller.
 
     Examples

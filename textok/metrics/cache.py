@@ -1,7 +1,7 @@
 """What was computed for pictures before, kept on disk under the content of the pictures and what computed it.
 
-A folder of small .npz files, each written whole or not at all, named by a hash. So a killed run goes on, runs may share a folder, and
-folders of several machines are merged by copying their files together. Nothing in it is ever wrong; it may be deleted at any time.
+A folder of small .npz files, each written whole or not at all, named by a hash. So a killed run goes on, runs may share a
+folder, and folders of several machines are merged by copying their files together. It may be deleted at any time.
 """
 
 import hashlib

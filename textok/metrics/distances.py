@@ -105,7 +105,7 @@ def _kernel_sum(x: F64, y: F64, degree: int, gamma: float, coef: float, without_
 
 
 def kernel_mean(features: ArrayLike, *, degree: int = 3, gamma: float | None = None, coef: float = 1.0) -> float:
-    """Mean kernel of two different rows of a set: the term of `kernel_distance` that all comparisons with one reference share."""
+    """Mean kernel of two different rows of a set, the term of `kernel_distance` that all comparisons with it share."""
     x = _features(features, "features", 2)
     gamma = 1 / x.shape[1] if gamma is None else gamma
     return _kernel_sum(x, x, degree, gamma, coef, True) / (len(x) * (len(x) - 1))
@@ -122,9 +122,9 @@ def kernel_distance(
 ) -> float:
     """Unbiased squared maximum mean discrepancy of two whole sets, features [n,d] and [m,d]; of Inception-v3's features, KID.
 
-    The kernel is (gamma x.y + coef)^degree, with gamma 1/d for None. Values below zero occur, since the mean over draws is the
-    truth. Needs two rows of each. `reference_mean` is the reference's `kernel_mean` with the same kernel, where it is known: most of
-    the work with a large reference. Source: Binkowski et al. (2018).
+    The kernel is (gamma x.y + coef)^degree, with gamma 1/d for None. Values below zero occur, since the mean over draws is
+    the truth. Needs two rows of each. `reference_mean` is the reference's `kernel_mean` with the same kernel, where it is
+    known: most of the work with a large reference. Source: Binkowski et al. (2018).
 
     Examples
     --------
@@ -150,7 +150,8 @@ def kernel_distance_subsets(
     x, y = _two_sets(features, reference, 2)
     if not 2 <= subset_size <= min(len(x), len(y)) or subsets < 1:
         raise ValueError(
-            f"subset_size: expected 2 to {min(len(x), len(y))}, the smaller set, and subsets at least 1, got {subset_size} and {subsets}"
+            f"subset_size: expected 2 to {min(len(x), len(y))}, the smaller set, and subsets at least 1, "
+            f"got {subset_size} and {subsets}"
         )
     values = []
     for number in range(subsets):
@@ -240,7 +241,7 @@ def precision_recall(features: ArrayLike, reference: ArrayLike, k: int = 3) -> t
 
 
 def clip_score(pictures: ArrayLike, texts: ArrayLike) -> F64:
-    """CLIP score of each pair, float64 [n], 0 to 100: 100 max(0, cosine) of the embeddings of pictures and of texts, both [n,d].
+    """CLIP score of each pair, float64 [n]: 100 max(0, cosine) of the embeddings of pictures and of texts, both [n,d].
 
     Papers on text-to-image report the mean (Hessel et al. 2021 scale by 2.5 in place of 100).
 

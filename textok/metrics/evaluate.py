@@ -4,21 +4,22 @@
     Evaluation(...).samples(sets, reference)          FID, KID, precision, recall, IS
     Evaluation(...).text(sets)                        CLIP score
 
-A set is anything `textok.data.read_samples` reads. Every number that comes from a network is called by it, `fid@efficientnet-lite0`, so that
-a stand-in's is never taken for Inception-v3's. The reference is always cropped as `textok.preprocess` does it, to the size of the sets.
+A set is anything `textok.data.read_samples` reads. Every number that comes from a network is called by it,
+`fid@efficientnet-lite0`, so that a stand-in's is never taken for Inception-v3's. The reference is always cropped as
+`textok.preprocess` does it, to the size of the sets.
 
-A result is a folder: `result.json` (numbers, and all that they depend on), `pictures.npz` (each picture's numbers, and examples to look at) and
-`cache` (what the networks computed, so that a second run completes a first).
+A result is a folder: `result.json` (numbers, and all that they depend on), `pictures.npz` (each picture's numbers, and
+examples to look at) and `cache` (what the networks computed, so that a second run completes a first).
 """
 
 import functools
 import importlib.metadata
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from .. import __version__
 from ..errors import DataError
 from ..model import progress_bar
 from ..noise import generator
-from ..weights import read_json, replacing, write_json
+from ..weights import replacing, write_json
 from .cache import Arrays, Cache
 from .distances import (
     clip_score,
@@ -39,6 +40,7 @@ from .distances import (
 )
 from .networks import FeatureNetwork
 from .pictures import SSIM_SETTINGS, psnr, ssim
+from .sets import PictureSet, chosen_of, is_statistics, made_with, name_of_key, paired
 from .statistics import Statistics
 
 U8 = NDArray[np.uint8]
@@ -46,7 +48,6 @@ F64 = NDArray[np.float64]
 
 FORMAT = 1
 RESULT_FILE, PICTURES_FILE, CACHE_FOLDER = "result.json", "pictures.npz", "cache"
-PART = 256  # pictures in memory at a time
 EXAMPLES = 8  # of each kind: evenly spread, worst, best
 SPLITS = 10
 NEIGHBOURS = 3
@@ -60,132 +61,6 @@ SET_SETTINGS = {
 }
 CROP = "ADM centre crop (textok.preprocess)"
 LIBRARIES = ("numpy", "pillow", "scikit-image", "torch", "onnxruntime", "transformers", "efficientnet_lite_pytorch")
-
-
-class Part(NamedTuple):
-    """Some pictures of a set, uint8 [b,S,S,3], with their keys and captions ("" where there is none)."""
-
-    keys: list[str]
-    pictures: U8
-    captions: list[str]
-
-
-class PictureSet:
-    """Pictures of any source, part by part.
-
-    Parameters
-    ----------
-    source
-        What `textok.data.read_samples` takes.
-    size
-        Pixels a side. With `crop` pictures are cropped to it, else they must have it. None takes the first picture's.
-    caption
-        The metadata's field that is the caption.
-
-    Attributes
-    ----------
-    count, skips, unpaired
-        Of the last reading: pictures, what could not be read, originals that no picture belongs to.
-    """
-
-    def __init__(self, source: Any, size: int | None = None, crop: bool = False, caption: str = "caption") -> None:
-        self.source, self.size, self.crop, self.caption = source, size, crop, caption
-        self.count, self.skips, self.unpaired = 0, [], 0
-
-    def __iter__(self) -> Iterator[Part]:
-        from ..data.sources import read_samples
-
-        self.count, self.skips = 0, []
-        part = Part([], np.empty(0, np.uint8), [])
-        pictures: list[U8] = []
-        for sample in read_samples(self.source, need=("picture",), skips=self.skips):
-            pictures.append(self._picture(sample))
-            part.keys.append(sample.key)
-            part.captions.append(sample.caption(self.caption) or "")
-            self.count += 1
-            if len(pictures) == PART:
-                yield part._replace(pictures=np.stack(pictures))
-                part, pictures = Part([], np.empty(0, np.uint8), []), []
-        if pictures:
-            yield part._replace(pictures=np.stack(pictures))
-        if not self.count:
-            why = f"; {self.skips[0].source}: {self.skips[0].reason}" if self.skips else ""
-            raise DataError(f"{self.source}: expected pictures, found none{why}")
-
-    def _picture(self, sample: Any) -> U8:
-        from ..data.tasks import decode_picture
-
-        height, width = _extent(sample)
-        if self.size is None:
-            self.size = height
-        if not self.crop and (height, width) != (self.size, self.size):
-            raise DataError(
-                f"{sample.source}: {sample.key}: expected square pictures of one size, {self.size} x {self.size} as the first, "
-                f"got {height} x {width}"
-            )
-        return decode_picture(sample.picture, self.size, sample.key)
-
-    def __repr__(self) -> str:
-        return f"PictureSet({self.source!r}, {self.size or 'any'} pixels)"
-
-
-def _extent(sample: Any) -> tuple[int, int]:
-    """Height and width of a picture that is not decoded."""
-    if not isinstance(sample.picture, bytes):
-        return tuple(sample.picture.shape[:2])
-    import io
-
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(sample.picture)) as picture:
-            return picture.size[1], picture.size[0]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-        raise DataError(f"{sample.source}: {sample.key}: expected a picture that Pillow can read, got: {problem}") from None
-
-
-def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]:
-    """Parts of a set, each with the originals of the same keys.
-
-    The parts get the originals' keys. Both sides are read once, in their order; originals without a picture are passed over and counted in `originals.unpaired`. Where the
-    keys of the two never meet because one side is an array, which has none, pictures are paired by place.
-    """
-    stream = _singles(originals)
-    originals.unpaired = 0
-    by_place: bool | None = None
-    for part in made:
-        chosen, keys = [], []
-        for key in part.keys:
-            pair = next(stream, None)
-            if by_place is None and pair is not None:
-                by_place = _is_array(made.source) or _is_array(originals.source)
-            while pair is not None and not by_place and _name(pair[0]) != _name(key):
-                originals.unpaired += 1
-                pair = next(stream, None)
-            if pair is None:
-                raise DataError(
-                    f"{made.source}: {key}: expected an original of this key in {originals.source}, in the same order, found none"
-                )
-            keys.append(pair[0])
-            chosen.append(pair[1])
-        yield part._replace(keys=keys), np.stack(chosen)
-    left = sum(1 for _ in stream)
-    if by_place and left:
-        raise DataError(f"{made.source}: expected as many pictures as {originals.source}, got {left} fewer")
-    originals.unpaired += left
-
-
-def _singles(pictures: PictureSet) -> Iterator[tuple[str, U8]]:
-    for part in pictures:
-        yield from zip(part.keys, part.pictures)
-
-
-def _is_array(source: Any) -> bool:
-    return str(source).lower().endswith((".npz", ".npy"))
-
-
-def _name(key: str) -> str:
-    return key.rpartition("/")[2]
 
 
 @dataclass
@@ -225,7 +100,7 @@ class Evaluation:
     # ---- the three evaluations ----
 
     def reconstruction(self, sets: Mapping[str, Any], reference: Any) -> dict[str, Any]:
-        """How close each set is to the originals, picture by picture and as a whole; returns the result, which is also written."""
+        """How close each set is to the originals, by picture and as a whole; returns the result, which is also written."""
         rows, values, real, first_keys, originals = [], {}, None, None, None
         for name, source in sets.items():
             made = PictureSet(source, self.size, caption=self.caption)
@@ -249,7 +124,7 @@ class Evaluation:
             values |= {f"{name}/{key}": value for key, value in joined.items()}
             if first_keys is None:
                 first_keys = keys
-            elif list(map(_name, first_keys)) != list(map(_name, keys)):
+            elif list(map(name_of_key, first_keys)) != list(map(name_of_key, keys)):
                 raise DataError(f"{source}: expected the same pictures as in the first set, so that the two compare")
             unpaired = {"originals_without_picture": originals.unpaired}
             rows.append(self._row(name, made, metrics) | unpaired)
@@ -269,9 +144,8 @@ class Evaluation:
                     real = _Features(statistics=Statistics.load(reference))
                     if len(real.statistics.mean) != kept.features.shape[1]:
                         width = len(real.statistics.mean)
-                        raise DataError(
-                            f"{reference}: expected statistics of {kept.features.shape[1]} features of {network.name}, got {width}"
-                        )
+                        wanted = f"{kept.features.shape[1]} features of {network.name}"
+                        raise DataError(f"{reference}: expected statistics of {wanted}, got {width}")
                 else:
                     originals = self._reference(reference, made)
                     real = self._all_features(originals, "the reference")
@@ -410,7 +284,7 @@ class Evaluation:
             chosen |= {"worst": order[:EXAMPLES].tolist(), "best": order[::-1][:EXAMPLES].tolist()}
         places = sorted({place for group in chosen.values() for place in group})
         for name, source in sets.items():
-            found = _chosen(PictureSet(source, self.size, caption=self.caption), places)
+            found = chosen_of(PictureSet(source, self.size, caption=self.caption), places)
             arrays[f"set/{name}"] = np.stack([found[place][1] for place in places])
             arrays.setdefault("example_keys", np.array([keys[place] if keys else found[place][0] for place in places]))
             arrays.setdefault("example_captions", np.array([found[place][2] for place in places]))
@@ -428,22 +302,11 @@ class Evaluation:
             np.savez_compressed(file, **arrays)
 
 
-def _chosen(pictures: PictureSet, places: Sequence[int]) -> dict[int, tuple[str, U8, str]]:
-    found, start = {}, 0
-    for part in pictures:
-        for place in places:
-            if start <= place < start + len(part.keys):
-                found[place] = (part.keys[place - start], part.pictures[place - start], part.captions[place - start])
-        start += len(part.keys)
-        if found.keys() >= set(places):
-            break
-    return found
-
-
 class _Features:
-    """What a network made of a set, in bounded memory: statistics of all, and the rows of at most MOST pictures, a fair draw by `seed`.
+    """What a network made of a set, in bounded memory.
 
-    Attributes: `statistics` (None before the first part), `features` and `probabilities`, float32 [n,...] or None.
+    Statistics of all pictures, and the rows of at most MOST of them, a fair draw by `seed`. Attributes: `statistics` (None
+    before the first part), `features` and `probabilities`, float32 [n,...] or None.
     """
 
     def __init__(self, seed: int = 0, statistics: Statistics | None = None) -> None:
@@ -492,18 +355,6 @@ class _Features:
         return kernel_mean(self.features)
 
 
-def is_statistics(source: Any) -> bool:
-    """Whether a source is a .npz of mu and sigma, not of pictures."""
-    path = Path(str(source))
-    if path.suffix != ".npz" or not path.is_file():
-        return False
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {"mu", "sigma"} <= set(file.files)
-    except (OSError, ValueError):
-        return False
-
-
 def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int | None = None) -> Statistics:
     """Statistics of pictures (cropped to `size`) and of statistics files together: the parts of shards and machines merged."""
     total: Statistics | None = None
@@ -520,17 +371,6 @@ def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int 
     if total is None:
         raise ValueError("sources: expected at least one, got none")
     return total
-
-
-def made_with(source: Any) -> dict[str, Any]:
-    """What the folder of `textok sample` or `decode` says of how it was made: solver, steps, guidance, dtype, seed."""
-    path = Path(str(source))
-    index = next((file for file in (path / "index.json", path.parent / "index.json") if file.is_file()), None)
-    if index is None:
-        return {}
-    task = read_json(index, DataError).get("task")
-    names = ("name", "solver", "steps", "guidance_scale", "guidance_interval", "dtype", "seed")
-    return {name: task[name] for name in names if isinstance(task, dict) and task.get(name) is not None}
 
 
 def result_file(

@@ -1,7 +1,8 @@
 """LPIPS as a PyTorch module: VGG-16 or AlexNet with the linear weights of the published metric, from the user's files.
 
-One implementation for both uses: `textok eval` measures with it, and training may take its gradient. Needs PyTorch. Layers, taps, scaling
-and the linear weights are those of Zhang et al. (2018), version 0.1; the formula alone, on arrays of any network, is `textok.metrics.lpips`.
+One implementation for both uses: `textok eval` measures with it, and training may take its gradient. Needs PyTorch. Layers,
+taps, scaling and the linear weights are those of Zhang et al. (2018), version 0.1; the formula alone, on arrays of any
+network, is `textok.metrics.lpips`.
 """
 
 import os
@@ -18,8 +19,8 @@ from ..errors import WeightsError
 # Of the channels of pictures in [-1, 1]: ImageNet's mean and deviation, carried over from [0, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
-# Layers of torchvision's `features`: convolutions (index: in, out, kernel, stride, padding), each with a ReLU; poolings (index: kernel); the
-# convolutions whose ReLU is looked at.
+# Layers of torchvision's `features`: convolutions (index: in, out, kernel, stride, padding), each with a ReLU; poolings
+# (index: kernel); the convolutions whose ReLU is looked at.
 VGG16 = {
     "convolutions": {
         index: (c_in, c_out, 3, 1, 1)
@@ -67,8 +68,8 @@ class Lpips(nn.Module):
     def load(cls, backbone: str, files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> "Lpips":
         """From .pth, .pt or .safetensors files that together have the backbone and the linear weights.
 
-        The backbone's names are torchvision's (`features.0.weight`) or the lpips package's (`net.slice1.0.weight`), the linear layers' the
-        package's (`lin0.model.1.weight`, [1,C,1,1]). A folder stands for all such files in it.
+        The backbone's names are torchvision's (`features.0.weight`) or the lpips package's (`net.slice1.0.weight`), the
+        linear layers' the package's (`lin0.model.1.weight`, [1,C,1,1]). A folder stands for all such files in it.
         """
         model = cls(backbone)
         paths = [files] if isinstance(files, str | os.PathLike) else list(files)

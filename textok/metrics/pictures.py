@@ -70,8 +70,9 @@ def lpips(
 
     Returns
     -------
-    float64 [B]: channels scaled to unit length at every place, squared differences weighted, summed over channels, averaged over
-    places and summed over layers. Source: Zhang et al. (2018), "The unreasonable effectiveness of deep features", version 0.1.
+    float64 [B]: channels scaled to unit length at every place, squared differences weighted, summed over channels, averaged
+    over places and summed over layers. Source: Zhang et al. (2018), "The unreasonable effectiveness of deep features",
+    version 0.1.
 
     Examples
     --------

@@ -33,8 +33,8 @@ class Statistics:
 
     Notes
     -----
-    Parts are merged by the formula of Chan et al. (1979), which does not cancel as sums of squares do: any split and order gives
-    the same up to rounding.
+    Parts are merged by the formula of Chan et al. (1979), which does not cancel as sums of squares do: any split and order
+    gives the same up to rounding.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], spatial: bool = False) -> Self:
-        """Read `save`'s file, pytorch-fid's (mu, sigma) or an ADM reference (mu, sigma; with `spatial` mu_s, sigma_s, for sFID)."""
+        """Read `save`'s file, pytorch-fid's (mu, sigma) or an ADM reference (the same; with `spatial` mu_s and sigma_s)."""
         names = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
         try:
             with np.load(path, allow_pickle=False) as file:

@@ -179,7 +179,7 @@ def trim_log(path, step):
 
 
 class Run:
-    """One training in its folder.
+    """One training in its folder, which every process of it must see.
 
     Parameters
     ----------

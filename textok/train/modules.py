@@ -10,7 +10,7 @@ The names in `state_dict()` are exactly the names in a checkpoint's `model.safet
 
 Letters: B batch, S image side, p patch side, P patches, N latent tokens, d latent width, t text rows
 given (at most Nt), Dt text width, D width, H heads, F MLP width, T sequence length, C DiT channels.
-A sequence is always ordered patches, latents, text. Pixels are in [-1, 1], channels last.
+A sequence is always ordered patches, registers (where there are some), latents, text. Pixels are in [-1, 1], channels last.
 
 Where `text_mask` is true, text rows at or beyond a caption's length are hidden from every
 attention, which gives the same numbers as leaving them out. Dropping out the rows nobody reads, the
@@ -154,8 +154,15 @@ class Side(nn.Module):
             self.class_embed = nn.Parameter(torch.empty(config["num_classes"], self.width))
         elif self.has_text:
             self.text_proj = nn.Linear(config["text_dim"], self.width)
-        places = self.num_patches + self.num_latents + (self.num_text if self.in_context else 0)
+        self.num_registers = config["num_registers"]
+        places = self.num_patches + self.num_registers + self.num_latents + (self.num_text if self.in_context else 0)
+        if self.num_registers:
+            self.registers = nn.Parameter(torch.empty(self.num_registers, self.width))
         self.pos_embed = nn.Parameter(torch.empty(places, self.width))
+        if config["input_norm"]:
+            self.input_norm = nn.LayerNorm(self.width, eps=config["norm_eps"])
+        else:
+            self.input_norm = nn.Identity()
         hidden = round(self.width * sizes["mlp_ratio"])
         self.blocks = nn.ModuleList(
             Block(self.width, sizes["num_heads"], hidden, config, self.cross)
@@ -176,14 +183,17 @@ class Side(nn.Module):
         return rows, places < text_lengths[:, None]  # [B,t,D], [B,t]
 
     def run_blocks(self, x, text, text_mask, rows, trace):
-        """x [B,P+N,D] without positions, text [B,t,D] -> the normed rows of `rows`, [B,R,D]."""
+        """x [B,P+N,D] without positions, text [B,t,D] -> the normed rows of `rows`, [B,R,D]; `rows` counts the registers."""
+        if self.num_registers:
+            registers = self.registers.expand(len(x), -1, -1).to(x.dtype)
+            x = torch.cat([x[:, : self.num_patches], registers, x[:, self.num_patches :]], dim=1)
         key_mask = None
         if self.in_context:
             if text_mask is not None:
                 everyone = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)  # [B,P+N]
                 key_mask = torch.cat([everyone, text_mask], dim=1)  # [B,P+N+t]
             x = torch.cat([x, text], dim=1)  # [B,P+N+t,D]
-        x = x + self.pos_embed[: x.shape[1]]  # [B,T,D]
+        x = self.input_norm(x + self.pos_embed[: x.shape[1]])  # [B,T,D]
         note(trace, f"{self.side}.embed", x)
         for i, block in enumerate(self.blocks):
             kept = rows if i == len(self.blocks) - 1 else None
@@ -209,7 +219,8 @@ class Tokenizer(Side):
         x = self.patch_embed(patchify(image, self.patch_size))  # [B,P,D]
         latents = self.latent_tokens.expand(len(x), -1, -1)  # [B,N,D]
         text, mask = self.project_text(text, text_lengths, labels)  # [B,t,D], [B,t]
-        rows = slice(self.num_patches, self.num_patches + self.num_latents)
+        first = self.num_patches + self.num_registers
+        rows = slice(first, first + self.num_latents)
         x = torch.cat([x, latents.to(x.dtype)], dim=1)  # [B,P+N,D]
         return self.to_latent(self.run_blocks(x, text, mask, rows, trace))  # [B,N,d or 2d]
 
@@ -224,6 +235,7 @@ class Detokenizer(Side):
         self.patch_tokens = nn.Parameter(torch.empty(self.num_patches, self.width))
         self.from_latent = nn.Linear(config["latent_dim"], self.width)
         self.to_pixels = nn.Linear(self.width, 3 * self.patch_size**2)
+        self.pixel_conv = nn.Linear(27, 3) if config["output_conv"] else None
 
     def features(self, latents, text=None, text_lengths=None, labels=None, trace=None):
         """latents [B,N,d] -> what the last layer reads, [B,P,D]."""
@@ -237,7 +249,8 @@ class Detokenizer(Side):
         """[B,P,D] -> image [B,S,S,3]."""
         x = self.to_pixels(features)  # [B,P,3pp]
         x = torch.tanh(x) if self.tanh else x  # [B,P,3pp]
-        return unpatchify(x, self.patch_size)  # [B,S,S,3]
+        x = unpatchify(x, self.patch_size)  # [B,S,S,3]
+        return x if self.pixel_conv is None else convolve(self.pixel_conv, x)
 
     def forward(self, latents, text=None, text_lengths=None, labels=None, trace=None):
         """latents [B,N,d] -> image [B,S,S,3]."""
@@ -256,6 +269,14 @@ def unpatchify(x, p):
     b, g = len(x), math.isqrt(x.shape[1])
     x = x.reshape(b, g, g, p, p, 3).transpose(2, 3)  # [B,g,p,g,p,3]
     return x.reshape(b, g * p, g * p, 3)  # [B,S,S,3]
+
+
+def convolve(linear, x):
+    """x [B,S,S,3], zeros around it, through a linear over 3 x 3 windows (row, column, channel)."""
+    size = x.shape[1]
+    x = functional.pad(x, (0, 0, 1, 1, 1, 1))  # [B,S+2,S+2,3]
+    windows = [x[:, i : i + size, j : j + size] for i in range(3) for j in range(3)]
+    return linear(torch.cat(windows, dim=-1))  # [B,S,S,3]
 
 
 class TexTok(nn.Module):
