@@ -23,10 +23,11 @@ ROOT = Path(__file__).parent
 AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA = {
     "avx2": ("TX_HAVE_AVX2", ["-mavx2", "-mfma", "-mf16c"]),
+    "avxvnni": ("TX_HAVE_AVXVNNI", ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"]),
     "avx512": ("TX_HAVE_AVX512", AVX512),
     "avx512bf16": ("TX_HAVE_AVX512BF16", [*AVX512, "-mavx512bf16"]),
     "avx512vnni": ("TX_HAVE_AVX512VNNI", [*AVX512, "-mavx512vnni"]),
-    "amx": ("TX_HAVE_AMX", [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"]),
+    "amx": ("TX_HAVE_AMX", [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-bf16", "-mamx-int8"]),
 }
 OPENBLAS = "libscipy_openblas-textok.so"  # threadpoolctl knows OpenBLAS by such a name
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
@@ -116,7 +117,7 @@ setup(
             sources=sources()[None],
             include_dirs=["csrc", numpy.get_include(), scipy_openblas32.get_include_dir()],
             define_macros=MACROS + [("SCIPY_OPENBLAS_PREFIX", "1")],
-            depends=[str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h")],
+            depends=[str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.[ch]")],
             py_limited_api=True,
         )
     ],

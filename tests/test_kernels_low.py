@@ -12,7 +12,7 @@ import numerics
 from numerics import check, rejects
 from textok import _core
 
-ROWS = ("ref", "avx2", "avx512", "avx512_bf16", "avx512_vnni", "amx")
+ROWS = ("ref", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx")
 SIZES = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 65, 97)
 
 
@@ -320,10 +320,22 @@ def test_attention_with_growing_scores(kernels):
     check(wide(attend(kernels, q, k, v)), softmax_attention(q, k, v), numerics.ATTENTION_BF16)
 
 
-def test_attention_rows_do_not_matter(kernels):
+def test_attention_far_below_its_bound(kernels):
+    """Every key points away from every query: the largest score is as far from |q| |k| as it can be."""
+    r = rng(18)
+    q, v = bf16(2 + r.uniform(-0.3, 0.3, (20, 64))), bf16(r.standard_normal((100, 64)))
+    k = bf16(-2 + r.uniform(-0.3, 0.3, (100, 64)))
+    check(wide(attend(kernels, q, k, v)), softmax_attention(q, k, v), numerics.ATTENTION_BF16)
+
+
+@pytest.mark.parametrize("spread", (0, 2))
+def test_attention_rows_do_not_matter(kernels, spread):
+    """With `spread` a few queries are long, and their neighbours short."""
     r = rng(16)
-    q, k, v = (bf16(r.standard_normal((t, 72))) for t in (150, 200, 200))
+    q, k, v = (r.standard_normal((t, 72)) for t in (150, 200, 200))
+    q, k, v = bf16(q * np.exp(spread * r.standard_normal((150, 1)))), bf16(k), bf16(v)
     whole = attend(kernels, q, k, v)
+    check(wide(whole), softmax_attention(q, k, v), numerics.ATTENTION_BF16)
     for rows in (slice(0, 1), slice(149, 150), slice(5, 22), slice(17, 100)):
         assert np.array_equal(attend(kernels, q[rows], k, v), whole[rows])
 
@@ -335,6 +347,8 @@ def test_attention_bad_rows(kernels):
     q[11, 3] = 0x7FC0
     got = attend(kernels, q, k, v)
     assert np.isnan(wide(got[11])).all() and np.array_equal(np.delete(got, 11, 0), np.delete(clean, 11, 0))
+    k[37, 5] = 0x7FC0
+    assert np.isnan(wide(attend(kernels, q, k, v))).all()
 
 
 # ---- refusals ----

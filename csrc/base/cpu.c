@@ -39,16 +39,21 @@ static uint32_t find_bits(void)
     uint32_t bits = 0;
     if (ymm && (c & bit_AVX) && (c & bit_FMA) && (c & bit_F16C) && (b7 & bit_AVX2))
         bits |= TX_CPU_AVX2;
+    unsigned a71 = 0, b71, c71, d71;
+    if (a7 < 1 || !__get_cpuid_count(7, 1, &a71, &b71, &c71, &d71))
+        a71 = 0;
+    if ((bits & TX_CPU_AVX2) && (a71 & (1u << 4)))
+        bits |= TX_CPU_AVX_VNNI;
     const unsigned need = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     if (zmm && (bits & TX_CPU_AVX2) && (b7 & need) == need) {
         bits |= TX_CPU_AVX512;
         if (c7 & bit_AVX512VNNI)
             bits |= TX_CPU_AVX512_VNNI;
-        unsigned a71, b71, c71, d71;
-        if (a7 >= 1 && __get_cpuid_count(7, 1, &a71, &b71, &c71, &d71) && (a71 & (1u << 5)))
+        if (a71 & (1u << 5))
             bits |= TX_CPU_AVX512_BF16;
+        const int vbmi = (c7 & bit_AVX512VBMI) != 0; /* every CPU with tiles has it */
         const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
-        if ((d7 & tiles) == tiles && may_use_tiles())
+        if ((d7 & tiles) == tiles && vbmi && may_use_tiles())
             bits |= TX_CPU_AMX;
     }
     return bits;
@@ -76,7 +81,7 @@ uint32_t tx_cpu_bits(void)
 
 const char *tx_cpu_bit_name(int index)
 {
-    static const char *const names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
+    static const char *const names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx", "avx_vnni"};
     return index >= 0 && (size_t)index < sizeof names / sizeof *names ? names[index] : NULL;
 }
 

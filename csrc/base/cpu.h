@@ -10,7 +10,8 @@ enum tx_cpu_bit {
     TX_CPU_AVX512 = 1u << 1,        /* F + BW + DQ + VL, zmm and masks saved */
     TX_CPU_AVX512_VNNI = 1u << 2,
     TX_CPU_AVX512_BF16 = 1u << 3,
-    TX_CPU_AMX = 1u << 4,           /* tiles, their bfloat16 and int8 products; the OS saves them and let this process use them */
+    TX_CPU_AMX = 1u << 4,           /* AVX512_VBMI; tiles, their bfloat16 and int8 products; the OS saves them and let this process use them */
+    TX_CPU_AVX_VNNI = 1u << 5,      /* the 256-bit form */
 };
 
 uint32_t tx_cpu_bits(void);

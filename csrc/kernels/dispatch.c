@@ -10,6 +10,9 @@ extern const struct tx_kernels txk_table_ref;
 #ifdef TX_HAVE_AVX2
 extern const struct tx_kernels txk_table_avx2;
 #endif
+#ifdef TX_HAVE_AVXVNNI
+extern const struct tx_kernels txk_table_avxvnni;
+#endif
 #ifdef TX_HAVE_AVX512
 extern const struct tx_kernels txk_table_avx512;
 #endif
@@ -27,6 +30,9 @@ const struct tx_row tx_rows[] = {
     {"ref", 0, &txk_table_ref},
 #ifdef TX_HAVE_AVX2
     {"avx2", TX_CPU_AVX2, &txk_table_avx2},
+#endif
+#ifdef TX_HAVE_AVXVNNI
+    {"avx_vnni", TX_CPU_AVX2 | TX_CPU_AVX_VNNI, &txk_table_avxvnni},
 #endif
 #ifdef TX_HAVE_AVX512
     {"avx512", TX_CPU_AVX512, &txk_table_avx512},

@@ -9,9 +9,10 @@ TXK_INLINE void low_tile(const struct low_tile *t, const int rows)
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
         acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-    const char *a = t->a, *w = t->w;
+    const char *a = t->a, *w = t->w, *ahead = t->ahead;
     const size_t lda = t->lda;
-    for (size_t k = t->dwords; k > 0; k--, a += 4, w += 4 * NR) {
+    for (size_t k = t->dwords; k > 0; k--, a += 4, w += 4 * NR, ahead += t->ahead_step) {
+        fetch_ahead(ahead, t->ahead_step);
         const __m512bh left = (__m512bh)_mm512_load_si512(w), right = (__m512bh)_mm512_load_si512(w + 64);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
@@ -33,5 +34,5 @@ LOW_TILES(TILE)
 void txk_gemm_bf16_avx512bf16(const struct tx_gemm_low *job)
 {
     static low_tile_function *const tiles[ROWS + 1] = LOW_TILE_NAMES;
-    gemm_low(job, low_rows_of_act[job->epilogue.act], tiles, NULL, NULL, 2);
+    gemm_low(job, low_rows_of_act[job->epilogue.act], tiles, NULL, 2);
 }

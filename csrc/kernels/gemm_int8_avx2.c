@@ -138,21 +138,9 @@ TXK_INLINE void tile(const struct low_tile *t, const int MR)
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 static low_tile_function *const tiles[TILE_ROWS] = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
 
-static void finish_sums(const struct tx_gemm_low *job, void *c, size_t m, size_t rows, size_t n, size_t columns)
-{
-    for (size_t j = 0; j < columns; j += 8) {
-        const __m256 w_scale = load_f32x8(job->w_scale + n + j, columns - j);
-        for (size_t i = 0; i < rows; i++) {
-            const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(job->a_scale[m + i]), w_scale);
-            const __m256i sum = _mm256_load_si256((const __m256i *)((const int32_t *)c + i * RUN + j));
-            _mm256_store_ps((float *)c + i * RUN + j, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale));
-        }
-    }
-}
-
 void txk_gemm_int8_avx2(const struct tx_gemm_low *job)
 {
     static const struct low_kind kind = {.size = 1, .section = SECTION_BYTES / sizeof(int16_t), .step = 8, .tiles = tiles,
-                                         .widen_a = widen_a, .finish_sums = finish_sums};
+                                         .widen_a = widen_a, .finish_sums = finish_int8};
     gemm_low(job, &kind);
 }

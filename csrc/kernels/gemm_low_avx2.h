@@ -1,4 +1,4 @@
-/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16_avx2.c and gemm_int8_avx2.c share. AVX2 multiplies
+/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16_avx2.c, gemm_int8_avx2.c and gemm_int8_avxvnni.c share. AVX2 multiplies
  * neither. Rows of A are widened, to float32 or int16, once for RUN columns; W is widened by the tiles, in registers.
  *
  * Order: blocks of rows > runs of RUN columns > sections of K (1 KB of a widened row) > tiles of at most 6 rows, widened into L1 > panels.
@@ -42,6 +42,19 @@ struct low_kind {
     /* The sums of a tile in place: what is missing until they are float32. */
     void (*finish_sums)(const struct tx_gemm_low *job, void *c, size_t m, size_t rows, size_t n, size_t columns);
 };
+
+/* int32 sums of a tile get their scales, in place. */
+TXK_INLINE void finish_int8(const struct tx_gemm_low *job, void *c, size_t m, size_t rows, size_t n, size_t columns)
+{
+    for (size_t j = 0; j < columns; j += 8) {
+        const __m256 w_scale = load_f32x8(job->w_scale + n + j, columns - j);
+        for (size_t i = 0; i < rows; i++) {
+            const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(job->a_scale[m + i]), w_scale);
+            const __m256i sum = _mm256_load_si256((const __m256i *)((const int32_t *)c + i * RUN + j));
+            _mm256_store_ps((float *)c + i * RUN + j, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale));
+        }
+    }
+}
 
 static void store_tile(const struct tx_gemm_low *job, float *c, size_t m, size_t rows, size_t n, size_t columns)
 {

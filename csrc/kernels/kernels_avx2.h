@@ -30,6 +30,12 @@ void txk_quantize_int8_avx2(int8_t *out, size_t ldo, float *scale, const void *x
 void txk_norm_bf16_avx2(const struct tx_norm_f32 *job, uint16_t *out);
 void txk_norm_int8_avx2(const struct tx_norm_f32 *job, int8_t *out, float *scale);
 
+/* avxvnni */
+size_t txk_gemm_int8_packed_avxvnni(size_t N, size_t K);
+void txk_gemm_int8_pack_avxvnni(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
+void txk_gemm_int8_unpack_avxvnni(int8_t *w, const int8_t *packed, size_t N, size_t K);
+void txk_gemm_int8_avxvnni(const struct tx_gemm_low *job);
+
 /* Not a slot: runs `rounds` rounds of multiply-adds in registers and returns how many operations that was. */
 double txk_peak_f32_avx2(size_t rounds);
 

@@ -1,6 +1,7 @@
 /* Packed weights of gemm_bf16 and gemm_int8, one layout for every row from AVX-512 on: panels of 32 columns, the last one filled up with
  * zeros, [N/32][Kp/2][32][2] in bfloat16 and [N/32][Kp/4][32][4] in int8, Kp = tx_k_padded(K). Seen as dwords (2 or 4 elements of K) a panel
- * is a transposed matrix: that is how vpdpbusd and vdpbf16ps take a line of 16 columns, and tiles 16 lines. */
+ * is a transposed matrix: that is how vpdpbusd and vdpbf16ps take a line of 16 columns, and tiles 16 lines.
+ * "unsigned": int8 as w + 128, for the row whose instruction takes one factor so. */
 #include <string.h>
 
 #include "kernels_low_avx512.h"
@@ -27,7 +28,7 @@ TXK_INLINE __m512i row_int8(const int8_t *w, size_t k, size_t K)
     return _mm512_maskz_loadu_epi8(lanes, w + k);
 }
 
-TXK_INLINE void pack(char *dst, const void *w, size_t K, size_t n0, size_t n1, const int int8)
+TXK_INLINE void pack(char *dst, const void *w, size_t K, size_t n0, size_t n1, const int int8, const int flip)
 {
     const size_t size = int8 ? 1 : 2, step = 64 / size, Kp = tx_k_padded(K);
     for (size_t n = n0; n < n1; n += GROUP) {
@@ -40,6 +41,9 @@ TXK_INLINE void pack(char *dst, const void *w, size_t K, size_t n0, size_t n1, c
                 else
                     r[j] = int8 ? row_int8((const int8_t *)w + (n + j) * K, k, K) : row_bf16((const float *)w + (n + j) * K, k, K);
             }
+            if (flip)
+                for (size_t j = 0; j < GROUP; j++)
+                    r[j] = _mm512_xor_si512(r[j], _mm512_set1_epi8((char)128));
             transpose_32x16x16(r);
             for (size_t j = 0; j < GROUP; j++)
                 _mm512_store_si512(to + (k * size / 4 + j) * 4 * NR, r[j]);
@@ -54,13 +58,19 @@ TXK_INLINE void pack(char *dst, const void *w, size_t K, size_t n0, size_t n1, c
 void txk_gemm_bf16_pack_avx512(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1)
 {
     (void)N;
-    pack((char *)dst, w, K, n0, n1, 0);
+    pack((char *)dst, w, K, n0, n1, 0, 0);
 }
 
 void txk_gemm_int8_pack_avx512(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1)
 {
     (void)N;
-    pack((char *)dst, w, K, n0, n1, 1);
+    pack((char *)dst, w, K, n0, n1, 1, 0);
+}
+
+void txk_gemm_int8_pack_unsigned_avx512(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1)
+{
+    (void)N;
+    pack((char *)dst, w, K, n0, n1, 1, 1);
 }
 
 void txk_gemm_bf16_unpack_avx512(uint16_t *w, const uint16_t *packed, size_t N, size_t K)
@@ -72,11 +82,21 @@ void txk_gemm_bf16_unpack_avx512(uint16_t *w, const uint16_t *packed, size_t N, 
     }
 }
 
-void txk_gemm_int8_unpack_avx512(int8_t *w, const int8_t *packed, size_t N, size_t K)
+static void unpack_int8(int8_t *w, const int8_t *packed, size_t N, size_t K, int8_t flip)
 {
     for (size_t n = 0; n < N; n++) {
         const int8_t *from = packed + n / NR * NR * tx_k_padded(K) + n % NR * 4;
         for (size_t k = 0; k < K; k++)
-            w[n * K + k] = from[k / 4 * 4 * NR + k % 4];
+            w[n * K + k] = (int8_t)(from[k / 4 * 4 * NR + k % 4] ^ flip);
     }
+}
+
+void txk_gemm_int8_unpack_avx512(int8_t *w, const int8_t *packed, size_t N, size_t K)
+{
+    unpack_int8(w, packed, N, K, 0);
+}
+
+void txk_gemm_int8_unpack_unsigned_avx512(int8_t *w, const int8_t *packed, size_t N, size_t K)
+{
+    unpack_int8(w, packed, N, K, (int8_t)0x80);
 }

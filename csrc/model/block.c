@@ -8,7 +8,7 @@
 #include "../base/pool.h"
 
 enum {
-    NORM_ROWS = 64,     /* rows of a norm that a thread takes at a time */
+    NORM_ROWS = 16,     /* rows of a norm that a thread takes at a time */
     PARTS_A_THREAD = 4, /* of an attention: so that a thread that starts late has less left to do */
 };
 

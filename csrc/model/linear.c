@@ -154,8 +154,9 @@ struct job {
     struct tx_mat out, a;
     struct tx_epilogue_f32 epilogue;
     const struct tx_seq *seq;
-    size_t M, rows, columns;  /* all rows; of a tile */
-    size_t row_tiles;
+    size_t M, rows, row_tiles;      /* all rows; of a tile; tiles of rows */
+    size_t panels, runs, panel;     /* the panels of W in so many runs, and their width */
+    size_t columns;                 /* BLAS: of a tile */
 };
 
 /* The same epilogue for rows from r on. */
@@ -175,7 +176,8 @@ static void own_task(void *arg, size_t task, int worker)
     const struct tx_linear *l = job->linear;
     if (tx_run_stopped(job->run, worker))
         return;
-    const size_t r0 = task % job->row_tiles * job->rows, n0 = task / job->row_tiles * job->columns, n1 = tx_min(n0 + job->columns, l->N);
+    const size_t r0 = task % job->row_tiles * job->rows, run = task / job->row_tiles;
+    const size_t n0 = job->panels * run / job->runs * job->panel, n1 = tx_min(job->panels * (run + 1) / job->runs * job->panel, l->N);
     const struct tx_mat out = tx_mat_at(job->out, r0, 0), a = tx_mat_at(job->a, r0, 0);
     const struct tx_epilogue_f32 epilogue = epilogue_at(&job->epilogue, r0);
     const size_t M = tx_min(job->rows, job->M - r0);
@@ -212,7 +214,7 @@ static void blas_task(void *arg, size_t task, int worker)
     job->run->kernels->epilogue_f32(tx_mat_at(job->out, r0, n0).data, job->out.ld, sums, COLUMNS_BLAS, rows, columns, &e);
 }
 
-static size_t panel(const struct tx_linear *l)
+static size_t panel_width(const struct tx_linear *l)
 {
     const struct tx_kernels *k = l->kernels;
     return l->dtype == TX_F32 ? k->gemm_f32_nr : l->dtype == TX_BF16 ? k->gemm_bf16_nr : k->gemm_int8_nr;
@@ -233,18 +235,19 @@ void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, str
         tx_pool_run(run->threads, blas_task, &job, job.row_tiles * ((linear->N + job.columns - 1) / job.columns));
         return;
     }
-    const size_t nr = panel(linear), panels = (linear->N + nr - 1) / nr;
+    job.panel = panel_width(linear);
+    job.panels = (linear->N + job.panel - 1) / job.panel;
     job.rows = job.M <= ROWS_FEW ? job.M : ROWS;
     job.row_tiles = (job.M + job.rows - 1) / job.rows;
+    /* As even as whole panels allow: with few rows a product is as long as its slowest thread. */
     const size_t wanted = (size_t)run->threads * TILES_A_THREAD;
-    const size_t runs = tx_min(panels, (wanted + job.row_tiles - 1) / job.row_tiles);
-    job.columns = (panels + runs - 1) / runs * nr;
-    tx_pool_run(run->threads, own_task, &job, job.row_tiles * ((linear->N + job.columns - 1) / job.columns));
+    job.runs = tx_min(job.panels, (wanted + job.row_tiles - 1) / job.row_tiles);
+    tx_pool_run(run->threads, own_task, &job, job.row_tiles * job.runs);
 }
 
 /* ---- into the dtype of a product ---- */
 
-enum { CONVERT_ROWS = 64 };
+enum { CONVERT_ROWS = 16 };
 
 struct convert_job {
     const struct tx_run *run;
