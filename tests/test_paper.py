@@ -175,10 +175,10 @@ def test_logs_are_compared_at_the_steps_that_both_have(claim):
         log = [{"step": str(step), "psnr_concept": str(value), "psnr_pair": str(value + 1)} for step, value in psnrs.items()]
         return Candidate(kind, kind, 4, 32, planned=300, log=[{"step": "50", "psnr_concept": ""}, *log])
 
-    rows = claim.log_rows([one("TexTok", {100: 12.5, 200: 14.0, 300: 15.0}), one("Baseline", {100: 12.0, 200: 14.25})])
+    rows = claim.log_rows([one("TexTok", {100: 12.5, 200: 14.0, 300: 15.0}), one("Baseline", {50: 9.0, 100: 12.0, 220: 14.5})])
     assert rows == [
-        [4, 0, "100", "12.50", "12.00", "+0.50", "13.50", "13.00", "+0.50"],
-        [4, 0, "200", "14.00", "14.25", "-0.25", "15.00", "15.25", "-0.25"],
+        [4, 0, 100, "12.50", "12.00", "+0.50", "13.50", "13.00", "+0.50"],
+        [4, 0, 220, "~14.20", "14.50", "-0.30", "~15.20", "15.50", "-0.30"],
     ]
 
 

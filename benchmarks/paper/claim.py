@@ -252,7 +252,7 @@ def markdown(rows, gains, timed, candidates, network_words):
         ]
         words = (
             "On evenly spread parts of the test sets, as both runs' logs have it: the same steps, the same pictures in the "
-            "same order, the same learning rates. PSNR in dB."
+            "same order, the same learning rates. PSNR in dB; ~: between two steps of TexTok's log."
         )
         parts.append(f"## As training goes on\n\n{words}\n\n{table(head, logged)}\n")
     if timed:
@@ -300,18 +300,22 @@ def gain_table(gains):
 
 
 def log_rows(candidates):
-    """[tokens, seed, step, for each test set PSNR of TexTok, of its Baseline, difference] of steps that both logs have."""
+    """[tokens, seed, step, for each test set PSNR of TexTok, of its Baseline, difference] of the Baseline's logged steps.
+
+    Where TexTok's log has another step nearby, its value is interpolated between its neighbours, and marked with "~".
+    """
     rows = []
     for one in sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.seed)):
         other = max(baselines_of(one, candidates), key=lambda c: c.steps * (c.planned == one.planned), default=None)
         if other is None or one.planned != other.planned:
             continue
-        ours, theirs = ({row["step"]: row for row in c.log if row.get(f"psnr_{SETS[0]}")} for c in (one, other))
-        for step in sorted(ours.keys() & theirs.keys(), key=int):
+        ours, theirs = ({int(row["step"]): row for row in c.log if row.get(f"psnr_{SETS[0]}")} for c in (one, other))
+        for step in sorted(step for step in theirs if ours and min(ours) <= step <= max(ours)):
             told = []
             for name in SETS:
-                a, b = (float(log[step][f"psnr_{name}"]) for log in (ours, theirs))
-                told += [f"{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
+                a = float(np.interp(step, sorted(ours), [float(ours[s][f"psnr_{name}"]) for s in sorted(ours)]))
+                b = float(theirs[step][f"psnr_{name}"])
+                told += [f"{'' if step in ours else '~'}{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
             rows.append([one.tokens, one.seed, step, *told])
     return rows
 
