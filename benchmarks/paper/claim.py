@@ -242,19 +242,16 @@ def markdown(rows, gains, timed, candidates, network_words):
     if gains:
         parts.append("## TexTok beside the Baseline of the same tokens and seed\n\n" + gain_table(gains))
         parts.append(equality_words(rows))
-    logged = log_rows(candidates)
-    if logged:
-        head = [
-            "tokens",
-            "seed",
-            "step",
-            *(f"{kind}, {name}" for name in SETS for kind in ("TexTok", "Baseline", "difference")),
-        ]
-        words = (
-            "On evenly spread parts of the test sets, as both runs' logs have it: the same steps, the same pictures in the "
-            "same order, the same learning rates. PSNR in dB; ~: between two steps of TexTok's log."
-        )
-        parts.append(f"## As training goes on\n\n{words}\n\n{table(head, logged)}\n")
+    for column, words in (("step", "step"), ("cpu_seconds", "CPU seconds")):
+        logged = log_rows(candidates, column)
+        if logged:
+            head = [
+                "tokens",
+                "seed",
+                words,
+                *(f"{kind}, {name}" for name in SETS for kind in ("TexTok", "Baseline", "difference")),
+            ]
+            parts.append(f"## As training goes on, at equal {words}\n\n{LOG_WORDS}\n\n{table(head, logged)}\n")
     if timed:
         parts.append("## At about equal CPU time\n\n" + gain_table(timed))
     return "\n".join(parts)
@@ -299,24 +296,32 @@ def gain_table(gains):
     return f"{table(head, body)}\n\n{note}"
 
 
-def log_rows(candidates):
-    """[tokens, seed, step, for each test set PSNR of TexTok, of its Baseline, difference] of the Baseline's logged steps.
+LOG_WORDS = (
+    "On evenly spread parts of the test sets, as the runs' logs have it: the same pictures in the same order. PSNR in dB; "
+    "~: between two places of TexTok's log. Before the end learning rates are still high, so these are no results of a "
+    "finished training."
+)
 
-    Where TexTok's log has another step nearby, its value is interpolated between its neighbours, and marked with "~".
+
+def log_rows(candidates, column="step"):
+    """[tokens, seed, place, for each test set PSNR of TexTok, of its Baseline, difference] of the places in the Baseline's log.
+
+    column: what is equal, "step" or "cpu_seconds". Where TexTok's log has no such place its value is interpolated between its
+    neighbours, and marked with "~".
     """
     rows = []
     for one in sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.seed)):
         other = max(baselines_of(one, candidates), key=lambda c: c.steps * (c.planned == one.planned), default=None)
         if other is None or one.planned != other.planned:
             continue
-        ours, theirs = ({int(row["step"]): row for row in c.log if row.get(f"psnr_{SETS[0]}")} for c in (one, other))
-        for step in sorted(step for step in theirs if ours and min(ours) <= step <= max(ours)):
+        ours, theirs = ({int(row[column]): row for row in c.log if row.get(f"psnr_{SETS[0]}")} for c in (one, other))
+        for place in sorted(place for place in theirs if ours and min(ours) <= place <= max(ours)):
             told = []
             for name in SETS:
-                a = float(np.interp(step, sorted(ours), [float(ours[s][f"psnr_{name}"]) for s in sorted(ours)]))
-                b = float(theirs[step][f"psnr_{name}"])
-                told += [f"{'' if step in ours else '~'}{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
-            rows.append([one.tokens, one.seed, step, *told])
+                a = float(np.interp(place, sorted(ours), [float(ours[p][f"psnr_{name}"]) for p in sorted(ours)]))
+                b = float(theirs[place][f"psnr_{name}"])
+                told += [f"{'' if place in ours else '~'}{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
+            rows.append([one.tokens, one.seed, place, *told])
     return rows
 
 
