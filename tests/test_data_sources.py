@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import tarfile
 
 import numpy as np
@@ -168,6 +169,24 @@ def test_state_follows_files(tmp_path):
     first, rest = source.state(0, 1), source.state(1, 3)
     (tmp_path / "c.png").write_bytes(png(side=9))
     assert source.state(0, 1) == first and source.state(1, 3) != rest
+
+
+def test_ranges_in_order_list_once(tmp_path, monkeypatch):
+    """A folder of a million pictures is not listed anew for each of its parts; nor is it held in a pickle."""
+    for i in range(10):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    listed = []
+    plain = FolderSource._list
+    monkeypatch.setattr(FolderSource, "_list", lambda self: listed.append(1) or plain(self))
+    source = FolderSource(tmp_path)
+    found = []
+    for start in range(0, 10, 3):
+        state = source.state(start, start + 3)
+        found += keys(source.read(start, start + 3))
+        assert source.state(start, start + 3) == state
+        source = source if start else pickle.loads(pickle.dumps(source))
+    assert found == [str(i) for i in range(10)] and len(listed) == 2
+    assert keys(source.read(4, 6)) == ["4", "5"]
 
 
 def test_a_second_picture_of_a_name(tmp_path):

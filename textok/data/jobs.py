@@ -264,7 +264,7 @@ class Job:
         if then["state"] == now:
             return
         digest = hashlib.sha256()
-        for event in itertools.islice(unit.source.read(record["start"]), record["events"]):
+        for event in itertools.islice(unit.source.read(record["start"], unit.stop), record["events"]):
             digest.update(_event_bytes(event))
         if digest.hexdigest() != then["sha256"]:
             raise DataError(
@@ -344,10 +344,7 @@ class Job:
     def _unit_batches(self, unit: Unit) -> "Iterator[_Batch]":
         records = self.records(unit)
         start = records[-1]["next"] if records else unit.start
-        events = iter(unit.source.read(start))
-        if unit.stop is not None:
-            stop = unit.stop
-            events = itertools.takewhile(lambda event: event.position <= stop, events)
+        events = unit.source.read(start, unit.stop)
         part = _Part(unit, len(records), start, unit.source.state(start, unit.stop))
         batch = _Batch(part)
         before = start

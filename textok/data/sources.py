@@ -130,8 +130,8 @@ class Source:
     def name(self) -> str:
         return str(self.path)
 
-    def read(self, start: int = 0) -> Iterator[Event]:
-        """Samples and skips in order, from a position (0, or that of an earlier sample or skip)."""
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
+        """Samples and skips in order, from a position (0, or that of an earlier one), where `ranges` up to another."""
         raise NotImplementedError
 
     def files(self) -> Iterator[Path]:
@@ -159,7 +159,7 @@ class ShardSource(Source):
 
     kind = "shard"
 
-    def read(self, start: int = 0) -> Iterator[Event]:
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
         group: dict[str, bytes] = {}
         key = None
         for name, data, begin in self._members(start):
@@ -268,23 +268,53 @@ def _is_meta(name: str) -> bool:
     return re.match(r"__[^/]*__($|/)", name) is not None
 
 
+class ListedSource(Source):
+    """One with a list that may be too long to hold: it remembers how far it went, so ranges in order list it once."""
+
+    ranges = True
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._listing: tuple[int, Iterator[Any]] | None = None  # how many were taken, and the rest
+        self._held: tuple[int, int | None, list[Any]] | None = None  # the range that was asked for last
+
+    def _list(self) -> Iterator[Any]:
+        """What samples are made of, in order; as cheap as may be."""
+        raise NotImplementedError
+
+    def _range(self, start: int, stop: int | None) -> Iterable[Any]:
+        if stop is None:
+            return itertools.islice(self._list(), start, None)
+        if self._held is None or self._held[:2] != (start, stop):
+            taken, rest = self._listing or (0, self._list())
+            if taken > start:
+                taken, rest = 0, self._list()
+            self._held = (start, stop, list(itertools.islice(rest, start - taken, stop - taken)))
+            self._listing = (stop, rest)
+        return self._held[2]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._list())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_listing": None, "_held": None}
+
+
 # --- Folders ------------------------------------------------------------------------------------------------------------------
 
 
-class FolderSource(Source):
+class FolderSource(ListedSource):
     """Pictures below a folder; positions count samples in the order of directories and names."""
 
     kind = "folder"
-    ranges = True
 
-    def read(self, start: int = 0) -> Iterator[Event]:
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
         classes = self._classes()
-        for index, (directory, stem, names, row) in enumerate(self._entries()):
-            if index >= start:
-                yield from _folder_sample(self.path, directory, stem, names, row, classes, index + 1, self.pictures)
+        for index, (directory, stem, names, row) in enumerate(self._range(start, stop), start):
+            yield from _folder_sample(self.path, directory, stem, names, row, classes, index + 1, self.pictures)
 
     def files(self) -> Iterator[Path]:
-        for directory, _, names, _ in self._entries():
+        for directory, _, names, _ in self._list():
             for name in names:
                 yield directory / name
         for directory, _ in _walk(self.path):
@@ -292,13 +322,11 @@ class FolderSource(Source):
                 yield directory / METADATA_FILE
 
     def state(self, start: int, stop: int | None) -> str:
-        tables = [directory / METADATA_FILE for directory, names in _walk(self.path) if METADATA_FILE in names]
-        entries = itertools.islice(self._entries(), start, stop)
-        pictures = (directory / name for directory, _, names, _ in entries for name in names)
-        return _state_of(itertools.chain(tables, pictures))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self._entries())
+        entries = list(self._range(start, stop))
+        directories = {directory for directory, _, _, _ in entries}
+        directories |= {above for directory in directories for above in directory.parents if above.is_relative_to(self.path)}
+        tables = [table for directory in sorted(directories) if (table := directory / METADATA_FILE).is_file()]
+        return _state_of(itertools.chain(tables, (directory / name for directory, _, names, _ in entries for name in names)))
 
     def _classes(self) -> dict[str, int]:
         """Folders of the first level and their numbers, where no picture lies beside them."""
@@ -307,7 +335,7 @@ class FolderSource(Source):
             return {}
         return {name: number for number, name in enumerate(_folders(first))}
 
-    def _entries(self) -> Iterator[tuple[Path, str, list[str], dict[str, Any] | None]]:
+    def _list(self) -> Iterator[tuple[Path, str, list[str], dict[str, Any] | None]]:
         """Directory, stem, the files of that stem (pictures first) and the row of metadata.jsonl, of each sample."""
         rows: dict[Path, dict[str, Any]] = {}
         for directory, names in _walk(self.path):
@@ -406,9 +434,8 @@ class PictureSource(Source):
     def name(self) -> str:
         return f"{self.path}" + (f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else "")
 
-    def read(self, start: int = 0) -> Iterator[Event]:
-        for index in range(start, len(self.paths)):
-            path = self.paths[index]
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
+        for index, path in enumerate(self.paths[start:stop], start):
             stem = path.name.rpartition(".")[0]
             beside = [name for name in (f"{stem}.txt", f"{stem}.json", f"{stem}.cls") if (path.parent / name).is_file()]
             yield from _folder_sample(path.parent, path.parent, stem, [path.name, *beside], None, {}, index + 1, self.pictures)
@@ -431,16 +458,17 @@ class PictureSource(Source):
 # --- Tables -------------------------------------------------------------------------------------------------------------------
 
 
-class TableSource(Source):
+class TableSource(ListedSource):
     """Rows of a .jsonl, .csv or .tsv file; positions count rows."""
 
     kind = "table"
-    ranges = True
 
-    def read(self, start: int = 0) -> Iterator[Event]:
-        for index, row in enumerate(_rows(self.path)):
-            if index >= start:
-                yield self._sample(index, row)
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
+        for index, row in enumerate(self._range(start, stop), start):
+            yield self._sample(index, row)
+
+    def _list(self) -> Iterator[dict[str, Any] | str]:
+        return _rows(self.path)
 
     def _sample(self, index: int, row: dict[str, Any] | str) -> Event:
         key = f"{self.path.name.rpartition('.')[0].replace('.', '%2E')}-{index:08d}"
@@ -467,13 +495,10 @@ class TableSource(Source):
 
     def _files(self, start: int, stop: int | None) -> Iterator[Path]:
         yield self.path
-        for row in itertools.islice(_rows(self.path), start, stop):
+        for row in self._range(start, stop):
             file = None if isinstance(row, str) else _picture_of(self.path, row)
             if file is not None and file.is_file():
                 yield file
-
-    def __len__(self) -> int:
-        return sum(1 for _ in _rows(self.path))
 
 
 def _picture_of(table: Path, row: dict[str, Any]) -> Path | None:
@@ -509,7 +534,7 @@ class LineSource(Source):
 
     kind = "lines"
 
-    def read(self, start: int = 0) -> Iterator[Event]:
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
         stem = "stdin" if str(self.path) == STDIN else self.path.name.rpartition(".")[0].replace(".", "%2E")
         file = sys.stdin.buffer if str(self.path) == STDIN else self.path.open("rb")
         try:
@@ -539,12 +564,14 @@ class ArraySource(Source):
     kind = "array"
     ranges = True
 
-    def read(self, start: int = 0) -> Iterator[Event]:
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
         stem = self.path.name.rpartition(".")[0].replace(".", "%2E")
         index = start
         with open_rows(self.path) as rows:
             try:
-                for index, picture in enumerate(rows.read(start), start):
+                for index, picture in enumerate(
+                    itertools.islice(rows.read(start), None if stop is None else stop - start), start
+                ):
                     metadata = {} if rows.labels is None else {"label": int(rows.labels[index])}
                     yield Sample(f"{stem}-{index:08d}", picture, metadata, self.name, position=index + 1)
             except DataError as problem:

@@ -366,9 +366,9 @@ class Wishes(Source):
         self.labels = None if labels is None else list(labels)
         self.captions = None if captions is None else list(captions)
 
-    def read(self, start: int = 0) -> Iterator[Sample]:
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
         digits = max(6, len(str(self.count - 1)))
-        for k in range(start, self.count):
+        for k in range(start, self.count if stop is None else stop):
             metadata: dict[str, Any] = {}
             if self.labels is not None:
                 metadata["label"] = self.labels[k % len(self.labels)]
