@@ -1,6 +1,5 @@
 """encode, decode and sample over whole data sets: what they compute, and that neither kills, shares nor sizes change a byte."""
 
-import io
 import json
 import random
 import signal
@@ -11,7 +10,6 @@ import numerics
 import numpy as np
 import pytest
 import small
-from PIL import Image
 
 import textok
 from textok import cli, data
@@ -416,24 +414,3 @@ def test_latents_beside_webdataset_and_torch(encoded):
     assert len(found) == len(ours) == 45
     for (latent, metadata), sample in zip(found, ours):
         assert np.array_equal(latent, sample.latent) and metadata == sample.metadata
-
-
-def test_pictures_beside_hf_datasets(place, encoded, tmp_path, monkeypatch):
-    """What decode writes is an imagefolder of Hugging Face's; what their data sets hold goes into shards, and encodes."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    datasets = pytest.importorskip("datasets")
-    data.decode(place / "textok", encoded / "latents-000000-0000.tar", tmp_path / "png", embeddings=place / "captions")
-    found = datasets.load_dataset(
-        "imagefolder", data_dir=str(tmp_path / "png"), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    ours = list(data.read_samples(tmp_path / "png"))
-    assert [row["caption"] for row in found] == [sample.caption() for sample in ours] and len(ours) == 8
-    for row, sample in zip(found, ours):
-        assert np.array_equal(np.asarray(row["image"]), textok.preprocess([Image.open(io.BytesIO(sample.picture))], 16)[0])
-    rows = ((f"{i:04d}", {"png": np.asarray(row["image"]), "json": {"caption": row["caption"]}}) for i, row in enumerate(found))
-    data.write_shards(rows, tmp_path / "shards")
-    data.encode(place / "textok", tmp_path / "shards", tmp_path / "out", embeddings=place / "captions")
-    captions = small.captions().embeddings([row["caption"] for row in found])
-    expected = small.textok(text_mask=True).encode(np.stack([np.asarray(row["image"]) for row in found]), *captions)
-    assert np.array_equal(np.stack([sample.latent for sample in data.read_latents(tmp_path / "out")]), expected)
