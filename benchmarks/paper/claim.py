@@ -217,6 +217,9 @@ def markdown(rows, gains, timed, candidates, network_words):
     unfinished = [f"{c.name} ({c.steps} of {c.planned} steps)" for c in candidates if not c.finished]
     if unfinished:
         parts.append(f"**Not finished, so no final result: {', '.join(unfinished)}.**\n")
+    measured = {row["model"] for row in rows}
+    if any(c.name not in measured for c in candidates):
+        parts.append("Of a run that is in no table below only the log is compared.\n")
     has_other = any("kid_lite2_x1000" in row for row in rows)
     for name in SETS:
         chosen = [row for row in rows if row["test_set"] == name]
@@ -455,6 +458,9 @@ def words_on_networks(emoji, args):
 def main(arguments=None):
     top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     top.add_argument("runs", nargs="+", help="folders of trainings or models, or names of bundled models")
+    top.add_argument(
+        "--log-only", nargs="*", default=[], help="runs of which only the log is compared: too young to be measured"
+    )
     top.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
     top.add_argument("--other-network", action=argparse.BooleanOptionalAction, default=True, help=f"also {OTHER_NETWORK}")
     top.add_argument(
@@ -466,6 +472,7 @@ def main(arguments=None):
     emoji, kept = Emoji.load(args), Kept(args.work)
     features = Features(kept, args.threads)
     candidates = [candidate(run) for run in args.runs]
+    logged = candidates + [candidate(run) for run in args.log_only]
     if len({c.name for c in candidates}) < len(candidates):
         raise TextokError(f"expected runs of different names, got {', '.join(c.name for c in candidates)}")
     sizes = sorted({(c.tokens, c.config["latent_dim"]) for c in candidates})
@@ -487,14 +494,14 @@ def main(arguments=None):
         args.out / "gains.csv",
         [row | {"at": "equal steps"} for row in gains] + [row | {"at": "equal CPU time"} for row in timed],
     )
-    (args.out / "claim.md").write_text(markdown(rows, gains, timed, candidates, words_on_networks(emoji, args)))
+    (args.out / "claim.md").write_text(markdown(rows, gains, timed, logged, words_on_networks(emoji, args)))
     plot_quality(rows, args.out / "quality.png")
-    if any(c.log for c in candidates):
-        plot_curves(candidates, args.out / "curves.png")
+    if any(c.log for c in logged):
+        plot_curves([c for c in logged if c.log], args.out / "curves.png")
     used = sum(len(emoji.splits[name]) for name in SETS) + len(spread(emoji.splits["train"], args.train_pictures))
     for name in SETS:
         sheet(everyone, emoji, kept, used, name, args.out / f"pictures-{name}.png")
-    for run in map(Path, args.runs):
+    for run in map(Path, [*args.runs, *args.log_only]):
         if (run / "log.csv").exists():
             (args.out / "logs").mkdir(exist_ok=True)
             shutil.copyfile(run / "log.csv", args.out / "logs" / f"{run.name}.csv")
