@@ -171,14 +171,17 @@ def test_partners_have_the_same_tokens_and_seed(claim):
 def test_logs_are_compared_at_the_steps_that_both_have(claim):
     from evaluation import Candidate
 
-    def one(kind, psnrs):
-        log = [{"step": str(step), "psnr_concept": str(value), "psnr_pair": str(value + 1)} for step, value in psnrs.items()]
-        return Candidate(kind, kind, 4, 32, planned=300, log=[{"step": "50", "psnr_concept": ""}, *log])
+    def one(kind, psnrs, l2):
+        log = [
+            {"step": str(step), "psnr_concept": str(value), "psnr_pair": str(value + 1), "l2": str(l2)}
+            for step, value in psnrs.items()
+        ]
+        return Candidate(kind, kind, 4, 32, planned=300, log=[{"step": "50", "psnr_concept": "", "l2": str(l2)}, *log])
 
-    rows = claim.log_rows([one("TexTok", {100: 12.5, 200: 14.0, 300: 15.0}), one("Baseline", {50: 9.0, 100: 12.0, 220: 14.5})])
-    assert rows == [
-        [4, 0, 100, "12.50", "12.00", "+0.50", "13.50", "13.00", "+0.50"],
-        [4, 0, 220, "~14.20", "14.50", "-0.30", "~15.20", "15.50", "-0.30"],
+    ours, theirs = one("TexTok", {100: 12.5, 200: 14.0, 300: 15.0}, 0.04), one("Baseline", {60: 9.0, 100: 12.0, 220: 14.5}, 0.4)
+    assert claim.log_rows([ours, theirs]) == [
+        [4, 0, 100, "20.00", "10.00", "+10.00", "12.50", "12.00", "+0.50", "13.50", "13.00", "+0.50"],
+        [4, 0, 220, "~20.00", "10.00", "+10.00", "~14.20", "14.50", "-0.30", "~15.20", "15.50", "-0.30"],
     ]
 
 

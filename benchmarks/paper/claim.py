@@ -252,7 +252,7 @@ def markdown(rows, gains, timed, candidates, network_words):
                 "tokens",
                 "seed",
                 words,
-                *(f"{kind}, {name}" for name in SETS for kind in ("TexTok", "Baseline", "difference")),
+                *(f"{kind}, {name}" for name in LOGGED for kind in ("TexTok", "Baseline", "difference")),
             ]
             parts.append(f"## As training goes on, at equal {words}\n\n{LOG_WORDS}\n\n{table(head, logged)}\n")
     if timed:
@@ -300,14 +300,22 @@ def gain_table(gains):
 
 
 LOG_WORDS = (
-    "On evenly spread parts of the test sets, as the runs' logs have it: the same pictures in the same order. PSNR in dB; "
-    "~: between two places of TexTok's log. Before the end learning rates are still high, so these are no results of a "
-    "finished training."
+    "As the runs' logs have it: the same pictures in the same order, in dB. Training: of the mean squared error of the batches "
+    "since the last line of the log. Test sets: mean PSNR of evenly spread parts. ~: between two places of TexTok's log. Before "
+    "the end learning rates are still high, so these are no results of a finished training."
 )
+LOGGED = ("training", *SETS)
+
+
+def log_curve(one, name, column):
+    """{place in `column`: dB} of a run's log."""
+    key = "l2" if name == "training" else f"psnr_{name}"
+    values = {int(row[column]): float(row[key]) for row in one.log if row.get(key)}
+    return {place: float(10 * np.log10(4 / v)) for place, v in values.items()} if name == "training" else values
 
 
 def log_rows(candidates, column="step"):
-    """[tokens, seed, place, for each test set PSNR of TexTok, of its Baseline, difference] of the places in the Baseline's log.
+    """[tokens, seed, place, for each of LOGGED: TexTok, its Baseline, difference] of the places where the Baseline was evaluated.
 
     column: what is equal, "step" or "cpu_seconds". Where TexTok's log has no such place its value is interpolated between its
     neighbours, and marked with "~".
@@ -317,12 +325,15 @@ def log_rows(candidates, column="step"):
         other = max(baselines_of(one, candidates), key=lambda c: c.steps * (c.planned == one.planned), default=None)
         if other is None or one.planned != other.planned:
             continue
-        ours, theirs = ({int(row[column]): row for row in c.log if row.get(f"psnr_{SETS[0]}")} for c in (one, other))
-        for place in sorted(place for place in theirs if ours and min(ours) <= place <= max(ours)):
+        pairs = [(log_curve(one, name, column), log_curve(other, name, column)) for name in LOGGED]
+        places = [place for place in sorted(pairs[1][1]) if pairs[1][0] and min(pairs[1][0]) <= place <= max(pairs[1][0])]
+        for place in places:
             told = []
-            for name in SETS:
-                a = float(np.interp(place, sorted(ours), [float(ours[p][f"psnr_{name}"]) for p in sorted(ours)]))
-                b = float(theirs[place][f"psnr_{name}"])
+            for ours, theirs in pairs:
+                if place not in theirs or not ours:
+                    told += ["", "", ""]
+                    continue
+                a, b = float(np.interp(place, sorted(ours), [ours[p] for p in sorted(ours)])), theirs[place]
                 told += [f"{'' if place in ours else '~'}{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
             rows.append([one.tokens, one.seed, place, *told])
     return rows
