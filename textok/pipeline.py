@@ -17,6 +17,7 @@ from .dit import Callback, DiT
 from .errors import ConfigError
 from .model import batch_parts, progress_bar
 from .noise import MAX_INDEX, resolve_seed
+from .schedules import DEFAULT_STEPS
 from .tokenizer import PIXEL_TYPES, TexTok
 
 F32 = NDArray[np.float32]
@@ -180,7 +181,7 @@ class Pipeline:
         text: Any = None,
         text_lengths: Any = None,
         *,
-        steps: int = 50,
+        steps: int = DEFAULT_STEPS,
         solver: str = "dpmsolver++",
         spacing: str = "linspace",
         eta: float = 0.0,

@@ -8,7 +8,7 @@ restarts.
 import argparse
 
 from ..noise import MAX_SEED
-from ..schedules import SOLVERS
+from ..schedules import DEFAULT_STEPS, SOLVERS
 from .arguments import add_embeddings, add_run, integer, run_options
 
 EXAMPLE = "textok sample emoji --num 50000 --seed 0 --guidance-scale 2 --out samples --format npz"
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_embeddings(parser)
     parser.add_argument("--seed", type=integer(0, MAX_SEED), default=0, help="of the noise (default: %(default)s)")
     parser.add_argument(
-        "--steps", type=integer(1, 100000), default=50, help="evaluations of the network (default: %(default)s)"
+        "--steps", type=integer(1, 100000), default=DEFAULT_STEPS, help="evaluations of the network (default: %(default)s)"
     )
     parser.add_argument("--solver", choices=SOLVERS, default="dpmsolver++", help="(default: %(default)s)")
     parser.add_argument(

@@ -19,6 +19,7 @@ from .. import _core, arrays
 from ..embeddings import EmbeddingStore, open_embeddings
 from ..errors import DataError
 from ..noise import MAX_SEED
+from ..schedules import DEFAULT_STEPS
 from .jobs import BATCH_SIZE, SHARD_SIZE, Job, Summary, Unit
 from .sources import Source, open_sources, read_samples
 from .tasks import OUTPUTS, DecodeTask, EncodeTask, SampleTask, TextFinder, Wishes, dit_config, is_pipeline
@@ -159,7 +160,7 @@ def sample(
     embeddings: str | os.PathLike[str] | None = None,
     field: str = "caption",
     seed: int = 0,
-    steps: int = 50,
+    steps: int = DEFAULT_STEPS,
     solver: str = "dpmsolver++",
     guidance_scale: float = 1.0,
     guidance_interval: tuple[float, float] | None = None,
