@@ -78,6 +78,14 @@ def measure(one, emoji, features, kept, args):
             "frechet_all": whole,
             "frechet": frechet(made[here], real[here]),
         }
+        if one.kind == "TexTok":
+            rows = used[here]
+            others = kept.get(
+                f"{one.name}-{name}-wrong",
+                ["wrong captions", name, one.stamp],
+                functools.partial(reconstruct, one, emoji, rows, args.threads, np.roll(rows, len(rows) // 2)),
+            )
+            values["psnr_wrong"] = metrics.psnr(np.asarray(others), want)
         if args.other_network:
             values["kernels_other"] = paired_kernels(
                 features.of(OTHER_NETWORK, f"{one.name}-{name}", [name, one.stamp], got),
@@ -103,6 +111,8 @@ def summary(one, name, values):
         "pictures": len(values["psnr"]),
     }
     row |= {key: round(float(np.mean(values[key])), 5) for key in PER_PICTURE}
+    if "psnr_wrong" in values:
+        row["psnr_wrong_captions"] = round(float(np.mean(values["psnr_wrong"])), 5)
     row["kid_x1000"] = round(1000 * paired_kid(values["kernels"]), 4)
     if "kernels_other" in values:
         row["kid_lite2_x1000"] = round(1000 * paired_kid(values["kernels_other"]), 4)
@@ -211,9 +221,9 @@ def table(head, rows):
     return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
-def markdown(rows, gains, timed, candidates, network_words):
+def markdown(rows, gains, timed, candidates, network_words, note):
     """claim.md."""
-    parts = ["# The claim on captioned emoji\n", network_words]
+    parts = ["# The claim on captioned emoji\n", *([f"{note}\n"] if note else []), network_words]
     unfinished = [f"{c.name} ({c.steps} of {c.planned} steps)" for c in candidates if not c.finished]
     if unfinished:
         parts.append(f"**Not finished, so no final result: {', '.join(unfinished)}.**\n")
@@ -225,12 +235,12 @@ def markdown(rows, gains, timed, candidates, network_words):
         chosen = [row for row in rows if row["test_set"] == name]
         chosen.sort(key=lambda row: (row["tokens"], ("TexTok", "Baseline", "PCA").index(row["kind"]), row["seed"]))
         head = ["tokens", "model", "seed", "steps", "CPU hours", "PSNR", "SSIM", "perceptual", "KID x 1000"]
-        head += ["KID x 1000, Lite2"] * has_other + ["Frechet", "Frechet, train and test"]
+        head += ["KID x 1000, Lite2"] * has_other + ["Frechet", "Frechet, train and test", "PSNR with wrong captions"]
         body = [
             [
                 r["tokens"],
                 r["kind"],
-                *((r["seed"], r["steps"], f"{r['cpu_hours']:.2f}") if r["kind"] != "PCA" else ("",) * 3),
+                *((r["seed"], r["steps"], f"{r['cpu_hours']:.2f}") if r["steps"] else ("",) * 3),
                 f"{r['psnr']:.2f}",
                 f"{r['ssim']:.4f}",
                 f"{r['perceptual']:.4f}",
@@ -238,6 +248,7 @@ def markdown(rows, gains, timed, candidates, network_words):
                 *(f"{r[key]:.2f}" for key in ("kid_lite2_x1000",) if has_other),
                 f"{r['frechet']:.1f}",
                 f"{r['frechet_train_and_test']:.1f}",
+                f"{r['psnr_wrong_captions']:.2f}" if "psnr_wrong_captions" in r else "",
             ]
             for r in chosen
         ]
@@ -301,8 +312,8 @@ def gain_table(gains):
 
 LOG_WORDS = (
     "As the runs' logs have it: the same pictures in the same order, in dB. Training: of the mean squared error of the batches "
-    "since the last line of the log. Test sets: mean PSNR of evenly spread parts. ~: between two places of TexTok's log. Before "
-    "the end learning rates are still high, so these are no results of a finished training."
+    "since the last line of the log. Test sets: mean PSNR of evenly spread parts. ~: between two places of TexTok's log. "
+    "Before the end learning rates are still high, so these are no results of a finished training."
 )
 LOGGED = ("training", *SETS)
 
@@ -315,7 +326,7 @@ def log_curve(one, name, column):
 
 
 def log_rows(candidates, column="step"):
-    """[tokens, seed, place, for each of LOGGED: TexTok, its Baseline, difference] of the places where the Baseline was evaluated.
+    """[tokens, seed, place, for each of LOGGED: TexTok, its Baseline, difference] of the places of the Baseline's scores.
 
     column: what is equal, "step" or "cpu_seconds". Where TexTok's log has no such place its value is interpolated between its
     neighbours, and marked with "~".
@@ -460,9 +471,9 @@ def words_on_networks(emoji, args):
             "ImageNet. "
         )
     together = len(spread(emoji.splits["train"], args.train_pictures))
-    return (
-        words + f"PCA was fitted on the training pictures. The Frechet distance over train and test has {together} training "
-        f"pictures.\n"
+    return words + (
+        "Wrong captions are those of other pictures of the test set. PCA was fitted on the training pictures. The Frechet "
+        f"distance over train and test has {together} training pictures.\n"
     )
 
 
@@ -477,6 +488,7 @@ def main(arguments=None):
     top.add_argument(
         "--train-pictures", type=int, default=0, help="how many of the training split count for the Frechet distance (0: all)"
     )
+    top.add_argument("--note", default="", help="words that claim.md begins with")
     add_data_arguments(top)
     args = top.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -505,7 +517,7 @@ def main(arguments=None):
         args.out / "gains.csv",
         [row | {"at": "equal steps"} for row in gains] + [row | {"at": "equal CPU time"} for row in timed],
     )
-    (args.out / "claim.md").write_text(markdown(rows, gains, timed, logged, words_on_networks(emoji, args)))
+    (args.out / "claim.md").write_text(markdown(rows, gains, timed, logged, words_on_networks(emoji, args), args.note))
     plot_quality(rows, args.out / "quality.png")
     if any(c.log for c in logged):
         plot_curves([c for c in logged if c.log], args.out / "curves.png")

@@ -179,8 +179,9 @@ def pca_candidate(emoji, tokens, latent_dim, kept):
     return Candidate(f"pca{numbers}", "PCA", tokens, numbers, weights=(held[:, 0], held[:, 1:]), stamp=stamp)
 
 
-def reconstruct(one, emoji, rows, threads):
-    """uint8 [len(rows),S,S,3]: the candidate's reconstructions, by the C engine."""
+def reconstruct(one, emoji, rows, threads, text_rows=None):
+    """uint8 [len(rows),S,S,3]: the candidate's reconstructions by the engine, with their captions or those of `text_rows`."""
+    text_rows = rows if text_rows is None else text_rows
     images = emoji.pairs.images
     out = np.empty((len(rows), *images.shape[1:]), np.uint8)
     engine = None if one.kind == "PCA" else one.engine(threads)
@@ -196,7 +197,7 @@ def reconstruct(one, emoji, rows, threads):
             elif one.kind == "Baseline":
                 pictures = engine.reconstruct(images[part])
             else:
-                pictures = engine.reconstruct(images[part], *emoji.text(part))
+                pictures = engine.reconstruct(images[part], *emoji.text(text_rows[start : start + BATCH]))
             out[start : start + BATCH] = pictures
             bar.update(len(part))
     return out
