@@ -513,10 +513,9 @@ def main(arguments=None):
             if other is not None:
                 found += [gain_row(one, other, name, measures[one.name][name], measures[other.name][name]) for name in SETS]
     write_csv(args.out / "claim.csv", rows)
-    write_csv(
-        args.out / "gains.csv",
-        [row | {"at": "equal steps"} for row in gains] + [row | {"at": "equal CPU time"} for row in timed],
-    )
+    if gains or timed:
+        at = [("equal steps", row) for row in gains] + [("equal CPU time", row) for row in timed]
+        write_csv(args.out / "gains.csv", [row | {"at": words} for words, row in at])
     (args.out / "claim.md").write_text(markdown(rows, gains, timed, logged, words_on_networks(emoji, args), args.note))
     plot_quality(rows, args.out / "quality.png")
     if any(c.log for c in logged):
