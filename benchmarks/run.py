@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -49,7 +49,7 @@ PICTURE_PEERS = ("eager", "openvino")
 # rounding than trained ones, and a picture sums up the roundings of all its steps.
 LIMITS = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.15}
 PICTURE_LIMITS = {"float32": 1e-3, "bfloat16": 0.2, "int8": 0.5}
-TURN_SECONDS = 45  # after which the machine is given to others between two units
+TURN_SECONDS = 20  # after which the machine is given to others between two units
 
 
 def key(a, b):
@@ -91,6 +91,8 @@ class Turn:
         self.command, self.process, self.since = command, None, 0.0
 
     def take(self):
+        if not self.held():
+            self.give(whatever=True)
         if self.process is None and self.command:
             self.process = subprocess.Popen(shlex.split(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             if not self._echoes():
@@ -106,7 +108,7 @@ class Turn:
         return self.process.stdout.readline() == "turn\n"
 
     def held(self):
-        """Whether we have had it all the time since `take`."""
+        """Whether we still have it, if we ever took it."""
         return self.process is None or self._echoes()
 
     def give(self, whatever=False):
@@ -167,18 +169,13 @@ def compare(a, b, store, turn, seconds):
     for run in (a, b):
         prepare(run, store)
         reference(run.case, store)
-    slow = [run.peer == "compiled" for run in (a, b)]
-    with running(a, store) as first, running(b, store) as second:
-        processes = (first, second)
-        for process, wait in zip(processes, slow, strict=True):
-            if wait:  # compiling is no part of what is timed
-                process.loaded()
-                process.ask(0)
-        turn.take()
-        for process, waited in zip(processes, slow, strict=True):
-            if not waited:
-                process.loaded()
+    with ExitStack() as stack:
+        processes = []
+        for run in (a, b):  # one loads after the other, so that each has the machine to itself
+            processes.append(stack.enter_context(running(run, store)))
+            processes[-1].loaded()
         found = [check(process, store) for process in processes]
+        turn.take()
         once = sum(process.ask(1) for process in processes)
         rounds = int(min(15, max(3, seconds / once)))
         times, start = ([], []), time.monotonic()
