@@ -156,7 +156,7 @@ def test_examples(data):
 
 
 def test_pairs_by_key(data):
-    """A picture that was lost does not shift the others; one without original, and another order, are errors."""
+    """A picture that was lost does not shift the others; one without original is an error."""
     folder, cropped, made = data
     lost = [3, 17, 39]
     for k in lost:
@@ -173,6 +173,21 @@ def test_pairs_by_key(data):
     np.savez(folder / "short.npz", arr_0=made[:39])
     with pytest.raises(DataError, match="got 1 fewer"):
         Evaluation(folder / "out").reconstruction({"it": folder / "short.npz"}, folder / "originals")
+
+
+def test_pairs_in_any_order(data):
+    """Originals in a shard come in the shard's order, pictures of a folder by name; the records of a run are no pictures."""
+    folder, cropped, made = data
+    with tarfile.open(folder / "originals.tar", "w") as shard:
+        for file in sorted((folder / "originals").glob("*.png"), reverse=True):
+            shard.add(file, file.name)
+    for name in ("index.json", "skips.jsonl"):
+        (folder / "made" / name).write_text("{}")
+    (folder / "made" / "parts").mkdir()
+    (folder / "made" / "parts" / "000000.json").write_text("{}")
+    row = Evaluation(folder / "out").reconstruction({"it": folder / "made"}, folder / "originals.tar")["sets"][0]
+    numerics.check(row["metrics"]["psnr"], tm.psnr(made, cropped).mean(), numerics.METRIC)
+    assert row["count"] == 40 and row["originals_without_picture"] == 0 and not row["skipped"]
 
 
 def test_broken_pictures_are_named(data):

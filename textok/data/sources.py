@@ -50,6 +50,7 @@ TABLES = (".jsonl", ".csv", ".tsv")
 ARRAYS = (".npy", ".npz")
 PICTURE_COLUMNS = ("file_name", "image", "path")
 METADATA_FILE = "metadata.jsonl"
+RECORDS = {"index.json", "skips.jsonl", "parts"}  # of a run of `textok decode` or `sample`
 STDIN = "-"
 
 # As webdataset splits names: the key ends at the first dot of the file's name.
@@ -356,11 +357,13 @@ class FolderSource(ListedSource):
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each directory below `root` and its files, by name."""
+    """Each directory below `root` and its files, by name, but for the records that a finished run keeps beside its pictures."""
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as problem:
         raise DataError(f"{root}: {problem.strerror}") from None
+    if RECORDS <= {entry.name for entry in entries}:
+        entries = [entry for entry in entries if entry.name not in RECORDS]
     yield root, [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
     for entry in entries:
         if entry.is_dir() and not entry.name.startswith("."):

@@ -1,5 +1,6 @@
 """Sets of pictures for evaluations: read part by part, and paired with their originals."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,26 +47,32 @@ class PictureSet:
         self.count, self.skips, self.unpaired = 0, [], 0
 
     def __iter__(self) -> Iterator[Part]:
-        from ..data.sources import read_samples
-
-        self.count, self.skips = 0, []
         part = Part([], np.empty(0, np.uint8), [])
         pictures: list[U8] = []
-        for sample in read_samples(self.source, need=("picture",), skips=self.skips):
-            pictures.append(self._picture(sample))
+        for sample in self.samples():
+            pictures.append(self.picture(sample))
             part.keys.append(sample.key)
             part.captions.append(sample.caption(self.caption) or "")
-            self.count += 1
             if len(pictures) == PART:
                 yield part._replace(pictures=np.stack(pictures))
                 part, pictures = Part([], np.empty(0, np.uint8), []), []
         if pictures:
             yield part._replace(pictures=np.stack(pictures))
+
+    def samples(self) -> Iterator[Any]:
+        """The samples as they are stored, not decoded."""
+        from ..data.sources import read_samples
+
+        self.count, self.skips = 0, []
+        for sample in read_samples(self.source, need=("picture",), skips=self.skips):
+            self.count += 1
+            yield sample
         if not self.count:
             why = f"; {self.skips[0].source}: {self.skips[0].reason}" if self.skips else ""
             raise DataError(f"{self.source}: expected pictures, found none{why}")
 
-    def _picture(self, sample: Any) -> U8:
+    def picture(self, sample: Any) -> U8:
+        """Decoded, and cropped where the set is."""
         from ..data.tasks import decode_picture
 
         height, width = _extent(sample)
@@ -100,39 +107,33 @@ def _extent(sample: Any) -> tuple[int, int]:
 def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]:
     """Parts of a set, each with the originals of the same keys.
 
-    The parts get the originals' keys. Both sides are read once, in their order; originals without a picture are passed over
-    and counted in `originals.unpaired`. Where the keys of the two never meet because one side is an array, which has none,
-    pictures are paired by place.
+    The parts get the originals' keys. Both sides are read once, in their order; an original that is passed over waits, as it is
+    stored, for a picture that comes later; those without one in the end are counted in `originals.unpaired`. So where the orders
+    agree nothing is held, and where they do not, up to the originals' files. Of a key that several originals have, the
+    first is taken first. Where one side is an array, which has no keys, pictures are paired by place.
     """
-    stream = _singles(originals)
+    stream = originals.samples()
     originals.unpaired = 0
-    by_place: bool | None = None
+    by_place = _is_array(made.source) or _is_array(originals.source)
+    waiting: dict[str, deque[Any]] = {}
+
+    def original_of(key: str) -> Any:
+        name = name_of_key(key)
+        if waiting.get(name):
+            return waiting[name].popleft()
+        for sample in stream:
+            if by_place or name_of_key(sample.key) == name:
+                return sample
+            waiting.setdefault(name_of_key(sample.key), deque()).append(sample)
+        raise DataError(f"{made.source}: {key}: expected an original of this key in {originals.source}, found none")
+
     for part in made:
-        chosen, keys = [], []
-        for key in part.keys:
-            pair = next(stream, None)
-            if by_place is None and pair is not None:
-                by_place = _is_array(made.source) or _is_array(originals.source)
-            while pair is not None and not by_place and name_of_key(pair[0]) != name_of_key(key):
-                originals.unpaired += 1
-                pair = next(stream, None)
-            if pair is None:
-                raise DataError(
-                    f"{made.source}: {key}: expected an original of this key in {originals.source}, in the same order, "
-                    "found none"
-                )
-            keys.append(pair[0])
-            chosen.append(pair[1])
-        yield part._replace(keys=keys), np.stack(chosen)
+        chosen = [original_of(key) for key in part.keys]
+        yield part._replace(keys=[sample.key for sample in chosen]), np.stack([originals.picture(sample) for sample in chosen])
     left = sum(1 for _ in stream)
     if by_place and left:
         raise DataError(f"{made.source}: expected as many pictures as {originals.source}, got {left} fewer")
-    originals.unpaired += left
-
-
-def _singles(pictures: PictureSet) -> Iterator[tuple[str, U8]]:
-    for part in pictures:
-        yield from zip(part.keys, part.pictures)
+    originals.unpaired = left + sum(map(len, waiting.values()))
 
 
 def _is_array(source: Any) -> bool:
