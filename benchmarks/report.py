@@ -38,11 +38,13 @@ def seconds(value):
 
 
 class Results:
-    """The records of units, looked up by what was run."""
+    """The records of units, looked up by what was run; those that other programs disturbed count for nothing."""
 
     def __init__(self, records):
-        self.records = [record for record in records.values() if "failed" not in record]
         self.failed = {record["unit"]: record["failed"] for record in records.values() if "failed" in record}
+        done = [record for record in records.values() if "failed" not in record]
+        self.records = [record for record in done if record["others"] <= DISTURBED]
+        self.disturbed = {record["unit"]: record["others"] for record in done if record["others"] > DISTURBED}
 
     def pairs(self, name, precision):
         """{peer: record} of textok beside each peer at one precision, all threads."""
@@ -85,8 +87,9 @@ def cell(results, name, precision, other):
     record = results.pairs(name, precision).get(other)
     if record:
         return seconds(record["b"]["median_s"])
-    if any(unit.endswith(f"| {other}/{precision}/{name}") for unit in results.failed):
-        return "failed"
+    for units, word in ((results.failed, "failed"), (results.disturbed, "disturbed")):
+        if any(unit.endswith(f"| {other}/{precision}/{name}") for unit in units):
+            return word
     if case(name).what == "picture":
         return ""
     return "cannot" if lacks(other, case(name), precision) else ""
@@ -151,12 +154,12 @@ def goals(results):
                     ratios[name] = min(r["ratio"] for r in pairs.values())
             if ratios:
                 goal, worst = GOALS[kind][precision], min(ratios, key=ratios.get)
+                middle = statistics.median(ratios.values())
                 count = sum(ratio >= goal for ratio in ratios.values())
                 found.append(
                     (
                         f"{what} in {precision}: {goal}x the fastest peer",
-                        f"{count} of {len(ratios)} cases; least {ratios[worst]:.2f}x ({worst}), "
-                        f"median {statistics.median(ratios.values()):.2f}x",
+                        f"{count} of {len(ratios)} cases; median {middle:.2f}x, least {ratios[worst]:.2f}x ({worst})",
                         count == len(ratios),
                     )
                 )
@@ -261,7 +264,7 @@ def settings():
 def write(records, out):
     """Writes report.md and plot.png to OUT; returns the report."""
     results = Results(records)
-    last = max((r["date"] for r in results.records), default="nothing measured")
+    last = max((r["date"] for r in results.records), default="nothing measured undisturbed")
     machines = dict.fromkeys(f"{r['machine']}, {r['kernels']} kernels" for r in results.records)
     packages = dict.fromkeys(package for r in results.records for package in r["versions"].split(", "))
     how = "Medians of interleaved repeats, inputs changing, random weights, all threads."
@@ -272,9 +275,8 @@ def write(records, out):
             "\n".join(f"- {'met' if met else 'NOT MET'}: {goal}: {what}" for goal, what, met in goals(results)),
             settings(),
             "\n".join(
-                f"- other programs took {r['others']:.0%} of the machine: {r['unit']}"
-                for r in results.records
-                if r["others"] > DISTURBED
+                f"- disturbed, not counted: other programs took {share:.0%} of the machine: {unit}"
+                for unit, share in results.disturbed.items()
             ),
             "\n".join(f"- failed: {unit}: {why}" for unit, why in results.failed.items()),
             cost_table(results),

@@ -131,6 +131,7 @@ def test_report_says_what_cannot_be_done_and_what_failed(tmp_path):
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[4] == "2.000" and "cannot" in cells and "failed" in cells and cells[-2] == "2.00 PyTorch eager (met: 1.2)"
     assert "it fell over" in text and "other programs took 40% of the machine" in text
+    assert "DiT-XL step, 64 tokens" not in text
     assert (tmp_path / "plot.png").stat().st_size > 1000 and (tmp_path / "report.md").read_text().startswith("2026-01-01")
 
 
@@ -229,4 +230,4 @@ def test_a_unit_from_end_to_end_and_again(tmp_path, name):
     for one in (found["a"], found["b"]):
         assert one["error_rms"] < 1e-4 and len(one["times_s"]) >= 3 and one["median_s"] > 0 and one["peak_mib"] > 10
     again = subprocess.run([*command, "--report"], capture_output=True, text=True, timeout=600, check=False)
-    assert again.returncode == 0 and "| PyTorch eager |" in again.stdout
+    assert again.returncode == 0 and ("| PyTorch eager |" in again.stdout or "disturbed, not counted" in again.stdout)
