@@ -1,6 +1,6 @@
 """ONNX Runtime on a graph that PyTorch exports (opset 23, where attention is one operator); int8 by its dynamic quantisation.
 
-ONNX Runtime's CPU provider has no bfloat16 products. Static quantisation was slower than dynamic on these models.
+ONNX Runtime's CPU provider has no bfloat16 products.
 """
 
 NAME = "ONNX Runtime"
