@@ -130,6 +130,7 @@ INTERRUPT = """
 import os, signal, threading, time
 import numpy as np, textok
 from test_concurrency import LONG_RUNS
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 model, run, short = LONG_RUNS[{kind!r}]()
 expected = short(model)
 waits = []

@@ -159,3 +159,15 @@ def test_perceptual_features_are_those_of_the_whole_network():
         x = x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + 1e-6)
         assert torch.allclose(ours.features(images)[0], x, atol=1e-5)
         assert ours(images, images).item() == 0.0
+
+
+def test_training_leaves_the_precision_of_products():
+    """Float32 products run in bfloat16 within a step only: what else the process computes is not touched."""
+    from textok.train.loop import fast_products
+
+    assert torch.get_float32_matmul_precision() == "highest"
+    with fast_products():
+        assert torch.get_float32_matmul_precision() == "medium"
+    with pytest.raises(ZeroDivisionError), fast_products():
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -281,7 +281,6 @@ def build_run(config, folder, devices=None):
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    torch.set_float32_matmul_precision("medium")
     if not config.latents.tokenizer:
         raise ConfigError(
             "latents.tokenizer: expected a model's folder or name, or the folder of a tokenizer's training, got none"

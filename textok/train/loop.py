@@ -19,6 +19,7 @@ to the same bits. Devices are those of `accelerate launch`; each takes its slice
 them.
 """
 
+import contextlib
 import csv
 import json
 import math
@@ -151,6 +152,17 @@ class Means:
         return means
 
 
+@contextlib.contextmanager
+def fast_products():
+    """float32 products may run in bfloat16 meanwhile; what the process had set comes back afterwards."""
+    held = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(held)
+
+
 def write_json(path, value):
     """Writes beside, then swaps."""
     part = Path(f"{path}.part")
@@ -268,6 +280,7 @@ class Run:
         self.cpu_seconds += cpu - self.cpu
         self.wall, self.cpu = wall, cpu
 
+    @fast_products()
     def advance(self):
         """One step: gradients of every part, averaged over devices, then the updates, unless they are not finite."""
         trainees = [self.task.trainees[name] for name in self.task.active(self.step)]

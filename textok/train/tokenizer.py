@@ -290,7 +290,6 @@ def build_run(config, folder, devices=None):
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    torch.set_float32_matmul_precision("medium")
     model = model_config(config.model)
     pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed)
     torch.manual_seed(config.run.seed)
