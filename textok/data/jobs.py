@@ -37,10 +37,9 @@ from ..errors import DataError
 from ..weights import read_json
 from .ordered import ordered_map
 from .parts import KINDS, SAMPLES_FILE, PartWriter, remove_part, verify_part, write_metadata, write_samples
-from .sources import METADATA_FILE, Event, Sample, Skip, Source, usable
+from .sources import INDEX_FILE, METADATA_FILE, PARTS_FOLDER, SKIPS_FILE, Event, Sample, Skip, Source, usable
 
-FOLDER = "parts"
-PLAN_FILE, INDEX_FILE, SKIPS_FILE = "plan.json", "index.json", "skips.jsonl"
+PLAN_FILE = "plan.json"
 FORMAT = 1
 SHARD_SIZE = 2048  # samples of a part: what a kill can cost
 BATCH_SIZE = 16  # the engine works on about a thousand rows at a time, so more would only take memory
@@ -160,7 +159,7 @@ class Job:
 
     @property
     def parts(self) -> Path:
-        return self.out / FOLDER
+        return self.out / PARTS_FOLDER
 
     def units(self) -> Iterator[Unit]:
         """All units, of every share, in order."""

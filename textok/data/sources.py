@@ -50,7 +50,9 @@ TABLES = (".jsonl", ".csv", ".tsv")
 ARRAYS = (".npy", ".npz")
 PICTURE_COLUMNS = ("file_name", "image", "path")
 METADATA_FILE = "metadata.jsonl"
-RECORDS = {"index.json", "skips.jsonl", "parts"}  # of a run of `textok decode` or `sample`
+# What a run of `textok decode` or `sample` keeps beside its pictures.
+INDEX_FILE, SKIPS_FILE, PARTS_FOLDER = "index.json", "skips.jsonl", "parts"
+RECORDS = {INDEX_FILE, SKIPS_FILE, PARTS_FOLDER}
 STDIN = "-"
 
 # As webdataset splits names: the key ends at the first dot of the file's name.

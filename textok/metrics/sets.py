@@ -107,8 +107,8 @@ def _extent(sample: Any) -> tuple[int, int]:
 def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]:
     """Parts of a set, each with the originals of the same keys.
 
-    The parts get the originals' keys. Both sides are read once, in their order; an original that is passed over waits, as it is
-    stored, for a picture that comes later; those without one in the end are counted in `originals.unpaired`. So where the orders
+    The parts get the originals' keys. Both sides are read once, in their order; an original passed over waits, as it is
+    stored, for a picture that comes later; those without one in the end are counted in `originals.unpaired`. Where the orders
     agree nothing is held, and where they do not, up to the originals' files. Of a key that several originals have, the
     first is taken first. Where one side is an array, which has no keys, pictures are paired by place.
     """
@@ -171,7 +171,9 @@ def is_statistics(source: Any) -> bool:
 def made_with(source: Any) -> dict[str, Any]:
     """What the folder of `textok sample` or `decode` says of how it was made: solver, steps, guidance, dtype, seed."""
     path = Path(str(source))
-    index = next((file for file in (path / "index.json", path.parent / "index.json") if file.is_file()), None)
+    from ..data.sources import INDEX_FILE
+
+    index = next((file for file in (path / INDEX_FILE, path.parent / INDEX_FILE) if file.is_file()), None)
     if index is None:
         return {}
     task = read_json(index, DataError).get("task")

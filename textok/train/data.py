@@ -30,6 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.sources import Sample, Skip, open_sources, usable
+from ..embedding_arrays import padded
 from ..errors import DataError
 from ..images import preprocess
 
@@ -357,11 +358,8 @@ class TextStore:
 
     def batch(self, rows):
         """Caption indices [B] -> float32 [B,t,Dt], zero-padded to the longest, and lengths int64 [B]."""
-        lengths = self.lengths[rows]
-        out = np.zeros((len(rows), int(lengths.max()), self.tokens.shape[1]), np.float32)
-        for k, i in enumerate(rows):
-            out[k, : lengths[k]] = self.row(i)
-        return torch.from_numpy(out), torch.from_numpy(lengths)
+        text, lengths = padded([self.row(i) for i in rows], self.tokens.shape[1])
+        return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
 
 
 def embed_captions(captions, cache):
