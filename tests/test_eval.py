@@ -302,6 +302,18 @@ def test_a_second_run_completes_the_first(data, monkeypatch):
     )
 
 
+def test_evaluations_share_a_cache(data):
+    """The real pictures that one evaluation looked at are not computed again in another."""
+    folder, _, _ = data
+    shared = folder / "shared"
+    Evaluation(folder / "first", Blocks(), cache_folder=shared).reconstruction({"it": folder / "made"}, folder / "originals")
+    alone = Evaluation(folder / "alone", Blocks()).samples({"it": folder / "made"}, folder / "originals")
+    network = Blocks()
+    again = Evaluation(folder / "second", network, cache_folder=shared).samples({"it": folder / "made"}, folder / "originals")
+    assert network.calls == 0 and again["sets"][0]["metrics"] == alone["sets"][0]["metrics"]
+    assert not (folder / "second" / "cache").exists()
+
+
 def test_caches_of_machines_merge(data, monkeypatch):
     """Two machines, a half each; their caches copied together hold all."""
     folder, cropped, _ = data

@@ -81,6 +81,8 @@ class Evaluation:
         Of the inception score's shuffle and KID's subsets.
     notes
         What is to be known of each set beside its source: steps, tokens, seconds, ...
+    use_cache, cache_folder
+        Whether what networks computed is kept, and where, so that evaluations may share it; None is `out`/cache.
     """
 
     out: Path
@@ -93,9 +95,10 @@ class Evaluation:
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     progress: bool = False
     use_cache: bool = True
+    cache_folder: Path | None = None
 
     def __post_init__(self) -> None:
-        self.cache = Cache(self.out / CACHE_FOLDER if self.use_cache else None)
+        self.cache = Cache((self.cache_folder or self.out / CACHE_FOLDER) if self.use_cache else None)
 
     # ---- the three evaluations ----
 
