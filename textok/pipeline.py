@@ -83,7 +83,7 @@ class Pipeline:
     Parameters
     ----------
     textok, dit
-        The two models.
+        The two models. Of `textok` the detokenizer is enough.
     captions
         Where `dit` is class-conditional and the detokenizer takes text: what to draw each image's caption from. Not needed
         otherwise.
@@ -116,6 +116,8 @@ class Pipeline:
 
     def _check_fit(self) -> None:
         t, d = self.textok.config, self.dit.config
+        if self.textok.side == "tokenizer":
+            raise ConfigError("textok: expected a model that holds its detokenizer, got one of its tokenizer only")
         if t.latent_shape != d.latent_shape:
             raise ConfigError(
                 f"dit: expected to make the tokenizer's latents {list(t.latent_shape)}, got {list(d.latent_shape)}"
@@ -140,8 +142,12 @@ class Pipeline:
             )
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None) -> Self:
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None, side: str = "both"
+    ) -> Self:
         """Load a pipeline folder, or a bundled pipeline by its name; `dtype` and `threads` as in `TexTok.from_pretrained`.
+
+        `side` is for the TexTok: making pictures needs its "detokenizer" only; "both", so that `pipe.textok` can encode too.
 
         The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z}, where X, Y and Z
         name folders inside it, X and Y else bundled models, and "captions" may be left out.
@@ -159,7 +165,7 @@ class Pipeline:
                 f"{folder / files.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}"
             )
         return cls(
-            TexTok.from_pretrained(parts["textok"], dtype, threads),
+            TexTok.from_pretrained(parts["textok"], dtype, threads, side),
             DiT.from_pretrained(parts["dit"], dtype, threads),
             CaptionStore.from_folder(parts["captions"]) if "captions" in parts else None,
         )

@@ -229,7 +229,7 @@ class EncodeTask:
         }
 
     def load(self, threads: int) -> Work:
-        model = TexTok.from_pretrained(self.model, self.dtype, threads)
+        model = TexTok.from_pretrained(self.model, self.dtype, threads, side="tokenizer")
         size = model.config.image_size
         conditioner = Conditioner.of_side(model.config, "tokenizer", TextFinder(self.embeddings, self.field))
 
@@ -313,7 +313,7 @@ class DecodeTask:
         }
 
     def load(self, threads: int) -> Work:
-        model = TexTok.from_pretrained(self.model, self.dtype, threads)
+        model = TexTok.from_pretrained(self.model, self.dtype, threads, side="detokenizer")
         shape = model.config.latent_shape
         conditioner = Conditioner.of_side(model.config, "detokenizer", TextFinder(self.embeddings, self.field))
 
@@ -415,7 +415,9 @@ class SampleTask:
         }
 
     def load(self, threads: int) -> Work:
-        pipeline = Pipeline.from_pretrained(self.model, self.dtype, threads) if is_pipeline(self.model) else None
+        pipeline = None
+        if is_pipeline(self.model):
+            pipeline = Pipeline.from_pretrained(self.model, self.dtype, threads, side="detokenizer")
         dit = DiT.from_pretrained(self.model, self.dtype, threads) if pipeline is None else pipeline.dit
         by_text = dit.config.condition == "text"
         conditioner = Conditioner("text" if by_text else "", TextFinder(self.embeddings, cycle=self.cycle), dit.config)
