@@ -96,8 +96,9 @@ def features(pictures):
 
 
 @pytest.mark.parametrize("form", ("made", "made.tar", "made.npz"))
-def test_reconstruction(data, form):
+def test_reconstruction(data, form, monkeypatch):
     """Every form of the same pictures has the numbers of the plain functions; other crops and other pictures have not."""
+    monkeypatch.setattr(evaluate, "SUBSET_SIZE", 20)
     folder, cropped, made = data
     evaluation = Evaluation(folder / "out", Blocks())
     result = evaluation.reconstruction({"it": folder / form}, folder / "originals")
@@ -106,11 +107,13 @@ def test_reconstruction(data, form):
         "psnr": tm.psnr(made, cropped).mean(),
         "ssim": tm.ssim(made, cropped).mean(),
         "rfid@blocks": tm.Statistics.of([features(made)]).distance(tm.Statistics.of([features(cropped)])),
-        "rkid@blocks": tm.kernel_distance(features(made), features(cropped)),
+        "rkid@blocks": tm.kernel_distance(features(made), features(cropped), paired=True),
+        "rkid_subsets@blocks": tm.kernel_distance_subsets(features(made), features(cropped), subset_size=20, paired=True)[0],
         "ris@blocks": tm.inception_score(Blocks()(made).probabilities)[0],
     }
     for key, value in expected.items():
         numerics.check(metrics[key], value, numerics.METRIC, key)
+    assert numerics.rejects(tm.kernel_distance(features(made), features(cropped)), expected["rkid@blocks"], numerics.METRIC)
     squeezed = np.stack([np.asarray(Image.fromarray(p).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for p in originals()])
     assert numerics.rejects(tm.psnr(made, squeezed).mean(), expected["psnr"], numerics.METRIC)
     assert numerics.rejects(tm.psnr(made[::-1], cropped).mean(), expected["psnr"], numerics.METRIC)

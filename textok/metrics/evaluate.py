@@ -230,10 +230,13 @@ class Evaluation:
         at = f"@{self.network.name}"
         result: dict[str, Any] = {f"{prefix}fid{at}": made.statistics.distance(real.statistics)}
         if real.features is not None:
-            result[f"{prefix}kid{at}"] = kernel_distance(made.features, real.features, reference_mean=real.mean_kernel)
+            paired = prefix == "r"
+            result[f"{prefix}kid{at}"] = kernel_distance(
+                made.features, real.features, reference_mean=real.mean_kernel, paired=paired
+            )
             if min(len(made.features), len(real.features)) >= SUBSET_SIZE:
                 pair = kernel_distance_subsets(
-                    made.features, real.features, subsets=SUBSETS, subset_size=SUBSET_SIZE, seed=self.seed
+                    made.features, real.features, subsets=SUBSETS, subset_size=SUBSET_SIZE, seed=self.seed, paired=paired
                 )
                 result |= dict(zip((f"{prefix}kid_subsets{at}", f"{prefix}kid_subsets_deviation{at}"), pair))
             if not prefix and min(len(made.features), len(real.features)) > NEIGHBOURS:
