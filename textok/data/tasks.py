@@ -333,17 +333,20 @@ class DecodeTask:
 
             def decode(samples: list[Sample], places: list[int]) -> list[Product]:
                 pictures = model.decode(latents[places], **condition)
+                keys = (key_in_shard(sample) if self.by_source else sample.key for sample in samples)
                 return [
-                    picture_product(self._key(sample), picture, sample.metadata, self.kind)
-                    for sample, picture in zip(samples, pictures)
+                    picture_product(key, picture, sample.metadata, self.kind)
+                    for key, sample, picture in zip(keys, samples, pictures)
                 ]
 
             return with_skips(samples, problems, decode)
 
         return work
 
-    def _key(self, sample: Sample) -> str:
-        return f"{Path(sample.source).name.partition('.')[0]}/{sample.key}" if self.by_source else sample.key
+
+def key_in_shard(sample: Sample) -> str:
+    """A sample's key behind the name of its shard, which tells apart those of several."""
+    return f"{Path(sample.source).name.partition('.')[0]}/{sample.key}"
 
 
 def picture_product(key: str, picture: U8, metadata: dict[str, Any], kind: str) -> Product:
