@@ -186,6 +186,37 @@ def test_division_changes_nothing(place, encoded, tmp_path):
     assert encode(place, tmp_path / "c").computed == 0 and data_sets.contents(tmp_path / "c") == expected
 
 
+def test_batch_mates_change_nothing_where_padding_is_seen(place, tmp_path):
+    """A model that does not mask text sees the padding: as long for a caption alone as beside the longest, and as in training."""
+    model, given = small.textok(), {"embeddings": place / "captions"}
+    assert not model.config.text_mask
+    text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(45)])
+    assert text.shape[1] == model.config.num_text_tokens  # the longest caption is as long as the model allows
+    latents = model.encode(textok.preprocess([data_sets.picture(i) for i in range(45)], 16), text, lengths)
+    pictures = model.decode(latents, text, lengths)
+    for size in (1, 2, 16):
+        data.encode(place / "unmasked", place / "shards", tmp_path / f"{size}", batch_size=size, **given)
+        assert np.array_equal(np.stack([sample.latent for sample in data.read_latents(tmp_path / f"{size}")]), latents)
+        options = {"batch_size": size, "format": "npz", **given}
+        data.decode(place / "unmasked", tmp_path / f"{size}", tmp_path / f"p{size}", **options)
+        assert np.array_equal(data.read_adm(tmp_path / f"p{size}" / "samples.npz")[0], pictures)
+
+
+@pytest.mark.parametrize("condition", ("class", "text"))
+def test_batch_mates_change_no_sample_where_padding_is_seen(place, tmp_path, condition):
+    kept = textok.Pipeline(small.textok(), small.dit(condition=condition), small.captions() if condition == "class" else None)
+    kept.save_pretrained(tmp_path / "pipeline")
+    options = {"seed": 1, "steps": 2, "format": "npz"} | ({"embeddings": place / "captions"} if condition == "text" else {})
+    made = {}
+    for size in (1, 4, 18):
+        data.sample(tmp_path / "pipeline", 18, tmp_path / f"{size}", batch_size=size, **options)
+        made[size] = data.read_adm(tmp_path / f"{size}" / "samples.npz")[0]
+    assert np.array_equal(made[1], made[18]) and np.array_equal(made[4], made[18])
+    if condition == "class":
+        one, other = (kept(labels=range(9), seed=1, steps=2, batch_size=size).images for size in (1, 9))
+        assert np.array_equal(one, other)
+
+
 def test_killed_at_any_moment(place, encoded, tmp_path):
     """kill -9 at random times: what is there then is never wrong, and the next run completes to the same bytes."""
     rng = random.Random(5)

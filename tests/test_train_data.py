@@ -206,8 +206,42 @@ def test_texts_from_a_store_equal_those_in_memory(tmp_path):
     store = embeddings.EmbeddingStore.create(tmp_path / "store", {"name": "by hand"}, 4)
     for caption, row in zip(captions, rows, strict=True):
         store.add([caption], row[None])
-    stored, held = data.StoredTexts(tmp_path / "store", captions), data.TextStore.join(rows)
+    stored, held = data.open_texts(pairs_of(captions), "caption", tmp_path / "store"), data.TextStore.join(rows)
     for wanted, got in zip(held.batch(np.array([2, 0])), stored.batch(np.array([2, 0])), strict=True):
         assert torch.equal(wanted, got)
     with pytest.raises(ValueError, match="no embedding of 1 of 2 captions, the first is 'd'"):
-        data.StoredTexts(tmp_path / "store", ["a", "d"])
+        data.open_texts(pairs_of(["a", "d"]), "caption", tmp_path / "store")
+
+
+def pairs_of(captions, skips=()):
+    return data.Pairs(None, [{"key": f"k{n}", "caption": caption} for n, caption in enumerate(captions)], list(skips))
+
+
+@pytest.mark.parametrize("how", ["npz by caption", "npz by key", "npy by position"])
+def test_texts_from_arrays_of_the_users_own(tmp_path, how):
+    text = np.random.default_rng(0).standard_normal((3, 5, 4)).astype(np.float32)
+    path = tmp_path / f"mine.{how[:3]}"
+    if how == "npy by position":
+        np.save(path, text)
+    else:
+        names = {"captions": ["c", "a", "b"]} if "caption" in how else {"keys": ["k2", "k0", "k1"]}
+        np.savez(path, text=text[[2, 0, 1]], text_lengths=[5, 5, 5], **names)
+    before = path.read_bytes()
+    pairs = pairs_of("abc")
+    got, lengths = data.open_texts(pairs, "caption", path).batch(np.array([1, 0]))
+    assert torch.equal(got, torch.from_numpy(text[[1, 0]])) and lengths.tolist() == [5, 5]
+    assert path.read_bytes() == before  # whatever the captions: only files that textok made are written anew
+    if "position" in how:
+        for others in (pairs_of("ab"), pairs_of("abc", [data.Skip("k9", "somewhere", "broken")])):
+            with pytest.raises(ValueError, match="mine.npy: its 3 embeddings have positions only"):
+                data.open_texts(others, "caption", path)
+
+
+def test_without_a_mask_a_caption_is_given_whatever_its_batch():
+    rows = [np.ones((count, 2), np.float16) for count in (1, 5)]
+    texts, config = data.TextStore.join(rows), {"text_condition": "both", "text_source": "embedding", "num_text_tokens": 7}
+    alone, together = (
+        data.condition(config | {"text_mask": False}, texts, None, np.array(rows))["text"] for rows in ([0], [0, 1])
+    )
+    assert alone.shape == (1, 7, 2) and torch.equal(alone[0], together[0]) and together[1].sum() == 10
+    assert data.condition(config | {"text_mask": True}, texts, None, np.array([0]))["text"].shape == (1, 1, 2)

@@ -28,6 +28,7 @@ from ..embeddings import STORE_FILE, open_embeddings
 from ..errors import DataError
 from ..images import preprocess
 from ..pipeline import PARTS, Pipeline
+from ..text import full_text
 from ..tokenizer import TexTok
 from .jobs import Product, Work
 from .parts import RAW
@@ -140,7 +141,7 @@ class Conditioner:
     def __init__(self, kind: str, finder: TextFinder, config: Any) -> None:
         self.kind, self.finder = kind, finder  # kind: "text", "class" or ""
         self.classes = config.num_classes
-        self.rows = config.num_text_tokens
+        self.rows, self.masked = config.num_text_tokens, getattr(config, "text_mask", True)  # a DiT masks always
         if kind == "text":
             if finder.path is None:
                 raise DataError(
@@ -179,7 +180,7 @@ class Conditioner:
             return self.conditions(samples, problems)
         if text.shape[1] > self.rows:  # embedded with a higher limit than the model's
             text, lengths = text[:, : self.rows], np.minimum(lengths, self.rows)
-        return {"text": text, "text_lengths": lengths}
+        return {"text": full_text(text, self.rows, self.masked), "text_lengths": lengths}
 
 
 def needs(config: TexTokConfig, side: str, finder: TextFinder) -> tuple[str, ...]:
@@ -332,17 +333,20 @@ class DecodeTask:
 
             def decode(samples: list[Sample], places: list[int]) -> list[Product]:
                 pictures = model.decode(latents[places], **condition)
+                keys = (key_in_shard(sample) if self.by_source else sample.key for sample in samples)
                 return [
-                    picture_product(self._key(sample), picture, sample.metadata, self.kind)
-                    for sample, picture in zip(samples, pictures)
+                    picture_product(key, picture, sample.metadata, self.kind)
+                    for key, sample, picture in zip(keys, samples, pictures)
                 ]
 
             return with_skips(samples, problems, decode)
 
         return work
 
-    def _key(self, sample: Sample) -> str:
-        return f"{Path(sample.source).name.partition('.')[0]}/{sample.key}" if self.by_source else sample.key
+
+def key_in_shard(sample: Sample) -> str:
+    """A sample's key behind the name of its shard, which tells apart those of several."""
+    return f"{Path(sample.source).name.partition('.')[0]}/{sample.key}"
 
 
 def picture_product(key: str, picture: U8, metadata: dict[str, Any], kind: str) -> Product:

@@ -30,9 +30,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.sources import Sample, Skip, open_sources, usable
-from ..embedding_arrays import padded
+from ..embedding_arrays import padded, shortened
 from ..errors import DataError
 from ..images import preprocess
+from ..text import full_text
 
 MAX_TOKENS = 112
 GIGABYTE = 1 << 30
@@ -279,8 +280,9 @@ def load(paths, caption="caption_long", held_out=None, cache="captions.npz", ord
     paths, caption, held_out, how
         As for `load_pairs`.
     cache
-        Where the embeddings are: a folder, an embedding store that `textok embed` filled; or a file .npz for those of MiniLM,
-        which is written where it is not there or is of other captions.
+        Where the embeddings are: an embedding store that `textok embed` filled, or arrays of your own (.npy, .npz,
+        .safetensors), see `textok.embeddings.open_embeddings`; or a file .npz for those of MiniLM, which is written where it
+        is not there, or was written for other captions.
     order_by
         The captions whose lengths order the batches, whichever are read: the order is then the same for every model of a seed.
         Where a sample has no such field, `caption`.
@@ -288,30 +290,65 @@ def load(paths, caption="caption_long", held_out=None, cache="captions.npz", ord
     pairs = load_pairs(paths, held_out, caption=caption, **how)
     captions = pairs.column(caption)
     ordering = [record.get(order_by) or record[caption] for record in pairs.records]
-    if Path(cache).suffix != ".npz":
-        return pairs, StoredTexts(cache, captions), np.array([len(text) for text in ordering])
-    texts = embed_captions(captions, cache)
+    texts = open_texts(pairs, caption, cache)
+    if not isinstance(texts, TextStore):
+        return pairs, texts, np.array([len(text) for text in ordering])
     lengths = texts.lengths if ordering == captions else np.array([len(ids) for ids in minilm().tokenize(ordering).ids])
     return pairs, texts, lengths
 
 
+def open_texts(pairs, caption, cache):
+    """The embeddings of every record's `caption`, for `cache` see `load`."""
+    if Path(cache).suffix == ".npz" and (not Path(cache).exists() or is_own(cache)):
+        return embed_captions(pairs.column(caption), cache)
+    return StoredTexts(cache, pairs, caption)
+
+
 class StoredTexts:
-    """Captions whose embeddings lie in an embedding store (a folder), which is mapped into memory."""
+    """Texts whose embeddings lie in what `textok.embeddings.open_embeddings` takes: an embedding store, which is mapped into
+    memory, or arrays made elsewhere, which are found by caption, by key or by position.
+    """
 
-    def __init__(self, store, captions):
-        from ..embeddings import EmbeddingStore
+    def __init__(self, path, pairs, caption):
+        from ..embeddings import open_embeddings
 
-        self.store, self.captions = EmbeddingStore.open(store), captions
-        missing = self.store.missing(captions)
+        self.store = open_embeddings(path)
+        if self.store.by == "index":
+            count = len(self.store)
+            if count != len(pairs.records) or pairs.skips:
+                raise DataError(
+                    f"{path}: its {count} embeddings have positions only: expected one for each of the {len(pairs.records)} "
+                    f"samples, none of them left out ({len(pairs.skips)} are); or give a store, or an .npz with captions or keys"
+                )
+            self.names = list(range(count))
+            return
+        self.names = pairs.column("key" if self.store.by == "key" else caption)
+        wanted = list(dict.fromkeys(self.names))
+        missing = self.store.missing(wanted) if hasattr(self.store, "missing") else [n for n in wanted if n not in self.store]
         if missing:
             raise DataError(
-                f"{store}: no embedding of {len(missing)} of {len(captions)} captions, the first is {missing[0][:60]!r}"
+                f"{path}: no embedding of {len(missing)} of {len(wanted)} {self.store.by}s, "
+                f"the first is {shortened(missing[0])}"
             )
 
     def batch(self, rows):
         """As `TextStore.batch`."""
-        text, lengths = self.store.embeddings([self.captions[row] for row in rows])
+        text, lengths = self.store.embeddings([self.names[row] for row in rows])
         return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
+
+
+def condition(config, texts, labels, rows):
+    """What a TexTok of `config` (a dict) takes beside the pictures `rows`, as keyword arguments: text [B,t,Dt] with its lengths,
+    labels [B], or nothing.
+    """
+    if config["text_condition"] == "none":
+        return {}
+    if config["text_source"] == "class":
+        return {"labels": labels[rows]}
+    text, lengths = texts.batch(rows)
+    most = config["num_text_tokens"]
+    text = torch.from_numpy(full_text(text[:, :most].numpy(), most, config["text_mask"]))
+    return {"text": text, "text_lengths": lengths.clamp(max=most)}
 
 
 def minilm():
@@ -360,6 +397,12 @@ class TextStore:
         """Caption indices [B] -> float32 [B,t,Dt], zero-padded to the longest, and lengths int64 [B]."""
         text, lengths = padded([self.row(i) for i in rows], self.tokens.shape[1])
         return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
+
+
+def is_own(cache):
+    """Whether a .npz file is one that `embed_captions` wrote, so may write again."""
+    with np.load(cache) as stored:
+        return "digest" in stored.files
 
 
 def embed_captions(captions, cache):

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from .. import metrics
 from .. import tokenizer as engine
+from ..images import to_uint8
 from . import data
 from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE, write_json
 
@@ -145,19 +146,18 @@ def pick_by_class(pairs, rows, count=None):
 
 
 def fit_pca(images, numbers, seed=0):
-    """Mean [n] and principal directions [n,numbers] of pictures in [-1,1]; a randomised SVD with 8 power iterations."""
-    flat = torch.from_numpy(images.reshape(len(images), -1)).float() / 127.5 - 1
+    """Mean [n] and principal directions [n,numbers] of uint8 pictures as in [-1,1]; a randomised SVD with 8 power iterations."""
+    flat = torch.from_numpy(np.asarray(images).reshape(len(images), -1)).float() / 127.5 - 1
     mean = flat.mean(dim=0)
     torch.manual_seed(seed)
     directions = torch.svd_lowrank(flat - mean, numbers + 32, niter=8)[2]
-    return mean, directions[:, :numbers]
+    return mean.numpy(), directions[:, :numbers].numpy()
 
 
 def pca_pictures(images, mean, directions):
     """uint8 [n,S,S,3] through the PCA and back."""
-    flat = torch.from_numpy(images.reshape(len(images), -1)).float() / 127.5 - 1
-    back = (flat - mean) @ directions @ directions.T + mean
-    return ((back.clamp(-1, 1) + 1) * 127.5 + 0.5).floor().to(torch.uint8).numpy().reshape(images.shape)
+    flat = images.reshape(len(images), -1) / np.float32(127.5) - 1
+    return to_uint8((flat - mean) @ directions @ directions.T + mean).reshape(images.shape)
 
 
 def tokenizer_score(config, weights, pairs, texts, rows):

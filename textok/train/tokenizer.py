@@ -94,13 +94,10 @@ class Pictures:
 
     def condition(self, rows):
         """What the model takes beside the pictures `rows`, as keyword arguments."""
-        if self.config["text_condition"] == "none":
-            return {}
-        if self.config["text_source"] == "class":
-            return {"labels": self.labels[rows]}
-        text, lengths = self.texts.batch(rows)
-        most = self.config["num_text_tokens"]
-        return {"text": padded(text[:, :most], most), "text_lengths": lengths.clamp(max=most)}
+        found = data.condition(self.config, self.texts, self.labels, rows)
+        if "text" in found:
+            found["text"] = padded(found["text"], self.config["num_text_tokens"])
+        return found
 
     def rows(self, step, part, parts):
         """The rows of one part of a step's batch."""
