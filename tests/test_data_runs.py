@@ -433,6 +433,20 @@ def test_batches(place):
     assert np.array_equal(found[0].text, text) and np.array_equal(found[0].text_lengths, lengths)
 
 
+def test_batches_by_position(place, tmp_path):
+    """Of one source; with more of them nobody knows which row is whose."""
+    text = np.random.default_rng(0).standard_normal((4, 7, 12)).astype(np.float32)
+    np.save(tmp_path / "t.npy", text)
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.stack([data_sets.picture(i, 16)[:, :16] for i in range(2)]))
+    for embeddings in (tmp_path / "t.npy", textok.open_embeddings(tmp_path / "t.npy")):
+        (batch,) = data.batches(tmp_path / "a.npy", 16, embeddings=embeddings)
+        assert np.array_equal(batch.text, text[:2])
+        for paths in (iter([tmp_path / "a.npy", tmp_path / "b.npy"]), place / "shards"):
+            with pytest.raises(DataError, match="positions only.* got .*, "):
+                list(data.batches(paths, 16, embeddings=embeddings))
+
+
 def test_latents_beside_webdataset_and_torch(encoded):
     """What a PyTorch user does with them: webdataset's decoder and torch's DataLoader give the same arrays."""
     wds = pytest.importorskip("webdataset")

@@ -119,6 +119,15 @@ class TextFinder:
     def by(self) -> str:
         return "index" if self.cycle else getattr(self.opened, "by", "caption")
 
+    def check_positions(self, sources: Sequence[Source]) -> None:
+        """Embeddings without names go with the rows of one array, table or folder only."""
+        if self.path is not None and self.by == "index" and not (len(sources) == 1 and sources[0].ranges):
+            raise DataError(
+                f"{self.path}: these embeddings have positions only, which fit one array, table or folder, got "
+                f"{', '.join(source.name for source in sources[:3])}{', ...' * (len(sources) > 3)}; "
+                "give a store, or an .npz with `captions` or `keys`"
+            )
+
     def names(self, samples: Sequence[Sample]) -> list[Any]:
         if self.by == "index":
             return [(sample.position - 1) % (self.cycle or 1 << 62) for sample in samples]
