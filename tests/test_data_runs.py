@@ -10,9 +10,11 @@ import numerics
 import numpy as np
 import pytest
 import small
+from PIL import Image
 
 import textok
 from textok import cli, data
+from textok.data import parts
 from textok.errors import DataError
 
 
@@ -272,6 +274,54 @@ def test_samples_are_completed(place, tmp_path, format):
     (tmp_path / "a" / victim).write_bytes(content[:100] + b"?" + content[101:])
     assert data.sample(place / "classes", 10, tmp_path / "a", **options).computed == {"png": 4, "npz": 10, "shards": 4}[format]
     assert data_sets.contents(tmp_path / "a") == data_sets.contents(tmp_path / "b")
+
+
+@pytest.mark.parametrize("kill", (3, 7))
+def test_overwrite_leaves_no_picture_of_a_killed_run(place, tmp_path, monkeypatch, kill):
+    """Killed before a part has its record, with pictures of it there; another run then has its own pictures only."""
+    options = {"steps": 2, "seed": 3, "shard_size": 5, "batch_size": 1, "threads": 1}
+    out, add, left = tmp_path / "out", parts.PngPart.add, iter(range(kill))
+
+    def add_some(self, *arguments):
+        add(self, *arguments)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts.PngPart, "add", add_some)
+    with pytest.raises(KeyboardInterrupt):
+        data.sample(place / "classes", 20, out, **options)
+    monkeypatch.undo()
+    assert len(list(out.glob("*.png"))) == kill + 1 and len(list((out / "parts").glob("*-*.json"))) == kill // 5
+    data.sample(place / "classes", 2, out, overwrite=True, **options)
+    assert sorted(path.name for path in out.glob("*.png")) == ["000000.png", "000001.png"]
+    assert not list(out.rglob("*.keys"))
+
+
+def test_a_second_sample_of_a_key(place, tmp_path):
+    """Its picture would take the place of the first's: it is named, in the same part as in a later one; files stay as they are."""
+    z = small.latents_of(small.textok(), 5)
+    content = [(key, {"npz": {"latent": row}}) for key, row in zip(("a", "b", "a", "c", "b"), z)]
+    data.write_shards(content, tmp_path / "latents")
+    (shard,) = (tmp_path / "latents").glob("*.tar")
+    expected = small.textok(text_condition="none").decode(z)
+    for size in (2, 100):
+        out = tmp_path / f"{size}"
+        done = data.decode(place / "baseline", shard, out, shard_size=size)
+        assert (done.samples, done.skipped) == (3, 2)
+        assert [(skip["key"], "second sample" in skip["reason"]) for skip in skips_of(out)] == [("a", True), ("b", True)]
+        for key, row in (("a", 0), ("b", 1), ("c", 3)):
+            assert np.array_equal(np.asarray(Image.open(out / f"{key}.png")), expected[row])
+        assert data.decode(place / "baseline", shard, out, shard_size=size).computed == 0
+        if size == 2:  # the keys of parts that were there before count
+            (out / "parts" / "000000-0001.json").unlink()
+            data.decode(place / "baseline", shard, out, shard_size=size)
+            assert [skip["key"] for skip in skips_of(out)] == ["a", "b"]
+    done = data.decode(place / "baseline", shard, tmp_path / "npz", format="npz")
+    assert np.array_equal(data.read_adm(tmp_path / "npz" / "samples.npz")[0], expected)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / shard.name).write_bytes(shard.read_bytes())
+    with pytest.raises(DataError, match=f"shards of names that differ.*{shard.stem}"):
+        data.decode(place / "baseline", [shard, tmp_path / "other" / shard.name], tmp_path / "two")
 
 
 def test_damaged_parts_are_made_anew(place, encoded, tmp_path):

@@ -6,6 +6,7 @@ A job reads sources, gives batches to threads that compute, and writes parts. It
     parts/plan.json          what the results depend on; a run with anything else is refused
     parts/UUUUUU-PPPP.json   a part that is done: its place in the source, checksums of both, what was skipped
     parts/UUUUUU.lock        held (flock) by the process that works on the unit
+    parts/PREFIX-UUUUUU-PPPP.keys  the keys of a part's KEY.png, each from before it is written
     skips.jsonl, index.json  written when all units are done, by whoever sees it; of pictures also metadata.jsonl
 
 What makes it safe: a part is written under another name, synced and renamed, and counts only once its record, written in the
@@ -36,7 +37,17 @@ from .. import __version__, _core, arrays
 from ..errors import DataError
 from ..weights import read_json
 from .ordered import ordered_map
-from .parts import KINDS, SAMPLES_FILE, PartWriter, remove_part, verify_part, write_metadata, write_samples
+from .parts import (
+    KEYS,
+    KINDS,
+    SAMPLES_FILE,
+    PartWriter,
+    remove_part,
+    remove_unfinished,
+    verify_part,
+    write_metadata,
+    write_samples,
+)
 from .sources import INDEX_FILE, METADATA_FILE, PARTS_FOLDER, SKIPS_FILE, Event, Sample, Skip, Source, usable
 
 PLAN_FILE = "plan.json"
@@ -202,6 +213,7 @@ class Job:
             return
         for record in self._all_records():
             remove_part(self.out, record)
+        remove_unfinished(self.out, self.parts)
         for path in [
             *self.parts.iterdir(),
             *(self.out / name for name in (INDEX_FILE, SKIPS_FILE, METADATA_FILE, SAMPLES_FILE)),
@@ -309,7 +321,11 @@ class Job:
                 for place, result in zip(batch.places, results, strict=True):
                     if isinstance(result, Skip):
                         part.skips.append((place, result))
+                    elif self.kind == "png" and result.key in part.keys:
+                        reason = "a second sample of this key, whose picture would replace the first's"
+                        part.skips.append((place, Skip(result.key, part.unit.source.name, reason)))
                     else:
+                        part.keys.add(result.key)
                         writers[name].add(result.key, result.files, result.metadata)
                 self._look_at_skips(part)
                 computed += len(batch.samples)
@@ -344,7 +360,8 @@ class Job:
         records = self.records(unit)
         start = records[-1]["next"] if records else unit.start
         events = unit.source.read(start, unit.stop)
-        part = _Part(unit, len(records), start, unit.source.state(start, unit.stop))
+        keys = {key for record in records for key, _ in record.get("rows", ())}
+        part = _Part(unit, len(records), start, unit.source.state(start, unit.stop), keys)
         batch = _Batch(part)
         before = start
         for event in events:
@@ -352,7 +369,7 @@ class Job:
                 part.next = part.position
                 batch.last = True
                 yield batch
-                part = _Part(unit, part.number + 1, part.position, part.state)
+                part = _Part(unit, part.number + 1, part.position, part.state, keys)
                 batch = _Batch(part)
             elif len(batch.samples) == self.batch_size:
                 yield batch
@@ -433,7 +450,7 @@ class Job:
             for record in records():
                 remove_part(self.out, record)
         for path in self.parts.iterdir():
-            if path.suffix in (".lock", ".part") and path.name != "index.lock":
+            if path.suffix in (".lock", ".part", KEYS) and path.name != "index.lock":
                 path.unlink(missing_ok=True)
 
     def _write(self, path: Path, text: str, replace: bool = True) -> None:
@@ -464,8 +481,9 @@ class Job:
 class _Part:
     """A part in the making."""
 
-    def __init__(self, unit: Unit, number: int, start: int, state: str) -> None:
+    def __init__(self, unit: Unit, number: int, start: int, state: str, keys: set[str]) -> None:
         self.unit, self.number, self.start, self.state = unit, number, start, state
+        self.keys = keys  # that its unit has so far
         self.events = 0
         self.position = start
         self.next: int | None = None  # where the next part starts

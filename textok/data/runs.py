@@ -22,7 +22,7 @@ from ..noise import MAX_SEED
 from ..schedules import DEFAULT_STEPS
 from .jobs import BATCH_SIZE, SHARD_SIZE, Job, Summary, Unit
 from .sources import open_sources, read_samples
-from .tasks import OUTPUTS, DecodeTask, EncodeTask, SampleTask, TextFinder, Wishes, dit_config, is_pipeline
+from .tasks import OUTPUTS, DecodeTask, EncodeTask, SampleTask, TextFinder, Wishes, dit_config, folder_of, is_pipeline
 
 Paths = Iterable[str | os.PathLike[str]] | str | os.PathLike[str]
 Tell = Callable[[int, float], object]
@@ -144,6 +144,10 @@ def decode(
     """
     found = open_sources(latents)
     several = len(found) > 1 and format == "png"
+    folders = [folder_of(source.name) for source in found]
+    if several and len(set(folders)) < len(found):
+        twice = next(name for name in folders if folders.count(name) > 1)
+        raise DataError(f"latents: expected shards of names that differ, as their pictures' folders do, got two of {twice!r}")
     task = DecodeTask(os.fspath(model), _text(embeddings), field, dtype, arrays.choice(format, "format", OUTPUTS), several)
     TextFinder(task.embeddings).check_positions(found)
     job = Job(Path(out), task, found, format, "pictures", shard_size, batch_size, share, strict)

@@ -353,9 +353,14 @@ class DecodeTask:
         return work
 
 
+def folder_of(source: str) -> str:
+    """What the folder of a shard's pictures is called, where there are several shards."""
+    return Path(source).name.partition(".")[0]
+
+
 def key_in_shard(sample: Sample) -> str:
     """A sample's key behind the name of its shard, which tells apart those of several."""
-    return f"{Path(sample.source).name.partition('.')[0]}/{sample.key}"
+    return f"{folder_of(sample.source)}/{sample.key}"
 
 
 def picture_product(key: str, picture: U8, metadata: dict[str, Any], kind: str) -> Product:
