@@ -441,7 +441,35 @@ def test_skips_are_reported(place, tmp_path):
     assert not (tmp_path / "strict" / "index.json").exists()
 
 
-def test_latents_that_cannot_be_decoded(place, tmp_path):
+@pytest.mark.parametrize("format", ("png", "npz"))
+def test_captions_that_are_embedded_later(place, tmp_path, format):
+    """Samples left out for want of an embedding are there after the next run; parts that lacked none are not made again."""
+    known, text = small.captions(), small.text_of(small.textok(), 18)
+    store = textok.EmbeddingStore.create(tmp_path / "store", {"name": "made up"}, 12)
+    names = known.captions(range(18))
+    store.add(names[:10], text[:10])
+    path = data_sets.make_shard(tmp_path / "s.tar", data_sets.samples(0, 18))
+    options = {"embeddings": tmp_path / "store", "shard_size": 6}
+    done = data.encode(place / "textok", path, tmp_path / "latents", **options)
+    assert (done.samples, done.skipped, done.computed) == (10, 8, 18)
+    latents = small.latents_of(small.textok(), 18)
+    content = ((f"k{i}", {"npz": {"latent": z}, "json": {"caption": names[i]}}) for i, z in enumerate(latents))
+    data.write_shards(content, tmp_path / "l")
+    done = data.decode(place / "textok", tmp_path / "l", tmp_path / "pictures", format=format, **options)
+    assert (done.samples, done.skipped) == (10, 8)
+    assert data.encode(place / "textok", path, tmp_path / "latents", **options).computed == 0
+    store.add(names, text)
+    done = data.encode(place / "textok", path, tmp_path / "latents", **options)
+    assert (done.samples, done.skipped, done.computed) == (18, 0, 12) and not skips_of(tmp_path / "latents")
+    done = data.decode(place / "textok", tmp_path / "l", tmp_path / "pictures", format=format, **options)
+    assert (done.samples, done.skipped, done.computed) == (18, 0, 18 if format == "npz" else 12)
+    data.encode(place / "textok", path, tmp_path / "anew", **options)
+    assert data_sets.contents(tmp_path / "anew") == data_sets.contents(tmp_path / "latents")
+    data.decode(place / "textok", tmp_path / "l", tmp_path / "new", format=format, **options)
+    assert data_sets.contents(tmp_path / "new") == data_sets.contents(tmp_path / "pictures")
+
+
+def test_latents_that_cannot_be_decoded(place, tmp_path, caplog):
     z = small.latents_of(small.textok(), 3)
     content = [
         ("a", {"npz": {"latent": z[0]}}),
@@ -454,6 +482,11 @@ def test_latents_that_cannot_be_decoded(place, tmp_path):
     assert done.samples == 1 and {skip["key"] for skip in skips_of(tmp_path / "out")} == {"b", "c", "d"}
     skips = []
     assert [sample.key for sample in data.read_latents(tmp_path / "latents", skips=skips)] == ["a", "c"] and len(skips) == 2
+    with caplog.at_level("WARNING"):
+        assert [sample.key for sample in data.read_latents(tmp_path / "latents")] == ["a", "c"]
+    assert [record.getMessage().split(": ")[0].split()[-1] for record in caplog.records] == ["b", "d"]
+    with pytest.raises(DataError, match="b: not npz data"):
+        list(data.read_latents(tmp_path / "latents", strict=True))
 
 
 def test_what_does_not_fit(place, tmp_path):

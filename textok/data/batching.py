@@ -11,7 +11,7 @@ from .. import arrays
 from ..errors import DataError
 from .jobs import BATCH_SIZE
 from .ordered import ordered_map
-from .sources import Sample, Skip, open_sources, read_samples
+from .sources import Sample, Skip, open_sources, read_samples, teller
 from .tasks import TextFinder, decode_pictures
 
 
@@ -81,7 +81,7 @@ def batches(
         finder.check_positions(open_sources(paths))
         if finder.by == "caption" and "caption" not in need:
             need = (*need, "caption")
-    tell = skips.append if isinstance(skips, list) else skips or _log
+    tell = teller(skips)
 
     def make(samples: list[Sample]) -> tuple[Batch, list[Skip]]:
         pictures, problems = decode_pictures(samples, size)
@@ -117,9 +117,3 @@ def _groups(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
             group = []
     if group:
         yield group
-
-
-def _log(skip: Skip) -> None:
-    import logging
-
-    logging.getLogger(__name__).warning("%s %s: %s", skip.source, skip.key, skip.reason)

@@ -11,7 +11,7 @@ A job reads sources, gives batches to threads that compute, and writes parts. It
 
 What makes it safe: a part is written under another name, synced and renamed, and counts only once its record, written in the
 same way, is there. A later run believes a record whose part still has its checksum and whose input has its size and time, or
-else its content. Units are independent, and claimed by a lock that a dead process loses, so any number of processes and
+else its content; where samples were skipped for want of embeddings, also only while the store has no more of them. Units are independent, and claimed by a lock that a dead process loses, so any number of processes and
 machines may share a folder; or work in folders of their own on shares of the units, to be copied together. Which process does
 what changes no byte.
 
@@ -34,6 +34,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .. import __version__, _core, arrays
+from ..embeddings import STORE_FILE, EmbeddingStore
 from ..errors import DataError
 from ..weights import read_json
 from .ordered import ordered_map
@@ -52,6 +53,7 @@ from .sources import INDEX_FILE, METADATA_FILE, PARTS_FOLDER, SKIPS_FILE, Event,
 
 PLAN_FILE = "plan.json"
 FORMAT = 1
+NO_EMBEDDING = "no embedding"  # what the reason of a skip begins with that another run may not need
 SHARD_SIZE = 2048  # samples of a part: what a kill can cost
 BATCH_SIZE = 16  # the engine works on about a thousand rows at a time, so more would only take memory
 
@@ -72,6 +74,7 @@ class Task(Protocol):
 
     need: tuple[str, ...]
     field: str
+    embeddings: str | None
 
     def settings(self) -> dict[str, Any]:
         """All that the results depend on but the samples, as JSON has it."""
@@ -156,6 +159,7 @@ class Job:
     batch_size: int = BATCH_SIZE
     share: tuple[int, int] = (0, 1)
     strict: bool = False
+    _embedded: int = 0  # captions in the store when this run began
     _claims: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -201,6 +205,8 @@ class Job:
         path = self.parts / PLAN_FILE
         if not path.exists():
             self._write(path, _json(settings), replace=False)
+        if self.task.embeddings is not None and (Path(self.task.embeddings) / STORE_FILE).is_file():
+            self._embedded = len(EmbeddingStore.open(self.task.embeddings))
         there = read_json(path, DataError)
         if there != settings:
             raise DataError(
@@ -245,15 +251,21 @@ class Job:
         return bool(records) and records[-1]["next"] is None
 
     def pending(self) -> list[Unit]:
-        """The units of this share that are to be done; parts that are damaged are forgotten, changed inputs are DataErrors."""
+        """The units of this share that are to be done; parts that are damaged are forgotten, changed inputs are DataErrors.
+
+        Forgotten too are parts that lack samples whose captions may have come to the embedding store since.
+        """
         whole = self._finished_file()
+        if whole and any(self._may_find_more(record) for unit in self.units() for record in self.records(unit)):
+            (self.out / INDEX_FILE).unlink(missing_ok=True)  # its one file is made anew, of all parts
+            whole = False
         result = []
         for unit in self.units():
             if unit.number % self.share[1] != self.share[0] or not self._claim(unit):
                 continue
             for number, record in enumerate(self.records(unit)):
                 self._check_input(unit, record)
-                if not (whole or verify_part(self.out, record)):
+                if self._may_find_more(record) or not (whole or verify_part(self.out, record)):
                     while (path := self._record_path(unit.number, number)).exists():
                         path.unlink()
                         number += 1
@@ -262,6 +274,10 @@ class Job:
                 result.append(unit)
             self._release(unit)
         return result
+
+    def _may_find_more(self, record: dict[str, Any]) -> bool:
+        """Whether samples of a part were skipped for want of embeddings when the store had fewer."""
+        return record.get("embedded", self._embedded) != self._embedded
 
     def _finished_file(self) -> bool:
         """Whether an npz job has its one file, so that its parts may be gone."""
@@ -391,6 +407,7 @@ class Job:
         if unit.source.state(part.start, unit.stop) != part.state:
             raise DataError(f"{unit.source.name}: it changed while it was read; run again when nobody writes to it")
         part.skips.sort(key=lambda entry: entry[0])
+        lacking = any(skip.reason.startswith(NO_EMBEDDING) for _, skip in part.skips)
         record = {
             "name": writer.name,
             "source": unit.source.path.name,
@@ -400,6 +417,7 @@ class Job:
             "input": {"state": part.state, "sha256": part.digest.hexdigest()},
             **writer.close(),
             "skips": [[skip.key, skip.source, skip.reason] for _, skip in part.skips],
+            **({"embedded": self._embedded} if lacking else {}),
             "made_with": {"textok": __version__, "kernels": _core.cpu_info()["isa"]},
         }
         self._write(self._record_path(unit.number, part.number), _json(record))
@@ -444,7 +462,7 @@ class Job:
         index = {**read_json(self.parts / PLAN_FILE, DataError), "samples": samples, "skipped": skipped}
         if result is not None:
             index["result"] = result
-        index["parts"] = [{key: record[key] for key in record if key not in ("skips", "rows")} for record in records()]
+        index["parts"] = [{key: record[key] for key in record if key not in ("skips", "rows", "embedded")} for record in records()]
         self._write(self.out / INDEX_FILE, _json(index))
         if self.kind == "npz":
             for record in records():

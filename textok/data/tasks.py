@@ -24,13 +24,13 @@ from ..bundled import FOLDER, find_model
 from ..captions import CAPTIONS_FILE, EMBEDDINGS_FILE
 from ..config import DiTConfig, TexTokConfig
 from ..dit import DiT
-from ..embeddings import STORE_FILE, open_embeddings
+from ..embeddings import STORE_FILE, EmbeddingStore, open_embeddings
 from ..errors import DataError
 from ..images import preprocess
 from ..pipeline import PARTS, Pipeline
 from ..text import full_text
 from ..tokenizer import TexTok
-from .jobs import Product, Work
+from .jobs import NO_EMBEDDING, Product, Work
 from .parts import RAW
 from .shards import FLIPPED, FORMATS, LATENT, latent_of, pack_arrays, png_bytes
 from .sources import Sample, Skip, Source
@@ -139,8 +139,10 @@ class TextFinder:
         try:
             self.opened.embeddings([name])
         except (DataError, ValueError):
+            if isinstance(self.opened, EmbeddingStore) and name in self.opened:
+                raise  # it is there and damaged, as others may be
             short = f"{name[:57]}..." if isinstance(name, str) and len(name) > 60 else name
-            return f"no embedding of its {self.by} {short!r} in {self.path}"
+            return f"{NO_EMBEDDING} of its {self.by} {short!r} in {self.path}"
         return None
 
 
