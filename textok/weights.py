@@ -155,6 +155,8 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
         file = TensorFile(folder / WEIGHTS_FILE)
         return dict.fromkeys(file.shapes, file)
     index = folder / INDEX_FILE
+    if not index.exists() and (folder / "state.pt").exists():
+        raise WeightsError(f"{folder}: a training's folder; make a model of it with: textok export {folder} MODEL")
     if not index.exists():
         raise WeightsError(f"{folder}: no {WEIGHTS_FILE} and no {INDEX_FILE} in it")
     places = read_json(index, WeightsError).get("weight_map")

@@ -2,17 +2,17 @@
 
     python benchmarks/paper/claim.py RUN [RUN ...] [--out benchmarks/paper/results]
 
-A RUN is the folder of a training (`textok train tokenizer`), finished or not, or a model's. Each is compared on two test sets:
-*concept*, whose emoji are in no style part of the training, and *pair*, seen in another style. Beside TexTok and its Baseline
-stands a PCA of as many numbers. Pictures are made by the C engine, in float32, each model reading the captions or labels that it
-was trained on.
+A RUN is the folder of a training (`textok train tokenizer`), finished or not, or a model's. Each is compared on two test
+sets: *concept*, whose emoji are in no style part of the training, and *pair*, seen in another style. Beside TexTok and its
+Baseline stands a PCA of as many numbers. Pictures are made by the C engine, in float32, each model reading the captions or
+labels that it was trained on.
 
-Runs of other steps and ablations may stand among them. A TexTok is compared with the Baseline of its tokens, seed and steps, with
-one of about its CPU time, and, where it is an ablation, with the full TexTok of its tokens, seed and steps. Plots and sheets
-show the usual runs: those of the number of steps that most TexToks have, and no ablations.
+Runs of other steps and ablations may stand among them. A TexTok is compared with the Baseline of its tokens, seed and steps,
+with one of about its CPU time, and, where it is an ablation, with the full TexTok of its tokens, seed and steps. Plots and
+sheets show the usual runs: those of the number of steps that most TexToks have, and no ablations.
 
-Writes claim.csv (one row a model and test set), gains.csv (the comparisons, with bootstrap intervals), claim.md, plots, sheets of
-pictures, and the logs of the runs. Killed and run again it goes on from what --work holds.
+Writes claim.csv (one row a model and test set), gains.csv (the comparisons, with bootstrap intervals), claim.md, plots,
+sheets of pictures, and the logs of the runs. Killed and run again it goes on from what --work holds.
 """
 
 import argparse
@@ -296,8 +296,8 @@ def markdown(rows, gains, timed, ablations, candidates, network_words, note):
 
 
 ABLATION_WORDS = (
-    "What each loses or gains against TexTok that reads long captions, in context, on both sides. The paper's rFID at 128 tokens: "
-    "1.04 with text on both sides, 1.11 in the tokenizer only, 1.28 in the detokenizer only, 1.49 without; richer captions and "
+    "What each loses or gains against TexTok that reads long captions, in context, on both sides. The paper's rFID at 128 "
+    "tokens: 1.04 with text on both sides, 1.11 in the tokenizer only, 1.28 in the detokenizer only, 1.49 without; richer captions and "
     "in-context text rather than cross-attention help there."
 )
 
@@ -333,8 +333,8 @@ def gain_table(gains, paper=True):
             ]
         )
     note = (
-        "Differences are the model less what it is beside, with 95% intervals of a paired bootstrap over pictures; they say what other "
-        "pictures would change, "
+        "Differences are the model less what it is beside, with 95% intervals of a paired bootstrap over pictures; they say what "
+        "other pictures would change, "
         "not what another training would. Gains are falls of a distance relative to the other's; KID's error is the "
         "standard error by the delete-half jackknife."
     )
@@ -359,7 +359,7 @@ def log_curve(one, name, column):
 
 
 def log_rows(candidates, column="step"):
-    """[model, tokens, seed, place, for each of LOGGED: TexTok, its Baseline, difference] of the places of the Baseline's scores.
+    """[model, tokens, seed, place, for each of LOGGED: TexTok, its Baseline, difference] where the Baseline has scores.
 
     column: what is equal, "step" or "cpu_seconds". Where TexTok's log has no such place its value is interpolated between its
     neighbours, and marked with "~".

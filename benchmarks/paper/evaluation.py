@@ -70,7 +70,7 @@ class Emoji:
 def add_data_arguments(parser):
     parser.add_argument("--data", default=HERE / "data", help="folder of the shards")
     parser.add_argument("--pair-test", default=HERE / "pair_test.txt", help="file with the keys of the test set by pair")
-    parser.add_argument("--caption", default=USUAL_CAPTION, help="which caption models read; a training's folder tells of its own")
+    parser.add_argument("--caption", default=USUAL_CAPTION, help="which one models read; a training's folder tells of its own")
     parser.add_argument(
         "--cache", default="captions.npz", help="embeddings of the captions: a store, or a .npz that is made where missing"
     )

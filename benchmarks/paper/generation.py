@@ -52,7 +52,9 @@ class Generator:
         out = np.empty((len(rows), *emoji.pairs.images.shape[1:]), np.uint8)
         for start in tqdm(range(0, len(rows), BATCH), desc=f"{self.folder.name}: samples", disable=None, leave=False):
             part = rows[start : start + BATCH]
-            condition = emoji.text(part, self.caption, self.config["num_text_tokens"]) if self.by_text else {"labels": labels[part]}
+            condition = {"labels": labels[part]}
+            if self.by_text:
+                condition = emoji.text(part, self.caption, self.config["num_text_tokens"])
             z = self.dit.sample(**condition, steps=steps, guidance_scale=guidance, seed=seed, first_index=start)
             beside = emoji.condition(self.decoder.config.to_dict(), part, self.caption)
             out[start : start + BATCH] = self.decoder.decode(z, **beside)

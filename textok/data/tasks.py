@@ -24,13 +24,13 @@ from ..bundled import FOLDER, find_model
 from ..captions import CAPTIONS_FILE, EMBEDDINGS_FILE
 from ..config import DiTConfig, TexTokConfig
 from ..dit import DiT
-from ..embeddings import STORE_FILE, open_embeddings
+from ..embeddings import STORE_FILE, EmbeddingStore, open_embeddings
 from ..errors import DataError
 from ..images import preprocess
 from ..pipeline import PARTS, Pipeline
 from ..text import full_text
 from ..tokenizer import TexTok
-from .jobs import Product, Work
+from .jobs import NO_EMBEDDING, Product, Work
 from .parts import RAW
 from .shards import FLIPPED, FORMATS, LATENT, latent_of, pack_arrays, png_bytes
 from .sources import Sample, Skip, Source
@@ -119,6 +119,15 @@ class TextFinder:
     def by(self) -> str:
         return "index" if self.cycle else getattr(self.opened, "by", "caption")
 
+    def check_positions(self, sources: Sequence[Source]) -> None:
+        """Embeddings without names go with the rows of one array, table or folder only."""
+        if self.path is not None and self.by == "index" and not (len(sources) == 1 and sources[0].ranges):
+            raise DataError(
+                f"{self.path}: these embeddings have positions only, which fit one array, table or folder, got "
+                f"{', '.join(source.name for source in sources[:3])}{', ...' * (len(sources) > 3)}; "
+                "give a store, or an .npz with `captions` or `keys`"
+            )
+
     def names(self, samples: Sequence[Sample]) -> list[Any]:
         if self.by == "index":
             return [(sample.position - 1) % (self.cycle or 1 << 62) for sample in samples]
@@ -130,8 +139,10 @@ class TextFinder:
         try:
             self.opened.embeddings([name])
         except (DataError, ValueError):
+            if isinstance(self.opened, EmbeddingStore) and name in self.opened:
+                raise  # it is there and damaged, as others may be
             short = f"{name[:57]}..." if isinstance(name, str) and len(name) > 60 else name
-            return f"no embedding of its {self.by} {short!r} in {self.path}"
+            return f"{NO_EMBEDDING} of its {self.by} {short!r} in {self.path}"
         return None
 
 
@@ -344,9 +355,14 @@ class DecodeTask:
         return work
 
 
+def folder_of(source: str) -> str:
+    """What the folder of a shard's pictures is called, where there are several shards."""
+    return Path(source).name.partition(".")[0]
+
+
 def key_in_shard(sample: Sample) -> str:
     """A sample's key behind the name of its shard, which tells apart those of several."""
-    return f"{Path(sample.source).name.partition('.')[0]}/{sample.key}"
+    return f"{folder_of(sample.source)}/{sample.key}"
 
 
 def picture_product(key: str, picture: U8, metadata: dict[str, Any], kind: str) -> Product:
