@@ -1,5 +1,6 @@
 /* Workers are started when first needed and then wait for the next job: they look at the job number for a little while (a model runs
- * hundreds of short jobs in a row) and then sleep on a condition. The caller takes tasks as they do. */
+ * hundreds of short jobs in a row) and then sleep on a condition. The caller takes tasks as they do. Each begins with tasks of its own, so
+ * that a thread reads memory in one run and finds in its cache what it wrote there in the job before. */
 #define _GNU_SOURCE
 #include "pool.h"
 
@@ -28,9 +29,11 @@ static struct {
     int sleeping;
     tx_task *task;
     void *arg;
-    size_t count;
     int threads;                /* workers with index < threads take part */
-    _Atomic size_t next;        /* the next task to take */
+    struct share {
+        _Atomic size_t next;    /* the next task to take */
+        size_t end;
+    } __attribute__((aligned(64))) shares[TX_MAX_THREADS];
     _Atomic unsigned job;       /* number of the job; a change is the signal to start */
     _Atomic int running;        /* workers that have not yet left the job */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -80,11 +83,14 @@ void tx_pool_set_threads(int n)
     atomic_store(&default_threads, n < 1 ? 1 : n > TX_MAX_THREADS ? TX_MAX_THREADS : n);
 }
 
-static void take_tasks(tx_task *task, void *arg, size_t count, int worker)
+static void take_tasks(int worker)
 {
-    size_t i;
-    while ((i = atomic_fetch_add(&pool.next, 1)) < count)
-        task(arg, i, worker);
+    for (int other = 0; other < pool.threads; other++) {
+        struct share *share = &pool.shares[(worker + other) % pool.threads];
+        size_t i;
+        while ((i = atomic_fetch_add(&share->next, 1)) < share->end)
+            pool.task(pool.arg, i, worker);
+    }
 }
 
 static long long now_ns(void)
@@ -127,7 +133,7 @@ static void *worker_main(void *arg)
         wait_for_job_after(seen);
         seen = atomic_load(&pool.job);
         if (birth.worker < pool.threads)
-            take_tasks(pool.task, pool.arg, pool.count, birth.worker);
+            take_tasks(birth.worker);
         atomic_fetch_sub(&pool.running, 1);
     }
     return NULL;
@@ -168,16 +174,18 @@ void tx_pool_run(int threads, tx_task *task, void *arg, size_t count)
     start_workers(threads - 1);
     pool.task = task;
     pool.arg = arg;
-    pool.count = count;
     pool.threads = threads;
-    atomic_store(&pool.next, 0);
+    for (int i = 0; i < threads; i++) {
+        atomic_store(&pool.shares[i].next, tx_pool_share(count, threads, i));
+        pool.shares[i].end = tx_pool_share(count, threads, i + 1);
+    }
     atomic_store(&pool.running, pool.started);
     pthread_mutex_lock(&pool.lock);
     atomic_fetch_add(&pool.job, 1);
     if (pool.sleeping)
         pthread_cond_broadcast(&pool.wake);
     pthread_mutex_unlock(&pool.lock);
-    take_tasks(task, arg, count, 0);
+    take_tasks(0);
     /* A worker that is due may have lost its core to another process: then give way rather than spin against it. */
     for (unsigned spins = 1; atomic_load_explicit(&pool.running, memory_order_acquire) > 0; spins++)
         spins % 1024 ? PAUSE() : (void)sched_yield();

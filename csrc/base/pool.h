@@ -13,9 +13,16 @@ typedef void tx_task(void *arg, size_t task, int worker);
 int tx_pool_threads(void);
 void tx_pool_set_threads(int n);
 
-/* Run tasks 0..count-1 on at most `threads` threads, the caller among them, and return when all are done. Which thread runs which
- * task is open, so tasks must not depend on each other. Where another caller has the pool (a second Python thread, a task of its
- * own, a child after fork), or no thread can be started, the caller runs them all, in order. */
+/* Run tasks 0..count-1 on at most `threads` threads, the caller among them, and return when all are done. A worker begins with a share of
+ * its own, in order, and then helps the others: so which thread runs which task is open, and tasks must not depend on each other. Where
+ * another caller has the pool (a second Python thread, a task of its own, a child after fork), or no thread can be started, the caller
+ * runs them all, in order. */
 void tx_pool_run(int threads, tx_task *task, void *arg, size_t count);
+
+/* Where a worker's share of `count` tasks begins; it ends where the next worker's begins. */
+static inline size_t tx_pool_share(size_t count, int threads, int worker)
+{
+    return count * (size_t)worker / (size_t)threads;
+}
 
 #endif
