@@ -31,6 +31,7 @@ struct amx_job {
     size_t lda;             /* bytes */
     size_t steps;           /* of 64 bytes of K */
     size_t lines;           /* of the next panel to fetch a step */
+    const char *soon;       /* rows of A to fetch: the next block's, where they come for the first time; or NULL */
     size_t quads;           /* where blocks are few: of lines to fetch a step, from `at` on while that is before `until` */
     const char *at, *until, *end, *next; /* behind `end` it goes on at `next` */
     struct low_rows rows;   /* the epilogue of the block before */
@@ -132,6 +133,8 @@ TXK_INLINE void amx_block(struct amx_job *j, const char *a, const char *w, const
         else
             upper(a + 64 * s, lda, w + STEP_W * s, int8);
         fetch(j);
+        for (size_t r = 0; j->soon && r < BLOCK; r++)
+            _mm_prefetch(j->soon + r * lda + 64 * s, _MM_HINT_T1);
         for (size_t i = 0; i < lines; i++)
             _mm_prefetch(ahead + 64 * (s * lines + i), _MM_HINT_T1);
         for (size_t i = 0; i < places; i++, out += j->ldo) {
@@ -164,9 +167,9 @@ TXK_INLINE void gemm_low_amx(const struct tx_gemm_low *job, void (*rows_of_act)(
 {
     const size_t size = int8 ? 1 : 2, out_size = job->out_bf16 ? 2 : 4, Kb = tx_k_padded(job->K) * size, panel_bytes = Kb * BLOCK, tail = job->M % BLOCK;
     struct amx_shape whole, part;
-    amx_shape_for(&whole, BLOCK);
+    amx_shape_for(&whole, job->M < BLOCK ? job->M : BLOCK);
     amx_shape_for(&part, tail);
-    const int reshape = tail % AMX_ROWS != 0;
+    const int reshape = job->M > BLOCK && tail % AMX_ROWS != 0;
     char sums[2][BLOCK * BLOCK * 4] __attribute__((aligned(64)));
     struct amx_job j = {.lda = job->lda * size, .steps = Kb / 64, .ldo = job->ldo * out_size, .rows = {.job = job, .run = rows_of_act}};
 
@@ -195,6 +198,7 @@ TXK_INLINE void gemm_low_amx(const struct tx_gemm_low *job, void (*rows_of_act)(
                 const size_t m = b * BLOCK, rows = job->M - m < BLOCK ? job->M - m : BLOCK;
                 const char *a = (const char *)job->a + m * j.lda;
                 const int odd = reshape && rows < BLOCK;
+                j.soon = few && n == job->n0 && job->M >= m + 2 * BLOCK ? a + BLOCK * j.lda : NULL;
                 j.out = (const char *)job->out + m * j.ldo + n * out_size;
                 if (odd) {
                     finish(&j);
