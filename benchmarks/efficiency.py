@@ -175,13 +175,13 @@ def plot(results, path):
         return
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     for panel, size in zip(panels, ORIGINAL, strict=True):
-        for precision in PRECISIONS:
+        for colour, precision in enumerate(PRECISIONS):
             line = [r for r in rows if r["size"] == size and r["precision"] == precision]
             if line:
                 panel.plot(
                     [r["tokens"] for r in line],
                     [ratio(r, ORIGINAL_STEPS, False) for r in line],
-                    "o-",
+                    f"C{colour}o-",
                     label=f"textok, {precision}",
                 )
         for points, style, label in (

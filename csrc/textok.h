@@ -1,7 +1,8 @@
 /* The C engine as the binding sees it.
  *
  *     struct tx_model *model;
- *     if (tx_model_open(&model, kernels, TX_MODEL_TEXTOK, TX_F32, &config, &err) != TX_OK) ...   tensors are known, memory is not yet taken
+ *     if (tx_model_open(&model, kernels, TX_MODEL_TEXTOK, TX_BOTH_SIDES, TX_F32, &config, &err) != TX_OK) ...
+ *                                                                                         tensors are known, memory is not yet taken
  *     tx_model_load(model, get, arg, threads, &err)                                       packs every tensor
  *     tx_textok_encode(model, &call, images, 0, &text, B, z)                              any number of times, from any thread
  *     tx_model_close(model);
@@ -22,6 +23,9 @@
 
 enum tx_model_kind { TX_MODEL_TEXTOK, TX_MODEL_DIT };
 
+/* The sides that a TexTok holds, one or both; a DiT has none. */
+enum tx_sides { TX_NO_SIDE = 0, TX_TOKENIZER = 1, TX_DETOKENIZER = 2, TX_BOTH_SIDES = TX_TOKENIZER | TX_DETOKENIZER };
+
 struct tx_model;
 
 union tx_model_config {
@@ -39,13 +43,15 @@ struct tx_call {
     struct tx_error *err;
 };
 
-/* Checks the config and lists the tensors. `dtype` is what the large products are computed in: in int8 models the projections of text stay
- * bfloat16; small layers at the edges are float32 in all. *model is NULL unless TX_OK. */
-enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_dtype dtype,
-                             const union tx_model_config *config, struct tx_error *err);
+/* Checks the config and lists the tensors, of a TexTok those of `sides`: nothing of another side is asked for, packed or planned, and its
+ * calls must not be made. A DiT's `sides` is not looked at. `dtype` is what the large products are computed in: in int8 models the
+ * projections of text stay bfloat16; small layers at the edges are float32 in all. *model is NULL unless TX_OK. */
+enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_sides sides,
+                             enum tx_dtype dtype, const union tx_model_config *config, struct tx_error *err);
 void tx_model_close(struct tx_model *model);
 
 enum tx_model_kind tx_model_kind(const struct tx_model *model);
+enum tx_sides tx_model_sides(const struct tx_model *model);
 const union tx_model_config *tx_model_config(const struct tx_model *model);
 size_t tx_model_tensor_count(const struct tx_model *model);
 /* Shape has room for 2 sizes; returns the rank. */

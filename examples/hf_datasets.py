@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 import textok
+from textok.text import full_text
 
 
 def with_latents(dataset, model, embeddings, image="image", caption="caption", batch_size=32):
@@ -20,6 +21,7 @@ def with_latents(dataset, model, embeddings, image="image", caption="caption", b
 
     def encode(rows):
         text, lengths = embeddings.embeddings(rows[caption])
+        text = full_text(text, model.config.num_text_tokens, model.config.text_mask)
         pictures = textok.preprocess(rows[image], model.config.image_size)
         return {"latent": list(model.encode(pictures, text, lengths))}
 
@@ -33,6 +35,7 @@ def with_pictures(dataset, model, embeddings, caption="caption", batch_size=32):
 
     def decode(rows):
         text, lengths = embeddings.embeddings(rows[caption])
+        text = full_text(text, model.config.num_text_tokens, model.config.text_mask)
         pictures = model.decode(np.asarray(rows["latent"], np.float32), text, lengths)
         return {"reconstruction": [Image.fromarray(picture) for picture in pictures]}
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 import textok
 from textok.data import read_samples
+from textok.text import full_text
 
 
 class Pictures(IterableDataset):
@@ -49,6 +50,7 @@ def encode(model, paths, embeddings, field="caption", batch_size=32, workers=2):
     found = []
     for keys, pictures, captions in loader:
         text, lengths = embeddings.embeddings(captions)
+        text = full_text(text, model.config.num_text_tokens, model.config.text_mask)
         found.append((keys, torch.from_numpy(model.encode(pictures, text, lengths)), captions))
     keys, latents, captions = zip(*found)
     return list(itertools.chain(*keys)), torch.cat(latents), list(itertools.chain(*captions))

@@ -15,6 +15,7 @@ import webdataset as wds
 
 import textok
 from textok.data import read_latents
+from textok.text import full_text
 
 
 def encode_shards(urls, model, embeddings, out, field="caption", batch_size=32, per_shard=1000):
@@ -29,6 +30,7 @@ def encode_shards(urls, model, embeddings, out, field="caption", batch_size=32, 
     with wds.ShardWriter(str(Path(out) / "latents-%06d.tar"), maxcount=per_shard, verbose=0) as writer:
         for keys, pictures, metadata in dataset:
             text, lengths = embeddings.embeddings([known[field] for known in metadata])
+            text = full_text(text, model.config.num_text_tokens, model.config.text_mask)
             latents = model.encode(textok.preprocess(list(pictures), model.config.image_size), text, lengths)
             for key, latent, known in zip(keys, latents, metadata):
                 writer.write({"__key__": key, "npz": {"latent": latent}, "json": known})
@@ -39,6 +41,7 @@ def decode_shards(shards, model, embeddings, field="caption"):
     """Yields (key, picture uint8 [S,S,3]) of shards with latents, whoever wrote them."""
     for key, latent, _, metadata, _ in read_latents(shards):
         text, lengths = embeddings.embeddings([metadata[field]])
+        text = full_text(text, model.config.num_text_tokens, model.config.text_mask)
         yield key, model.decode(latent[None], text, lengths)[0]
 
 

@@ -56,8 +56,9 @@ def make_shards(folder, counts):
 
 
 def models(folder):
-    """A TexTok with text and one without, two pipelines and captions' embeddings, in a folder."""
+    """TexToks with text, masked and not, and one without, pipelines and captions' embeddings, in a folder."""
     small.textok(text_mask=True).save_pretrained(folder / "textok")
+    small.textok().save_pretrained(folder / "unmasked")
     small.textok(text_condition="none").save_pretrained(folder / "baseline")
     small.class_pipeline().save_pretrained(folder / "classes")
     small.text_pipeline().save_pretrained(folder / "texts")

@@ -596,6 +596,14 @@ def test_examples_of_the_docstrings(module):
     assert attempted and not failed
 
 
+def test_parts_are_there_after_a_plain_import():
+    """`textok.data` and the others, without an import of their own; and no more than is used."""
+    code = "import sys, textok; textok.data.encode, textok.metrics.psnr; print('textok.ray' in sys.modules, 'data' in dir(textok));"
+    done = python(code + "textok.viz.axes, textok.ray.Encoder; print('ray' in sys.modules); textok.nothing")
+    assert done.stdout.split() == ["False", "True", "False"], done.stderr
+    assert done.stderr.endswith("AttributeError: module 'textok' has no attribute 'nothing'\n")
+
+
 def test_import_is_light_and_silent():
     """Importing loads neither Pillow nor what reads files, and says nothing."""
     heavy = ("PIL", "safetensors", "ml_dtypes", "tqdm", "skimage", "torch")

@@ -66,6 +66,62 @@ def test_threads_on_one_model(models, count):
     assert not wrong
 
 
+def test_every_caller_may_ask_for_other_threads(models):
+    """Callers with their own numbers of threads, more than there are cores: workers come, go and are too late; the bits stay."""
+    tiny = TinyTexTok(textok_config(text_mask=True))
+    x, z, captions = tiny.inputs(batch=4)
+    tt = textok.TexTok(tiny.config, tiny.weights)
+    expected = tt.encode(x, **captions, threads=1), tt.decode(z, **captions, threads=1)
+    wrong = []
+
+    def work(index):
+        for turn in range(12):
+            threads = 1 + (5 * turn + 3 * index) % 9
+            got = tt.encode(x, **captions, threads=threads), tt.decode(z, **captions, threads=threads)
+            if not all(np.array_equal(a, b) for a, b in zip(got, expected)):
+                wrong.append((index, threads))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# How often each thread was given a core: what a worker that sleeps through a call leaves as it was.
+ASLEEP = """
+import time
+from pathlib import Path
+import textok
+from tiny import TinyTexTok, textok_config
+
+def switches():
+    return {status.parent.name: [line for line in status.read_text().splitlines() if "ctxt_switches" in line]
+            for status in Path("/proc/self/task").glob("*/status")}
+
+tiny = TinyTexTok(textok_config(text_mask=True))
+x, z, captions = tiny.inputs(batch=4)
+before = set(switches())
+tt = textok.TexTok(tiny.config, tiny.weights)
+tt.encode(x, **captions, threads=8)
+workers = set(switches()) - before
+assert len(workers) == 7, workers
+time.sleep(0.5)
+at_rest = switches()
+for _ in range(20):
+    tt.encode(x, **captions, threads=2)
+now = switches()
+woken = [worker for worker in workers if now[worker] != at_rest[worker]]
+assert len(woken) <= 1, woken
+"""
+
+
+def test_workers_that_are_not_wanted_sleep():
+    """After a call on eight threads, calls on two wake one worker and leave six alone."""
+    in_fresh_process(ASLEEP)
+
+
 def test_other_threads_run_meanwhile():
     """The GIL is released: while the engine works, another thread gets on."""
     side = {"hidden_size": 256, "depth": 4, "num_heads": 4}

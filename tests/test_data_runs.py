@@ -10,9 +10,11 @@ import numerics
 import numpy as np
 import pytest
 import small
+from PIL import Image
 
 import textok
 from textok import cli, data
+from textok.data import parts
 from textok.errors import DataError
 
 
@@ -186,6 +188,37 @@ def test_division_changes_nothing(place, encoded, tmp_path):
     assert encode(place, tmp_path / "c").computed == 0 and data_sets.contents(tmp_path / "c") == expected
 
 
+def test_batch_mates_change_nothing_where_padding_is_seen(place, tmp_path):
+    """A model that does not mask text sees the padding: as long for a caption alone as beside the longest, and as in training."""
+    model, given = small.textok(), {"embeddings": place / "captions"}
+    assert not model.config.text_mask
+    text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(45)])
+    assert text.shape[1] == model.config.num_text_tokens  # the longest caption is as long as the model allows
+    latents = model.encode(textok.preprocess([data_sets.picture(i) for i in range(45)], 16), text, lengths)
+    pictures = model.decode(latents, text, lengths)
+    for size in (1, 2, 16):
+        data.encode(place / "unmasked", place / "shards", tmp_path / f"{size}", batch_size=size, **given)
+        assert np.array_equal(np.stack([sample.latent for sample in data.read_latents(tmp_path / f"{size}")]), latents)
+        options = {"batch_size": size, "format": "npz", **given}
+        data.decode(place / "unmasked", tmp_path / f"{size}", tmp_path / f"p{size}", **options)
+        assert np.array_equal(data.read_adm(tmp_path / f"p{size}" / "samples.npz")[0], pictures)
+
+
+@pytest.mark.parametrize("condition", ("class", "text"))
+def test_batch_mates_change_no_sample_where_padding_is_seen(place, tmp_path, condition):
+    kept = textok.Pipeline(small.textok(), small.dit(condition=condition), small.captions() if condition == "class" else None)
+    kept.save_pretrained(tmp_path / "pipeline")
+    options = {"seed": 1, "steps": 2, "format": "npz"} | ({"embeddings": place / "captions"} if condition == "text" else {})
+    made = {}
+    for size in (1, 4, 18):
+        data.sample(tmp_path / "pipeline", 18, tmp_path / f"{size}", batch_size=size, **options)
+        made[size] = data.read_adm(tmp_path / f"{size}" / "samples.npz")[0]
+    assert np.array_equal(made[1], made[18]) and np.array_equal(made[4], made[18])
+    if condition == "class":
+        one, other = (kept(labels=range(9), seed=1, steps=2, batch_size=size).images for size in (1, 9))
+        assert np.array_equal(one, other)
+
+
 def test_killed_at_any_moment(place, encoded, tmp_path):
     """kill -9 at random times: what is there then is never wrong, and the next run completes to the same bytes."""
     rng = random.Random(5)
@@ -241,6 +274,54 @@ def test_samples_are_completed(place, tmp_path, format):
     (tmp_path / "a" / victim).write_bytes(content[:100] + b"?" + content[101:])
     assert data.sample(place / "classes", 10, tmp_path / "a", **options).computed == {"png": 4, "npz": 10, "shards": 4}[format]
     assert data_sets.contents(tmp_path / "a") == data_sets.contents(tmp_path / "b")
+
+
+@pytest.mark.parametrize("kill", (3, 7))
+def test_overwrite_leaves_no_picture_of_a_killed_run(place, tmp_path, monkeypatch, kill):
+    """Killed before a part has its record, with pictures of it there; another run then has its own pictures only."""
+    options = {"steps": 2, "seed": 3, "shard_size": 5, "batch_size": 1, "threads": 1}
+    out, add, left = tmp_path / "out", parts.PngPart.add, iter(range(kill))
+
+    def add_some(self, *arguments):
+        add(self, *arguments)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts.PngPart, "add", add_some)
+    with pytest.raises(KeyboardInterrupt):
+        data.sample(place / "classes", 20, out, **options)
+    monkeypatch.undo()
+    assert len(list(out.glob("*.png"))) == kill + 1 and len(list((out / "parts").glob("*-*.json"))) == kill // 5
+    data.sample(place / "classes", 2, out, overwrite=True, **options)
+    assert sorted(path.name for path in out.glob("*.png")) == ["000000.png", "000001.png"]
+    assert not list(out.rglob("*.keys"))
+
+
+def test_a_second_sample_of_a_key(place, tmp_path):
+    """Its picture would take the place of the first's: it is named, in the same part as in a later one; files stay as they are."""
+    z = small.latents_of(small.textok(), 5)
+    content = [(key, {"npz": {"latent": row}}) for key, row in zip(("a", "b", "a", "c", "b"), z)]
+    data.write_shards(content, tmp_path / "latents")
+    (shard,) = (tmp_path / "latents").glob("*.tar")
+    expected = small.textok(text_condition="none").decode(z)
+    for size in (2, 100):
+        out = tmp_path / f"{size}"
+        done = data.decode(place / "baseline", shard, out, shard_size=size)
+        assert (done.samples, done.skipped) == (3, 2)
+        assert [(skip["key"], "second sample" in skip["reason"]) for skip in skips_of(out)] == [("a", True), ("b", True)]
+        for key, row in (("a", 0), ("b", 1), ("c", 3)):
+            assert np.array_equal(np.asarray(Image.open(out / f"{key}.png")), expected[row])
+        assert data.decode(place / "baseline", shard, out, shard_size=size).computed == 0
+        if size == 2:  # the keys of parts that were there before count
+            (out / "parts" / "000000-0001.json").unlink()
+            data.decode(place / "baseline", shard, out, shard_size=size)
+            assert [skip["key"] for skip in skips_of(out)] == ["a", "b"]
+    done = data.decode(place / "baseline", shard, tmp_path / "npz", format="npz")
+    assert np.array_equal(data.read_adm(tmp_path / "npz" / "samples.npz")[0], expected)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / shard.name).write_bytes(shard.read_bytes())
+    with pytest.raises(DataError, match=f"shards of names that differ.*{shard.stem}"):
+        data.decode(place / "baseline", [shard, tmp_path / "other" / shard.name], tmp_path / "two")
 
 
 def test_damaged_parts_are_made_anew(place, encoded, tmp_path):
@@ -360,7 +441,35 @@ def test_skips_are_reported(place, tmp_path):
     assert not (tmp_path / "strict" / "index.json").exists()
 
 
-def test_latents_that_cannot_be_decoded(place, tmp_path):
+@pytest.mark.parametrize("format", ("png", "npz"))
+def test_captions_that_are_embedded_later(place, tmp_path, format):
+    """Samples left out for want of an embedding are there after the next run; parts that lacked none are not made again."""
+    known, text = small.captions(), small.text_of(small.textok(), 18)
+    store = textok.EmbeddingStore.create(tmp_path / "store", {"name": "made up"}, 12)
+    names = known.captions(range(18))
+    store.add(names[:10], text[:10])
+    path = data_sets.make_shard(tmp_path / "s.tar", data_sets.samples(0, 18))
+    options = {"embeddings": tmp_path / "store", "shard_size": 6}
+    done = data.encode(place / "textok", path, tmp_path / "latents", **options)
+    assert (done.samples, done.skipped, done.computed) == (10, 8, 18)
+    latents = small.latents_of(small.textok(), 18)
+    content = ((f"k{i}", {"npz": {"latent": z}, "json": {"caption": names[i]}}) for i, z in enumerate(latents))
+    data.write_shards(content, tmp_path / "l")
+    done = data.decode(place / "textok", tmp_path / "l", tmp_path / "pictures", format=format, **options)
+    assert (done.samples, done.skipped) == (10, 8)
+    assert data.encode(place / "textok", path, tmp_path / "latents", **options).computed == 0
+    store.add(names, text)
+    done = data.encode(place / "textok", path, tmp_path / "latents", **options)
+    assert (done.samples, done.skipped, done.computed) == (18, 0, 12) and not skips_of(tmp_path / "latents")
+    done = data.decode(place / "textok", tmp_path / "l", tmp_path / "pictures", format=format, **options)
+    assert (done.samples, done.skipped, done.computed) == (18, 0, 18 if format == "npz" else 12)
+    data.encode(place / "textok", path, tmp_path / "anew", **options)
+    assert data_sets.contents(tmp_path / "anew") == data_sets.contents(tmp_path / "latents")
+    data.decode(place / "textok", tmp_path / "l", tmp_path / "new", format=format, **options)
+    assert data_sets.contents(tmp_path / "new") == data_sets.contents(tmp_path / "pictures")
+
+
+def test_latents_that_cannot_be_decoded(place, tmp_path, caplog):
     z = small.latents_of(small.textok(), 3)
     content = [
         ("a", {"npz": {"latent": z[0]}}),
@@ -373,6 +482,11 @@ def test_latents_that_cannot_be_decoded(place, tmp_path):
     assert done.samples == 1 and {skip["key"] for skip in skips_of(tmp_path / "out")} == {"b", "c", "d"}
     skips = []
     assert [sample.key for sample in data.read_latents(tmp_path / "latents", skips=skips)] == ["a", "c"] and len(skips) == 2
+    with caplog.at_level("WARNING"):
+        assert [sample.key for sample in data.read_latents(tmp_path / "latents")] == ["a", "c"]
+    assert [record.getMessage().split(": ")[0].split()[-1] for record in caplog.records] == ["b", "d"]
+    with pytest.raises(DataError, match="b: not npz data"):
+        list(data.read_latents(tmp_path / "latents", strict=True))
 
 
 def test_what_does_not_fit(place, tmp_path):
@@ -400,6 +514,20 @@ def test_batches(place):
     assert np.array_equal(np.concatenate([batch.pictures for batch in found]), x)
     text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(7)])
     assert np.array_equal(found[0].text, text) and np.array_equal(found[0].text_lengths, lengths)
+
+
+def test_batches_by_position(place, tmp_path):
+    """Of one source; with more of them nobody knows which row is whose."""
+    text = np.random.default_rng(0).standard_normal((4, 7, 12)).astype(np.float32)
+    np.save(tmp_path / "t.npy", text)
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.stack([data_sets.picture(i, 16)[:, :16] for i in range(2)]))
+    for embeddings in (tmp_path / "t.npy", textok.open_embeddings(tmp_path / "t.npy")):
+        (batch,) = data.batches(tmp_path / "a.npy", 16, embeddings=embeddings)
+        assert np.array_equal(batch.text, text[:2])
+        for paths in (iter([tmp_path / "a.npy", tmp_path / "b.npy"]), place / "shards"):
+            with pytest.raises(DataError, match="positions only.* got .*, "):
+                list(data.batches(paths, 16, embeddings=embeddings))
 
 
 def test_latents_beside_webdataset_and_torch(encoded):

@@ -1,8 +1,10 @@
 """Reading: every kind of source, its order and positions, and that nothing is left out without being named."""
 
+import errno
 import gzip
 import io
 import json
+import pathlib
 import pickle
 import tarfile
 
@@ -194,6 +196,30 @@ def test_a_second_picture_of_a_name(tmp_path):
     (tmp_path / "a.jpg").write_bytes(png())
     samples, skips = read(tmp_path)
     assert len(samples) == 1 and "a second picture" in skips[0].reason
+
+
+@pytest.mark.parametrize("kind", ("shard", "folder", "table"))
+def test_a_failing_disk_is_not_damage(tmp_path, monkeypatch, kind):
+    """What could not be read this time ends the run with the file's name; what is not there is skipped."""
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "p.png").write_bytes(png())
+    (tmp_path / "f" / "p.txt").write_text("a caption")
+    (tmp_path / "t.jsonl").write_text('{"file_name": "f/p.png"}\n{"file_name": "f"}\n{"file_name": "gone.png"}\n')
+    make_shard(tmp_path / "s.tar", 3)
+    source = tmp_path / {"shard": "s.tar", "folder": "f", "table": "t.jsonl"}[kind]
+    whole, skips = read(source)
+    assert len(whole) == (3 if kind == "shard" else 1) and len(skips) == (2 if kind == "table" else 0)
+
+    def broken(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    if kind == "shard":
+        monkeypatch.setattr(tarfile.ExFileObject, "read", broken)
+    else:
+        monkeypatch.setattr(pathlib.Path, "read_bytes", broken)
+    with pytest.raises(OSError, match=r"Input/output error: '.*(s.tar|p.png)'") as told:
+        read(source)
+    assert told.value.errno == errno.EIO
 
 
 # ---- tables, lines, pictures ----

@@ -368,6 +368,16 @@ def test_what_is_told(t5, tmp_path, capsys):
     assert "checksum" in out and "1 damaged records" in err and err.count("\n") == 1
 
 
+def test_skips_of_all_runs_are_named(t5, tmp_path):
+    """A second run into a store adds what it leaves out; run again, nothing is named twice."""
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"caption": CAPTIONS[0]}) + '\n{"other": "ü"}\n')
+    for name in "aba":
+        assert run(tmp_path / f"{name}.jsonl", "--out", tmp_path / "store", "--encoder", t5) == 0
+    skips = [json.loads(line) for line in (tmp_path / "store" / "skips.jsonl").read_text("utf-8").splitlines()]
+    assert [skip["key"] for skip in skips] == ["a-00000001", "b-00000001"]
+
+
 def test_pictures_are_not_needed(t5, tmp_path, capsys):
     """Where only words are wanted, picture files are not read, and may be elsewhere."""
     (tmp_path / "a.jsonl").write_text(json.dumps({"file_name": "elsewhere.png", "caption": CAPTIONS[0]}) + "\n")

@@ -367,3 +367,9 @@ def test_templates():
     assert sample.caption("a {style} {name}") == "a flat grey fox" and sample.caption("a {missing}") is None
     assert sample.caption("style") == "flat" and sample.caption("name") is None
     assert small.captions().by == "caption"
+
+
+def test_a_store_is_no_captions_folder(store):
+    with pytest.raises(WeightsError, match="got an embedding store; textok.open_embeddings opens it"):
+        CaptionStore.from_folder(store.path)
+    assert isinstance(open_embeddings(store.path), EmbeddingStore)

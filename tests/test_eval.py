@@ -96,8 +96,9 @@ def features(pictures):
 
 
 @pytest.mark.parametrize("form", ("made", "made.tar", "made.npz"))
-def test_reconstruction(data, form):
+def test_reconstruction(data, form, monkeypatch):
     """Every form of the same pictures has the numbers of the plain functions; other crops and other pictures have not."""
+    monkeypatch.setattr(evaluate, "SUBSET_SIZE", 20)
     folder, cropped, made = data
     evaluation = Evaluation(folder / "out", Blocks())
     result = evaluation.reconstruction({"it": folder / form}, folder / "originals")
@@ -106,11 +107,13 @@ def test_reconstruction(data, form):
         "psnr": tm.psnr(made, cropped).mean(),
         "ssim": tm.ssim(made, cropped).mean(),
         "rfid@blocks": tm.Statistics.of([features(made)]).distance(tm.Statistics.of([features(cropped)])),
-        "rkid@blocks": tm.kernel_distance(features(made), features(cropped)),
+        "rkid@blocks": tm.kernel_distance(features(made), features(cropped), paired=True),
+        "rkid_subsets@blocks": tm.kernel_distance_subsets(features(made), features(cropped), subset_size=20, paired=True)[0],
         "ris@blocks": tm.inception_score(Blocks()(made).probabilities)[0],
     }
     for key, value in expected.items():
         numerics.check(metrics[key], value, numerics.METRIC, key)
+    assert numerics.rejects(tm.kernel_distance(features(made), features(cropped)), expected["rkid@blocks"], numerics.METRIC)
     squeezed = np.stack([np.asarray(Image.fromarray(p).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for p in originals()])
     assert numerics.rejects(tm.psnr(made, squeezed).mean(), expected["psnr"], numerics.METRIC)
     assert numerics.rejects(tm.psnr(made[::-1], cropped).mean(), expected["psnr"], numerics.METRIC)
@@ -190,15 +193,79 @@ def test_pairs_in_any_order(data):
     assert row["count"] == 40 and row["originals_without_picture"] == 0 and not row["skipped"]
 
 
+def test_pairs_of_equal_names(data):
+    """The whole key counts; where folders differ on both sides the rest of it, if only one original has it."""
+    folder, cropped, made = data
+
+    def score(name, *places):
+        """Reconstructions of some originals, at such places in a folder, are paired with those."""
+        for place, k in places:
+            path = folder / name / f"{place}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(made[k]).save(path)
+        row = Evaluation(folder / "out").reconstruction({"it": folder / name}, folder / "both")["sets"][0]
+        numerics.check(row["metrics"]["psnr"], tm.psnr(made, cropped)[[k for _, k in places]].mean(), numerics.METRIC)
+
+    source = originals()
+    save_folder(folder / "both" / "a", source[:3])
+    save_folder(folder / "both" / "b", source[3:6])
+    Image.fromarray(source[6]).save(folder / "both" / "b" / "alone.png")
+    score("part", ("b/p000", 3))
+    score("flat", ("alone", 6), ("b/p002", 5))
+    score("deeper", ("latents-000000-0000/b/p001", 4), ("x/alone", 6), ("a/p000", 0))
+    for name in ("p000", "c/p000"):
+        with pytest.raises(DataError, match=f"{name}: expected one original of this key in .*, found 2 called p000"):
+            score(f"unclear {name}", (name, 0))
+    with pytest.raises(DataError, match="x/alone: expected an original of this key in .*, found none"):
+        score("twice", ("b/alone", 6), ("x/alone", 6))
+
+
+def test_pairs_of_shards_with_equal_keys(data):
+    """As `decode` names pictures of several shards; and by their order, if none is missing."""
+    folder, cropped, made = data
+    source = originals()
+    (folder / "both").mkdir()
+    save_shard(folder / "both" / "00.tar", source[:3])
+    save_shard(folder / "both" / "01.tar", source[3:6])
+    save_folder(folder / "pictures" / "01", made[3:6])
+    row = Evaluation(folder / "out").reconstruction({"it": folder / "pictures"}, folder / "both")["sets"][0]
+    numerics.check(row["metrics"]["psnr"], tm.psnr(made, cropped)[3:6].mean(), numerics.METRIC)
+    (folder / "again").mkdir()
+    save_shard(folder / "again" / "x.tar", made[:3])
+    save_shard(folder / "again" / "y.tar", made[3:6])
+    row = Evaluation(folder / "out").reconstruction({"it": folder / "again"}, folder / "both")["sets"][0]
+    numerics.check(row["metrics"]["psnr"], tm.psnr(made, cropped)[:6].mean(), numerics.METRIC)
+    (folder / "again" / "x.tar").unlink()
+    with pytest.raises(DataError, match="p000: expected one original .*, found several, and fewer pictures of it"):
+        Evaluation(folder / "out").reconstruction({"it": folder / "again"}, folder / "both")
+
+
 def test_broken_pictures_are_named(data):
-    folder, _, _ = data
+    folder, cropped, made = data
     (folder / "made" / "p005.txt").write_text("a caption")
     (folder / "made" / "p005.png").unlink()
     row = Evaluation(folder / "out").reconstruction({"it": folder / "made"}, folder / "originals")["sets"][0]
     assert [skip["key"] for skip in row["skipped"]] == ["p005"] and row["count"] == 39
-    (folder / "made" / "p006.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="p006: expected a picture that Pillow can read"):
+    (folder / "made" / "p000.png").write_bytes(b"no picture")
+    whole = (folder / "made" / "p007.png").read_bytes()
+    (folder / "made" / "p007.png").write_bytes(whole[:-200])
+    kept = [k for k in range(40) if k not in (0, 5, 7)]
+    result = Evaluation(folder / "out").reconstruction({"it": folder / "made"}, folder / "originals")
+    row = result["sets"][0]
+    assert {skip["key"] for skip in row["skipped"]} == {"p000", "p005", "p007"} and row["count"] == 37
+    assert "no kind of picture that Pillow knows" in str(row["skipped"]) and "truncated" in str(row["skipped"])
+    assert "3 pictures could not be read and are left out" in evaluate.table(result)
+    numerics.check(row["metrics"]["psnr"], tm.psnr(made[kept], cropped[kept]).mean(), numerics.METRIC)
+    (folder / "originals" / "p010.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="p010: expected an original of p010, got: not a picture that can be read"):
         Evaluation(folder / "out").reconstruction({"it": folder / "made"}, folder / "originals")
+    row = Evaluation(folder / "out2", Blocks()).samples({"it": folder / "made"}, folder / "originals")
+    assert (row["sets"][0]["count"], row["reference"]["count"]) == (37, 39)
+    assert [skip["key"] for skip in row["reference"]["skipped"]] == ["p010"]
+    with pytest.raises(DataError, match="expected pictures, found none; .*p0.png: not a picture"):
+        (folder / "bad").mkdir()
+        (folder / "bad" / "p0.png").write_bytes(b"no picture")
+        list(sets.PictureSet(folder / "bad"))
 
 
 def test_sizes_that_differ(data):
@@ -227,6 +294,9 @@ def test_samples(data, monkeypatch):
         "recall@blocks": tm.precision_recall(x, y)[1],
         "is@blocks": tm.inception_score(Blocks()(made).probabilities, seed=5)[0],
     }
+    said = json.loads((folder / "out" / "result.json").read_text())["settings"]
+    assert said == evaluate.SET_SETTINGS and "unbiased, whole sets" in said["kid"]
+    assert said["most_pictures_of_is_kid_precision_recall"] == 50_000
     for key, value in expected.items():
         numerics.check(row["metrics"][key], value, numerics.METRIC, key)
         assert numerics.rejects(row["metrics"][key], value * (1 + 1e-6) + 1e-9, numerics.METRIC)
@@ -300,6 +370,34 @@ def test_a_second_run_completes_the_first(data, monkeypatch):
         Evaluation(folder / "whole", fourth).samples({"it": folder / "made"}, folder / "originals") == whole
         and fourth.calls == 8
     )
+
+
+def test_perceptual_weights_are_told_apart(data):
+    """Weights of one name and another content: what the others computed is not taken, and the result says which they were."""
+    folder, _, _ = data
+
+    def run(weights):
+        def distance(pictures, originals):
+            return np.full(len(pictures), float(weights))
+
+        distance.fingerprint = f"hash of {weights}"
+        evaluation = Evaluation(folder / "out", perceptual=distance, perceptual_name="lpips-vgg16")
+        result = evaluation.reconstruction({"it": folder / "made"}, folder / "originals")
+        return result["sets"][0]["metrics"]["lpips-vgg16"], result["settings"]["perceptual_fingerprint"]
+
+    assert run(1) == (1, "hash of 1") and run(2) == (2, "hash of 2")
+
+
+def test_evaluations_share_a_cache(data):
+    """The real pictures that one evaluation looked at are not computed again in another."""
+    folder, _, _ = data
+    shared = folder / "shared"
+    Evaluation(folder / "first", Blocks(), cache_folder=shared).reconstruction({"it": folder / "made"}, folder / "originals")
+    alone = Evaluation(folder / "alone", Blocks()).samples({"it": folder / "made"}, folder / "originals")
+    network = Blocks()
+    again = Evaluation(folder / "second", network, cache_folder=shared).samples({"it": folder / "made"}, folder / "originals")
+    assert network.calls == 0 and again["sets"][0]["metrics"] == alone["sets"][0]["metrics"]
+    assert not (folder / "second" / "cache").exists()
 
 
 def test_caches_of_machines_merge(data, monkeypatch):

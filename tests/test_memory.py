@@ -23,7 +23,7 @@ import json, sys
 import numpy as np
 import textok
 
-kind, folder, dtype = sys.argv[1:]
+kind, folder, dtype, side = sys.argv[1:]
 
 def told(key):
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(key))
@@ -38,7 +38,7 @@ else:
     warm.sample(labels=[1], steps=2, guidance_scale=2.0, seed=0)
 del warm
 start = told("VmRSS")
-model = cls.from_pretrained(folder, dtype)
+model = cls.from_pretrained(folder, dtype, **({"side": side} if kind == "TexTok" else {}))
 loaded = told("VmRSS")
 load_peak = told("VmHWM")
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
@@ -46,16 +46,19 @@ c = model.config
 if kind == "TexTok":
     x = np.zeros((3, *c.image_shape), np.uint8)
     text = np.zeros((3, c.num_text_tokens, c.text_dim), np.float32)
-    model.reconstruct(x, text)
+    z = np.zeros((3, *c.latent_shape), np.float32)
+    call = {"both": model.reconstruct, "tokenizer": model.encode, "detokenizer": model.decode}[side]
+    call(z if side == "detokenizer" else x, text)
 else:
     model.sample(labels=[1, 2, 3], steps=50, guidance_scale=2.0, seed=0)
 print(json.dumps({"weights": loaded - start, "load": load_peak - start, "call": told("VmHWM") - start, "plan": model.memory_plan(3)}))
 """
 
 
-def measured(kind, folder, dtype):
+def measured(kind, folder, dtype, side):
     environment = os.environ | {"PYTHONPATH": str(Path(textok.__file__).parents[1]), "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, "-c", CHILD, kind, str(folder), dtype], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-c", CHILD, kind, str(folder), dtype, side]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -76,10 +79,14 @@ def folders(tmp_path_factory):
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be started anew here")
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16", "int8"))
-@pytest.mark.parametrize(("kind", "config"), (("TexTok", TEXTOK), ("DiT", DIT)), ids=("TexTok", "DiT"))
-def test_plan_is_the_peak(folders, kind, config, dtype):
+@pytest.mark.parametrize(
+    ("kind", "config", "side"),
+    (("TexTok", TEXTOK, "both"), ("TexTok", TEXTOK, "tokenizer"), ("TexTok", TEXTOK, "detokenizer"), ("DiT", DIT, "both")),
+    ids=("TexTok", "tokenizer", "detokenizer", "DiT"),
+)
+def test_plan_is_the_peak(folders, kind, config, side, dtype):
     """Weights, and weights with a call's workspace, each within a tenth, and 4 MiB for what Python does meanwhile."""
-    seen = measured(kind, folders(kind, config, dtype), dtype)
+    seen = measured(kind, folders(kind, config, dtype), dtype, side)
     plan, slack = seen["plan"], 4 << 20
     assert abs(seen["weights"] - plan["weights"]) <= plan["weights"] / 10 + slack, seen
     assert abs(seen["call"] - plan["total"]) <= plan["total"] / 10 + slack, seen

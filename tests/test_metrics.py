@@ -218,6 +218,26 @@ def test_kernel_distance_has_no_bias():
     assert 4 * values.std() / 20 < 0.3  # what the diagonal would add is 2 mean(k(x,x)) / 12, about 1.4
 
 
+def test_kernel_distance_of_pairs(monkeypatch):
+    """Reconstructions: without their own originals in the mean between the sets, or the distance would come out too low."""
+    x, y = two_sets(25, 25)
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    others = np.mean([(a[i] @ b[j] / 12 + 1) ** 3 for i in range(25) for j in range(25) if i != j])
+    expected = tm.kernel_mean(x) + tm.kernel_mean(y) - 2 * others
+    numerics.check(tm.kernel_distance(x, y, paired=True), expected, numerics.METRIC)
+    monkeypatch.setattr(tm.distances, "BLOCK", 400)
+    numerics.check(tm.kernel_distance(x, y, paired=True), expected, numerics.METRIC)
+    assert numerics.rejects(tm.kernel_distance(x, y), expected, numerics.METRIC)
+    subset = generator(3, 0).permutation(25)[:20]
+    ours = tm.kernel_distance_subsets(x, y, subsets=1, subset_size=20, seed=3, paired=True)[0]
+    numerics.check(ours, tm.kernel_distance(x[subset], y[subset], paired=True), numerics.METRIC)
+    rng = np.random.default_rng(0)
+    draws = [rng.normal(size=(2, 12, 5)) for _ in range(400)]
+    pairs = [(x, np.sqrt(0.9) * x + np.sqrt(0.1) * noise) for x, noise in draws]  # of one distribution, and alike
+    told, plain = (np.array([tm.kernel_distance(*pair, paired=paired) for pair in pairs]) for paired in (True, False))
+    assert abs(told.mean()) < 4 * told.std() / 20 and plain.mean() < -4 * plain.std() / 20
+
+
 # ---- inception score ----
 
 
@@ -406,6 +426,7 @@ def test_clip_score_is_torchmetrics():
     [
         (lambda x, y: tm.kernel_distance(x[:1], y), "features: expected numbers"),
         (lambda x, y: tm.kernel_distance(x[:, :3], y), "width 12"),
+        (lambda x, y: tm.kernel_distance(x[:9], y, paired=True), "one for each of the reference, got 9"),
         (lambda x, y: tm.kernel_distance(x * np.nan, y), "finite"),
         (lambda x, y: tm.kernel_distance_subsets(x, y, subset_size=51), "2 to 50"),
         (lambda x, y: tm.precision_recall(x, y, 50), "k: expected 1 to 49"),

@@ -10,6 +10,7 @@ from torch import nn
 import textok.metrics as tm
 from textok.errors import WeightsError
 from textok.metrics.lpips_network import Lpips
+from textok.metrics.networks import perceptual_distance
 
 # torchvision's make_layers configurations, as published: channels, "M" a pooling.
 VGG = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]
@@ -99,6 +100,17 @@ def test_names_of_the_lpips_package(tmp_path):
         Lpips.load("alexnet", tmp_path / "whole.pth")(x, y),
         Lpips.load("alexnet", [tmp_path / "net.pth", tmp_path / "lin.pth"])(x, y),
     )
+
+
+def test_fingerprint_is_of_the_weights(tmp_path):
+    """The same of the same weights, wherever they lie; another of others in a file of that name."""
+    save(tmp_path, "alexnet")
+    once = perceptual_distance(f"lpips-alexnet={tmp_path / 'net.pth'},{tmp_path / 'lin.pth'}").fingerprint
+    assert perceptual_distance(f"lpips-alexnet={tmp_path}").fingerprint == once and len(once) == 64
+    weights = torch.load(tmp_path / "lin.pth")
+    weights["lin2.model.1.weight"][0, 5] += 1e-3
+    torch.save(weights, tmp_path / "lin.pth")
+    assert perceptual_distance(f"lpips-alexnet={tmp_path}").fingerprint != once
 
 
 def test_gradient_where_a_place_is_zero():

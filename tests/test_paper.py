@@ -139,14 +139,20 @@ def test_bootstrap_interval_holds_the_mean_and_narrows(claim):
 
 def test_tokens_that_equal_are_interpolated_over_their_logarithm(claim):
     def row(kind, tokens, psnr):
-        return {"kind": kind, "tokens": tokens, "seed": 0, "test_set": "pair", "psnr": psnr}
+        told = {"kind": kind, "tokens": tokens, "seed": 0, "steps": 10, "test_set": "pair", "psnr": psnr}
+        return told | {"model": f"{kind}{tokens}"}
 
     curve = [row("Baseline", 4, 10.0), row("Baseline", 16, 14.0)]
     ours = [row("TexTok", 4, 12.0), row("TexTok", 16, 15.0), row("TexTok", 2, 9.0)]
-    assert claim.equal_tokens(curve + ours, "pair", "psnr") == {(4, 0): "8.0", (16, 0): "> 16", (2, 0): "< 4"}
-    assert claim.equal_tokens(curve[:1] + ours[:1], "pair", "psnr") == {(4, 0): None}
+    wanted = {"TexTok4": "8.0", "TexTok16": "> 16", "TexTok2": "< 4"}
+    assert claim.equal_tokens(curve + ours, "pair", "psnr") == wanted
+    assert claim.equal_tokens(curve[:1] + ours[:1], "pair", "psnr") == {"TexTok4": None}
     falling = [{**r, "psnr": -r["psnr"]} for r in curve + ours]
-    assert claim.equal_tokens(falling, "pair", "psnr") == {(4, 0): "8.0", (16, 0): "> 16", (2, 0): "< 4"}
+    assert claim.equal_tokens(falling, "pair", "psnr") == wanted
+    longer = [{**row("Baseline", 16, 99.0), "steps": 20}]  # of other steps: no part of the curve
+    assert claim.equal_tokens(curve + longer + ours, "pair", "psnr") == wanted
+    ablation = [{**row("TexTok", 4, 13.0), "model": "ablation"}]  # of the same tokens and seed: does not take another's place
+    assert claim.equal_tokens(curve + ours + ablation, "pair", "psnr") == wanted | {"ablation": "11.3"}
 
 
 def test_partners_have_the_same_tokens_and_seed(claim):
@@ -180,8 +186,8 @@ def test_logs_are_compared_at_the_steps_that_both_have(claim):
 
     ours, theirs = one("TexTok", {100: 12.5, 200: 14.0, 300: 15.0}, 0.04), one("Baseline", {60: 9.0, 100: 12.0, 220: 14.5}, 0.4)
     assert claim.log_rows([ours, theirs]) == [
-        [4, 0, 100, "20.00", "10.00", "+10.00", "12.50", "12.00", "+0.50", "13.50", "13.00", "+0.50"],
-        [4, 0, 220, "~20.00", "10.00", "+10.00", "~14.20", "14.50", "-0.30", "~15.20", "15.50", "-0.30"],
+        ["TexTok", 4, 0, 100, "20.00", "10.00", "+10.00", "12.50", "12.00", "+0.50", "13.50", "13.00", "+0.50"],
+        ["TexTok", 4, 0, 220, "~20.00", "10.00", "+10.00", "~14.20", "14.50", "-0.30", "~15.20", "15.50", "-0.30"],
     ]
 
 
@@ -258,7 +264,7 @@ def test_the_claim_runs_on_small_models_and_again_from_what_it_kept(claim, tmp_p
         tables.append((tmp_path / "out" / "claim.csv").read_text() + (tmp_path / "out" / "gains.csv").read_text())
     assert tables[0] == tables[1]
     text = (tmp_path / "out" / "claim.md").read_text()
-    assert "| 2 | TexTok |" in text and "| 2 | PCA |" in text and "Not finished" not in text
+    assert "| 2 | TexTok |" in text and "Ablations" not in text and "| 2 | PCA |" in text and "Not finished" not in text
     for name in ("quality.png", "pictures-concept.png", "pictures-pair.png"):
         assert Image.open(tmp_path / "out" / name).width > 100
     import csv
@@ -270,6 +276,98 @@ def test_the_claim_runs_on_small_models_and_again_from_what_it_kept(claim, tmp_p
     assert float(told["theirs", "pair"]["psnr"]) == pytest.approx(
         textok.metrics.psnr(model.reconstruct(images), images).mean(), abs=1e-4
     )
+
+
+def write_run(folder, config, caption, steps, hours, seed=1):
+    """The folder of a training, as `textok train` leaves it, of a model with random weights; returns the model."""
+    import torch
+    from safetensors.numpy import load_file
+
+    import textok
+
+    model = textok.TexTok.from_config(config, seed=seed)
+    model.save_pretrained(folder)
+    weights = {name: torch.from_numpy(array) for name, array in load_file(folder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    part = {"model": weights, "ema": weights}
+    torch.save({"parts": {"model": part}, "step": steps, "cpu_seconds": 3600 * hours}, folder / "state.pt")
+    told = {"data": {"folder": "somewhere", "caption": caption}, "run": {"steps": steps, "batch_size": 8, "seed": 0}}
+    (folder / "training.json").write_text(json.dumps(told))
+    (folder / "log.csv").write_text(f"step,cpu_seconds,l2\n{steps},{round(3600 * hours)},0.1\n")
+    return model
+
+
+def test_ablations_and_runs_of_equal_time_stand_beside_the_others(claim, tmp_path):
+    """Each model reads what it was trained on; nothing of one takes another's place."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("skimage")
+    import csv
+
+    from textok import metrics
+    from textok.embeddings import EmbeddingStore
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    store, rows = EmbeddingStore.create(tmp_path / "store", {"name": "by hand"}, 6), []
+    for number in range(30):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / "data" / f"k{number:02d}.png")
+        told = {"file_name": f"k{number:02d}.png", "split": "test" if number % 5 == 0 else "train", "label": number % 3}
+        rows.append(told | {kind: f"{kind} {number}" for kind in ("caption_long", "caption", "name", "style")})
+        for kind in ("caption_long", "caption"):
+            store.add([f"{kind} {number}"], rng.standard_normal((1, 3, 6)).astype(np.float32))
+    (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "pairs.txt").write_text("".join(f"k{number:02d}\n" for number in range(1, 30, 5)))
+    side = {"hidden_size": 16, "depth": 1, "num_heads": 2}
+    config = {"image_size": 16, "num_latent_tokens": 2, "latent_dim": 2, "text_dim": 6, "num_text_tokens": 4, "text_mask": True,
+              "tokenizer": side, "detokenizer": side}  # fmt: skip
+    runs = {
+        "full": ({}, "caption_long", 10, 2.0),
+        "theirs": ({"text_condition": "none"}, "caption_long", 10, 1.0),
+        "long": ({"text_condition": "none"}, "caption_long", 20, 2.0),
+        "short": ({}, "caption", 10, 2.0),
+        "classes": ({"text_source": "class", "num_classes": 3, "num_text_tokens": 1}, "caption_long", 10, 2.0),
+        "crossed": ({"text_injection": "cross_attention"}, "caption_long", 10, 2.0),
+        "half": ({"text_condition": "detokenizer", "text_mask": False}, "caption_long", 10, 2.0),
+    }
+    models = {
+        name: write_run(tmp_path / name, config | more, caption, steps, hours)
+        for name, (more, caption, steps, hours) in runs.items()
+    }
+    options = {"data": "data", "pair-test": "pairs.txt", "cache": "store", "work": "work", "out": "out"}
+    places = [word for name, place in options.items() for word in (f"--{name}", str(tmp_path / place))]
+    claim.main([*(str(tmp_path / name) for name in runs), *places, "--no-other-network", "--threads", "1"])
+    with (tmp_path / "out" / "claim.csv").open() as file:
+        told = {(row["model"], row["test_set"]): row for row in csv.DictReader(file)}
+    assert {name: told[name, "pair"]["variant"] for name in runs} == {
+        "full": "", "theirs": "", "long": "", "short": "caption", "classes": "class label", "crossed": "cross-attention",
+        "half": "text in the detokenizer only",
+    }  # fmt: skip
+    tests = list(range(1, 30, 5))
+    images = np.stack([np.array(Image.open(tmp_path / "data" / f"k{number:02d}.png")) for number in tests])
+    conditions = {name: store.embeddings([f"caption_long {number}" for number in tests]) for name in ("full", "crossed")}
+    conditions["short"] = store.embeddings([f"caption {number}" for number in tests])
+    text, lengths = conditions["full"]
+    conditions["half"] = (np.pad(text, ((0, 0), (0, 1), (0, 0))), lengths)  # padding is part of what an unmasked model reads
+    for name, model in models.items():
+        if name == "classes":
+            pictures = model.reconstruct(images, labels=[number % 3 for number in tests])
+        else:
+            pictures = model.reconstruct(images, *conditions.get(name, ()))
+        wanted = metrics.psnr(pictures, images).mean()
+        assert float(told[name, "pair"]["psnr"]) == pytest.approx(wanted, abs=1e-4), name
+    with (tmp_path / "out" / "gains.csv").open() as file:
+        beside = {(row["at"], row["textok"], row["baseline"]) for row in csv.DictReader(file)}
+    ours, ablations = ("full", "short", "classes", "crossed", "half"), ("short", "classes", "crossed", "half")
+    assert beside == {
+        *(("equal steps", name, "theirs") for name in ours),
+        *(("equal CPU time", name, "long") for name in ours),
+        *(("ablation", name, "full") for name in ablations),
+    }
+    text = (tmp_path / "out" / "claim.md").read_text()
+    assert "## Ablations beside the full TexTok" in text and "| 2 | TexTok, class label |" in text
+    shown = claim.usual([claim.candidate(tmp_path / name) for name in runs])
+    assert [one.name for one in shown] == ["full", "theirs"]
 
 
 # --- Generation ---------------------------------------------------------------------------------------------------------------

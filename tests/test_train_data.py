@@ -64,6 +64,7 @@ def reds(images):
 
 def make_folder(kind, root):
     """The same three captioned pictures, of 10, 20 and 30 red, in each of the forms that people keep them in."""
+    root.mkdir(exist_ok=True)
     if kind == "txt":
         for value in (10, 20, 30):
             (root / f"p{value}.png").write_bytes(picture_bytes(value))
@@ -146,13 +147,63 @@ def folder_list(folder):
     return folder / "held.txt"
 
 
-def test_what_cannot_be_streamed_is_said(folder):
+def test_what_cannot_be_streamed_is_said_as_soon_as_it_shows(folder, monkeypatch):
     import gzip
 
     (folder / "c.tar.gz").write_bytes(gzip.compress((folder / "a.tar").read_bytes()))
     assert len(data.load_pairs(folder / "c.tar.gz").records) == 4
+    seen, plain = [], data.decode
+    monkeypatch.setattr(data, "decode", lambda sample, size: seen.append(sample.key) or plain(sample, size))
+    monkeypatch.setattr(data, "CHUNK", 2)
     with pytest.raises(ValueError, match="c.tar.gz: more pictures than data.memory allows, .* unpack it"):
         data.load_pairs(folder / "c.tar.gz", memory=1e-7)
+    assert len(seen) == 2
+
+
+def test_pictures_are_never_twice_in_memory(tmp_path, monkeypatch):
+    import tracemalloc
+
+    for value in range(48):
+        (tmp_path / f"p{value:02d}.png").write_bytes(picture_bytes(value, (128, 128)))
+    monkeypatch.setattr(data, "CHUNK", 4)
+    data.load_pairs(tmp_path, workers=1)
+    tracemalloc.start()
+    images = data.load_pairs(tmp_path, workers=1).images
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reds(images) == list(range(48)) and peak < 1.5 * images.nbytes
+
+
+def test_an_index_is_of_the_files_as_they_are(tmp_path):
+    """Those in folders within folders too, whose names and times the top folder does not show."""
+    make_folder("classes", tmp_path / "pictures")
+    load = lambda: data.load_pairs(tmp_path / "pictures", memory=1e-7, index=tmp_path / "index.jsonl")
+    assert len(load().records) == len(load().records) == 3
+    (tmp_path / "pictures" / "20" / "p.png").unlink()
+    assert [record["label"] for record in load().records] == [0, 2]
+
+
+def test_several_processes_may_embed_at_once(tmp_path, monkeypatch):
+    import threading
+
+    both, plain = threading.Barrier(2), np.savez
+
+    def savez(*args, **kwargs):
+        plain(*args, **kwargs)
+        both.wait(30)  # both have written, neither has given its file the name
+
+    monkeypatch.setattr(data, "minilm_rows", lambda captions: [np.ones((2, 3), np.float16) for _ in captions])
+    monkeypatch.setattr(data.np, "savez", savez)
+    pairs, cache = pairs_of("ab"), tmp_path / "new" / "captions.npz"
+    assert not data.has_texts(pairs, "caption", cache)
+    found = []
+    writers = [threading.Thread(target=lambda: found.append(data.open_texts(pairs, "caption", cache))) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [texts.lengths.tolist() for texts in found] == [[2, 2], [2, 2]] and data.has_texts(pairs, "caption", cache)
+    assert [path.name for path in cache.parent.iterdir()] == ["captions.npz"]
 
 
 def test_a_streamed_picture_that_is_gone_is_an_error(tmp_path):
@@ -206,8 +257,42 @@ def test_texts_from_a_store_equal_those_in_memory(tmp_path):
     store = embeddings.EmbeddingStore.create(tmp_path / "store", {"name": "by hand"}, 4)
     for caption, row in zip(captions, rows, strict=True):
         store.add([caption], row[None])
-    stored, held = data.StoredTexts(tmp_path / "store", captions), data.TextStore.join(rows)
+    stored, held = data.open_texts(pairs_of(captions), "caption", tmp_path / "store"), data.TextStore.join(rows)
     for wanted, got in zip(held.batch(np.array([2, 0])), stored.batch(np.array([2, 0])), strict=True):
         assert torch.equal(wanted, got)
     with pytest.raises(ValueError, match="no embedding of 1 of 2 captions, the first is 'd'"):
-        data.StoredTexts(tmp_path / "store", ["a", "d"])
+        data.open_texts(pairs_of(["a", "d"]), "caption", tmp_path / "store")
+
+
+def pairs_of(captions, skips=()):
+    return data.Pairs(None, [{"key": f"k{n}", "caption": caption} for n, caption in enumerate(captions)], list(skips))
+
+
+@pytest.mark.parametrize("how", ["npz by caption", "npz by key", "npy by position"])
+def test_texts_from_arrays_of_the_users_own(tmp_path, how):
+    text = np.random.default_rng(0).standard_normal((3, 5, 4)).astype(np.float32)
+    path = tmp_path / f"mine.{how[:3]}"
+    if how == "npy by position":
+        np.save(path, text)
+    else:
+        names = {"captions": ["c", "a", "b"]} if "caption" in how else {"keys": ["k2", "k0", "k1"]}
+        np.savez(path, text=text[[2, 0, 1]], text_lengths=[5, 5, 5], **names)
+    before = path.read_bytes()
+    pairs = pairs_of("abc")
+    got, lengths = data.open_texts(pairs, "caption", path).batch(np.array([1, 0]))
+    assert torch.equal(got, torch.from_numpy(text[[1, 0]])) and lengths.tolist() == [5, 5]
+    assert path.read_bytes() == before  # whatever the captions: only files that textok made are written anew
+    if "position" in how:
+        for others in (pairs_of("ab"), pairs_of("abc", [data.Skip("k9", "somewhere", "broken")])):
+            with pytest.raises(ValueError, match="mine.npy: its 3 embeddings have positions only"):
+                data.open_texts(others, "caption", path)
+
+
+def test_without_a_mask_a_caption_is_given_whatever_its_batch():
+    rows = [np.ones((count, 2), np.float16) for count in (1, 5)]
+    texts, config = data.TextStore.join(rows), {"text_condition": "both", "text_source": "embedding", "num_text_tokens": 7}
+    alone, together = (
+        data.condition(config | {"text_mask": False}, texts, None, np.array(rows))["text"] for rows in ([0], [0, 1])
+    )
+    assert alone.shape == (1, 7, 2) and torch.equal(alone[0], together[0]) and together[1].sum() == 10
+    assert data.condition(config | {"text_mask": True}, texts, None, np.array([0]))["text"].shape == (1, 1, 2)

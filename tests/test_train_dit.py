@@ -1,7 +1,12 @@
 """Training generators on latents of the C engine. Needs torch; without it these are skipped."""
 
+import errno
 import io
 import json
+import os
+import shutil
+import threading
+import time
 import types
 
 import numpy as np
@@ -11,6 +16,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 import textok
+import textok.data
 from textok.embeddings import EmbeddingStore
 from textok.errors import ConfigError
 from textok.train import config as configs
@@ -126,7 +132,7 @@ def test_latents_are_the_engines_and_normalised_by_the_training_split(world, tmp
     assert (latents.arrays[0] == plain).all() and (latents.arrays[1] == mirrored).all()
     seen = np.concatenate([plain[pictures.train], mirrored[pictures.train]]).reshape(-1, 3).astype(np.float64)
     assert np.allclose(latents.mean, seen.mean(axis=0), rtol=1e-9)
-    assert np.allclose(latents.std, seen.std(axis=0, ddof=1), rtol=1e-9)
+    assert np.allclose(latents.std, seen.std(axis=0), rtol=1e-9)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["latent_mean"] == latents.mean.tolist() and config["latent_std"] == latents.std.tolist()
     flips = np.array([False, True])
@@ -143,6 +149,107 @@ def test_latents_are_encoded_once_and_again_for_another_tokenizer(world, tmp_pat
     first = time_of()
     assert time_of() == first
     assert time_of(latents={"tokenizer": str(world / "other")}) != first
+
+
+@pytest.mark.parametrize("changed", ["picture", "caption", "embeddings"])
+def test_latents_are_encoded_again_for_other_pictures_and_captions(world, tmp_path, changed):
+    """Under the same names."""
+    shutil.copytree(world / "pictures", tmp_path / "pictures")
+    config = settings(world, data={"paths": [str(tmp_path / "pictures")]})
+    first = dit.build_run(config, tmp_path / "run").task.latents.arrays[0].copy()
+    table = tmp_path / "pictures" / "metadata.jsonl"
+    if changed == "picture":
+        shutil.copy(tmp_path / "pictures" / "p00.png", tmp_path / "pictures" / "p01.png")
+    elif changed == "caption":  # that of the first and the second picture change places
+        words = table.read_text().replace("caption 0", "caption X").replace("caption 1\"", "caption 0\"")
+        table.write_text(words.replace("caption X", "caption 1"))
+    else:
+        text = np.random.default_rng(5).standard_normal((COUNT, 5, 6)).astype(np.float32)
+        np.savez(tmp_path / "mine.npz", text=text, captions=[f"caption {number}" for number in range(COUNT)])
+        config.data.cache = str(tmp_path / "mine.npz")
+    second = dit.build_run(config, tmp_path / "run").task.latents.arrays[0]
+    same = [bool((a == b).all()) for a, b in zip(first, second, strict=True)]
+    assert not same[1] and same.count(False) == {"picture": 1, "caption": 2, "embeddings": COUNT}[changed]
+
+
+def test_encoding_goes_on_where_it_was_killed(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(dit, "CHUNK", 6)
+    whole = dit.build_run(settings(world, data={"flip": True}), tmp_path / "whole").task.latents.arrays
+    seen, plain = [], textok.TexTok.encode
+
+    def encode(self, images, *args, **kwargs):
+        seen.append(len(images))
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return plain(self, images, *args, **kwargs)
+
+    monkeypatch.setattr(textok.TexTok, "encode", encode)
+    with pytest.raises(KeyboardInterrupt):
+        dit.build_run(settings(world, data={"flip": True}), tmp_path / "killed")
+    assert seen == [6] * 6  # two chunks are there, the third had its plain half
+    again = dit.build_run(settings(world, data={"flip": True}), tmp_path / "killed").task.latents.arrays
+    assert seen[6:] == [6, 6, 2, 2]
+    assert all((a == b).all() for a, b in zip(whole, again, strict=True))
+
+
+def test_disk_is_taken_before_pages_are_mapped(tmp_path, monkeypatch):
+    dit.allocate(tmp_path / "a.npy", (1000, 8, 8))
+    status = (tmp_path / "a.npy").stat()
+    assert status.st_blocks * 512 >= status.st_size > 256_000  # not sparse
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="b.npy") as caught:
+        dit.allocate(tmp_path / "b.npy", (10, 8, 8))
+    assert caught.value.errno == errno.ENOSPC and not (tmp_path / "b.npy").exists()
+
+
+def test_other_processes_wait_for_the_latents(world, tmp_path):
+    """By looking, not in a barrier, which would time out."""
+    pictures = dit.build_run(settings(world), tmp_path / "first").task.pictures
+    model, stamp = dit.load_tokenizer(str(world / "tokenizer"))
+    other, found = Devices(), []
+    other.rank = 1
+    wait = threading.Thread(
+        target=lambda: found.append(dit.Latents(tmp_path / "shared", settings(world), model, stamp, pictures, other))
+    )
+    wait.start()
+    time.sleep(0.2)
+    assert wait.is_alive() and not (tmp_path / "shared").exists()
+    mine = dit.Latents(tmp_path / "shared", settings(world), model, stamp, pictures, Devices())
+    wait.join(30)
+    assert (found[0].arrays[0] == mine.arrays[0]).all() and found[0].mean.tolist() == mine.mean.tolist()
+
+
+def test_latents_that_the_command_encoded(world, tmp_path):
+    flip = {"flip": True}
+    for name, mirrored in (("latents", True), ("plain", False)):
+        textok.data.encode(
+            world / "tokenizer", world / "pictures", tmp_path / name, embeddings=world / "store", flip=mirrored, shard_size=8
+        )
+
+    def build(folder, tokenizer="tokenizer", **how):
+        given = {"paths": [str(tmp_path / folder)], "tokenizer": str(world / tokenizer)}
+        return dit.build_run(settings(world, latents=given, data={"paths": [], **how}), tmp_path / "run")
+
+    own = dit.build_run(settings(world, data=flip), tmp_path / "own").task
+    run = build("latents", **flip)
+    assert all((a == b).all() for a, b in zip(own.latents.arrays, run.task.latents.arrays, strict=True))
+    assert run.task.latents.mean.tolist() == own.latents.mean.tolist()
+    assert (run.task.pictures.labels == own.pictures.labels).all()
+    assert run.task.pictures.train.tolist() == own.pictures.train.tolist()
+    run.train()
+    assert (tmp_path / "run" / "pictures").is_dir() and "error_concept" in (tmp_path / "run" / "log.csv").read_text()
+    with pytest.raises(ValueError, match="no latents of the mirrored picture: textok encode --flip"):
+        shutil.rmtree(tmp_path / "run")
+        build("plain", **flip)
+    with pytest.raises(ValueError, match="encoded by tokenizer, another model than latents.tokenizer .*other"):
+        build("latents", "other")
+    (tmp_path / "plain" / "index.json").unlink()
+    with pytest.raises(ValueError, match="plain: expected a finished run of textok encode"):
+        build("plain")
 
 
 @pytest.mark.parametrize("name", list(CONDITIONS))
@@ -214,14 +321,6 @@ def test_the_condition_is_dropped_as_often_as_asked(world, tmp_path):
     for seed in range(100):
         run.task.losses(network, rows, run.task.latents.batch(rows), 0.25, torch.Generator().manual_seed(seed))
     assert 0.21 < (torch.cat(seen) == 3).float().mean() < 0.29  # 1,600 draws of 0.25: within four deviations
-
-
-def test_mean_and_deviation_do_not_cancel():
-    rng = np.random.default_rng(0)
-    z = (1000 + 0.01 * rng.standard_normal((3000, 4, 2))).astype(np.float32)
-    mean, std = dit.statistics([z], np.arange(3000))
-    flat = z.reshape(-1, 2).astype(np.float64)
-    assert np.allclose(mean, flat.mean(axis=0), rtol=1e-12) and np.allclose(std, flat.std(axis=0, ddof=1), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

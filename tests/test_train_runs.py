@@ -1,8 +1,10 @@
 """Whole trainings, small ones: killed and gone on with, on several processes, going wrong, learning. Needs torch."""
 
 import csv
+import json
 import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import numerics
 import numpy as np
 import pytest
 import training_runs
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
@@ -62,9 +65,16 @@ def test_the_command_trains_a_model_that_learns(config, tmp_path, capsys):
     )
     assert {"norm_discriminator", "adversarial", "gan_weight", "lecam", "r1", "accuracy"} <= set(rows[0])
     assert sorted(path.name for path in (out / "pictures").iterdir()) == [f"concept-{n:07d}.png" for n in (50, 100, 150)]
-    assert "psnr_concept" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "psnr_concept" in told
 
-    _, _, history = export.export_run(out, tmp_path / "model")
+    assert main(["info", str(out)]) == 1  # a run is no model yet: both say how to make one
+    printed = capsys.readouterr()
+    assert printed.err == f"textok: {out}: a training's folder; make a model of it with: textok export {out} MODEL\n"
+    assert f"150 steps; a model of it: textok export {out} MODEL" in told
+    assert main(["export", str(out), str(tmp_path / "model")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'model'}: textok after 150 steps\n"
+    _, _, history = export.load_average(out)
     assert history["steps"] == 150 and history["images"] == 1200
     model = TexTok.from_pretrained(tmp_path / "model")
     pictures = build(config, out, "run.steps=150", "gan.start=120").task.pictures
@@ -189,6 +199,32 @@ def test_many_in_a_row_end_the_run_with_the_last_good_checkpoint_kept(tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in tensors(held["parts"]).values())
 
 
+def test_the_last_step_is_kept_though_its_gradients_were_not_finite(tmp_path):
+    run = loop.Run(tmp_path, settings(), Spoilt({18, 19}), {}, {})
+    run.train()
+    assert state_of(tmp_path)["step"] == 20 and run.skipped == 2
+
+
+HOLDER = """
+import sys; sys.path.insert(0, sys.argv[1])
+from textok.train import loop
+loop.hold(sys.argv[2]); print("held", flush=True); sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_trains_in_a_folder(config, tmp_path):
+    arguments = [sys.executable, "-c", HOLDER, str(training_runs.ROOT), str(tmp_path)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(loop.TrainingError, match=f"process {other.pid} on .*, since .*, trains here"):
+            build(config, tmp_path)
+        assert not (tmp_path / loop.SETTINGS_FILE).exists()
+        other.stdin.close()
+        other.wait(30)
+    build(config, tmp_path, "run.steps=1").train()
+    assert loop.Path(tmp_path).resolve() not in loop._held
+
+
 def test_tensorboard_gets_scalars_and_pictures(config, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -209,7 +245,43 @@ def test_a_folder_of_another_run_is_refused(config, tmp_path):
         build(config, tmp_path, "model.num_latent_tokens=5")
     with pytest.raises(loop.TrainingError, match=r"another \[run.seed\]"):
         build(config, tmp_path, "run.seed=5")
+    with pytest.raises(loop.TrainingError, match=r"another \[data.flip\]"):
+        build(config, tmp_path, "data.flip=true")
     assert build(config, tmp_path, "run.steps=2").step == 1
+
+
+def test_other_data_are_refused_and_the_same_elsewhere_are_not(config, tmp_path):
+    build(config, tmp_path / "run", "run.steps=1").train()
+    fewer = training_runs.make(tmp_path / "fewer", count=42)
+    with pytest.raises(loop.TrainingError, match="a run on other data: 48 samples .*; here are 42 samples"):
+        build(fewer, tmp_path / "run")
+    shutil.copytree(config.parent, tmp_path / "moved")
+    moved = [f'data.paths="{tmp_path}/moved/discs.tar"', f'data.cache="{tmp_path}/moved/captions.npz"']
+    assert build(config, tmp_path / "run", *moved).step == 1
+
+
+def test_a_baseline_needs_no_captions_and_labels_may_be_words(tmp_path, config):
+    rng = np.random.default_rng(0)
+    (tmp_path / "plain").mkdir()
+    rows = []
+    for number in range(10):
+        Image.fromarray(training_runs.picture(rng)).save(tmp_path / "plain" / f"p{number}.png")
+        rows.append(json.dumps({"file_name": f"p{number}.png", "label": "disc"}))
+    (tmp_path / "plain" / "metadata.jsonl").write_text("\n".join(rows))
+    overrides = [f"data.paths={tmp_path / 'plain'}", "data.caption=", "data.cache=nowhere.npz", "run.steps=1"]
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", "tokenizer", str(config), *out, *overrides, "model.text_condition=none"]) == 0
+    assert state_of(tmp_path / "run")["step"] == 1
+    with pytest.raises(ValueError, match="data.caption: expected the field of the captions, which this model reads, got none"):
+        build(config, tmp_path / "other", *overrides)
+    with pytest.raises(ValueError, match="p0: expected a label from 0 to 2 .*, which this model takes, got 'disc'"):
+        build(config, tmp_path / "other", *overrides, "model.text_source=class", "model.num_classes=3")
+
+
+def test_a_word_after_the_options_that_is_no_override_is_wrong_usage(config, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "tokenizer", str(config), "--out", str(tmp_path), "run.steps"])
+    assert "unrecognized arguments: run.steps" in capsys.readouterr().err
 
 
 def test_means_begin_anew_when_taken():
@@ -234,6 +306,10 @@ def test_means_begin_anew_when_taken():
         (["{config}", "model.num_latent_tokens=0"], "num_latent_tokens: expected an integer"),
         (["{config}", "model.image_size=32"], "model.image_size: expected that of the pictures, 16, got 32"),
         (["{config}", "run.accumulate=3"], "run.batch_size: expected a multiple of 3"),
+        (["{config}", "run.batch_size=0"], "run.batch_size: expected a whole number, 1 or more, got 0"),
+        (["{config}", "run.accumulate=0"], "run.accumulate: expected a whole number, 1 or more, got 0"),
+        (["{config}", "gan.r1_every=0"], "gan.r1_every: expected a whole number, 1 or more, got 0"),
+        (["{config}", "model.text_source=class", "model.num_classes=2"], "expected a label from 0 to 1"),
         (["{config}", "gan.multipliers=[1]"], "halve 16 pixels to 4, got 1"),
     ],
 )

@@ -8,8 +8,12 @@
     pipeline = textok.Pipeline.from_pretrained("emoji")
     pipeline(labels=[3, 7], seed=0).images
 
-`textok.list_models()` names the bundled models; the README has the whole table of names.
+`textok.list_models()` names the bundled models; the README has the whole table of names. `textok.data`, `textok.metrics`,
+`textok.viz` and `textok.ray` are imported on first use.
 """
+
+import importlib
+from typing import Any
 
 from ._core import cpu_info, get_num_threads, set_num_threads
 from .bundled import list_models
@@ -45,3 +49,15 @@ __all__ = [
     "set_num_threads",
     "to_uint8",
 ]
+
+_LATER = ("data", "metrics", "ray", "viz")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

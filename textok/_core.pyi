@@ -30,10 +30,13 @@ class Model:
 
     `config` holds every key of a config (nested dicts for the two sides). `weights` is asked for every tensor of `weight_table` by name, one
     at a time, and gives C-contiguous arrays of exactly these shapes: float32, bfloat16 as uint16, or int8, where it is then asked for
-    `NAME.scale`, float32 [out]. `dtype`: what the large products are computed in, "float32", "bfloat16" or "int8".
+    `NAME.scale`, float32 [out]. `dtype`: what the large products are computed in, "float32", "bfloat16" or "int8". `side`, of
+    a TexTok: "both", or the one side to hold, whose tensors alone are then asked for.
     """
 
-    def __init__(self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], dtype: str = "float32") -> None: ...
+    def __init__(
+        self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], dtype: str = "float32", side: str = "both"
+    ) -> None: ...
     model_type: str
     dtype: str
     num_parameters: int

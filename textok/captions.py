@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import arrays, noise
 from . import weights as files
 from .embedding_arrays import Embeddings, padded, positions
+from .embeddings import STORE_FILE
 from .errors import WeightsError
 
 F32 = NDArray[np.float32]
@@ -110,6 +111,11 @@ class CaptionStore:
     def from_folder(cls, folder: str | os.PathLike[str]) -> Self:
         """Read a folder; a WeightsError names the file that is missing or broken."""
         path = Path(folder)
+        if (path / STORE_FILE).is_file() and not (path / CAPTIONS_FILE).exists():
+            raise WeightsError(
+                f"{path}: expected {CAPTIONS_FILE} and {EMBEDDINGS_FILE}, which `textok embed --captions` writes, got an embedding "
+                "store; textok.open_embeddings opens it"
+            )
         records = _read_records(path / CAPTIONS_FILE)
         file = files.TensorFile(path / EMBEDDINGS_FILE)
         if set(file.shapes) != {"tokens", "offsets"}:

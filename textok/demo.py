@@ -171,7 +171,7 @@ def run(
         held_out = HeldOut.load()
         by_class, by_text = (
             Pipeline.from_pretrained("emoji", threads=threads),
-            Pipeline.from_pretrained("emoji-t2i", threads=threads),
+            Pipeline.from_pretrained("emoji-t2i", threads=threads, side="detokenizer"),
         )
         baseline = TexTok.from_pretrained("emoji-baseline", threads=threads)
         tick.update()

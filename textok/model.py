@@ -30,16 +30,26 @@ class EngineModel:
     config_class: ClassVar[type[TexTokConfig] | type[DiTConfig]]
 
     def __init__(self, config: Any, weights: Mapping[str, Any], dtype: str = "float32", threads: int | None = None) -> None:
-        self._set_up(self._as_config(config), dtype, threads)
-        self._load(files.as_weights(weights, self._table()))
+        self._from_arrays(config, weights, dtype, threads)
 
-    def _set_up(self, config: Any, dtype: str, threads: int | None) -> None:
+    def _from_arrays(
+        self, config: Any, weights: Mapping[str, Any], dtype: str, threads: int | None, side: str = "both"
+    ) -> None:
+        self._set_up(self._as_config(config), dtype, threads, side)
+        self._load(files.as_weights(weights, self._table(), self._prefix()))
+
+    def _set_up(self, config: Any, dtype: str, threads: int | None, side: str) -> None:
         self._dtype = _dtype_name(dtype)
         self._config = config
         self._threads = arrays.thread_count(threads)
+        self._side = arrays.choice(side, "side", files.SIDES)  # a DiT has none and is all there
 
     def _load(self, tensors: files.Weights) -> None:
-        self._model = _core.Model(self.model_type, self._config.to_dict(), tensors, self._dtype)
+        self._model = _core.Model(self.model_type, self._config.to_dict(), tensors, self._dtype, self._side)
+
+    def _prefix(self) -> str:
+        """What the names of the tensors begin with that the model holds."""
+        return "" if self._side == "both" else f"{self._side}."
 
     def _table(self) -> files.Table:
         return _core.weight_table(self.model_type, self._config.to_dict())
@@ -69,6 +79,10 @@ class EngineModel:
         ConfigError, WeightsError
             Files that are missing or broken, or tensors that are not those of the config; says which and how.
         """
+        return cls._from_folder(path, dtype, threads)
+
+    @classmethod
+    def _from_folder(cls, path: str | os.PathLike[str], dtype: str, threads: int | None, side: str = "both") -> Self:
         folder = find_model(path)
         try:
             config = cls.config_class.from_dict(files.load_config(folder, cls.model_type))
@@ -77,8 +91,8 @@ class EngineModel:
                 raise
             raise ConfigError(f"{folder / files.CONFIG_FILE}: {problem}") from None
         model = cls.__new__(cls)
-        model._set_up(config, dtype, threads)
-        model._load(files.load_weights(folder, model._table()))
+        model._set_up(config, dtype, threads, side)
+        model._load(files.load_weights(folder, model._table(), model._prefix()))
         return model
 
     @classmethod
@@ -87,10 +101,14 @@ class EngineModel:
 
         `config` is a dict as in `config.json` or the dataclass.
         """
+        return cls._from_seed(config, seed, dtype, threads)
+
+    @classmethod
+    def _from_seed(cls, config: Any, seed: int, dtype: str, threads: int | None, side: str = "both") -> Self:
         model = cls.__new__(cls)
-        model._set_up(cls._as_config(config), dtype, threads)
+        model._set_up(cls._as_config(config), dtype, threads, side)
         table = model._table()
-        _check_memory(table)
+        _check_memory([(name, shape) for name, shape in table if name.startswith(model._prefix())])
         model._load(files.random_weights(table, arrays.whole(seed, "seed", 0, 2**128 - 1)))
         return model
 
@@ -98,12 +116,15 @@ class EngineModel:
     def _from_tensors(cls, config: Any, tensors: Mapping[str, files.Tensor], where: str, dtype: str) -> Self:
         """A model of tensors that are made one at a time, for the importers."""
         model = cls.__new__(cls)
-        model._set_up(config, dtype, None)
+        model._set_up(config, dtype, None, "both")
         model._load(files.Weights(tensors, model._table(), where))
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors` to `folder`, made where missing; each file appears whole or not at all."""
+        """Write `config.json` and `model.safetensors` to `folder`, made where missing; each file appears whole or not at all.
+
+        The config is that of the whole model, the tensors are those that it holds (see `TexTok.side`).
+        """
         files.save_model(folder, self._config.to_dict(), self.weights())
 
     @property

@@ -18,6 +18,7 @@ from .errors import ConfigError
 from .model import batch_parts, progress_bar
 from .noise import MAX_INDEX, resolve_seed
 from .schedules import DEFAULT_STEPS
+from .text import full_text
 from .tokenizer import PIXEL_TYPES, TexTok
 
 F32 = NDArray[np.float32]
@@ -83,7 +84,7 @@ class Pipeline:
     Parameters
     ----------
     textok, dit
-        The two models.
+        The two models. Of `textok` the detokenizer is enough.
     captions
         Where `dit` is class-conditional and the detokenizer takes text: what to draw each image's caption from. Not needed
         otherwise.
@@ -116,6 +117,8 @@ class Pipeline:
 
     def _check_fit(self) -> None:
         t, d = self.textok.config, self.dit.config
+        if self.textok.side == "tokenizer":
+            raise ConfigError("textok: expected a model that holds its detokenizer, got one of its tokenizer only")
         if t.latent_shape != d.latent_shape:
             raise ConfigError(
                 f"dit: expected to make the tokenizer's latents {list(t.latent_shape)}, got {list(d.latent_shape)}"
@@ -140,8 +143,12 @@ class Pipeline:
             )
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None) -> Self:
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None, side: str = "both"
+    ) -> Self:
         """Load a pipeline folder, or a bundled pipeline by its name; `dtype` and `threads` as in `TexTok.from_pretrained`.
+
+        `side` is for the TexTok: making pictures needs its "detokenizer" only; "both", so that `pipe.textok` can encode too.
 
         The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z}, where X, Y and Z
         name folders inside it, X and Y else bundled models, and "captions" may be left out.
@@ -159,7 +166,7 @@ class Pipeline:
                 f"{folder / files.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}"
             )
         return cls(
-            TexTok.from_pretrained(parts["textok"], dtype, threads),
+            TexTok.from_pretrained(parts["textok"], dtype, threads, side),
             DiT.from_pretrained(parts["dit"], dtype, threads),
             CaptionStore.from_folder(parts["captions"]) if "captions" in parts else None,
         )
@@ -205,7 +212,8 @@ class Pipeline:
             int [B], classes; for a class-conditional DiT. A caption of each class is drawn for the detokenizer; for the null
             class, one of all.
         text, text_lengths
-            Caption embeddings [B,t,Dt] and how many rows of each are real; for a DiT-T2I. The detokenizer sees them too.
+            Caption embeddings [B,t,Dt] and how many rows of each are real; for a DiT-T2I. The detokenizer sees them too, with zeros
+            up to its `num_text_tokens` where it does not mask text.
         output
             "uint8" or "float32" images, as in `TexTok.decode`.
         steps ... callback
@@ -246,7 +254,7 @@ class Pipeline:
             if self.textok.config.text_source == "class":
                 images = self.textok.decode(latents, labels=labels, **same)
             else:
-                images = self.textok.decode(latents, text, text_lengths, **same)
+                images = self.textok.decode(latents, self._full(text), text_lengths, **same)
         names = None if labels is None else [int(label) for label in labels]
         return PipelineResult(images, latents, captions, names, seed)
 
@@ -277,9 +285,16 @@ class Pipeline:
         with progress_bar(progress, len(latents), "image") as bar:
             for part in batch_parts(len(latents), batch_size):
                 text, lengths = captions.embeddings(drawn[part])
-                self.textok.decode(latents[part], text, lengths, output=output, out=images[part], threads=threads)
+                self.textok.decode(latents[part], self._full(text), lengths, output=output, out=images[part], threads=threads)
                 bar.update(part.stop - part.start)
         return images
+
+    def _full(self, text: Any) -> Any:
+        """The captions' embeddings as the detokenizer takes them, so that no image depends on another's caption."""
+        t = self.textok.config
+        if text is None or not t.has_text("detokenizer"):
+            return text
+        return full_text(arrays.view(text, "text"), t.num_text_tokens, t.text_mask)
 
     def __repr__(self) -> str:
         parts = [self.textok, self.dit] + ([] if self.captions is None else [self.captions])

@@ -59,8 +59,7 @@ class Encoder:
         The column with the pictures: bytes of picture files, or arrays uint8 or floats in [-1, 1], [H,W,3] each. It is left out
         of the result.
     field
-        The column with the captions, where the model takes text. Columns `text` [B,t,Dt] and `text_lengths` [B] will do too,
-        and `label` for a model of classes.
+        The column with the captions, where the model takes text; a model of classes takes the column `label`.
     output
         The column that the latents go to, float32 [B,N,d].
     batch_size

@@ -335,7 +335,7 @@ class Writer:
 
     def claim(self, keys: Sequence[Key]) -> Claimed:
         """Take what nobody has done or is doing, until the next claim. The second of equal keys counts as stored."""
-        with _locked(self._index.store / "lock"):
+        with locked(self._index.store / "lock"):
             self._index.refresh()
             busy = self._claimed_by_others()
             result = Claimed([], [], [])
@@ -413,7 +413,7 @@ class Writer:
 
     def _write_table(self) -> None:
         try:
-            with _locked(self._index.store / "lock"):
+            with locked(self._index.store / "lock"):
                 self._index.refresh()
                 self._index.write_table()
         except OSError:
@@ -463,7 +463,7 @@ def _lock(file: Any, how: int) -> bool:
     return True
 
 
-class _locked:
+class locked:
     """Holds the lock of a store."""
 
     def __init__(self, path: Path) -> None:

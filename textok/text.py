@@ -57,6 +57,19 @@ def text_batch(
     return Conditions(array, lengths if lengths_count else np.full(len(array), rows, np.int32))
 
 
+def full_text(text: NDArray[Any], most: int, masked: bool) -> NDArray[Any]:
+    """Captions [B,t,Dt] that were padded together, as a model of `most` text rows is trained on them and used.
+
+    Where the model masks text (`masked`), padding takes no part and they stay as they are. Where it does not, padding is part of
+    the sequence: zeros up to `most` for every caption, so that a result does not depend on the longest caption of its batch.
+    """
+    if masked or text.shape[1] >= most:
+        return text
+    full = np.zeros((len(text), most, text.shape[2]), text.dtype)
+    full[:, : text.shape[1]] = text
+    return full
+
+
 def class_labels(labels: Any, text: Any, batch: int | None, highest: int, meaning: str) -> Conditions:
     """Labels [B], 0..highest; `batch` None takes any B."""
     if text is not None:

@@ -1,12 +1,15 @@
 """TexTok: images to a few continuous tokens and back, with the help of a caption."""
 
-from typing import Any, ClassVar
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
 from .config import TexTokConfig
+from .errors import WeightsError
 from .model import EngineModel, batch_parts, progress_bar
 from .text import Conditions, class_labels, text_batch
 
@@ -31,11 +34,14 @@ class TexTok(EngineModel):
         What the model computes in: "float32", "bfloat16" or "int8"; see `from_pretrained`.
     threads
         The most threads that a call uses; None for all that the process may use.
+    side
+        What to hold: "both", "tokenizer", enough to `encode`, or "detokenizer", enough to `decode`; see `from_pretrained`.
 
     Raises
     ------
     ConfigError, WeightsError
-        A config value that does not fit; tensors that are missing, too many, misshapen or not finite.
+        A config value that does not fit; tensors that are missing, too many, misshapen or not finite. A call that needs a side
+        which the model does not hold.
 
     Notes
     -----
@@ -46,7 +52,8 @@ class TexTok(EngineModel):
         text, its method ignores `text` and needs none.
     text_lengths
         int [B], each 1..t: how many rows of each caption are real. Where the config masks text the others take no part; where
-        it does not, they are part of the sequence like the rest. None: all t.
+        it does not, they are part of the sequence like the rest: give t = Nt with zeros after each caption, as training, the
+        commands and `Pipeline` do (`textok.text.full_text`), or a result depends on how far its batch is padded. None: all t.
     labels
         int [B], 0..num_classes-1, in place of `text` for a model whose `text_source` is "class".
     batch_size
@@ -72,10 +79,58 @@ class TexTok(EngineModel):
     model_type: ClassVar[str] = "textok"
     config_class = TexTokConfig
 
+    def __init__(
+        self, config: Any, weights: Mapping[str, Any], dtype: str = "float32", threads: int | None = None, side: str = "both"
+    ) -> None:
+        self._from_arrays(config, weights, dtype, threads, side)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None, side: str = "both"
+    ) -> Self:
+        """Load a model, or the one side of it that is needed.
+
+        Parameters
+        ----------
+        path, dtype, threads
+            As in `DiT.from_pretrained`.
+        side
+            "both"; "tokenizer", with which a model only encodes; or "detokenizer", with which it only decodes, all that making
+            pictures of latents needs. Nothing of the other side is read or held: about half the memory, half the time to load,
+            and the same bits. The files may lack it too: `save_pretrained` of such a model writes its side alone, to be loaded
+            with the same `side`.
+
+        Raises
+        ------
+        ConfigError, WeightsError
+            Files that are missing or broken, or tensors that are not those of the config; says which and how.
+
+        Examples
+        --------
+        >>> TexTok.from_pretrained("emoji-textok", side="detokenizer").side
+        'detokenizer'
+        """
+        return cls._from_folder(path, dtype, threads, side)
+
+    @classmethod
+    def from_config(
+        cls, config: Any, seed: int = 0, dtype: str = "float32", threads: int | None = None, side: str = "both"
+    ) -> Self:
+        """A model with random weights of a trained one's scale, for timing and tests; the same `seed` gives the same weights.
+
+        `config` is a dict as in `config.json` or the dataclass. One `side` has the weights that it has in a model of both.
+        """
+        return cls._from_seed(config, seed, dtype, threads, side)
+
     @property
     def config(self) -> TexTokConfig:
-        """The frozen config."""
+        """The frozen config, of both sides."""
         return self._config
+
+    @property
+    def side(self) -> str:
+        """What the model holds: "both", "tokenizer" or "detokenizer"."""
+        return self._side
 
     def encode(
         self,
@@ -107,6 +162,7 @@ class TexTok(EngineModel):
         ValueError, TypeError
             An argument that does not fit; says what came and what was expected.
         """
+        self._check_side("encode", "tokenizer")
         pixels = arrays.images(x, "x", self._config.image_size)
         conditions = self._conditions("tokenizer", len(pixels), text, text_lengths, labels)
         result = arrays.output(out, "out", (len(pixels), *self._config.latent_shape), np.float32, [pixels, *conditions.given()])
@@ -145,6 +201,7 @@ class TexTok(EngineModel):
         -------
         uint8 or float32 [B,S,S,3].
         """
+        self._check_side("decode", "detokenizer")
         dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
         latents = self._latents(z)
         conditions = self._conditions("detokenizer", len(latents), text, text_lengths, labels)
@@ -172,6 +229,7 @@ class TexTok(EngineModel):
         progress: bool = False,
     ) -> U8 | F32:
         """`decode(encode(x))` with the same captions on both sides; arguments as there, result as `decode`'s."""
+        self._check_side("reconstruct", "both")
         dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
         pixels = arrays.images(x, "x", self._config.image_size)
         sides = [self._conditions(side, len(pixels), text, text_lengths, labels) for side in ("tokenizer", "detokenizer")]
@@ -185,6 +243,14 @@ class TexTok(EngineModel):
                 self._model.decode(latents, *sides[1].part(part), result[part], count)
                 bar.update(part.stop - part.start)
         return result
+
+    def _check_side(self, method: str, needed: str) -> None:
+        if self._side not in ("both", needed):
+            wanted = "both sides" if needed == "both" else f"its {needed}"
+            raise WeightsError(
+                f"{method}: expected a model that holds {wanted}, got one of its {self._side} only; "
+                'side="both", the default, loads both'
+            )
 
     def _encode_part(self, pixels: NDArray[Any], conditions: Conditions, part: slice, out: F32, threads: int) -> None:
         self._model.encode(arrays.as_pixels(pixels[part], "x", part.start), *conditions.part(part), out, threads)
@@ -205,6 +271,10 @@ class TexTok(EngineModel):
             text, text_lengths, batch, config.text_dim, config.num_text_tokens, f"the {side}", lengths_count=config.text_mask
         )
 
+    def __reduce__(self) -> Any:
+        kind, arguments = super().__reduce__()
+        return kind, (*arguments, self._side)
+
     def __repr__(self) -> str:
         c = self._config
         if c.text_condition == "none":
@@ -214,7 +284,7 @@ class TexTok(EngineModel):
             where = "both sides" if c.text_condition == "both" else f"the {c.text_condition}"
             text = f"{kind} in {where} ({c.text_injection.replace('_', ' ')}{', masked' if c.text_mask else ''})"
         sides = ", ".join(
-            f"{name} {side.depth} x {side.hidden_size}"
+            f"{name} {side.depth} x {side.hidden_size}" if self._side in ("both", name) else f"no {name}"
             for name, side in (("tokenizer", c.tokenizer), ("detokenizer", c.detokenizer))
         )
         latents = f"{c.num_latent_tokens} tokens x {c.latent_dim}"

@@ -32,6 +32,7 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PIPELINE_FILE = "model_index.json"
 MAX_JSON_BYTES = 64 << 20
+SIDES = ("both", "tokenizer", "detokenizer")  # of a TexTok: what a model may hold, and the prefixes of the tensors' names
 FLOAT_TYPES = ("F32", "F16", "F64", "BF16")
 _NUMPY_TYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "BF16": "bfloat16", "I8": "int8", "I32": "int32", "I64": "int64"}
 
@@ -154,6 +155,8 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
         file = TensorFile(folder / WEIGHTS_FILE)
         return dict.fromkeys(file.shapes, file)
     index = folder / INDEX_FILE
+    if not index.exists() and (folder / "state.pt").exists():
+        raise WeightsError(f"{folder}: a training's folder; make a model of it with: textok export {folder} MODEL")
     if not index.exists():
         raise WeightsError(f"{folder}: no {WEIGHTS_FILE} and no {INDEX_FILE} in it")
     places = read_json(index, WeightsError).get("weight_map")
@@ -180,12 +183,17 @@ def listed(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown}{', ...' if len(names) > 5 else ''})"
 
 
-def check_table(found: Mapping[str, Shape], table: Table, where: str) -> None:
-    """One WeightsError that lists all tensors that are missing, too many or of the wrong shape, if any are."""
+def check_table(found: Mapping[str, Shape], table: Table, where: str, prefix: str = "") -> None:
+    """One WeightsError that lists all tensors that are missing, too many or of the wrong shape, if any are.
+
+    Of the table's names only those with `prefix` must be there: a model's one side, from a file of both or of that one.
+    """
     wanted = dict(table)
     complaints = []
-    if missing := [name for name in wanted if name not in found]:
+    if missing := [name for name in wanted if name.startswith(prefix) and name not in found]:
         complaints.append(f"missing {listed(missing)}")
+        if len(there := {name.partition(".")[0] for name in found}) == 1 and there < set(SIDES):
+            complaints.append(f"there is only the {min(there)}, which side=\"{min(there)}\" loads")
     if extra := [name for name in found if name not in wanted]:
         complaints.append(f"not in this model {listed(extra)}")
     if wrong := [name for name, shape in found.items() if name in wanted and tuple(shape) != wanted[name]]:
@@ -220,12 +228,13 @@ class Tensor:
 class Weights(Mapping[str, NDArray[Any]]):
     """The tensors of a model, each made when it is asked for, as the engine takes it: float32, bfloat16 as uint16, or int8 and its scale.
 
-    Raises WeightsError for tensors that are missing, too many or misshapen; and, when one is asked for, for NaN and infinity in it.
+    Raises WeightsError for tensors that are missing, too many or misshapen, see `check_table`; and, when one is asked for, for NaN and
+    infinity in it.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], table: Table, where: str) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], table: Table, where: str, prefix: str = "") -> None:
         scales = {f"{name}.scale" for name, tensor in tensors.items() if tensor.type == "I8"}
-        check_table({name: tensor.shape for name, tensor in tensors.items() if name not in scales}, table, where)
+        check_table({name: tensor.shape for name, tensor in tensors.items() if name not in scales}, table, where, prefix)
         for name, tensor in tensors.items():
             if tensor.type == "I8":
                 _check_scale(name, tensor, tensors.get(f"{name}.scale"))
@@ -266,8 +275,9 @@ def _check_scale(name: str, rows: Tensor, scale: Tensor | None) -> None:
 _TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF16", "int8": "I8"}
 
 
-def as_weights(tensors: Mapping[str, Any], table: Table, where: str = "weights") -> Weights:
-    """The arrays of a user's dict, in any of the stored forms, checked against `table`."""
+def as_weights(tensors: Mapping[str, Any], table: Table, prefix: str = "") -> Weights:
+    """The arrays of a user's dict, in any of the stored forms, checked as by `check_table`."""
+    where = "weights"
     if not isinstance(tensors, Mapping):
         raise TypeError(f"{where}: expected a dict of arrays, got {type(tensors).__name__}")
 
@@ -277,7 +287,7 @@ def as_weights(tensors: Mapping[str, Any], table: Table, where: str = "weights")
             raise WeightsError(f"{where}: {name}: expected float32, float16, float64 or bfloat16, got {arrays.describe(array)}")
         return Tensor(array.shape, _TYPES[array.dtype.name], where, lambda: array)
 
-    return Weights({name: tensor(name, value) for name, value in tensors.items()}, table, where)
+    return Weights({name: tensor(name, value) for name, value in tensors.items()}, table, where, prefix)
 
 
 def from_engine(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -287,13 +297,13 @@ def from_engine(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name: array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array for name, array in tensors.items()}
 
 
-def load_weights(folder: Path, table: Table) -> Weights:
-    """The tensors of a model folder, checked against `table`, which `_core.weight_table` makes from the config."""
+def load_weights(folder: Path, table: Table, prefix: str = "") -> Weights:
+    """The tensors of a model folder, checked as by `check_table` against what `_core.weight_table` makes of the config."""
 
     def tensor(name: str, file: TensorFile) -> Tensor:
         return Tensor(file.shapes[name], file.types[name], str(file.path), lambda: file.read(name))
 
-    return Weights({name: tensor(name, file) for name, file in open_tensors(folder).items()}, table, str(folder))
+    return Weights({name: tensor(name, file) for name, file in open_tensors(folder).items()}, table, str(folder), prefix)
 
 
 def load_config(folder: Path, model_type: str) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
     python benchmarks/paper/claim.py RUN [RUN ...] [--out benchmarks/paper/results]
 
-A RUN is the folder of a training (`textok train tokenizer`), finished or not, or a model's. Each is compared on two test sets:
-*concept*, whose emoji are in no style part of the training, and *pair*, seen in another style. Beside TexTok and its Baseline
-stands a PCA of as many numbers. Pictures are made by the C engine, in float32.
+A RUN is the folder of a training (`textok train tokenizer`), finished or not, or a model's. Each is compared on two test
+sets: *concept*, whose emoji are in no style part of the training, and *pair*, seen in another style. Beside TexTok and its
+Baseline stands a PCA of as many numbers. Pictures are made by the C engine, in float32, each model reading the captions or
+labels that it was trained on.
 
-Writes claim.csv (one row a model and test set), gains.csv (TexTok beside the Baseline of the same tokens and seed, with
-bootstrap intervals), claim.md, plots, sheets of pictures, and the logs of the runs. Killed and run again it goes on from what
---work holds.
+Runs of other steps and ablations may stand among them. A TexTok is compared with the Baseline of its tokens, seed and steps,
+with one of about its CPU time, and, where it is an ablation, with the full TexTok of its tokens, seed and steps. Plots and
+sheets show the usual runs: those of the number of steps that most TexToks have, and no ablations.
+
+Writes claim.csv (one row a model and test set), gains.csv (the comparisons, with bootstrap intervals), claim.md, plots,
+sheets of pictures, and the logs of the runs. Killed and run again it goes on from what --work holds.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import csv
 import functools
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +43,8 @@ from textok.errors import TextokError
 SETS = ("concept", "pair")
 NETWORK = "efficientnet-lite0@128"
 OTHER_NETWORK = "efficientnet-lite2@128"  # was no part of any loss
-PAPER_GAINS = (37.2, 25.0, 30.2, 24.2)  # per cent of rFID at 32, 64, 128, 256 tokens, 256 pixels
+PAPER_GAINS = {4: (37.2, 32), 8: (25.0, 64), 16: (30.2, 128), 32: (24.2, 256)}  # tokens: per cent of rFID at so many there
+KINDS = ("TexTok", "Baseline", "PCA")
 PER_PICTURE = {
     "psnr": (+1, "PSNR, dB"),
     "ssim": (+1, "SSIM"),
@@ -100,6 +106,7 @@ def summary(one, name, values):
     row = {
         "model": one.name,
         "kind": one.kind,
+        "variant": one.variant,
         "test_set": name,
         "tokens": one.tokens,
         "numbers": one.numbers,
@@ -138,8 +145,9 @@ def kid_gain(ours, theirs, seed=0):
 
 
 def gain_row(ours, theirs, name, a, b):
-    """A row of gains.csv: TexTok `ours` with measures a against the Baseline `theirs` with b, on the test set `name`."""
+    """A row of gains.csv: TexTok `ours` with measures a against `theirs` (mostly a Baseline) with b, on the test set `name`."""
     row = {
+        "variant": ours.variant,
         "tokens": ours.tokens,
         "seed": ours.seed,
         "test_set": name,
@@ -162,19 +170,18 @@ def gain_row(ours, theirs, name, a, b):
     return row
 
 
-def equal_tokens(rows, name, key, kind="Baseline"):
-    """{(tokens, seed) of a TexTok: how many Baseline tokens have its `key`}, by interpolation over the logarithm of tokens.
+def equal_tokens(rows, name, key):
+    """{a TexTok's name: how many Baseline tokens have its `key`}, by interpolation over the logarithm of tokens.
 
-    None where fewer than two Baselines of that seed and step count stand for a curve; a string where the value is off its ends.
+    None where fewer than two Baselines of its seed and steps stand for a curve; with < or > where the value is off its ends.
     """
     result = {}
     chosen = [row for row in rows if row["test_set"] == name]
     for row in (row for row in chosen if row["kind"] == "TexTok"):
-        curve = sorted(
-            {other["tokens"]: other[key] for other in chosen if other["kind"] == kind and other["seed"] == row["seed"]}.items()
-        )
+        alike = [r for r in chosen if r["kind"] == "Baseline" and (r["seed"], r["steps"]) == (row["seed"], row["steps"])]
+        curve = sorted({other["tokens"]: other[key] for other in alike}.items())
         if len(curve) < 2:
-            result[row["tokens"], row["seed"]] = None
+            result[row["model"]] = None
             continue
         tokens, values = np.array(curve).T
         sign = 1 if values[-1] > values[0] else -1
@@ -184,7 +191,7 @@ def equal_tokens(rows, name, key, kind="Baseline"):
             found = f"< {tokens[0]:.0f}"
         else:
             found = f"{2 ** np.interp(sign * row[key], sign * values, np.log2(tokens)):.1f}"
-        result[row["tokens"], row["seed"]] = found
+        result[row["model"]] = found
     return result
 
 
@@ -196,6 +203,20 @@ def baselines_of(one, candidates):
 def partner(one, candidates):
     """The Baseline to compare a TexTok with, which has come as many steps; None where there is none."""
     return next((c for c in baselines_of(one, candidates) if c.steps == one.steps), None)
+
+
+def full_partner(one, candidates):
+    """The full TexTok of an ablation's tokens, seed and steps; None where there is none, or where `one` is no ablation."""
+    alike = [c for c in candidates if (c.label, c.tokens, c.seed, c.steps) == ("TexTok", one.tokens, one.seed, one.steps)]
+    return alike[0] if one.variant and alike else None
+
+
+def usual(candidates):
+    """Those that plots and sheets show: no ablations, and of trained models those of the steps that most TexToks have."""
+    plain = [c for c in candidates if not c.variant]
+    steps = Counter(c.steps for c in plain if c.kind == "TexTok")
+    most = max(steps, key=lambda s: (steps[s], s), default=None)
+    return [c for c in plain if c.kind == "PCA" or most in (None, c.steps)]
 
 
 def equal_time_partner(one, candidates):
@@ -221,7 +242,7 @@ def table(head, rows):
     return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
-def markdown(rows, gains, timed, candidates, network_words, note):
+def markdown(rows, gains, timed, ablations, candidates, network_words, note):
     """claim.md."""
     parts = ["# The claim on captioned emoji\n", *([f"{note}\n"] if note else []), network_words]
     unfinished = [f"{c.name} ({c.steps} of {c.planned} steps)" for c in candidates if not c.finished]
@@ -233,13 +254,13 @@ def markdown(rows, gains, timed, candidates, network_words, note):
     has_other = any("kid_lite2_x1000" in row for row in rows)
     for name in SETS:
         chosen = [row for row in rows if row["test_set"] == name]
-        chosen.sort(key=lambda row: (row["tokens"], ("TexTok", "Baseline", "PCA").index(row["kind"]), row["seed"]))
+        chosen.sort(key=lambda r: (r["tokens"], KINDS.index(r["kind"]), r["steps"], r["variant"], r["seed"]))
         head = ["tokens", "model", "seed", "steps", "CPU hours", "PSNR", "SSIM", "perceptual", "KID x 1000"]
         head += ["KID x 1000, Lite2"] * has_other + ["Frechet", "Frechet, train and test", "PSNR with wrong captions"]
         body = [
             [
                 r["tokens"],
-                r["kind"],
+                f"{r['kind']}, {r['variant']}" if r["variant"] else r["kind"],
                 *((r["seed"], r["steps"], f"{r['cpu_hours']:.2f}") if r["steps"] else ("",) * 3),
                 f"{r['psnr']:.2f}",
                 f"{r['ssim']:.4f}",
@@ -254,12 +275,15 @@ def markdown(rows, gains, timed, candidates, network_words, note):
         ]
         parts.append(f"## Test set by {name}: {chosen[0]['pictures']} pictures\n\n{table(head, body)}\n")
     if gains:
-        parts.append("## TexTok beside the Baseline of the same tokens and seed\n\n" + gain_table(gains))
+        parts.append("## TexTok beside the Baseline of the same tokens, seed and steps\n\n" + gain_table(gains))
         parts.append(equality_words(rows))
+    if ablations:
+        parts.append(f"## Ablations beside the full TexTok\n\n{ABLATION_WORDS}\n\n{gain_table(ablations, paper=False)}")
     for column, words in (("step", "step"), ("cpu_seconds", "CPU seconds")):
         logged = log_rows(candidates, column)
         if logged:
             head = [
+                "model",
                 "tokens",
                 "seed",
                 words,
@@ -271,10 +295,19 @@ def markdown(rows, gains, timed, candidates, network_words, note):
     return "\n".join(parts)
 
 
-def gain_table(gains):
-    has_other = any("kid_lite2_gain" in row for row in gains)
-    head = ["tokens", "seed", "test set", "steps", "PSNR, dB", "SSIM", "perceptual", "better in PSNR", "KID gain"]
-    head += ["KID gain, Lite2"] * has_other + ["Frechet gain", "the paper's rFID gain"]
+ABLATION_WORDS = (
+    "What each loses or gains against TexTok that reads long captions, in context, on both sides. The paper's rFID at 128 "
+    "tokens: 1.04 with text on both sides, 1.11 in the tokenizer only, 1.28 in the detokenizer only, 1.49 without; richer captions and "
+    "in-context text rather than cross-attention help there."
+)
+
+
+def gain_table(gains, paper=True):
+    """`paper`: with the paper's gains over its Baseline."""
+    has_other, has_variant = (any(row.get(key) for row in gains) for key in ("kid_lite2_gain", "variant"))
+    head = ["tokens"] + ["variant"] * has_variant + ["seed", "test set", "steps", "PSNR, dB", "SSIM", "perceptual"]
+    head += ["better in PSNR", "KID gain"] + ["KID gain, Lite2"] * has_other + ["Frechet gain"]
+    head += ["the paper's rFID gain"] * paper
     body = []
     for row in gains:
         told = [f"{row[key]:+.4f} [{row[f'{key}_low']:+.4f}, {row[f'{key}_high']:+.4f}]" for key in PER_PICTURE]
@@ -284,11 +317,11 @@ def gain_table(gains):
             if row["textok_steps"] == row["baseline_steps"]
             else f"{row['textok_steps']}, {row['baseline_steps']}"
         )
-        paper = PAPER_GAINS[(4, 8, 16, 32).index(row["tokens"])] if row["tokens"] in (4, 8, 16, 32) else None
-        at = {4: 32, 8: 64, 16: 128, 32: 256}.get(row["tokens"])
+        gain, at = PAPER_GAINS.get(row["tokens"], (None, None))
         body.append(
             [
                 row["tokens"],
+                *([row["variant"]] * has_variant),
                 row["seed"],
                 row["test_set"],
                 steps,
@@ -296,18 +329,18 @@ def gain_table(gains):
                 f"{row['psnr_better']:.0f}%",
                 *kids,
                 f"{row['frechet_gain']:+.1f}%",
-                f"{paper}% at {at}" if paper else "",
+                *([f"{gain}% at {at}" if gain and not row["variant"] else ""] * paper),
             ]
         )
     note = (
-        "Differences are TexTok less Baseline with 95% intervals of a paired bootstrap over pictures; they say what other "
-        "pictures would change, "
-        "not what another training would. Gains are falls of a distance relative to the Baseline's; KID's error is the "
-        "standard error by the "
-        "delete-half jackknife. The paper's figures are for 256-pixel ImageNet with eight times the tokens, in the same "
-        "order.\n"
+        "Differences are the model less what it is beside, with 95% intervals of a paired bootstrap over pictures; they say what "
+        "other pictures would change, "
+        "not what another training would. Gains are falls of a distance relative to the other's; KID's error is the "
+        "standard error by the delete-half jackknife."
     )
-    return f"{table(head, body)}\n\n{note}"
+    if paper:
+        note += " The paper's figures are for 256-pixel ImageNet with eight times the tokens, in the same order."
+    return f"{table(head, body)}\n\n{note}\n"
 
 
 LOG_WORDS = (
@@ -326,7 +359,7 @@ def log_curve(one, name, column):
 
 
 def log_rows(candidates, column="step"):
-    """[tokens, seed, place, for each of LOGGED: TexTok, its Baseline, difference] of the places of the Baseline's scores.
+    """[model, tokens, seed, place, for each of LOGGED: TexTok, its Baseline, difference] where the Baseline has scores.
 
     column: what is equal, "step" or "cpu_seconds". Where TexTok's log has no such place its value is interpolated between its
     neighbours, and marked with "~".
@@ -346,21 +379,19 @@ def log_rows(candidates, column="step"):
                     continue
                 a, b = float(np.interp(place, sorted(ours), [ours[p] for p in sorted(ours)])), theirs[place]
                 told += [f"{'' if place in ours else '~'}{a:.2f}", f"{b:.2f}", f"{a - b:+.2f}"]
-            rows.append([one.tokens, one.seed, place, *told])
+            rows.append([one.name, one.tokens, one.seed, place, *told])
     return rows
 
 
 def equality_words(rows):
-    lines = []
+    body = []
     for name in SETS:
         for key, (_, words) in {**PER_PICTURE, "kid_x1000": (-1, "KID")}.items():
-            for (tokens, seed), found in sorted(equal_tokens(rows, name, key).items()):
-                if found is not None:
-                    lines.append(f"| {name} | {words} | {tokens} | {seed} | {found} |")
-    if not lines:
-        return ""
-    head = "| test set | measure | TexTok tokens | seed | Baseline tokens that equal them |\n| --- | --- | --- | --- | --- |\n"
-    return "## How many Baseline tokens equal a TexTok\n\n" + head + "\n".join(lines) + "\n"
+            told = equal_tokens(rows, name, key)
+            for row in sorted((r for r in rows if r["test_set"] == name and told.get(r["model"])), key=lambda r: r["tokens"]):
+                body.append([name, words, row["model"], row["tokens"], row["seed"], told[row["model"]]])
+    head = ["test set", "measure", "TexTok", "its tokens", "seed", "Baseline tokens that equal them"]
+    return f"## How many Baseline tokens equal a TexTok\n\n{table(head, body)}\n" if body else ""
 
 
 COLOURS = {"TexTok": "#1f5fa8", "Baseline": "#c8553d", "PCA": "#888888"}
@@ -417,7 +448,7 @@ def plot_curves(candidates, path):
                     values,
                     styles.get(one.tokens, "-"),
                     color=COLOURS[one.kind],
-                    label=f"{one.kind}, {one.tokens} tokens",
+                    label=f"{one.kind}, {one.tokens} tokens, {one.planned} steps",
                 )
     for line, name in zip(axes, SETS, strict=True):
         line[0].set_ylabel(f"PSNR, dB, by {name} (subset)")
@@ -437,8 +468,7 @@ def sheet(candidates, emoji, kept, used, name, path, count=12):
     some = spread(np.arange(len(emoji.splits[name])), count)
     first = sum(len(emoji.splits[other]) for other in SETS[: SETS.index(name)])
     rows = emoji.splits[name]
-    columns = sorted(candidates, key=lambda c: (c.tokens, ("TexTok", "Baseline", "PCA").index(c.kind), c.seed))
-    columns = [c for c in columns if c.seed == 0]
+    columns = sorted((c for c in candidates if c.seed == 0), key=lambda c: (c.tokens, KINDS.index(c.kind)))
     pictures = [kept.get(c.name, ["pictures", c.stamp, used], None) for c in columns]
     entries = [
         Entry(
@@ -494,8 +524,8 @@ def main(arguments=None):
     args.out.mkdir(parents=True, exist_ok=True)
     emoji, kept = Emoji.load(args), Kept(args.work)
     features = Features(kept, args.threads)
-    candidates = [candidate(run) for run in args.runs]
-    logged = candidates + [candidate(run) for run in args.log_only]
+    candidates = [candidate(run, args.caption) for run in args.runs]
+    logged = candidates + [candidate(run, args.caption) for run in args.log_only]
     if len({c.name for c in candidates}) < len(candidates):
         raise TextokError(f"expected runs of different names, got {', '.join(c.name for c in candidates)}")
     sizes = sorted({(c.tokens, c.config["latent_dim"]) for c in candidates})
@@ -505,24 +535,26 @@ def main(arguments=None):
         measures[one.name] = measure(one, emoji, features, kept, args)
         print(one.name, summary(one, "concept", measures[one.name]["concept"]), flush=True)
     rows = [summary(one, name, measures[one.name][name]) for one in everyone for name in SETS]
-    ours = sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.seed))
-    gains, timed = [], []
-    for found, choose in ((gains, partner), (timed, equal_time_partner)):
+    ours = sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.steps, c.variant, c.seed))
+    gains, timed, ablations = [], [], []
+    for found, choose in ((gains, partner), (timed, equal_time_partner), (ablations, full_partner)):
         for one in ours:
             other = choose(one, candidates)
             if other is not None:
                 found += [gain_row(one, other, name, measures[one.name][name], measures[other.name][name]) for name in SETS]
     write_csv(args.out / "claim.csv", rows)
-    if gains or timed:
-        at = [("equal steps", row) for row in gains] + [("equal CPU time", row) for row in timed]
-        write_csv(args.out / "gains.csv", [row | {"at": words} for words, row in at])
-    (args.out / "claim.md").write_text(markdown(rows, gains, timed, logged, words_on_networks(emoji, args), args.note))
-    plot_quality(rows, args.out / "quality.png")
+    told = {"equal steps": gains, "equal CPU time": timed, "ablation": ablations}
+    if any(told.values()):
+        write_csv(args.out / "gains.csv", [row | {"at": words} for words, found in told.items() for row in found])
+    words = words_on_networks(emoji, args)
+    (args.out / "claim.md").write_text(markdown(rows, gains, timed, ablations, logged, words, args.note))
+    shown = usual(everyone)
+    plot_quality([row for row in rows if row["model"] in {c.name for c in shown}], args.out / "quality.png")
     if any(c.log for c in logged):
-        plot_curves([c for c in logged if c.log], args.out / "curves.png")
+        plot_curves([c for c in logged if c.log and not c.variant], args.out / "curves.png")
     used = sum(len(emoji.splits[name]) for name in SETS) + len(spread(emoji.splits["train"], args.train_pictures))
     for name in SETS:
-        sheet(everyone, emoji, kept, used, name, args.out / f"pictures-{name}.png")
+        sheet(shown, emoji, kept, used, name, args.out / f"pictures-{name}.png")
     for run in map(Path, [*args.runs, *args.log_only]):
         if (run / "log.csv").exists():
             (args.out / "logs").mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ goes on.
 """
 
 import csv
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -15,18 +16,22 @@ from tqdm import tqdm
 
 import textok
 from textok import metrics
+from textok.config import TexTokConfig
 from textok.train import data
+from textok.train.export import fit_pca, pca_pictures
 
 HERE = Path(__file__).parent
 BATCH = 128
+USUAL_CAPTION = "caption_long"
 
 
-@dataclass
+@dataclass(eq=False)
 class Emoji:
     """The pictures, their texts, and the rows of the splits."""
 
     pairs: data.Pairs
-    texts: object
+    caption: str  # that models read which do not tell of theirs
+    cache: Path
     splits: dict = field(init=False)  # name: int64 [m]
 
     def __post_init__(self):
@@ -36,18 +41,36 @@ class Emoji:
 
     @classmethod
     def load(cls, args):
-        pairs, texts, _ = data.load(args.data, args.caption, args.pair_test, args.cache)
-        return cls(pairs, texts)
+        return cls(data.load_pairs(args.data, args.pair_test, caption=args.caption), args.caption, Path(args.cache))
 
-    def text(self, rows):
-        """`text` and `text_lengths` of some rows, as NumPy arrays."""
-        return (array.numpy() for array in self.texts.batch(rows))
+    @functools.cache  # noqa: B019  there is one for the whole program
+    def texts(self, caption):
+        """The embeddings of a kind of caption. A .npz holds one kind: those of others than `caption` lie beside it."""
+        cache = self.cache
+        if cache.suffix == ".npz" and caption != self.caption:
+            cache = cache.with_stem(f"{cache.stem}-{caption}")
+        return data.open_texts(self.pairs, caption, cache)
+
+    @functools.cached_property
+    def labels(self):
+        """int64 [n]."""
+        return np.array(self.pairs.column("label"))
+
+    def text(self, rows, caption, most):
+        """The embeddings of that kind of caption, at most `most` tokens of each, as keyword arguments."""
+        text, lengths = self.texts(caption).batch(rows)
+        return {"text": text[:, :most].numpy(), "text_lengths": lengths.clamp(max=most).numpy()}
+
+    def condition(self, config, rows, caption):
+        """What a TexTok of `config` takes beside pictures, for `rows`: text of that kind of caption, labels, or nothing."""
+        texts = self.texts(caption) if config["text_source"] == "embedding" and config["text_condition"] != "none" else None
+        return {name: np.asarray(value) for name, value in data.condition(config, texts, self.labels, rows).items()}
 
 
 def add_data_arguments(parser):
     parser.add_argument("--data", default=HERE / "data", help="folder of the shards")
     parser.add_argument("--pair-test", default=HERE / "pair_test.txt", help="file with the keys of the test set by pair")
-    parser.add_argument("--caption", default="caption_long", help="which caption the models read")
+    parser.add_argument("--caption", default=USUAL_CAPTION, help="which one models read; a training's folder tells of its own")
     parser.add_argument(
         "--cache", default="captions.npz", help="embeddings of the captions: a store, or a .npz that is made where missing"
     )
@@ -96,6 +119,13 @@ class Candidate:
     weights: object = None  # a dict of arrays, a folder, or (mean, directions)
     stamp: object = None  # what its pictures depend on
     log: list = field(default_factory=list)  # rows of log.csv
+    caption: str = ""  # that it reads
+    variant: str = ""  # what of the ablations it is, in words; "" for TexTok as the paper has it, Baselines and PCA
+
+    @property
+    def label(self):
+        """What it is, in words."""
+        return f"{self.kind}, {self.variant}" if self.variant else self.kind
 
     @property
     def finished(self):
@@ -108,7 +138,21 @@ class Candidate:
 
 
 def kind_of(config):
-    return "Baseline" if config.get("text_condition", "both") == "none" else "TexTok"
+    return "Baseline" if config["text_condition"] == "none" else "TexTok"
+
+
+def variant_of(config, caption):
+    """What sets a TexTok apart from one that reads long captions in context on both sides."""
+    if kind_of(config) == "Baseline":
+        return ""
+    words = [f"text in the {config['text_condition']} only"] if config["text_condition"] != "both" else []
+    if config["text_injection"] == "cross_attention":
+        words.append("cross-attention")
+    if config["text_source"] == "class":
+        words.append("class label")
+    elif caption != USUAL_CAPTION:
+        words.append(caption)
+    return ", ".join(words)
 
 
 def from_run(folder):
@@ -117,7 +161,9 @@ def from_run(folder):
 
     folder = Path(folder)
     config, weights, history = load_average(folder)
-    run = json.loads((folder / "training.json").read_text())["run"]
+    config = TexTokConfig.from_dict(config).to_dict()
+    told = json.loads((folder / "training.json").read_text())
+    run, caption = told["run"], told["data"].get("caption", USUAL_CAPTION)
     with (folder / "log.csv").open(newline="") as file:
         log = list(csv.DictReader(file))
     digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
@@ -133,36 +179,36 @@ def from_run(folder):
         history["cpu_hours"],
         config,
         weights,
-        digest,
+        [digest, caption],
         log,
+        caption,
+        variant_of(config, caption),
     )
 
 
-def from_folder(name):
-    """A model's folder, or a bundled model of that name."""
+def from_folder(name, caption):
+    """A model's folder, or a bundled model of that name, that reads `caption`."""
     model = textok.TexTok.from_pretrained(name)
     config = model.config.to_dict()
     numbers = config["num_latent_tokens"] * config["latent_dim"]
     file = textok.bundled.find_model(name) / "model.safetensors"
-    stamp = hashlib.sha256(file.read_bytes()).hexdigest()
+    stamp = [hashlib.sha256(file.read_bytes()).hexdigest(), caption]
     return Candidate(
-        Path(name).name, kind_of(config), config["num_latent_tokens"], numbers, config=config, weights=str(name), stamp=stamp
+        Path(name).name,
+        kind_of(config),
+        config["num_latent_tokens"],
+        numbers,
+        config=config,
+        weights=str(name),
+        stamp=stamp,
+        caption=caption,
+        variant=variant_of(config, caption),
     )
 
 
-def candidate(name):
-    return from_run(name) if (Path(name) / "state.pt").exists() else from_folder(name)
-
-
-def fit_pca(images, numbers, seed=0):
-    """Mean [n] and principal directions [n,numbers] of uint8 pictures; a randomised SVD with eight power iterations."""
-    import torch
-
-    flat = torch.from_numpy(np.asarray(images).reshape(len(images), -1)).float() / 127.5 - 1
-    mean = flat.mean(dim=0)
-    torch.manual_seed(seed)
-    directions = torch.svd_lowrank(flat - mean, numbers + 32, niter=8)[2]
-    return mean.numpy(), directions[:, :numbers].numpy()
+def candidate(name, caption=USUAL_CAPTION):
+    """A training's folder, a model's, or a bundled model's name; `caption` is what models without a training read."""
+    return from_run(name) if (Path(name) / "state.pt").exists() else from_folder(name, caption)
 
 
 def pca_candidate(emoji, tokens, latent_dim, kept):
@@ -180,7 +226,7 @@ def pca_candidate(emoji, tokens, latent_dim, kept):
 
 
 def reconstruct(one, emoji, rows, threads, text_rows=None):
-    """uint8 [len(rows),S,S,3]: the candidate's reconstructions by the engine, with their captions or those of `text_rows`."""
+    """uint8 [len(rows),S,S,3]: the candidate's reconstructions by the engine, with their text or that of `text_rows`."""
     text_rows = rows if text_rows is None else text_rows
     images = emoji.pairs.images
     out = np.empty((len(rows), *images.shape[1:]), np.uint8)
@@ -189,15 +235,10 @@ def reconstruct(one, emoji, rows, threads, text_rows=None):
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             if engine is None:
-                mean, directions = one.weights
-                flat = images[part].reshape(len(part), -1) / np.float32(127.5) - 1
-                pictures = textok.to_uint8((flat - mean) @ directions @ directions.T + mean).reshape(
-                    len(part), *images.shape[1:]
-                )
-            elif one.kind == "Baseline":
-                pictures = engine.reconstruct(images[part])
+                pictures = pca_pictures(images[part], *one.weights)
             else:
-                pictures = engine.reconstruct(images[part], *emoji.text(text_rows[start : start + BATCH]))
+                condition = emoji.condition(one.config, text_rows[start : start + BATCH], one.caption)
+                pictures = engine.reconstruct(images[part], **condition)
             out[start : start + BATCH] = pictures
             bar.update(len(part))
     return out

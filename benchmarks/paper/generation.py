@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from claim import NETWORK, SETS, spread, table, write_csv
-from evaluation import BATCH, Emoji, Features, Kept, add_data_arguments, frechet
+from evaluation import BATCH, USUAL_CAPTION, Emoji, Features, Kept, add_data_arguments, frechet
 from tqdm import tqdm
 
 import textok
@@ -34,6 +34,7 @@ class Generator:
         self.config, weights, self.history = load_average(self.folder)
         told = json.loads((self.folder / "training.json").read_text())
         self.planned, self.seed = told["run"]["steps"], told["run"]["seed"]
+        self.caption = told["data"].get("caption", USUAL_CAPTION)
         self.tokenizer_name = tokenizer or told["latents"]["tokenizer"]
         self.decoder, decoder_stamp = load_tokenizer(self.tokenizer_name, threads=threads)
         self.dit = textok.DiT(self.config, weights, threads=threads)
@@ -43,6 +44,7 @@ class Generator:
             self.history["steps"],
             float(sum(np.abs(w).sum(dtype=np.float64) for w in weights.values())),
             decoder_stamp,
+            self.caption,
         ]
 
     def pictures(self, emoji, rows, labels, steps, guidance, seed):
@@ -50,10 +52,12 @@ class Generator:
         out = np.empty((len(rows), *emoji.pairs.images.shape[1:]), np.uint8)
         for start in tqdm(range(0, len(rows), BATCH), desc=f"{self.folder.name}: samples", disable=None, leave=False):
             part = rows[start : start + BATCH]
-            text, lengths = emoji.text(part)
-            condition = {"text": text, "text_lengths": lengths} if self.by_text else {"labels": labels[part]}
+            condition = {"labels": labels[part]}
+            if self.by_text:
+                condition = emoji.text(part, self.caption, self.config["num_text_tokens"])
             z = self.dit.sample(**condition, steps=steps, guidance_scale=guidance, seed=seed, first_index=start)
-            out[start : start + BATCH] = self.decoder.decode(z, text, lengths)
+            beside = emoji.condition(self.decoder.config.to_dict(), part, self.caption)
+            out[start : start + BATCH] = self.decoder.decode(z, **beside)
         return out
 
 
@@ -101,7 +105,7 @@ def main(arguments=None):
     args.out.mkdir(parents=True, exist_ok=True)
     emoji, kept = Emoji.load(args), Kept(args.work)
     features = Features(kept, args.threads)
-    labels = np.array(emoji.pairs.column("label"))
+    labels = emoji.labels
     tests, trains = np.concatenate([emoji.splits[name] for name in SETS]), spread(emoji.splits["train"], args.train_pictures)
     asked = spread(tests, args.count)
     real = features.of(NETWORK, "real-tests", ["tests", len(tests)], emoji.pairs.images[tests])

@@ -4,6 +4,7 @@ NAME = "textok"
 SETTINGS = "its defaults; the file holds the weights in the dtype computed in"
 VERSIONS = ("textok-cpu",)
 PRECISIONS = ("float32", "bfloat16", "int8")
+SIDES = {"encode": "tokenizer", "decode": "detokenizer"}
 
 
 def lacks(case, precision):
@@ -21,8 +22,9 @@ def load(case, precision, store, threads):
 
     import textok
 
-    kind = textok.TexTok if case.config["model_type"] == "textok" else textok.DiT
-    model = kind.from_pretrained(store.weights(case, precision), dtype=precision, threads=threads)
+    kind = textok.TexTok if case.what in SIDES else textok.DiT
+    side = {"side": SIDES[case.what]} if case.what in SIDES else {}  # only what is needed, as for every peer
+    model = kind.from_pretrained(store.weights(case, precision), dtype=precision, threads=threads, **side)
     if case.what == "encode":
         return lambda a: model.encode(a["x"], a["text"])
     if case.what == "decode":

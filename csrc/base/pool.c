@@ -1,13 +1,19 @@
-/* Workers are started when first needed and then wait for the next job: they look at the job number for a little while (a model runs
- * hundreds of short jobs in a row) and then sleep on a condition. The caller takes tasks as they do. Each begins with tasks of its own, so
- * that a thread reads memory in one run and finds in its cache what it wrote there in the job before. */
+/* Workers are started when first needed and then wait for a job that they are wanted for: they look for a little while (a model runs
+ * hundreds of short jobs in a row) and then sleep, each on a semaphore of its own. The caller takes tasks as they do. Each begins with a
+ * share of its own: so a thread reads weights in one run, and finds in its cache what it wrote there in the job before.
+ *
+ * A job is nobody's but its caller's: a worker may come to it or not. While it is open, a worker whose index is below the job's threads
+ * may enter; once the caller has no task left to take it closes the job, and waits for those only that are inside, each of which has
+ * a task in hand. A worker that never got a core in time holds up nothing. */
 #define _GNU_SOURCE
 #include "pool.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -21,34 +27,55 @@
 
 enum { SPIN_NS = 100000 }; /* how long an idle worker looks before it sleeps */
 
+/* The gate: the number of the job, the threads that may take part (0: closed) and the workers inside, in one word, so that entering
+ * (inside + 1 while open) and closing (threads = 0) cannot cross. A job's number says to a worker whether it has been there already. */
+enum { THREADS_AT = 10, JOB_AT = 20, FIELD = 1023 };
+_Static_assert((int)TX_MAX_THREADS <= (int)FIELD, "the gate has no room for so many");
+
+static inline int inside(uint64_t gate)
+{
+    return (int)(gate & FIELD);
+}
+
+static inline int threads_of(uint64_t gate)
+{
+    return (int)(gate >> THREADS_AT & FIELD);
+}
+
+static inline uint64_t job_of(uint64_t gate)
+{
+    return gate >> JOB_AT;
+}
+
+struct worker {
+    sem_t wake;
+    _Atomic int asleep;         /* whoever turns 1 into 0 decides: the caller posts `wake`, the worker stays up */
+};
+
 static struct {
     pthread_mutex_t busy;       /* held by the caller whose job runs */
-    pthread_mutex_t lock;       /* guards sleeping and waking */
-    pthread_cond_t wake;
-    int started;                /* workers that exist: indices 1..started */
-    int sleeping;
+    int started;                /* workers that exist: 1..started */
+    /* The job: written while nobody is inside, read by who entered. */
     tx_task *task;
     void *arg;
-    int threads;                /* workers with index < threads take part */
+    int threads;
+    _Alignas(64) _Atomic uint64_t gate;
     struct share {
-        _Atomic size_t next;    /* the next task to take */
+        _Alignas(64) _Atomic size_t next; /* the next task to take; apart from the gate, which idle workers look at */
         size_t end;
-    } __attribute__((aligned(64))) shares[TX_MAX_THREADS];
-    _Atomic unsigned job;       /* number of the job; a change is the signal to start */
-    _Atomic int running;        /* workers that have not yet left the job */
-} pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+    } shares[TX_MAX_THREADS];
+    struct worker workers[TX_MAX_THREADS]; /* [0] is the caller's index */
+} pool = {.busy = PTHREAD_MUTEX_INITIALIZER};
 
 static _Atomic int default_threads;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* After fork only the forking thread lives: the child starts with no workers and unlocked locks. */
+/* After fork only the forking thread lives: the child starts with no workers, no job and an unlocked lock. */
 static void after_fork_in_child(void)
 {
     pthread_mutex_init(&pool.busy, NULL);
-    pthread_mutex_init(&pool.lock, NULL);
-    pthread_cond_init(&pool.wake, NULL);
-    pool.started = pool.sleeping = 0;
-    atomic_store(&pool.running, 0);
+    pool.started = 0;
+    atomic_store(&pool.gate, 0);
 }
 
 static int threads_from(const char *name)
@@ -87,8 +114,8 @@ static void take_tasks(int worker)
 {
     for (int other = 0; other < pool.threads; other++) {
         struct share *share = &pool.shares[(worker + other) % pool.threads];
-        size_t i;
-        while ((i = atomic_fetch_add(&share->next, 1)) < share->end)
+        size_t i; /* relaxed: the counter only deals out numbers; what a task reads came through the gate */
+        while ((i = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) < share->end)
             pool.task(pool.arg, i, worker);
     }
 }
@@ -100,61 +127,70 @@ static long long now_ns(void)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static void wait_for_job_after(unsigned seen)
+static inline int wanted(uint64_t gate, int worker, uint64_t last)
 {
-    const long long until = now_ns() + SPIN_NS;
-    do {
-        for (int i = 0; i < 64; i++) {
-            if (atomic_load_explicit(&pool.job, memory_order_acquire) != seen)
-                return;
-            PAUSE();
-        }
-    } while (now_ns() < until);
-    pthread_mutex_lock(&pool.lock);
-    while (atomic_load(&pool.job) == seen) {
-        pool.sleeping++;
-        pthread_cond_wait(&pool.wake, &pool.lock);
-        pool.sleeping--;
-    }
-    pthread_mutex_unlock(&pool.lock);
+    return worker < threads_of(gate) && job_of(gate) != last;
 }
 
-struct birth {
-    int worker;
-    unsigned seen;
-};
+/* A gate through which this worker may go, as it was a moment ago. `last` is the job it was in before. */
+static uint64_t wait_for_job(struct worker *self, int worker, uint64_t last)
+{
+    for (;;) {
+        const long long until = now_ns() + SPIN_NS;
+        do {
+            for (int i = 0; i < 64; i++) {
+                /* relaxed: nothing is read on the strength of it before the gate was entered */
+                const uint64_t gate = atomic_load_explicit(&pool.gate, memory_order_relaxed);
+                if (wanted(gate, worker, last))
+                    return gate;
+                PAUSE();
+            }
+        } while (now_ns() < until);
+        /* The worker says that it sleeps, then looks at the gate; the caller opens the gate, then looks who sleeps. All four are
+         * sequentially consistent, so at least one sees the other's: no job goes by unnoticed. */
+        atomic_store(&self->asleep, 1);
+        const uint64_t gate = atomic_load(&pool.gate);
+        if (wanted(gate, worker, last) && atomic_exchange(&self->asleep, 0))
+            return gate;
+        while (sem_wait(&self->wake) != 0) /* interrupted */
+            ;
+    }
+}
 
 static void *worker_main(void *arg)
 {
-    const struct birth birth = *(struct birth *)arg;
-    free(arg);
-    unsigned seen = birth.seen;
-    for (;;) {
-        wait_for_job_after(seen);
-        seen = atomic_load(&pool.job);
-        if (birth.worker < pool.threads)
-            take_tasks(birth.worker);
-        atomic_fetch_sub(&pool.running, 1);
+    struct worker *self = arg;
+    const int worker = (int)(self - pool.workers);
+    for (uint64_t last = 0;;) {
+        uint64_t gate = wait_for_job(self, worker, last);
+        /* Fails where another came or went, or the job was closed or is another: then look again. Acquire: the job's fields were written
+         * before the gate was opened, and what others did to the gate since only adds to that release. */
+        if (!atomic_compare_exchange_weak_explicit(&pool.gate, &gate, gate + 1, memory_order_acquire, memory_order_relaxed))
+            continue;
+        last = job_of(gate);
+        take_tasks(worker);
+        /* Release: the caller, who waits for it, sees what the tasks wrote, and may write the next job's fields. */
+        atomic_fetch_sub_explicit(&pool.gate, 1, memory_order_release);
     }
     return NULL;
 }
 
-/* Signals are for Python's threads: a worker blocks all. */
+/* Signals are for Python's threads: a worker blocks all but those that its own instructions raise, which a handler should see. */
 static void start_workers(int wanted)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    sigset_t blocked, old;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        sigdelset(&blocked, own[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &old);
     while (pool.started < wanted) {
-        struct birth *birth = malloc(sizeof *birth);
+        struct worker *worker = &pool.workers[pool.started + 1];
         pthread_t thread;
-        if (!birth)
+        sem_init(&worker->wake, 0, 0);
+        atomic_store(&worker->asleep, 0);
+        if (pthread_create(&thread, NULL, worker_main, worker) != 0)
             break;
-        *birth = (struct birth){pool.started + 1, atomic_load(&pool.job)};
-        if (pthread_create(&thread, NULL, worker_main, birth) != 0) {
-            free(birth);
-            break;
-        }
         pthread_detach(thread);
         pool.started++;
     }
@@ -171,23 +207,27 @@ void tx_pool_run(int threads, tx_task *task, void *arg, size_t count)
             task(arg, i, 0);
         return;
     }
-    start_workers(threads - 1);
+    if (pool.started < threads - 1)
+        start_workers(threads - 1);
+    /* The gate is closed and nobody is inside: these are the caller's alone until it opens. */
     pool.task = task;
     pool.arg = arg;
     pool.threads = threads;
     for (int i = 0; i < threads; i++) {
-        atomic_store(&pool.shares[i].next, tx_pool_share(count, threads, i));
+        atomic_store_explicit(&pool.shares[i].next, tx_pool_share(count, threads, i), memory_order_relaxed);
         pool.shares[i].end = tx_pool_share(count, threads, i + 1);
     }
-    atomic_store(&pool.running, pool.started);
-    pthread_mutex_lock(&pool.lock);
-    atomic_fetch_add(&pool.job, 1);
-    if (pool.sleeping)
-        pthread_cond_broadcast(&pool.wake);
-    pthread_mutex_unlock(&pool.lock);
+    const uint64_t job = job_of(atomic_load_explicit(&pool.gate, memory_order_relaxed)) + 1;
+    atomic_store(&pool.gate, job << JOB_AT | (uint64_t)threads << THREADS_AT); /* releases the fields; see wait_for_job */
+    for (int i = 1; i < threads && i <= pool.started; i++)
+        if (atomic_load(&pool.workers[i].asleep) && atomic_exchange(&pool.workers[i].asleep, 0))
+            sem_post(&pool.workers[i].wake);
     take_tasks(0);
-    /* A worker that is due may have lost its core to another process: then give way rather than spin against it. */
-    for (unsigned spins = 1; atomic_load_explicit(&pool.running, memory_order_acquire) > 0; spins++)
+    /* Close. Relaxed: it passes nothing on, and no worker can enter after it, since entering changes the word only as it was. */
+    atomic_fetch_and_explicit(&pool.gate, ~((uint64_t)FIELD << THREADS_AT), memory_order_relaxed);
+    /* Acquire: what those who left have written, all of them, since each leaving continues the release of those before. A worker inside
+     * may have lost its core to another process: then give way rather than spin against it. */
+    for (unsigned spins = 1; inside(atomic_load_explicit(&pool.gate, memory_order_acquire)) > 0; spins++)
         spins % 1024 ? PAUSE() : (void)sched_yield();
     pthread_mutex_unlock(&pool.busy);
 }

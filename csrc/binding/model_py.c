@@ -125,6 +125,20 @@ static struct tx_model *of_kind(PyObject *self, enum tx_model_kind kind, const c
     return NULL;
 }
 
+static const char *const side_names[] = {
+    [TX_TOKENIZER] = "tokenizer", [TX_DETOKENIZER] = "detokenizer", [TX_BOTH_SIDES] = "both",
+};
+
+/* A TexTok that holds the side which `method` runs. */
+static struct tx_model *with_side(PyObject *self, enum tx_sides side, const char *method)
+{
+    struct tx_model *model = of_kind(self, TX_MODEL_TEXTOK, method);
+    if (!model || tx_model_sides(model) & side)
+        return model;
+    PyErr_Format(PyExc_ValueError, "%s: this model holds its %s only", method, side_names[tx_model_sides(model)]);
+    return NULL;
+}
+
 static int writeable(PyObject *array, const char *name)
 {
     if (PyArray_ISWRITEABLE((PyArrayObject *)array))
@@ -199,7 +213,7 @@ static PyObject *encode(PyObject *self, PyObject *args, PyObject *kwargs)
     int threads = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|iO:encode", names, &x, &rows, &lengths, &labels, &out, &threads, &trace))
         return NULL;
-    struct tx_model *model = of_kind(self, TX_MODEL_TEXTOK, "encode");
+    struct tx_model *model = with_side(self, TX_TOKENIZER, "encode");
     if (!model)
         return NULL;
     const struct tx_textok_config *c = &tx_model_config(model)->textok;
@@ -228,7 +242,7 @@ static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
     int threads = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|iO:decode", names, &latents, &rows, &lengths, &labels, &out, &threads, &trace))
         return NULL;
-    struct tx_model *model = of_kind(self, TX_MODEL_TEXTOK, "decode");
+    struct tx_model *model = with_side(self, TX_DETOKENIZER, "decode");
     if (!model)
         return NULL;
     const struct tx_textok_config *c = &tx_model_config(model)->textok;
@@ -368,7 +382,7 @@ PyObject *tx_weight_table(PyObject *module, PyObject *args)
     struct tx_model *model;
     if (!PyArg_ParseTuple(args, "UO:weight_table", &type, &dict) || config_from(type, dict, &kind, &config) < 0)
         return NULL;
-    if (tx_model_open(&model, tx_active_kernels, kind, TX_F32, &config, &err) != TX_OK)
+    if (tx_model_open(&model, tx_active_kernels, kind, TX_BOTH_SIDES, TX_F32, &config, &err) != TX_OK)
         return tx_raise(&err);
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < tx_model_tensor_count(model); i++) {
@@ -384,7 +398,7 @@ PyObject *tx_weight_table(PyObject *module, PyObject *args)
     return list;
 }
 
-/* ---- dtypes ---- */
+/* ---- dtypes and sides ---- */
 
 static const struct {
     const char *name;
@@ -399,6 +413,17 @@ static int dtype_from(const char *name, enum tx_dtype *dtype)
             return 0;
         }
     PyErr_Format(PyExc_ValueError, "dtype: expected \"float32\", \"bfloat16\" or \"int8\", got \"%s\"", name);
+    return -1;
+}
+
+static int sides_from(const char *name, enum tx_sides *sides)
+{
+    for (int i = TX_TOKENIZER; i <= TX_BOTH_SIDES; i++)
+        if (strcmp(name, side_names[i]) == 0) {
+            *sides = (enum tx_sides)i;
+            return 0;
+        }
+    PyErr_Format(PyExc_ValueError, "side: expected \"both\", \"tokenizer\" or \"detokenizer\", got \"%s\"", name);
     return -1;
 }
 
@@ -467,18 +492,20 @@ static int get_tensor(void *arg, size_t index, struct tx_values *values)
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"model_type", "config", "weights", "dtype", NULL};
+    static char *names[] = {"model_type", "config", "weights", "dtype", "side", NULL};
     PyObject *model_type, *dict, *weights;
-    const char *dtype_name = "float32";
+    const char *dtype_name = "float32", *side_name = "both";
     enum tx_model_kind kind;
+    enum tx_sides sides;
     enum tx_dtype dtype;
     union tx_model_config config;
     struct tx_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO|s:Model", names, &model_type, &dict, &weights, &dtype_name) ||
-        dtype_from(dtype_name, &dtype) < 0 || config_from(model_type, dict, &kind, &config) < 0)
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO|ss:Model", names, &model_type, &dict, &weights, &dtype_name, &side_name) ||
+        dtype_from(dtype_name, &dtype) < 0 || sides_from(side_name, &sides) < 0 ||
+        config_from(model_type, dict, &kind, &config) < 0)
         return NULL;
     struct loading loading = {.weights = weights};
-    if (tx_model_open(&loading.model, tx_active_kernels, kind, dtype, &config, &err) != TX_OK)
+    if (tx_model_open(&loading.model, tx_active_kernels, kind, sides, dtype, &config, &err) != TX_OK)
         return tx_raise(&err);
     loading.thread = PyEval_SaveThread();
     const enum tx_status status = tx_model_load(loading.model, get_tensor, &loading, 0, &err);
@@ -606,7 +633,7 @@ static PyGetSetDef model_attributes[] = {
 };
 
 static PyType_Slot model_slots[] = {
-    {Py_tp_doc, "Model(model_type, config, weights, dtype=\"float32\"): packed weights of one TexTok or DiT."},
+    {Py_tp_doc, "Model(model_type, config, weights, dtype=\"float32\", side=\"both\"): packed weights of one TexTok, a side of it, or one DiT."},
     {Py_tp_new, (void *)model_new},
     {Py_tp_dealloc, (void *)model_dealloc},
     {Py_tp_methods, model_methods},

@@ -2,7 +2,7 @@
  *
  * A is read in place. Packed W (pack_low_avx512.c): panels of 32 columns; a line of 128 bytes holds the 32 columns' next 4 bytes of K, so 16
  * lines are two tiles. In a block of 32 x 32, two tiles of A meet two of W in four tiles of sums, over the whole of K: four products of 16
- * cycles for four loads. Rows come in groups that stay in L2 while the panels go by, and the next panel is fetched meanwhile.
+ * cycles for four loads. Rows come in groups that stay in L2 while the panels go by, and the panels to come are fetched meanwhile.
  *
  * Two things run beside the products of a block: the epilogue of the block before, a few rows a step (vectors run at half their rate beside
  * tiles, one a cycle), and the stores of sums. Four tiles stored in one go hold up the loads behind them by about 1,000 cycles; so the
@@ -30,10 +30,12 @@ enum {
 struct amx_job {
     size_t lda;             /* bytes */
     size_t steps;           /* of 64 bytes of K */
-    size_t lines;           /* of the next panel to fetch a step */
+    size_t lines;           /* of the next panel to fetch a step, or 0 */
     const char *soon;       /* rows of A to fetch: the next block's, where they come for the first time; or NULL */
-    size_t quads;           /* where blocks are few: of lines to fetch a step, from `at` on while that is before `until` */
-    const char *at, *until, *end, *next; /* behind `end` it goes on at `next` */
+    /* Where blocks are few: so many times a line of each of PAGES pages a step, from `at` on while that is before `until`; from `end` on,
+     * it goes on at `next`. */
+    size_t rounds;
+    const char *at, *until, *end, *next;
     struct low_rows rows;   /* the epilogue of the block before */
     const char *out;        /* where this block's epilogue will write, rows ldo bytes apart */
     size_t ldo;
@@ -67,6 +69,7 @@ TXK_INLINE void both(const char *a, const char *a2, size_t lda, const char *w, c
     if (int8) amx_dot_int8(3, 5, 7); else amx_dot_bf16(3, 5, 7);
 }
 
+/* From the end of these columns to what is read next, where that is known; else straight on. */
 static inline void go_on(struct amx_job *j)
 {
     if (j->at >= j->end) {
@@ -80,7 +83,7 @@ static inline void go_on(struct amx_job *j)
  * 4 KB, too few for the latency of memory: so PAGES pages are fetched side by side, a line of each in turn. */
 static inline void fetch(struct amx_job *j)
 {
-    for (size_t i = 0; i < j->quads && j->at < j->until; i++) {
+    for (size_t i = 0; i < j->rounds && j->at < j->until; i++) {
         for (size_t p = 0; p < PAGES; p++)
             _mm_prefetch(j->at + PAGE * p, _MM_HINT_T1);
         j->at += 64;
@@ -185,9 +188,9 @@ TXK_INLINE void gemm_low_amx(const struct tx_gemm_low *job, void (*rows_of_act)(
         const size_t spread = (BLOCK + b1 - b0 - 1) / (b1 - b0);
         const char *first = (const char *)job->w + job->n0 / BLOCK * panel_bytes;
         j.lines = few ? 0 : spread;
-        j.quads = few ? (spread + PAGES - 1) / PAGES : 0;
-        j.end = job->next ? (const char *)job->w + (job->n1 + BLOCK - 1) / BLOCK * panel_bytes : (const char *)UINTPTR_MAX;
-        j.next = job->next;
+        j.rounds = few ? (spread + PAGES - 1) / PAGES : 0;
+        j.next = b1 < blocks ? first : job->next;
+        j.end = j.next ? (const char *)job->w + (job->n1 + BLOCK - 1) / BLOCK * panel_bytes : (const char *)UINTPTR_MAX;
         j.at = j.until = (const char *)((uintptr_t)first / PAGE * PAGE + AHEAD);
         go_on(&j);
         for (size_t n = job->n0; n < job->n1; n += BLOCK) {

@@ -13,6 +13,7 @@
 
 struct tx_model {
     enum tx_model_kind kind;
+    enum tx_sides sides;                /* of a TexTok, those whose struct below is filled */
     union tx_model_config config;
     const struct tx_kernels *kernels;
     struct tx_tensors tensors;
@@ -30,19 +31,22 @@ static enum tx_status list_tensors(struct tx_model *m, struct tx_error *err)
         return status == TX_OK ? tx_dit_init(&m->dit, &m->config.dit, &m->tensors, err) : status;
     }
     status = tx_textok_config_check(&m->config.textok, err);
-    if (status == TX_OK)
+    if (status == TX_OK && m->sides & TX_TOKENIZER)
         status = tx_tokenizer_init(&m->tokenizer, &m->config.textok, &m->tensors, err);
-    return status == TX_OK ? tx_detokenizer_init(&m->detokenizer, &m->config.textok, &m->tensors, err) : status;
+    if (status == TX_OK && m->sides & TX_DETOKENIZER)
+        status = tx_detokenizer_init(&m->detokenizer, &m->config.textok, &m->tensors, err);
+    return status;
 }
 
-enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_dtype dtype,
-                             const union tx_model_config *config, struct tx_error *err)
+enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_sides sides,
+                             enum tx_dtype dtype, const union tx_model_config *config, struct tx_error *err)
 {
     *model = NULL;
     struct tx_model *m = calloc(1, sizeof *m);
     if (!m)
         return tx_fail_memory(err, sizeof *m);
     m->kind = kind;
+    m->sides = kind == TX_MODEL_TEXTOK ? sides : TX_NO_SIDE;
     m->config = *config;
     m->kernels = kernels;
     m->tensors.bulk = dtype;
@@ -72,6 +76,11 @@ void tx_model_close(struct tx_model *m)
 enum tx_model_kind tx_model_kind(const struct tx_model *m)
 {
     return m->kind;
+}
+
+enum tx_sides tx_model_sides(const struct tx_model *m)
+{
+    return m->sides;
 }
 
 const union tx_model_config *tx_model_config(const struct tx_model *m)
@@ -112,10 +121,10 @@ enum tx_dtype tx_model_tensor_dtype(const struct tx_model *m, size_t index)
 static void plan_weights(struct tx_model *m, struct tx_arena *arena)
 {
     tx_tensors_plan(&m->tensors, arena, m->kernels);
-    if (m->kind == TX_MODEL_TEXTOK) {
+    if (m->sides & TX_TOKENIZER)
         tx_side_plan_fixed(&m->tokenizer.side, arena, 0);
+    if (m->sides & TX_DETOKENIZER)
         tx_side_plan_fixed(&m->detokenizer.side, arena, 1);
-    }
 }
 
 enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg, int threads,
@@ -137,10 +146,12 @@ enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t in
         else if (tx_linear_pack(tensor->linear, &values, threads, err) != TX_OK)
             return err->status;
     }
-    if (m->kind == TX_MODEL_DIT)
-        return TX_OK;
-    const enum tx_status status = tx_side_fix(&m->tokenizer.side, m->kernels, threads, err);
-    return status == TX_OK ? tx_side_fix(&m->detokenizer.side, m->kernels, threads, err) : status;
+    enum tx_status status = TX_OK;
+    if (m->sides & TX_TOKENIZER)
+        status = tx_side_fix(&m->tokenizer.side, m->kernels, threads, err);
+    if (status == TX_OK && m->sides & TX_DETOKENIZER)
+        status = tx_side_fix(&m->detokenizer.side, m->kernels, threads, err);
+    return status;
 }
 
 void tx_model_export(const struct tx_model *m, size_t index, void *data, float *scale)
@@ -263,12 +274,18 @@ size_t tx_model_workspace(const struct tx_model *m, size_t B, size_t t, size_t s
         tx_dit_plan(&m->dit, &buffers, &all, B, 1, t, steps);
         return w.arena.used + all.used - one.used;
     }
-    struct tx_tokenizer_buffers encode;
-    begin(&w, m, &call, tx_side_scratch(&m->tokenizer.side, m->kernels, t));
-    plan_encode(&w, m, &encode, B, t);
-    const size_t encoding = w.arena.used;
-    struct tx_detokenizer_buffers decode;
-    begin(&w, m, &call, tx_side_scratch(&m->detokenizer.side, m->kernels, t));
-    plan_decode(&w, m, &decode, B, t);
-    return tx_max(encoding, w.arena.used);
+    size_t most = 0;
+    if (m->sides & TX_TOKENIZER) {
+        struct tx_tokenizer_buffers buffers;
+        begin(&w, m, &call, tx_side_scratch(&m->tokenizer.side, m->kernels, t));
+        plan_encode(&w, m, &buffers, B, t);
+        most = w.arena.used;
+    }
+    if (m->sides & TX_DETOKENIZER) {
+        struct tx_detokenizer_buffers buffers;
+        begin(&w, m, &call, tx_side_scratch(&m->detokenizer.side, m->kernels, t));
+        plan_decode(&w, m, &buffers, B, t);
+        most = tx_max(most, w.arena.used);
+    }
+    return most;
 }

@@ -6,4 +6,5 @@ first line is the help and whose rest the description, `EXAMPLE`, `add_arguments
 packages it needs.
 """
 
-COMMANDS = ("demo", "info", "embed", "encode", "decode", "sample", "stats", "eval", "report", "convert", "train", "bench")
+COMMANDS = ("demo", "info", "embed", "encode", "decode", "sample", "stats", "eval", "report", "convert", "train", "export",
+            "bench")  # fmt: skip

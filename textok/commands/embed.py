@@ -2,7 +2,7 @@
 
 Reads captions from WebDataset shards, folders, .jsonl, .csv, .tsv and .txt files, or - (a line each from standard input),
 embeds those that the store has not yet, and keeps the last hidden state of every token. A SOURCE that is itself a store is
-merged in. Killed at any moment and run again it goes on; several may write one store at once and share the work. What is left
+merged in. Killed at any moment and run again it goes on; several may write one store at once and share the work. What they leave
 out is named in STORE/skips.jsonl.
 
 Encoders: t5-v1_1-SIZE and flan-t5-SIZE (small, base, large, xl, xxl), t5-SIZE (small, base, large, 3b, 11b), any owner/model
@@ -131,7 +131,6 @@ class _Chosen:
 def _embed(args: argparse.Namespace, chosen: _Chosen, progress: bool) -> Any:
     from ..embeddings import EmbeddingStore
     from ..text_encoders import STAND_IN, load_encoder
-    from ..weights import replacing
 
     encoder = load_encoder(
         args.encoder, args.max_tokens, end_token=not args.no_end_token, compute=args.compute, threads=args.threads
@@ -148,12 +147,24 @@ def _embed(args: argparse.Namespace, chosen: _Chosen, progress: bool) -> Any:
     if done.truncated:
         print(f"{done.truncated:,} were longer than {args.max_tokens} tokens, up to {done.longest}, and are cut")
     if chosen.skips:
-        path = args.out / "skips.jsonl"
-        with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(skip._asdict(), ensure_ascii=False) + "\n" for skip in chosen.skips))
+        path = _add_skips(args.out, chosen.skips)
         first = chosen.skips[0]
         print(f"{len(chosen.skips):,} skipped, named in {path}; the first: {first.source} {first.key}: {first.reason}")
     return store
+
+
+def _add_skips(store: Path, skips: list[Any]) -> Path:
+    """Names skips in the store's file, beside those of other runs; each once."""
+    from ..segments import locked
+    from ..weights import replacing
+
+    path = store / "skips.jsonl"
+    with locked(store / "lock"):
+        lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+        lines += [json.dumps(skip._asdict(), ensure_ascii=False) for skip in skips]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines)), "utf-8")
+    return path
 
 
 def _verify(store: Any, progress: bool) -> None:

@@ -76,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="sets are latents: a TexTok's folder or bundled name that decodes them")
     parser.add_argument("--embeddings", metavar="STORE", help="of the captions, for --model where its detokenizer takes text")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="of what networks computed; runs may share it (default: OUT/cache)"
+    )
     parser.add_argument("--no-cache", action="store_true", help="keep nothing for a second run")
     add_dtype(parser)
     add_seed(parser, "of the inception score's shuffle and of KID's subsets")
@@ -116,6 +119,7 @@ def run(args: argparse.Namespace) -> None:
         notes,
         progress,
         not args.no_cache,
+        args.cache,
     )
     if args.kind == "statistics":
         total = evaluate.gather_statistics(sets.values(), evaluation, args.size)

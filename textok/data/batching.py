@@ -1,5 +1,6 @@
 """Batches of samples as arrays, for code of one's own."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from .. import arrays
 from ..errors import DataError
 from .jobs import BATCH_SIZE
 from .ordered import ordered_map
-from .sources import Sample, Skip, read_samples
+from .sources import Sample, Skip, open_sources, read_samples, teller
 from .tasks import TextFinder, decode_pictures
 
 
@@ -24,7 +25,8 @@ class Batch(NamedTuple):
     pictures
         uint8 [B,S,S,3], as `textok.preprocess` makes them.
     text, text_lengths
-        float32 [B,t,Dt] and int32 [B], the embeddings of the captions; None without embeddings.
+        float32 [B,t,Dt] and int32 [B], the embeddings of the captions, t the longest of them (a model that does not mask text
+        wants `textok.text.full_text` of it); None without embeddings.
     metadata
         What is known of each.
     """
@@ -59,7 +61,8 @@ def batches(
     batch_size
         Samples a batch; those that cannot be used are left out of theirs, and an empty batch is not given.
     embeddings
-        What has the captions' embeddings, a path for `open_embeddings` or what it returns.
+        What has the captions' embeddings, a path for `open_embeddings` or what it returns. Those without names go by position,
+        with one array, table or folder only.
     threads
         That decode.
 
@@ -74,9 +77,11 @@ def batches(
         finder = TextFinder(str(embeddings), field)
         if not isinstance(embeddings, str) and hasattr(embeddings, "embeddings"):
             finder.__dict__["opened"] = embeddings
+        paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        finder.check_positions(open_sources(paths))
         if finder.by == "caption" and "caption" not in need:
             need = (*need, "caption")
-    tell = skips.append if isinstance(skips, list) else skips or _log
+    tell = teller(skips)
 
     def make(samples: list[Sample]) -> tuple[Batch, list[Skip]]:
         pictures, problems = decode_pictures(samples, size)
@@ -112,9 +117,3 @@ def _groups(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
             group = []
     if group:
         yield group
-
-
-def _log(skip: Skip) -> None:
-    import logging
-
-    logging.getLogger(__name__).warning("%s %s: %s", skip.source, skip.key, skip.reason)

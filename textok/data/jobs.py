@@ -6,11 +6,12 @@ A job reads sources, gives batches to threads that compute, and writes parts. It
     parts/plan.json          what the results depend on; a run with anything else is refused
     parts/UUUUUU-PPPP.json   a part that is done: its place in the source, checksums of both, what was skipped
     parts/UUUUUU.lock        held (flock) by the process that works on the unit
+    parts/PREFIX-UUUUUU-PPPP.keys  the keys of a part's KEY.png, each from before it is written
     skips.jsonl, index.json  written when all units are done, by whoever sees it; of pictures also metadata.jsonl
 
 What makes it safe: a part is written under another name, synced and renamed, and counts only once its record, written in the
 same way, is there. A later run believes a record whose part still has its checksum and whose input has its size and time, or
-else its content. Units are independent, and claimed by a lock that a dead process loses, so any number of processes and
+else its content; where samples were skipped for want of embeddings, also only while the store has no more of them. Units are independent, and claimed by a lock that a dead process loses, so any number of processes and
 machines may share a folder; or work in folders of their own on shares of the units, to be copied together. Which process does
 what changes no byte.
 
@@ -33,14 +34,26 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .. import __version__, _core, arrays
+from ..embeddings import STORE_FILE, EmbeddingStore
 from ..errors import DataError
 from ..weights import read_json
 from .ordered import ordered_map
-from .parts import KINDS, SAMPLES_FILE, PartWriter, remove_part, verify_part, write_metadata, write_samples
+from .parts import (
+    KEYS,
+    KINDS,
+    SAMPLES_FILE,
+    PartWriter,
+    remove_part,
+    remove_unfinished,
+    verify_part,
+    write_metadata,
+    write_samples,
+)
 from .sources import INDEX_FILE, METADATA_FILE, PARTS_FOLDER, SKIPS_FILE, Event, Sample, Skip, Source, usable
 
 PLAN_FILE = "plan.json"
 FORMAT = 1
+NO_EMBEDDING = "no embedding"  # what the reason of a skip begins with that another run may not need
 SHARD_SIZE = 2048  # samples of a part: what a kill can cost
 BATCH_SIZE = 16  # the engine works on about a thousand rows at a time, so more would only take memory
 
@@ -61,6 +74,7 @@ class Task(Protocol):
 
     need: tuple[str, ...]
     field: str
+    embeddings: str | None
 
     def settings(self) -> dict[str, Any]:
         """All that the results depend on but the samples, as JSON has it."""
@@ -145,6 +159,7 @@ class Job:
     batch_size: int = BATCH_SIZE
     share: tuple[int, int] = (0, 1)
     strict: bool = False
+    _embedded: int = 0  # captions in the store when this run began
     _claims: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -190,6 +205,8 @@ class Job:
         path = self.parts / PLAN_FILE
         if not path.exists():
             self._write(path, _json(settings), replace=False)
+        if self.task.embeddings is not None and (Path(self.task.embeddings) / STORE_FILE).is_file():
+            self._embedded = len(EmbeddingStore.open(self.task.embeddings))
         there = read_json(path, DataError)
         if there != settings:
             raise DataError(
@@ -202,6 +219,7 @@ class Job:
             return
         for record in self._all_records():
             remove_part(self.out, record)
+        remove_unfinished(self.out, self.parts)
         for path in [
             *self.parts.iterdir(),
             *(self.out / name for name in (INDEX_FILE, SKIPS_FILE, METADATA_FILE, SAMPLES_FILE)),
@@ -233,15 +251,21 @@ class Job:
         return bool(records) and records[-1]["next"] is None
 
     def pending(self) -> list[Unit]:
-        """The units of this share that are to be done; parts that are damaged are forgotten, changed inputs are DataErrors."""
+        """The units of this share that are to be done; parts that are damaged are forgotten, changed inputs are DataErrors.
+
+        Forgotten too are parts that lack samples whose captions may have come to the embedding store since.
+        """
         whole = self._finished_file()
+        if whole and any(self._may_find_more(record) for unit in self.units() for record in self.records(unit)):
+            (self.out / INDEX_FILE).unlink(missing_ok=True)  # its one file is made anew, of all parts
+            whole = False
         result = []
         for unit in self.units():
             if unit.number % self.share[1] != self.share[0] or not self._claim(unit):
                 continue
             for number, record in enumerate(self.records(unit)):
                 self._check_input(unit, record)
-                if not (whole or verify_part(self.out, record)):
+                if self._may_find_more(record) or not (whole or verify_part(self.out, record)):
                     while (path := self._record_path(unit.number, number)).exists():
                         path.unlink()
                         number += 1
@@ -250,6 +274,10 @@ class Job:
                 result.append(unit)
             self._release(unit)
         return result
+
+    def _may_find_more(self, record: dict[str, Any]) -> bool:
+        """Whether samples of a part were skipped for want of embeddings when the store had fewer."""
+        return record.get("embedded", self._embedded) != self._embedded
 
     def _finished_file(self) -> bool:
         """Whether an npz job has its one file, so that its parts may be gone."""
@@ -309,7 +337,11 @@ class Job:
                 for place, result in zip(batch.places, results, strict=True):
                     if isinstance(result, Skip):
                         part.skips.append((place, result))
+                    elif self.kind == "png" and result.key in part.keys:
+                        reason = "a second sample of this key, whose picture would replace the first's"
+                        part.skips.append((place, Skip(result.key, part.unit.source.name, reason)))
                     else:
+                        part.keys.add(result.key)
                         writers[name].add(result.key, result.files, result.metadata)
                 self._look_at_skips(part)
                 computed += len(batch.samples)
@@ -344,7 +376,8 @@ class Job:
         records = self.records(unit)
         start = records[-1]["next"] if records else unit.start
         events = unit.source.read(start, unit.stop)
-        part = _Part(unit, len(records), start, unit.source.state(start, unit.stop))
+        keys = {key for record in records for key, _ in record.get("rows", ())}
+        part = _Part(unit, len(records), start, unit.source.state(start, unit.stop), keys)
         batch = _Batch(part)
         before = start
         for event in events:
@@ -352,7 +385,7 @@ class Job:
                 part.next = part.position
                 batch.last = True
                 yield batch
-                part = _Part(unit, part.number + 1, part.position, part.state)
+                part = _Part(unit, part.number + 1, part.position, part.state, keys)
                 batch = _Batch(part)
             elif len(batch.samples) == self.batch_size:
                 yield batch
@@ -374,6 +407,7 @@ class Job:
         if unit.source.state(part.start, unit.stop) != part.state:
             raise DataError(f"{unit.source.name}: it changed while it was read; run again when nobody writes to it")
         part.skips.sort(key=lambda entry: entry[0])
+        lacking = any(skip.reason.startswith(NO_EMBEDDING) for _, skip in part.skips)
         record = {
             "name": writer.name,
             "source": unit.source.path.name,
@@ -383,6 +417,7 @@ class Job:
             "input": {"state": part.state, "sha256": part.digest.hexdigest()},
             **writer.close(),
             "skips": [[skip.key, skip.source, skip.reason] for _, skip in part.skips],
+            **({"embedded": self._embedded} if lacking else {}),
             "made_with": {"textok": __version__, "kernels": _core.cpu_info()["isa"]},
         }
         self._write(self._record_path(unit.number, part.number), _json(record))
@@ -427,13 +462,13 @@ class Job:
         index = {**read_json(self.parts / PLAN_FILE, DataError), "samples": samples, "skipped": skipped}
         if result is not None:
             index["result"] = result
-        index["parts"] = [{key: record[key] for key in record if key not in ("skips", "rows")} for record in records()]
+        index["parts"] = [{key: record[key] for key in record if key not in ("skips", "rows", "embedded")} for record in records()]
         self._write(self.out / INDEX_FILE, _json(index))
         if self.kind == "npz":
             for record in records():
                 remove_part(self.out, record)
         for path in self.parts.iterdir():
-            if path.suffix in (".lock", ".part") and path.name != "index.lock":
+            if path.suffix in (".lock", ".part", KEYS) and path.name != "index.lock":
                 path.unlink(missing_ok=True)
 
     def _write(self, path: Path, text: str, replace: bool = True) -> None:
@@ -464,8 +499,9 @@ class Job:
 class _Part:
     """A part in the making."""
 
-    def __init__(self, unit: Unit, number: int, start: int, state: str) -> None:
+    def __init__(self, unit: Unit, number: int, start: int, state: str, keys: set[str]) -> None:
         self.unit, self.number, self.start, self.state = unit, number, start, state
+        self.keys = keys  # that its unit has so far
         self.events = 0
         self.position = start
         self.next: int | None = None  # where the next part starts

@@ -21,6 +21,7 @@ from .shards import TarWriter
 from .sources import METADATA_FILE
 
 SAMPLES_FILE = "samples.npz"
+KEYS = ".keys"
 RAW = "raw"  # the "extension" of a picture uint8 [S,S,3], C order
 
 
@@ -59,10 +60,15 @@ class ShardPart:
 
 
 class PngPart:
-    """KEY.png, a file a sample; one checksum over all of a part's."""
+    """KEY.png, a file a sample; one checksum over all of a part's.
+
+    NAME.keys in the work folder names the pictures from before they are there, so that those of a part that never gets its record
+    can be removed.
+    """
 
     def __init__(self, out: Path, work: Path, name: str) -> None:
         self.name, self._out, self._part = name, out, work / f"{name}.png.part"
+        self._keys = (work / f"{name}{KEYS}").open("a", encoding="utf-8")
         self._rows: list[tuple[str, dict[str, Any]]] = []
         self._hash = hashlib.sha256()
         self._bytes = 0
@@ -70,6 +76,8 @@ class PngPart:
     def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
         path = self._out / f"{key}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._keys.write(json.dumps(key) + "\n")
+        self._keys.flush()
         self._part.write_bytes(files["png"])
         self._part.replace(path)
         self._rows.append((key, dict(metadata)))
@@ -77,11 +85,13 @@ class PngPart:
         self._bytes += len(files["png"])
 
     def close(self) -> dict[str, Any]:
+        self._keys.close()
         for key, _ in self._rows:
             _sync(self._out / f"{key}.png")
         return {"samples": len(self._rows), "bytes": self._bytes, "sha256": self._hash.hexdigest(), "rows": self._rows}
 
     def abandon(self) -> None:
+        self._keys.close()
         self._part.unlink(missing_ok=True)
 
 
@@ -156,6 +166,14 @@ def verify_part(out: Path, record: Mapping[str, Any]) -> bool:
 def remove_part(out: Path, record: Mapping[str, Any]) -> None:
     for path in _files(out, record):
         path.unlink(missing_ok=True)
+
+
+def remove_unfinished(out: Path, work: Path) -> None:
+    """The pictures of parts that were in work, finished or not."""
+    for path in work.glob(f"*{KEYS}"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a line cut off, whose picture was never written
+                (out / f"{json.loads(line)}.png").unlink(missing_ok=True)
 
 
 def write_metadata(out: Path, work: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -21,8 +21,8 @@ from ..errors import DataError
 from ..noise import MAX_SEED
 from ..schedules import DEFAULT_STEPS
 from .jobs import BATCH_SIZE, SHARD_SIZE, Job, Summary, Unit
-from .sources import Source, open_sources, read_samples
-from .tasks import OUTPUTS, DecodeTask, EncodeTask, SampleTask, TextFinder, Wishes, dit_config, is_pipeline
+from .sources import open_sources, read_samples
+from .tasks import OUTPUTS, DecodeTask, EncodeTask, SampleTask, TextFinder, Wishes, dit_config, folder_of, is_pipeline
 
 Paths = Iterable[str | os.PathLike[str]] | str | os.PathLike[str]
 Tell = Callable[[int, float], object]
@@ -100,7 +100,7 @@ def encode(
     """
     task = EncodeTask(os.fspath(model), _text(embeddings), field, dtype, format, flip)
     found = open_sources(sources)
-    _check_positions(found, TextFinder(task.embeddings))
+    TextFinder(task.embeddings).check_positions(found)
     job = Job(Path(out), task, found, "shards", "latents", shard_size, batch_size, share, strict)
     if ray is not None:
         return importlib.import_module("textok.ray").run(job, ray, overwrite=overwrite, threads=threads, progress=progress)
@@ -144,8 +144,12 @@ def decode(
     """
     found = open_sources(latents)
     several = len(found) > 1 and format == "png"
+    folders = [folder_of(source.name) for source in found]
+    if several and len(set(folders)) < len(found):
+        twice = next(name for name in folders if folders.count(name) > 1)
+        raise DataError(f"latents: expected shards of names that differ, as their pictures' folders do, got two of {twice!r}")
     task = DecodeTask(os.fspath(model), _text(embeddings), field, dtype, arrays.choice(format, "format", OUTPUTS), several)
-    _check_positions(found, TextFinder(task.embeddings))
+    TextFinder(task.embeddings).check_positions(found)
     job = Job(Path(out), task, found, format, "pictures", shard_size, batch_size, share, strict)
     return run(job, processes=processes, threads=threads, overwrite=overwrite, progress=progress)
 
@@ -232,15 +236,6 @@ def sample(
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.fspath(path)
-
-
-def _check_positions(sources: Sequence[Source], finder: TextFinder) -> None:
-    """Embeddings without names go with the rows of one array, table or folder only."""
-    if finder.path is not None and finder.by == "index" and not (len(sources) == 1 and sources[0].ranges):
-        raise DataError(
-            f"{finder.path}: these embeddings have positions only, which fit one array, table or folder; for "
-            f"{len(sources)} sources with shards give a store, or an .npz with `captions` or `keys`"
-        )
 
 
 def _wished_captions(num: int, captions: Paths | None, embeddings: Any, field: str) -> tuple[Wishes, int]:

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
-from .sources import Sample, Skip, read_samples
+from .sources import Sample, Skip, read_samples, teller
 
 F32 = NDArray[np.float32]
 
@@ -209,7 +209,9 @@ def latent_of(sample: Sample) -> Latent:
     return Latent(sample.key, latent, found.get(FLIPPED), sample.metadata, sample.source)
 
 
-def read_latents(paths: Any, *, skips: list[Skip] | None = None, strict: bool = False) -> Iterator[Latent]:
+def read_latents(
+    paths: Any, *, skips: list[Skip] | Callable[[Skip], object] | None = None, strict: bool = False
+) -> Iterator[Latent]:
     """The latents in shards that `textok encode` wrote, or in an .npy or .npz file [n,N,d], one at a time and in order.
 
     Arguments as in `read_samples`. A sample without latents, or with damaged ones, is skipped and named.
@@ -219,10 +221,11 @@ def read_latents(paths: Any, *, skips: list[Skip] | None = None, strict: bool = 
     >>> for key, latent, flipped, metadata, _ in read_latents("latents"):  # doctest: +SKIP
     ...     print(key, latent.shape, metadata["caption"])
     """
-    for sample in read_samples(paths, need=(), skips=skips, strict=strict):
+    tell = teller(skips)
+    for sample in read_samples(paths, need=(), skips=tell, strict=strict):
         try:
             yield latent_of(sample)
         except ValueError as problem:
-            if strict or skips is None:
+            if strict:
                 raise DataError(f"{sample.source}: {sample.key}: {problem}") from None
-            skips.append(Skip(sample.key, sample.source, str(problem), sample.position))
+            tell(Skip(sample.key, sample.source, str(problem), sample.position))

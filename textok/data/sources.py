@@ -24,6 +24,7 @@ shard that was cut between two members, or has a broken header inside, for a who
 """
 
 import csv
+import errno
 import hashlib
 import io
 import itertools
@@ -107,6 +108,16 @@ class Skip(NamedTuple):
 
 
 Event = Sample | Skip
+
+# What the system says where there is no such file, nor will be at another time, or of what is in it (a broken header makes a
+# position that is none); None: a library says it.
+_LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, None)
+
+
+def _raise_unless_lasting(problem: OSError, name: str) -> None:
+    """End the run where a disk or a network failed: what is skipped now stays skipped, and the next run may be able to read it."""
+    if problem.errno not in _LASTING:
+        raise OSError(problem.errno, problem.strerror, problem.filename or name) from None
 
 
 def _state_of(paths: Iterable[Path]) -> str:
@@ -223,6 +234,8 @@ class ShardSource(Source):
                     what = "ends without a tar's end mark" if len(last) < _BLOCK else "has a broken header"
                     yield "", f"the shard {what} at byte {offset}; what follows cannot be read", offset
         except (tarfile.TarError, EOFError, zlib.error, OSError) as problem:
+            if isinstance(problem, OSError):
+                _raise_unless_lasting(problem, self.name)
             yield broken, f"the shard cannot be read on from byte {offset}{f' ({broken})' if broken else ''}: {problem}", offset
 
     def _sample(self, key: str, group: dict[str, bytes], position: int) -> Event:
@@ -417,6 +430,8 @@ def _folder_sample(
             metadata.setdefault("label", classes[first])
         picture = (directory / pictures[0]).read_bytes() if pictures and read_picture else None
     except (ValueError, OSError) as problem:
+        if isinstance(problem, OSError):
+            _raise_unless_lasting(problem, source)
         yield Skip(key, source, f"it cannot be read: {problem}", position)
         return
     if picture is None and row is not None and read_picture:
@@ -487,6 +502,7 @@ class TableSource(ListedSource):
             try:
                 picture = file.read_bytes()
             except OSError as problem:
+                _raise_unless_lasting(problem, str(file))
                 return Skip(key, str(file), f"named in row {index + 1} of {self.path.name}: {problem.strerror}", index + 1)
         if "label" in row and isinstance(row["label"], str) and re.fullmatch(r"\d+", row["label"]):
             row = row | {"label": int(row["label"])}  # a csv knows strings only
@@ -668,6 +684,16 @@ def usable(event: Event, need: Iterable[str] = (), field: str = "caption") -> Ev
     return event
 
 
+def teller(skips: list[Skip] | Callable[[Skip], object] | None) -> Callable[[Skip], object]:
+    """What is called with each skip: the list's or the caller's, or else this module's log, as a warning."""
+    if skips is None:
+        import logging
+
+        log = logging.getLogger(__name__)
+        return lambda skip: log.warning("%s %s: %s", skip.source, skip.key, skip.reason)
+    return skips.append if isinstance(skips, list) else skips
+
+
 def read_samples(
     paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
     *,
@@ -705,13 +731,7 @@ def read_samples(
     for what in need:
         if what not in ("picture", "caption", "label"):
             raise ValueError(f"need: expected 'picture', 'caption' or 'label', got {what!r}")
-    if skips is None:
-        import logging
-
-        log = logging.getLogger(__name__)
-        tell: Callable[[Skip], object] = lambda skip: log.warning("%s %s: %s", skip.source, skip.key, skip.reason)
-    else:
-        tell = skips.append if isinstance(skips, list) else skips
+    tell = teller(skips)
     for source in open_sources(paths):
         source.pictures = pictures
         for event in source.read():

@@ -1,5 +1,6 @@
 """Mean and standard deviation of latents, which a DiT's config wants."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -82,7 +83,7 @@ class LatentStatistics:
 
 
 def latent_statistics(
-    paths: Any, *, skips: list[Skip] | None = None, strict: bool = False, progress: bool = False
+    paths: Any, *, skips: list[Skip] | Callable[[Skip], object] | None = None, strict: bool = False, progress: bool = False
 ) -> LatentStatistics:
     """Over all latents of shards or arrays; those of mirrored pictures count too.
 

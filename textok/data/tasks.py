@@ -24,12 +24,13 @@ from ..bundled import FOLDER, find_model
 from ..captions import CAPTIONS_FILE, EMBEDDINGS_FILE
 from ..config import DiTConfig, TexTokConfig
 from ..dit import DiT
-from ..embeddings import STORE_FILE, open_embeddings
+from ..embeddings import STORE_FILE, EmbeddingStore, open_embeddings
 from ..errors import DataError
 from ..images import preprocess
 from ..pipeline import PARTS, Pipeline
+from ..text import full_text
 from ..tokenizer import TexTok
-from .jobs import Product, Work
+from .jobs import NO_EMBEDDING, Product, Work
 from .parts import RAW
 from .shards import FLIPPED, FORMATS, LATENT, latent_of, pack_arrays, png_bytes
 from .sources import Sample, Skip, Source
@@ -118,6 +119,15 @@ class TextFinder:
     def by(self) -> str:
         return "index" if self.cycle else getattr(self.opened, "by", "caption")
 
+    def check_positions(self, sources: Sequence[Source]) -> None:
+        """Embeddings without names go with the rows of one array, table or folder only."""
+        if self.path is not None and self.by == "index" and not (len(sources) == 1 and sources[0].ranges):
+            raise DataError(
+                f"{self.path}: these embeddings have positions only, which fit one array, table or folder, got "
+                f"{', '.join(source.name for source in sources[:3])}{', ...' * (len(sources) > 3)}; "
+                "give a store, or an .npz with `captions` or `keys`"
+            )
+
     def names(self, samples: Sequence[Sample]) -> list[Any]:
         if self.by == "index":
             return [(sample.position - 1) % (self.cycle or 1 << 62) for sample in samples]
@@ -129,8 +139,10 @@ class TextFinder:
         try:
             self.opened.embeddings([name])
         except (DataError, ValueError):
+            if isinstance(self.opened, EmbeddingStore) and name in self.opened:
+                raise  # it is there and damaged, as others may be
             short = f"{name[:57]}..." if isinstance(name, str) and len(name) > 60 else name
-            return f"no embedding of its {self.by} {short!r} in {self.path}"
+            return f"{NO_EMBEDDING} of its {self.by} {short!r} in {self.path}"
         return None
 
 
@@ -140,7 +152,7 @@ class Conditioner:
     def __init__(self, kind: str, finder: TextFinder, config: Any) -> None:
         self.kind, self.finder = kind, finder  # kind: "text", "class" or ""
         self.classes = config.num_classes
-        self.rows = config.num_text_tokens
+        self.rows, self.masked = config.num_text_tokens, getattr(config, "text_mask", True)  # a DiT masks always
         if kind == "text":
             if finder.path is None:
                 raise DataError(
@@ -179,7 +191,7 @@ class Conditioner:
             return self.conditions(samples, problems)
         if text.shape[1] > self.rows:  # embedded with a higher limit than the model's
             text, lengths = text[:, : self.rows], np.minimum(lengths, self.rows)
-        return {"text": text, "text_lengths": lengths}
+        return {"text": full_text(text, self.rows, self.masked), "text_lengths": lengths}
 
 
 def needs(config: TexTokConfig, side: str, finder: TextFinder) -> tuple[str, ...]:
@@ -229,7 +241,7 @@ class EncodeTask:
         }
 
     def load(self, threads: int) -> Work:
-        model = TexTok.from_pretrained(self.model, self.dtype, threads)
+        model = TexTok.from_pretrained(self.model, self.dtype, threads, side="tokenizer")
         size = model.config.image_size
         conditioner = Conditioner.of_side(model.config, "tokenizer", TextFinder(self.embeddings, self.field))
 
@@ -313,7 +325,7 @@ class DecodeTask:
         }
 
     def load(self, threads: int) -> Work:
-        model = TexTok.from_pretrained(self.model, self.dtype, threads)
+        model = TexTok.from_pretrained(self.model, self.dtype, threads, side="detokenizer")
         shape = model.config.latent_shape
         conditioner = Conditioner.of_side(model.config, "detokenizer", TextFinder(self.embeddings, self.field))
 
@@ -332,17 +344,25 @@ class DecodeTask:
 
             def decode(samples: list[Sample], places: list[int]) -> list[Product]:
                 pictures = model.decode(latents[places], **condition)
+                keys = (key_in_shard(sample) if self.by_source else sample.key for sample in samples)
                 return [
-                    picture_product(self._key(sample), picture, sample.metadata, self.kind)
-                    for sample, picture in zip(samples, pictures)
+                    picture_product(key, picture, sample.metadata, self.kind)
+                    for key, sample, picture in zip(keys, samples, pictures)
                 ]
 
             return with_skips(samples, problems, decode)
 
         return work
 
-    def _key(self, sample: Sample) -> str:
-        return f"{Path(sample.source).name.partition('.')[0]}/{sample.key}" if self.by_source else sample.key
+
+def folder_of(source: str) -> str:
+    """What the folder of a shard's pictures is called, where there are several shards."""
+    return Path(source).name.partition(".")[0]
+
+
+def key_in_shard(sample: Sample) -> str:
+    """A sample's key behind the name of its shard, which tells apart those of several."""
+    return f"{folder_of(sample.source)}/{sample.key}"
 
 
 def picture_product(key: str, picture: U8, metadata: dict[str, Any], kind: str) -> Product:
@@ -415,7 +435,9 @@ class SampleTask:
         }
 
     def load(self, threads: int) -> Work:
-        pipeline = Pipeline.from_pretrained(self.model, self.dtype, threads) if is_pipeline(self.model) else None
+        pipeline = None
+        if is_pipeline(self.model):
+            pipeline = Pipeline.from_pretrained(self.model, self.dtype, threads, side="detokenizer")
         dit = DiT.from_pretrained(self.model, self.dtype, threads) if pipeline is None else pipeline.dit
         by_text = dit.config.condition == "text"
         conditioner = Conditioner("text" if by_text else "", TextFinder(self.embeddings, cycle=self.cycle), dit.config)

@@ -27,10 +27,12 @@ def _features(value: ArrayLike, name: str, least: int = 1) -> F64:
     return array
 
 
-def _two_sets(features: ArrayLike, reference: ArrayLike, least: int) -> tuple[F64, F64]:
+def _two_sets(features: ArrayLike, reference: ArrayLike, least: int, paired: bool = False) -> tuple[F64, F64]:
     x, y = _features(features, "features", least), _features(reference, "reference", least)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"features: expected the reference's width {y.shape[1]}, got {x.shape[1]}")
+    if paired and len(x) != len(y):
+        raise ValueError(f"features: expected {len(y)} rows, one for each of the reference, got {len(x)}")
     return x, y
 
 
@@ -119,6 +121,7 @@ def kernel_distance(
     gamma: float | None = None,
     coef: float = 1.0,
     reference_mean: float | None = None,
+    paired: bool = False,
 ) -> float:
     """Unbiased squared maximum mean discrepancy of two whole sets, features [n,d] and [m,d]; of Inception-v3's features, KID.
 
@@ -126,28 +129,42 @@ def kernel_distance(
     the truth. Needs two rows of each. `reference_mean` is the reference's `kernel_mean` with the same kernel, where it is
     known: most of the work with a large reference. Source: Binkowski et al. (2018).
 
+    With `paired`, row i of `features` was made from row i of `reference`, as reconstructions are: the n pairs, which are closer
+    than two draws, are left out of the mean between the sets, or it would be too low. Source: Gretton et al. (2012), lemma 6.
+
     Examples
     --------
     >>> kernel_distance([[0.0], [2.0]], [[0.0], [2.0]])
     -62.0
+    >>> kernel_distance([[0.0], [2.0]], [[0.0], [2.0]], paired=True)
+    0.0
     """
-    x, y = _two_sets(features, reference, 2)
+    x, y = _two_sets(features, reference, 2, paired)
     gamma = 1 / x.shape[1] if gamma is None else gamma
     within = kernel_mean(x, degree=degree, gamma=gamma, coef=coef)
     if reference_mean is None:
         reference_mean = kernel_mean(y, degree=degree, gamma=gamma, coef=coef)
-    return within + reference_mean - 2 * _kernel_sum(x, y, degree, gamma, coef) / (len(x) * len(y))
+    pairs = len(x) * (len(y) - paired)
+    return within + reference_mean - 2 * _kernel_sum(x, y, degree, gamma, coef, paired) / pairs
 
 
 def kernel_distance_subsets(
-    features: ArrayLike, reference: ArrayLike, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0, **kernel: Any
+    features: ArrayLike,
+    reference: ArrayLike,
+    *,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 0,
+    paired: bool = False,
+    **kernel: Any,
 ) -> tuple[float, float]:
     """Mean and population standard deviation of `kernel_distance` over random subsets, as KID is usually reported.
 
-    Each of `subsets` draws `subset_size` rows of each set without replacement, the reference's first; `kernel` as in
-    `kernel_distance`. Subset k of a seed is always the same. The deviation is of one subset, not of the mean.
+    Each of `subsets` draws `subset_size` rows of each set without replacement, the reference's first; with `paired` the same
+    rows of both. `paired` and `kernel` as in `kernel_distance`. Subset k of a seed is always the same. The deviation is of one
+    subset, not of the mean.
     """
-    x, y = _two_sets(features, reference, 2)
+    x, y = _two_sets(features, reference, 2, paired)
     if not 2 <= subset_size <= min(len(x), len(y)) or subsets < 1:
         raise ValueError(
             f"subset_size: expected 2 to {min(len(x), len(y))}, the smaller set, and subsets at least 1, "
@@ -157,8 +174,8 @@ def kernel_distance_subsets(
     for number in range(subsets):
         draw = generator(seed, number)
         of_reference = draw.permutation(len(y))[:subset_size]
-        of_features = draw.permutation(len(x))[:subset_size]
-        values.append(kernel_distance(x[of_features], y[of_reference], **kernel))
+        of_features = of_reference if paired else draw.permutation(len(x))[:subset_size]
+        values.append(kernel_distance(x[of_features], y[of_reference], paired=paired, **kernel))
     return float(np.mean(values)), float(np.std(values))
 
 

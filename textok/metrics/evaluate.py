@@ -14,6 +14,7 @@ examples to look at) and `cache` (what the networks computed, so that a second r
 
 import functools
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -40,7 +41,7 @@ from .distances import (
 )
 from .networks import FeatureNetwork
 from .pictures import SSIM_SETTINGS, psnr, ssim
-from .sets import PictureSet, chosen_of, is_statistics, made_with, name_of_key, paired
+from .sets import PictureSet, chosen_of, is_statistics, made_with, paired
 from .statistics import Statistics
 
 U8 = NDArray[np.uint8]
@@ -56,7 +57,7 @@ MOST = 50_000  # pictures of a set that KID, precision, recall and IS look at; F
 SET_SETTINGS = {
     "inception_score_splits": SPLITS,
     "precision_recall_k": NEIGHBOURS,
-    "kid": "whole sets, unbiased; degree 3, gamma 1/d, coef 1",
+    "kid": "unbiased, whole sets; degree 3, gamma 1/d, coef 1",
     "most_pictures_of_is_kid_precision_recall": MOST,
 }
 CROP = "ADM centre crop (textok.preprocess)"
@@ -74,13 +75,16 @@ class Evaluation:
     network
         Where features and probabilities come from; None leaves what needs them out.
     perceptual, perceptual_name
-        A function of pictures and originals that gives a distance of each pair, and its name.
+        A function of pictures and originals that gives a distance of each pair, and its name. Its attribute `fingerprint`, where
+        it has one, tells its weights from others.
     size
         Pixels a side; None takes the first set's.
     seed
         Of the inception score's shuffle and KID's subsets.
     notes
         What is to be known of each set beside its source: steps, tokens, seconds, ...
+    use_cache, cache_folder
+        Whether what networks computed is kept, and where, so that evaluations may share it; None is `out`/cache.
     """
 
     out: Path
@@ -93,9 +97,10 @@ class Evaluation:
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     progress: bool = False
     use_cache: bool = True
+    cache_folder: Path | None = None
 
     def __post_init__(self) -> None:
-        self.cache = Cache(self.out / CACHE_FOLDER if self.use_cache else None)
+        self.cache = Cache((self.cache_folder or self.out / CACHE_FOLDER) if self.use_cache else None)
 
     # ---- the three evaluations ----
 
@@ -115,20 +120,20 @@ class Evaluation:
                     kept_real.add(self._features(wanted))
                     keys += part.keys
                     bar.update(len(part.keys))
+            if first_keys is None:
+                first_keys, real = keys, kept_real
+            elif first_keys != keys:
+                raise DataError(f"{source}: expected the same pictures as in the first set, so that the two compare")
             joined = {key: np.concatenate(value) for key, value in scores.items()}
             metrics: dict[str, Any] = {key: _mean(value) for key, value in joined.items()}
             if self.network is not None:
-                if real is None or first_keys != keys:
-                    real = kept_real
                 metrics |= self._set_metrics(kept, real, "r")
             values |= {f"{name}/{key}": value for key, value in joined.items()}
-            if first_keys is None:
-                first_keys = keys
-            elif list(map(name_of_key, first_keys)) != list(map(name_of_key, keys)):
-                raise DataError(f"{source}: expected the same pictures as in the first set, so that the two compare")
             unpaired = {"originals_without_picture": originals.unpaired}
             rows.append(self._row(name, made, metrics) | unpaired)
         settings = {"psnr": "mean over pictures, data range 255", "ssim": "Wang et al. 2004: " + _words(SSIM_SETTINGS)}
+        if self.network is not None:
+            settings["rkid"] = "as kid, without a picture's own original in the mean between the sets"
         self._write_pictures(sets, reference, first_keys or [], values, rows[0]["count"])
         return self._write("reconstruction", rows, self._about(originals), settings)
 
@@ -220,17 +225,24 @@ class Evaluation:
                 scores[self.perceptual_name] = self.perceptual(pictures, originals)
             return scores
 
-        return self.cache.get(f"pairs 1 {SSIM_SETTINGS} {self.perceptual_name}", [pictures, originals], compute)
+        what = f"pairs 2 {SSIM_SETTINGS} {self.perceptual_name} {self._perceptual_fingerprint()}"
+        return self.cache.get(what, [pictures, originals], compute)
+
+    def _perceptual_fingerprint(self) -> str:
+        return getattr(self.perceptual, "fingerprint", "")
 
     def _set_metrics(self, made: "_Features", real: "_Features", prefix: str = "") -> dict[str, Any]:
         assert self.network is not None
         at = f"@{self.network.name}"
         result: dict[str, Any] = {f"{prefix}fid{at}": made.statistics.distance(real.statistics)}
         if real.features is not None:
-            result[f"{prefix}kid{at}"] = kernel_distance(made.features, real.features, reference_mean=real.mean_kernel)
+            paired = prefix == "r"
+            result[f"{prefix}kid{at}"] = kernel_distance(
+                made.features, real.features, reference_mean=real.mean_kernel, paired=paired
+            )
             if min(len(made.features), len(real.features)) >= SUBSET_SIZE:
                 pair = kernel_distance_subsets(
-                    made.features, real.features, subsets=SUBSETS, subset_size=SUBSET_SIZE, seed=self.seed
+                    made.features, real.features, subsets=SUBSETS, subset_size=SUBSET_SIZE, seed=self.seed, paired=paired
                 )
                 result |= dict(zip((f"{prefix}kid_subsets{at}", f"{prefix}kid_subsets_deviation{at}"), pair))
             if not prefix and min(len(made.features), len(real.features)) > NEIGHBOURS:
@@ -263,7 +275,7 @@ class Evaluation:
         self, kind: str, rows: list[dict[str, Any]], reference: dict[str, Any] | None, settings: dict[str, Any]
     ) -> dict[str, Any]:
         if self.perceptual is not None:
-            settings = settings | {"perceptual": self.perceptual_name}
+            settings = settings | {"perceptual": self.perceptual_name, "perceptual_fingerprint": self._perceptual_fingerprint()}
         network = None if self.network is None else self.network.describe()
         return result_file(
             self.out / RESULT_FILE, kind, rows, network=network, reference=reference, settings=settings, seed=self.seed
@@ -367,6 +379,8 @@ def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int 
             evaluation._needed("pictures")
             pictures = PictureSet(source, size, crop=size is not None)
             part = evaluation._all_features(pictures, str(source)).statistics
+            for skip in pictures.skips:
+                logging.getLogger(__name__).warning("%s %s: %s", skip.source, skip.key, skip.reason)
         total = part if total is None else total.merge(part)
     if total is None:
         raise ValueError("sources: expected at least one, got none")
@@ -396,12 +410,7 @@ def result_file(
         "sets": sets,
         "reference": reference,
         "network": network,
-        "settings": dict(settings or {})
-        | (
-            {"inception_score_splits": SPLITS, "precision_recall_k": NEIGHBOURS, "kid": "degree 3, gamma 1/d, coef 1"}
-            if network
-            else {}
-        ),
+        "settings": dict(settings or {}) | (SET_SETTINGS if network else {}),
         "seed": seed,
         "versions": versions,
     }
@@ -430,9 +439,9 @@ def table(result: Mapping[str, Any]) -> str:
             f"reference: {about['source']}, {about['count']} pictures"
             + (f", {about['preprocessing']}" if "preprocessing" in about else "")
         )
-    skipped = sum(len(row.get("skipped", [])) for row in sets)
+    skipped = sum(len(row.get("skipped", [])) for row in [*sets, result.get("reference") or {}])
     if skipped:
-        lines.append(f"{skipped} pictures could not be read; the result file names them")
+        lines.append(f"{skipped} pictures could not be read and are left out; the result file names them")
     return "\n".join(lines)
 
 

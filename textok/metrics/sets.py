@@ -1,6 +1,5 @@
 """Sets of pictures for evaluations: read part by part, and paired with their originals."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +38,7 @@ class PictureSet:
     Attributes
     ----------
     count, skips, unpaired
-        Of the last reading: pictures, what could not be read, originals that no picture belongs to.
+        Of the last reading: pictures, what could not be read and is left out, originals that no picture belongs to.
     """
 
     def __init__(self, source: Any, size: int | None = None, crop: bool = False, caption: str = "caption") -> None:
@@ -50,7 +49,10 @@ class PictureSet:
         part = Part([], np.empty(0, np.uint8), [])
         pictures: list[U8] = []
         for sample in self.samples():
-            pictures.append(self.picture(sample))
+            picture = self.picture(sample)
+            if picture is None:
+                continue
+            pictures.append(picture)
             part.keys.append(sample.key)
             part.captions.append(sample.caption(self.caption) or "")
             if len(pictures) == PART:
@@ -71,26 +73,35 @@ class PictureSet:
             why = f"; {self.skips[0].source}: {self.skips[0].reason}" if self.skips else ""
             raise DataError(f"{self.source}: expected pictures, found none{why}")
 
-    def picture(self, sample: Any) -> U8:
-        """Decoded, and cropped where the set is."""
+    def picture(self, sample: Any) -> U8 | None:
+        """Decoded, and cropped where the set is; None for one that cannot be read, which goes from the count to the skips."""
+        from ..data.sources import Skip
         from ..data.tasks import decode_picture
 
-        height, width = _extent(sample)
-        if self.size is None:
-            self.size = height
-        if not self.crop and (height, width) != (self.size, self.size):
+        picture = None
+        try:
+            extent = _extent(sample)
+            size = self.size or (extent[0] if extent else 1)
+            if self.crop or extent in ((size, size), None):
+                picture = decode_picture(sample.picture, size, sample.key)
+        except ValueError as problem:
+            self.count -= 1
+            self.skips.append(Skip(sample.key, sample.source, str(problem).removeprefix(f"{sample.key}: ")))
+            return None
+        if picture is None:
             raise DataError(
-                f"{sample.source}: {sample.key}: expected square pictures of one size, {self.size} x {self.size} as the first, "
-                f"got {height} x {width}"
+                f"{sample.source}: {sample.key}: expected square pictures of one size, {size} x {size} as the first, "
+                f"got {extent[0]} x {extent[1]}"
             )
-        return decode_picture(sample.picture, self.size, sample.key)
+        self.size = size
+        return picture
 
     def __repr__(self) -> str:
         return f"PictureSet({self.source!r}, {self.size or 'any'} pixels)"
 
 
-def _extent(sample: Any) -> tuple[int, int]:
-    """Height and width of a picture that is not decoded."""
+def _extent(sample: Any) -> tuple[int, int] | None:
+    """Height and width of a picture that is not decoded; None where there are none, and decoding will say why."""
     if not isinstance(sample.picture, bytes):
         return tuple(sample.picture.shape[:2])
     import io
@@ -100,48 +111,106 @@ def _extent(sample: Any) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(sample.picture)) as picture:
             return picture.size[1], picture.size[0]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-        raise DataError(f"{sample.source}: {sample.key}: expected a picture that Pillow can read, got: {problem}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]:
     """Parts of a set, each with the originals of the same keys.
 
-    The parts get the originals' keys. Both sides are read once, in their order; an original passed over waits, as it is
-    stored, for a picture that comes later; those without one in the end are counted in `originals.unpaired`. Where the orders
-    agree nothing is held, and where they do not, up to the originals' files. Of a key that several originals have, the
-    first is taken first. Where one side is an array, which has no keys, pictures are paired by place.
+    The parts get the originals' keys. A picture's original has its key, or its key behind the name of its shard, as `decode`
+    names pictures of several; else the key without the folders (or the shard) that the picture's begins with; else the key with
+    folders more. A DataError, where it is not clear which is meant. Of a key that several originals have, the first is taken
+    first, if there are as many pictures. Where one side is an array, which has no keys, pictures are paired by place.
+
+    Originals are read twice, first for their keys. One passed over waits, as it is stored, for a picture that comes later; those
+    without one in the end are counted in `originals.unpaired`. Where the orders agree nothing is held, and where they do not, up
+    to the originals' files.
     """
-    stream = originals.samples()
-    originals.unpaired = 0
     by_place = _is_array(made.source) or _is_array(originals.source)
-    waiting: dict[str, deque[Any]] = {}
+    names = None if by_place else _Names(made, originals)
+    stream = enumerate(originals.samples())
+    originals.unpaired = 0
+    waiting: dict[int, Any] = {}
 
-    def original_of(key: str) -> Any:
-        name = name_of_key(key)
-        if waiting.get(name):
-            return waiting[name].popleft()
-        for sample in stream:
-            if by_place or name_of_key(sample.key) == name:
+    def sample_at(place: int | None) -> Any:
+        if place in waiting:
+            return waiting.pop(place)
+        for there, sample in () if place is None else stream:
+            if there == place:
                 return sample
-            waiting.setdefault(name_of_key(sample.key), deque()).append(sample)
-        raise DataError(f"{made.source}: {key}: expected an original of this key in {originals.source}, found none")
+            waiting[there] = sample
+        return None
 
+    def original_of(key: str, number: int) -> tuple[str, U8]:
+        sample = sample_at(number if names is None else names.place_of(key))
+        if sample is None:
+            raise DataError(f"{made.source}: {key}: expected an original of this key in {originals.source}, found none")
+        picture = originals.picture(sample)
+        if picture is None:
+            raise DataError(f"{sample.source}: {sample.key}: expected an original of {key}, got: {originals.skips[-1].reason}")
+        return sample.key, picture
+
+    before = 0
     for part in made:
-        chosen = [original_of(key) for key in part.keys]
-        yield part._replace(keys=[sample.key for sample in chosen]), np.stack([originals.picture(sample) for sample in chosen])
+        keys, pictures = zip(*(original_of(key, number) for number, key in enumerate(part.keys, before)))
+        before += len(keys)
+        yield part._replace(keys=list(keys)), np.stack(pictures)
     left = sum(1 for _ in stream)
     if by_place and left:
         raise DataError(f"{made.source}: expected as many pictures as {originals.source}, got {left} fewer")
-    originals.unpaired = left + sum(map(len, waiting.values()))
+    if names is not None:
+        names.check_shared()
+    originals.unpaired = left + len(waiting)
+
+
+class _Names:
+    """Which of the originals a picture belongs to, by its key; reads them once for their keys."""
+
+    def __init__(self, made: PictureSet, originals: PictureSet) -> None:
+        from ..data.tasks import key_in_shard
+
+        self.made, self.originals = made, originals
+        self.full: dict[str, list[int]] = {}  # the places of originals of a key, alone or behind the name of its shard
+        self.inner: dict[str, list[int]] = {}  # ... and of what remains of a key without its first folders
+        self.shared: dict[str, Iterator[int]] = {}  # what is left of keys that several originals have
+        for place, sample in enumerate(originals.samples()):
+            for name in {sample.key, key_in_shard(sample)}:
+                self.full.setdefault(name, []).append(place)
+            for tail in _tails(sample.key)[1:]:
+                self.inner.setdefault(tail, []).append(place)
+
+    def place_of(self, key: str) -> int | None:
+        for tail in _tails(key):
+            found = self.full.get(tail) or self.inner.get(tail)
+            if found is None:
+                continue
+            if len(found) == 1:
+                return found[0]
+            if tail == key and key in self.full:
+                return next(self.shared.setdefault(key, iter(found)), None)
+            raise self._unclear(key, f"{len(found)} called {tail}")
+        return None
+
+    def check_shared(self) -> None:
+        for key, rest in self.shared.items():
+            if next(rest, None) is not None:
+                raise self._unclear(key, "several, and fewer pictures of it")
+
+    def _unclear(self, key: str, found: str) -> DataError:
+        return DataError(
+            f"{self.made.source}: {key}: expected one original of this key in {self.originals.source}, found {found}"
+        )
+
+
+def _tails(key: str) -> list[str]:
+    """A key, and what remains of it without its first folders."""
+    parts = key.split("/")
+    return ["/".join(parts[first:]) for first in range(len(parts))]
 
 
 def _is_array(source: Any) -> bool:
     return str(source).lower().endswith((".npz", ".npy"))
-
-
-def name_of_key(key: str) -> str:
-    return key.rpartition("/")[2]
 
 
 def chosen_of(pictures: PictureSet, places: Sequence[int]) -> dict[int, tuple[str, U8, str]]:

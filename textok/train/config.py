@@ -49,11 +49,12 @@ class RunSettings:
 class DataSettings:
     """The pictures and captions: see `data.load_pairs` and `data.load`.
 
-    `paths`: shards, folders, tables. `caption`: the field that is read. `cache`: the captions' embeddings, a store that `textok
-    embed` filled or an .npz file for MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the
-    caption of a class folder's pictures. `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of
-    pictures to hold; more are streamed, with `near` batches at a time from neighbouring rows and `index` to remember what is
-    there. `flip`: mirror half of the pictures; not where captions name left and right.
+    `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model that
+    reads none. `cache`: the captions' embeddings, a store that `textok embed` filled, arrays of your own, or an .npz file for
+    MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class folder's pictures.
+    `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
+    with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
+    pictures; not where captions name left and right.
     """
 
     paths: tuple[str, ...] = ()
@@ -136,6 +137,7 @@ CHOICES = {
     ("gan", "kind"): ("hinge", "non-saturating"),
     ("gan", "optimiser"): ("adam", "adamw"),
 }
+POSITIVE = {("run", "batch_size"), ("run", "accumulate"), ("gan", "r1_every")}  # whole numbers that others are divided by
 
 
 def fail(where, expected, value):
@@ -197,6 +199,8 @@ def make(name, kind, values):
         choices = CHOICES.get((name, key))
         if choices and value not in choices:
             raise fail(f"{name}.{key}", " or ".join(map(repr, choices)), value)
+        if (name, key) in POSITIVE and value < 1:
+            raise fail(f"{name}.{key}", "a whole number, 1 or more", value)
     return kind(**made)
 
 

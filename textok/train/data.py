@@ -30,14 +30,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.sources import Sample, Skip, open_sources, usable
-from ..embedding_arrays import padded
+from ..embedding_arrays import padded, shortened
 from ..errors import DataError
 from ..images import preprocess
+from ..text import full_text
+from ..weights import replacing
 
 MAX_TOKENS = 112
 GIGABYTE = 1 << 30
 CHUNK = 256  # samples that are decoded together
 TOLD = 10  # names of samples that were left out; all of them are in `Pairs.skips`
+NOT_OURS = "arrays made elsewhere"
 LOG = logging.getLogger(__name__)
 
 
@@ -56,6 +59,11 @@ class Pairs:
     def column(self, field):
         """One field of every record, as a list; None where a record lacks it."""
         return [r.get(field) for r in self.records]
+
+    def stamp(self, *fields):
+        """What tells these samples apart from others: how many, and a hash of those fields of all of them."""
+        told = digest(json.dumps([record.get(field) for field in fields], default=str) for record in self.records)
+        return f"{len(self.records)} samples {told[:16]}"
 
 
 def load_pairs(
@@ -91,16 +99,16 @@ def load_pairs(
     """
     sources = open_sources(paths)
     workers = workers or len(os.sched_getaffinity(0))
-    stamp = [source_stamp(source) for source in sources] + [size, caption, template]
+    stamp = [[source.name, source.kind, source.state(0, None)] for source in sources] + [size, caption, template]
     if index is not None and Path(index).exists():
         pairs = read_index(index, stamp, sources, size, workers)
         if pairs is not None:
             hold_out(pairs.records, held_out)
             return pairs
-    pictures, places, records, skips, held, kept, side = [], [], [], [], 0, True, size
+    images, places, records, skips, kept, side = None, [], [], [], True, size
     with ThreadPoolExecutor(workers) as pool, tqdm(unit="picture", desc="reading", disable=None) as bar:
         for chunk in chunks(events(sources, caption, template, skips), CHUNK):
-            decoded = pool.map(functools.partial(decode, size=size), [sample for sample, _ in chunk])
+            decoded, pictures = pool.map(functools.partial(decode, size=size), [sample for sample, _ in chunk]), []
             for (sample, place), picture in zip(chunk, decoded, strict=True):
                 if not isinstance(picture, str):
                     side = side or len(picture)
@@ -111,31 +119,39 @@ def load_pairs(
                 if isinstance(picture, str):
                     skips.append(Skip(sample.key, sample.source, picture))
                     continue
-                if kept:
-                    pictures.append(picture)
-                    held += picture.nbytes
+                pictures.append(picture)
                 places.append(place)
                 records.append({"split": "train"} | sample.metadata | {"key": sample.key})
             bar.update(len(chunk))
-            if kept and held > memory * GIGABYTE:
-                kept = False
-                pictures.clear()
-    if not records:
-        raise DataError(f"{paths}: expected pictures{f' with a {caption!r}' if caption else ''}, found none{first_skip(skips)}")
-    for skip in skips[:TOLD]:
-        LOG.warning("left out: %s %s: %s", skip.source, skip.key, skip.reason)
-    if len(skips) > TOLD:
-        LOG.warning("left out: %d more, %d of %d in all", len(skips) - TOLD, len(skips), len(skips) + len(records))
-    images = np.stack(pictures) if kept else Streamed(sources, places, side, workers)
+            if kept and pictures:
+                images = np.empty((0, side, side, 3), np.uint8) if images is None else images
+                start = len(images)
+                images.resize((start + len(pictures), side, side, 3), refcheck=False)  # in place: never twice in memory
+                images[start:] = pictures
+                if images.nbytes > memory * GIGABYTE:
+                    check_streamed(sources)
+                    kept, images = False, None
     pairs = Pairs(images, records, skips)
+    tell_skips(paths, pairs, caption)
+    if not kept:
+        pairs.images = Streamed(sources, places, side, workers)
     if index is not None and not kept:
         write_index(index, stamp, pairs)
     hold_out(records, held_out)
     return pairs
 
 
-def first_skip(skips):
-    return f"; the first of {len(skips)} left out: {skips[0].source} {skips[0].key}: {skips[0].reason}" if skips else ""
+def tell_skips(paths, pairs, caption):
+    """The first samples that were left out, to the log; a DataError where there are no others."""
+    skips, records = pairs.skips, pairs.records
+    if not records:
+        wanted = f" with a {caption!r} (data.caption = '' where no model reads any)" if caption else ""
+        first = f"; the first of {len(skips)} left out: {skips[0].source} {skips[0].key}: {skips[0].reason}" if skips else ""
+        raise DataError(f"{paths}: expected pictures{wanted}, found none{first}")
+    for skip in skips[:TOLD]:
+        LOG.warning("left out: %s %s: %s", skip.source, skip.key, skip.reason)
+    if len(skips) > TOLD:
+        LOG.warning("left out: %d more, %d of %d in all", len(skips) - TOLD, len(skips), len(skips) + len(records))
 
 
 def chunks(items, count):
@@ -144,8 +160,9 @@ def chunks(items, count):
         yield chunk
 
 
-def events(sources, caption, template, skips):
+def events(sources, caption, template, skips, need=("picture",)):
     """(sample, (number of its source, where to read it from)) of everything usable; the rest to `skips`."""
+    need = (*need, "caption") if caption else need
     for number, source in enumerate(sources):
         begin = 0
         for event in source.read():
@@ -155,7 +172,7 @@ def events(sources, caption, template, skips):
                     event.metadata[caption] = template.format(name.replace("_", " "))
                 place = (number, event.source if source.kind == "folder" else begin)
                 begin = event.position
-                event = usable(event, ("picture", "caption") if caption else ("picture",), caption or "caption")
+                event = usable(event, need, caption or "caption")
             if isinstance(event, Skip):
                 skips.append(event)
             else:
@@ -184,16 +201,6 @@ class Streamed:
     """
 
     def __init__(self, sources, places, size, workers):
-        for source in sources:
-            if source.kind == "shard" and is_compressed(source.path):
-                raise DataError(
-                    f"{source.name}: more pictures than data.memory allows, and a compressed shard is read in order only: "
-                    "unpack it"
-                )
-            if source.kind not in ("shard", "folder", "array"):
-                raise DataError(
-                    f"{source.name}: more pictures than data.memory allows; give shards or a folder in place of a {source.kind}"
-                )
         self.sources, self.places, self.size = sources, places, size
         self.shape = (len(places), size, size, 3)
         self.pool = ThreadPoolExecutor(workers)
@@ -229,24 +236,29 @@ class Streamed:
         return picture
 
 
+def check_streamed(sources):
+    """DataError where pictures cannot be read one at a time."""
+    for source in sources:
+        if source.kind == "shard" and is_compressed(source.path):
+            raise DataError(
+                f"{source.name}: more pictures than data.memory allows, and a compressed shard is read in order only: unpack it"
+            )
+        if source.kind not in ("shard", "folder", "array"):
+            raise DataError(
+                f"{source.name}: more pictures than data.memory allows; give shards or a folder in place of a {source.kind}"
+            )
+
+
 def is_compressed(path):
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
-def source_stamp(source):
-    """What shows that a source is the one it was: name, kind, size and time of a file, or of the folder itself."""
-    stat = os.stat(source.path)
-    return [source.name, source.kind, stat.st_size, stat.st_mtime_ns]
-
-
 def write_index(file, stamp, pairs):
-    part = Path(f"{file}.{os.getpid()}.part")
-    with part.open("w", encoding="utf-8") as out:
+    with replacing(Path(file)) as part, part.open("w", encoding="utf-8") as out:
         out.write(json.dumps({"stamp": stamp, "size": pairs.images.size, "skips": pairs.skips}) + "\n")
         for record, place in zip(pairs.records, pairs.images.places, strict=True):
             out.write(json.dumps([place, record], ensure_ascii=False) + "\n")
-    part.replace(file)
 
 
 def read_index(file, stamp, sources, size, workers):
@@ -279,39 +291,86 @@ def load(paths, caption="caption_long", held_out=None, cache="captions.npz", ord
     paths, caption, held_out, how
         As for `load_pairs`.
     cache
-        Where the embeddings are: a folder, an embedding store that `textok embed` filled; or a file .npz for those of MiniLM,
-        which is written where it is not there or is of other captions.
+        Where the embeddings are: an embedding store that `textok embed` filled, or arrays of your own (.npy, .npz,
+        .safetensors), see `textok.embeddings.open_embeddings`; or a file .npz for those of MiniLM, which is written where it
+        is not there, or was written for other captions.
     order_by
         The captions whose lengths order the batches, whichever are read: the order is then the same for every model of a seed.
         Where a sample has no such field, `caption`.
     """
     pairs = load_pairs(paths, held_out, caption=caption, **how)
-    captions = pairs.column(caption)
+    return pairs, *load_texts(pairs, caption, cache, order_by)
+
+
+def load_texts(pairs, caption, cache, order_by="caption_long"):
+    """The last two of what `load` returns; no texts and lengths of 0 where `caption` is ""."""
+    if not caption:
+        return None, np.zeros(len(pairs.records), np.int64)
     ordering = [record.get(order_by) or record[caption] for record in pairs.records]
-    if Path(cache).suffix != ".npz":
-        return pairs, StoredTexts(cache, captions), np.array([len(text) for text in ordering])
-    texts = embed_captions(captions, cache)
-    lengths = texts.lengths if ordering == captions else np.array([len(ids) for ids in minilm().tokenize(ordering).ids])
-    return pairs, texts, lengths
+    texts = open_texts(pairs, caption, cache)
+    if not isinstance(texts, TextStore):
+        return texts, np.array([len(text) for text in ordering])
+    same = ordering == pairs.column(caption)
+    return texts, texts.lengths if same else np.array([len(ids) for ids in minilm().tokenize(ordering).ids])
+
+
+def open_texts(pairs, caption, cache):
+    """The embeddings of every record's `caption`, for `cache` see `load`."""
+    if Path(cache).suffix == ".npz" and kept_digest(cache) != NOT_OURS:
+        return embed_captions(pairs.column(caption), cache)
+    return StoredTexts(cache, pairs, caption)
+
+
+def has_texts(pairs, caption, cache):
+    """Whether `open_texts` has nothing to embed."""
+    return Path(cache).suffix != ".npz" or kept_digest(cache) in (NOT_OURS, digest(pairs.column(caption)))
 
 
 class StoredTexts:
-    """Captions whose embeddings lie in an embedding store (a folder), which is mapped into memory."""
+    """Texts whose embeddings lie in what `textok.embeddings.open_embeddings` takes: an embedding store, which is mapped into
+    memory, or arrays made elsewhere, which are found by caption, by key or by position.
+    """
 
-    def __init__(self, store, captions):
-        from ..embeddings import EmbeddingStore
+    def __init__(self, path, pairs, caption):
+        from ..embeddings import open_embeddings
 
-        self.store, self.captions = EmbeddingStore.open(store), captions
-        missing = self.store.missing(captions)
+        self.store = open_embeddings(path)
+        if self.store.by == "index":
+            count = len(self.store)
+            if count != len(pairs.records) or pairs.skips:
+                raise DataError(
+                    f"{path}: its {count} embeddings have positions only: expected one for each of {len(pairs.records)} samples, "
+                    f"none of them left out ({len(pairs.skips)} are); or give a store, or an .npz with captions or keys"
+                )
+            self.names = list(range(count))
+            return
+        self.names = pairs.column("key" if self.store.by == "key" else caption)
+        wanted = list(dict.fromkeys(self.names))
+        missing = self.store.missing(wanted) if hasattr(self.store, "missing") else [n for n in wanted if n not in self.store]
         if missing:
             raise DataError(
-                f"{store}: no embedding of {len(missing)} of {len(captions)} captions, the first is {missing[0][:60]!r}"
+                f"{path}: no embedding of {len(missing)} of {len(wanted)} {self.store.by}s, "
+                f"the first is {shortened(missing[0])}"
             )
 
     def batch(self, rows):
         """As `TextStore.batch`."""
-        text, lengths = self.store.embeddings([self.captions[row] for row in rows])
+        text, lengths = self.store.embeddings([self.names[row] for row in rows])
         return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
+
+
+def condition(config, texts, labels, rows):
+    """What a TexTok of `config` (a dict) takes beside the pictures `rows`, as keyword arguments: text [B,t,Dt] with its
+    lengths, labels [B], or nothing.
+    """
+    if config["text_condition"] == "none":
+        return {}
+    if config["text_source"] == "class":
+        return {"labels": labels[rows]}
+    text, lengths = texts.batch(rows)
+    most = config["num_text_tokens"]
+    text = torch.from_numpy(full_text(text[:, :most].numpy(), most, config["text_mask"]))
+    return {"text": text, "text_lengths": lengths.clamp(max=most)}
 
 
 def minilm():
@@ -362,19 +421,30 @@ class TextStore:
         return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
 
 
+def digest(strings):
+    return hashlib.sha256("\n".join(strings).encode()).hexdigest()
+
+
+def kept_digest(cache):
+    """The digest of the captions whose embeddings a .npz file holds; None where there is no file, NOT_OURS where it holds other
+    arrays, which are never written over.
+    """
+    if not Path(cache).exists():
+        return None
+    with np.load(cache) as stored:
+        return str(stored["digest"]) if "digest" in stored.files else NOT_OURS
+
+
 def embed_captions(captions, cache):
     """A TextStore for `captions`, kept in the file `cache` (.npz) under a hash of them."""
-    digest = hashlib.sha256("\n".join(captions).encode()).hexdigest()
-    cache = Path(cache)
-    if cache.exists():
+    cache, told = Path(cache), digest(captions)
+    if kept_digest(cache) == told:
         with np.load(cache) as stored:
-            if str(stored["digest"]) == digest:
-                return TextStore(stored["tokens"], stored["offsets"])
+            return TextStore(stored["tokens"], stored["offsets"])
     store = TextStore.join(minilm_rows(captions))
     cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(".part.npz")
-    np.savez(part, tokens=store.tokens, offsets=store.offsets, digest=digest)
-    part.replace(cache)
+    with replacing(cache) as part, part.open("wb") as file:  # a name of its own for every writer
+        np.savez(file, tokens=store.tokens, offsets=store.offsets, digest=told)
     return store
 
 

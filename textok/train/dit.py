@@ -1,44 +1,57 @@
 """Trains a DiT, on classes or on text, over latents that the C engine encoded beforehand.
 
-The task of `loop.Run`. Before the first step the tokenizer encodes every picture once (with `data.flip` also its mirror image)
-and the latents stay in the run's folder; what the generator works on is (z - mean) / std, whose means and deviations over the
-training split go into its config. The loss is that of `diffusion`; a share of the conditions is dropped for guidance.
+The task of `loop.Run`. Before the first step the tokenizer encodes every picture once (with `data.flip` also its mirror
+image), or the latents come from shards that `textok encode` wrote, on as many machines as it likes; they stay in the run's
+folder. What the generator works on is (z - mean) / std, whose means and deviations over the training split go into its
+config. The loss is that of `diffusion`; a share of the conditions is dropped for guidance.
 """
 
 import hashlib
-import json
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from .. import dit as engine
 from .. import tokenizer
 from ..bundled import find_model
 from ..config import DiTConfig
-from ..errors import ConfigError
+from ..data.shards import latent_of
+from ..data.sources import INDEX_FILE, open_sources
+from ..data.statistics import LatentStatistics
+from ..data.tasks import fingerprint
+from ..errors import ConfigError, DataError
+from ..weights import read_json, write_json
 from . import config as configs
+from . import data
 from .diffusion import Diffusion
 from .export import load_average
-from .loop import STATE_FILE, Run, Trainee
+from .loop import STATE_FILE, Run, Trainee, hold
 from .modules import DiT
 from .tokenizer import Pictures, padded
 
 LATENTS = ("latents.npy", "latents-flipped.npy")
-CHUNK = 1024  # pictures that are encoded between two looks at the bar
+CARD_FILE = "latents.json"
+CHUNK = 1024  # pictures that are encoded between two looks at the bar; a kill costs no more
 
 
 @dataclass
 class LatentSettings:
     """Where the latents come from.
 
+    `paths`: folders that `textok encode` wrote (with --flip, for `data.flip`), in place of `data.paths`; their samples'
+    metadata tell captions, labels and splits. Without them the run encodes `data.paths` itself, in one process.
+
     `tokenizer`: a model's folder, the name of a bundled one, or the folder of a tokenizer's training, whose averaged weights
     are taken. `dtype`: what the engine encodes in. With `data.flip` also mirrored pictures are encoded, and each taken half of
     the time.
     """
 
+    paths: tuple[str, ...] = ()
     tokenizer: str = ""
     dtype: str = "float32"
 
@@ -87,58 +100,127 @@ def condition_of(model, pictures, rows):
     return {name: value.numpy() for name, value in pictures.condition(rows).items()}
 
 
-def encode(model, pictures, path, flip):
-    """Writes the latents float32 [n,N,d] of every picture to `path`, an .npy that appears whole."""
-    count = len(pictures.pairs.records)
-    part = path.with_suffix(".part")
-    out = np.lib.format.open_memmap(part, "w+", np.float32, (count, *model.config.latent_shape))
-    for start in range(0, count, CHUNK):
-        rows = np.arange(start, min(start + CHUNK, count))
-        images = pictures.pairs.images[rows]
-        model.encode(
-            images[:, :, ::-1] if flip else images, **condition_of(model, pictures, rows), out=out[rows[0] : rows[-1] + 1]
-        )
-    out.flush()
-    del out
-    os.replace(part, path)
+def encoded(model, pictures, flip, start):
+    """From picture `start` on, CHUNK pictures at a time: their latents float32 [n,N,d], and with `flip` the mirrored ones'."""
+    for first in range(start, len(pictures.pairs.records), CHUNK):
+        rows = np.arange(first, min(first + CHUNK, len(pictures.pairs.records)))
+        images, condition = pictures.pairs.images[rows], condition_of(model, pictures, rows)
+        yield [model.encode(side, **condition) for side in (images, images[:, :, ::-1])[: 1 + flip]]
 
 
-def statistics(arrays, rows):
-    """Means and standard deviations, float64 [d] each, of the latents [n,N,d] of `rows` in all `arrays`; in chunks."""
-    count, total, squares = 0, 0.0, 0.0
-    for array in arrays:
-        middle = np.asarray(array[rows[:CHUNK]], np.float64).mean(axis=(0, 1))  # so that squares do not cancel
-        break
-    for array in arrays:
-        for start in range(0, len(rows), CHUNK):
-            z = np.asarray(array[rows[start : start + CHUNK]], np.float64).reshape(-1, array.shape[-1]) - middle
-            count, total, squares = count + len(z), total + z.sum(axis=0), squares + np.square(z).sum(axis=0)
-    mean = total / count
-    return middle + mean, np.sqrt((squares - count * np.square(mean)) / (count - 1))
+def shard_samples(settings, given, skips):
+    """The usable samples of latents that `textok encode` wrote to `given.paths`; the rest to `skips`."""
+    sources = open_sources(list(given.paths))
+    return (sample for sample, _ in data.events(sources, settings.caption, settings.template, skips, need=()))
+
+
+def shard_pairs(settings, given, tokenizer_name):
+    """What is known of the pictures whose latents are in shards, `Pairs` without images; DataErrors where they do not fit."""
+    for path in map(Path, given.paths):
+        index = path / INDEX_FILE
+        if path.is_dir() and not index.exists():
+            raise DataError(f"{path}: expected a finished run of textok encode, which has {INDEX_FILE}")
+        if path.is_dir() and not (Path(tokenizer_name) / STATE_FILE).exists():
+            by = read_json(index).get("task", {}).get("model", {})
+            if by.get("sha256") != fingerprint(tokenizer_name)["sha256"]:
+                raise DataError(f"{path}: encoded by {by.get('name')}, another model than latents.tokenizer {tokenizer_name}")
+    skips = []
+    records = [{"split": "train"} | s.metadata | {"key": s.key} for s in shard_samples(settings, given, skips)]
+    pairs = data.Pairs(None, records, skips)
+    data.tell_skips(given.paths, pairs, settings.caption)
+    data.hold_out(records, settings.held_out or None)
+    return pairs
+
+
+def gathered(settings, given, shape, flip, start):
+    """As `encoded`, out of shards."""
+    for samples in data.chunks(itertools.islice(shard_samples(settings, given, []), start, None), CHUNK):
+        found = [latent_of(sample) for sample in samples]
+        sides = [[one.latent for one in found], [one.flipped for one in found]][: 1 + flip]
+        for one in found:
+            for side in (one.latent, one.flipped)[: 1 + flip]:
+                if side is None:
+                    raise DataError(f"{one.source}: {one.key}: no latents of the mirrored picture: textok encode --flip")
+                if side.shape != shape:
+                    raise DataError(f"{one.source}: {one.key}: expected latents {list(shape)}, got {list(side.shape)}")
+        yield [np.stack(side) for side in sides]
+
+
+def allocate(path, shape):
+    """A new .npy, float32 of that shape, all of whose disk is taken now: where it is full that shows here, as an OSError, and
+    not as a signal when a mapped page finds no place.
+    """
+    np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as problem:
+        path.unlink()
+        raise OSError(problem.errno, os.strerror(problem.errno), str(path)) from None
 
 
 class Latents:
-    """The latents of all pictures, in the run's folder; encoded once, and again where tokenizer, pictures or captions are
-    others.
+    """The latents of all pictures, in the run's folder: encoded there, or gathered from shards. Made once, going on where a run
+    was killed; and made again where tokenizer, pictures or captions are others.
     """
 
-    def __init__(self, folder, settings, model, stamp, pictures, devices):
-        self.folder, self.pictures = Path(folder), pictures
-        names = LATENTS[: 1 + pictures.flip]
-        keys = hashlib.sha256("\n".join(pictures.pairs.column("key")).encode()).hexdigest()
-        told = {"tokenizer": stamp, "dtype": settings.dtype, "keys": keys, "caption": pictures.caption, "flip": pictures.flip}
-        card = self.folder / "latents.json"
-        if devices.main and not (card.exists() and json.loads(card.read_text()) == told):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            card.unlink(missing_ok=True)
-            for name in names:
-                encode(model, pictures, self.folder / name, name == LATENTS[1])
-            card.write_text(json.dumps(told, indent=1) + "\n")
-        devices.wait()
-        self.arrays = [np.load(self.folder / name, mmap_mode="r") for name in names]
-        self.mean, self.std = statistics(self.arrays, pictures.train)
+    def __init__(self, folder, config, model, stamp, pictures, devices):
+        self.folder, flip, given = Path(folder), pictures.flip, config.latents
+        self.count, self.shape = len(pictures.pairs.records), model.config.latent_shape
+        self.paths = [self.folder / name for name in LATENTS[: 1 + flip]]
+        paths = list(given.paths or config.data.paths)
+        self.told = {
+            "sources": [[source.name, source.state(0, None)] for source in open_sources(paths)],
+            "pictures": pictures.pairs.stamp("key", pictures.caption),
+            "flip": flip,
+        }
+        if not given.paths:
+            self.told |= {"tokenizer": stamp, "dtype": given.dtype, "size": config.data.size}
+            if model.config.has_text("tokenizer") and pictures.texts is not None:
+                self.told["embeddings"] = fingerprint(config.data.cache)
+
+        def chunks(start):
+            if given.paths:
+                return gathered(config.data, given, self.shape, flip, start)
+            return encoded(model, pictures, flip, start)
+
+        devices.make(lambda: self.fill(chunks), lambda: self.done() == self.count)
+        self.arrays = [np.load(path, mmap_mode="r") for path in self.paths]
+        statistics = LatentStatistics(self.shape[-1])
+        for array in self.arrays:
+            for rows in data.chunks(pictures.train.tolist(), CHUNK):
+                statistics.update(array[rows])
+        self.mean, self.std = statistics.mean, statistics.std
         if not (self.std > 0).all():
             raise ConfigError(f"latents.tokenizer: expected latents that vary, channel {int(self.std.argmin())} is constant")
+
+    def done(self):
+        """How many of the first pictures have their latents on disk; None where nothing fits."""
+        card = self.folder / CARD_FILE
+        held = read_json(card) if card.exists() else {}
+        return held.get("done") if held.get("of") == self.told and all(path.exists() for path in self.paths) else None
+
+    def fill(self, chunks):
+        """Write what is missing; a card beside says of what, and how far it is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        start = self.done()
+        if start is None:
+            (self.folder / CARD_FILE).unlink(missing_ok=True)
+            for path in self.paths:
+                allocate(path, (self.count, *self.shape))
+            start = 0
+        outs = [np.load(path, mmap_mode="r+") for path in self.paths]
+        with tqdm(total=self.count, initial=start, desc="latents", unit="picture", disable=None) as bar:
+            for part in chunks(start) if start < self.count else ():
+                stop = start + len(part[0])
+                for out, latents in zip(outs, part, strict=True):
+                    out[start:stop] = latents
+                    out.flush()
+                write_json(self.folder / CARD_FILE, {"of": self.told, "done": stop})
+                bar.update(stop - start)
+                start = stop
+        if start != self.count:
+            raise DataError(f"{self.folder}: the sources changed while their latents were read")
 
     def batch(self, rows, flips=None):
         """Normalised latents float32 [B,N,d] of `rows`; of the mirrored pictures where `flips` [B]."""
@@ -157,14 +239,14 @@ def model_config(given, tokenizer_config, pictures, latents):
     """The DiT's whole config: what the tokenizer, the captions and the labels decide is filled in, or must agree."""
     decided = {"num_tokens": tokenizer_config.num_latent_tokens, "in_channels": tokenizer_config.latent_dim}
     if given.get("condition", "class") == "class":
-        if pictures.labels is None:
-            raise ConfigError("model.condition: expected a label for every picture, some have none; or condition = 'text'")
-        least = int(pictures.labels.max()) + 1
+        least = pictures.take_labels()
         classes = given.get("num_classes", least)
         if classes < least:
             raise ConfigError(f"model.num_classes: expected at least {least}, the labels of the data, got {classes}")
         decided["num_classes"] = classes
     else:
+        if pictures.texts is None:
+            raise ConfigError("data.caption: expected the field of captions, which model.condition = 'text' reads, got none")
         decided |= {"num_classes": 0, "text_dim": pictures.texts.batch(np.arange(1))[0].shape[2]}
         decided["num_text_tokens"] = given.get("num_text_tokens", tokenizer_config.num_text_tokens)
     for name, value in decided.items():
@@ -181,6 +263,7 @@ class DitTask:
     def __init__(self, config, model, pictures, latents, decoder, device="cpu"):
         self.config, self.model, self.pictures, self.latents, self.decoder = config, model, pictures, latents, decoder
         self.device = torch.device(device)
+        self.data = pictures.pairs.stamp("key", "split", pictures.caption)
         c = model.config
         self.by_text = c["condition"] == "text"
         self.diffusion = Diffusion(c["num_train_timesteps"], c["beta_start"], c["beta_end"], c["prediction"])
@@ -285,9 +368,12 @@ def build_run(config, folder, devices=None):
         raise ConfigError(
             "latents.tokenizer: expected a model's folder or name, or the folder of a tokenizer's training, got none"
         )
+    if devices.main:
+        hold(folder)
     model, stamp = load_tokenizer(config.latents.tokenizer, config.latents.dtype, config.run.threads or None)
-    pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed)
-    latents = Latents(folder, config.latents, model, stamp, pictures, devices)
+    pairs = shard_pairs(config.data, config.latents, config.latents.tokenizer) if config.latents.paths else None
+    pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed, devices, pairs)
+    latents = Latents(folder, config, model, stamp, pictures, devices)
     told = model_config(config.model, model.config, pictures, latents)
     torch.manual_seed(config.run.seed)
     task = DitTask(config, DiT(told), pictures, latents, model, devices.device)

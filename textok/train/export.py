@@ -1,12 +1,11 @@
-"""From a training run to a model's folder; and the bundled folders.
+"""From a training run to a model's folder (`textok export`); and the bundled folders.
 
-    python -m textok.train.export run RUN OUT --storage bfloat16
-    python -m textok.train.export bundle --runs RUNS --out textok/models --data benchmarks/paper/data --labels labels.json
+    python -m textok.train.export --runs RUNS --out textok/models --data benchmarks/paper/data --labels labels.json
 
-A run is a folder of `textok train`, finished or not; what is exported is its moving average. `bundle` takes the runs `textok`,
-`baseline`, `dit` and `dit-t2i` in RUNS, writes OUT/emoji-NAME, and beside them the pipelines `emoji` (with captions for every
-class) and `emoji-t2i`, and `emoji-heldout`: test pictures with their captions, the PCA baseline's pictures and every model's
-scores.
+A run is a folder of `textok train`, finished or not; what is exported is its moving average. The command here takes the runs
+`textok`, `baseline`, `dit` and `dit-t2i` in RUNS, writes OUT/emoji-NAME, and beside them the pipelines `emoji` (with captions
+for every class) and `emoji-t2i`, and `emoji-heldout`: test pictures with their captions, the PCA baseline's pictures and
+every model's scores.
 """
 
 import argparse
@@ -20,8 +19,10 @@ from safetensors.numpy import save_file
 
 from .. import metrics
 from .. import tokenizer as engine
+from ..images import to_uint8
+from ..weights import write_json
 from . import data
-from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE, write_json
+from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE
 
 PCA_NUMBERS = 128
 HELD_OUT = 64
@@ -145,19 +146,18 @@ def pick_by_class(pairs, rows, count=None):
 
 
 def fit_pca(images, numbers, seed=0):
-    """Mean [n] and principal directions [n,numbers] of pictures in [-1,1]; a randomised SVD with 8 power iterations."""
-    flat = torch.from_numpy(images.reshape(len(images), -1)).float() / 127.5 - 1
+    """Mean [n] and principal directions [n,numbers] of uint8 pictures in [-1,1]; a randomised SVD with 8 power iterations."""
+    flat = torch.from_numpy(np.asarray(images).reshape(len(images), -1)).float() / 127.5 - 1
     mean = flat.mean(dim=0)
     torch.manual_seed(seed)
     directions = torch.svd_lowrank(flat - mean, numbers + 32, niter=8)[2]
-    return mean, directions[:, :numbers]
+    return mean.numpy(), directions[:, :numbers].numpy()
 
 
 def pca_pictures(images, mean, directions):
     """uint8 [n,S,S,3] through the PCA and back."""
-    flat = torch.from_numpy(images.reshape(len(images), -1)).float() / 127.5 - 1
-    back = (flat - mean) @ directions @ directions.T + mean
-    return ((back.clamp(-1, 1) + 1) * 127.5 + 0.5).floor().to(torch.uint8).numpy().reshape(images.shape)
+    flat = images.reshape(len(images), -1) / np.float32(127.5) - 1
+    return to_uint8((flat - mean) @ directions @ directions.T + mean).reshape(images.shape)
 
 
 def tokenizer_score(config, weights, pairs, texts, rows):
@@ -242,31 +242,16 @@ def bundle(args):
 
 def parser():
     top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    commands = top.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="one run to a model's folder")
-    one.add_argument("run", type=Path, help="folder of the run")
-    one.add_argument("out", type=Path, help="folder of the model")
-    one.add_argument("--storage", choices=STORAGES, default="float32")
-    all_ = commands.add_parser("bundle", help="the bundled folders")
-    all_.add_argument("--data", required=True, nargs="+", help="shards of the pictures")
-    all_.add_argument("--labels", required=True, type=Path, help="labels.json")
-    all_.add_argument("--held-out", help="file with the keys of the test set by pair")
-    all_.add_argument("--cache", default="captions.npz", help="file for the captions' embeddings")
-    all_.add_argument("--runs", required=True, type=Path, help="folder of the four runs")
-    all_.add_argument("--out", required=True, type=Path, help="folder of the bundled models")
-    all_.add_argument("--storage", choices=STORAGES, default="int8", help="of the tokenizers")
-    all_.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True, help="measure the tokenizers' PSNR")
+    top.add_argument("--data", required=True, nargs="+", help="shards of the pictures")
+    top.add_argument("--labels", required=True, type=Path, help="labels.json")
+    top.add_argument("--held-out", help="file with the keys of the test set by pair")
+    top.add_argument("--cache", default="captions.npz", help="file for the captions' embeddings")
+    top.add_argument("--runs", required=True, type=Path, help="folder of the four runs")
+    top.add_argument("--out", required=True, type=Path, help="folder of the bundled models")
+    top.add_argument("--storage", choices=STORAGES, default="int8", help="of the tokenizers")
+    top.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True, help="measure the tokenizers' PSNR")
     return top
 
 
-def main():
-    args = parser().parse_args()
-    if args.command == "run":
-        config, _, history = export_run(args.run, args.out, args.storage)
-        print(f"{args.out}: {config['model_type']} after {history['steps']} steps")
-    else:
-        bundle(args)
-
-
 if __name__ == "__main__":
-    main()
+    bundle(parser().parse_args())

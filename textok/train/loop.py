@@ -12,6 +12,7 @@ A task is what is particular to a training. It has
                      adds the gradients of one of the `parts` of the step's batch; returns {name: scalar}
     after(means)     after the update, with those scalars averaged over parts and devices (optional)
     evaluate(step)   {name: number}, {name: uint8 picture [h,w,3]}: scores and pictures of the averaged weights
+    data             a string that tells its data apart from others (optional)
 
 Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two, so
 that the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last checkpoint
@@ -21,9 +22,11 @@ them.
 
 import contextlib
 import csv
+import fcntl
 import json
 import math
 import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -33,12 +36,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import TextokError
+from ..weights import write_json
 from . import config as configs
 from .optim import Ema, build_optimisers, rate_share
 
+LOOK_SECONDS = 0.5
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
 SETTINGS_FILE = "training.json"
+LOCK_FILE = "lock"
+PLACES = ("paths", "cache", "memory", "index", "held_out")  # of [data]: where it lies; what it is, a task's `data` tells
 
 
 class TrainingError(TextokError, ValueError):
@@ -76,6 +83,13 @@ class Devices:
         """Until every process is here."""
         if self.count > 1:
             self.accelerator.wait_for_everyone()
+
+    def make(self, make, made):
+        """The writing process calls make(); the others look now and then until made() holds. A barrier would time out."""
+        if self.main:
+            make()
+        while not made():
+            time.sleep(LOOK_SECONDS)
 
 
 class Trainee:
@@ -163,19 +177,40 @@ def fast_products():
         torch.set_float32_matmul_precision(held)
 
 
-def write_json(path, value):
-    """Writes beside, then swaps."""
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)
-
-
 def decisive(told):
-    """What of a training config makes it another run: all but places, lengths and how often things are done."""
+    """What of a training config makes it another run, by name: all but places, lengths and how often things are done."""
     told = json.loads(json.dumps(told))
-    run = told.pop("run", {})
-    told.pop("data", None)
-    return told | {f"run.{name}": run[name] for name in ("seed", "batch_size") if name in run}
+    run, given = told.pop("run", {}), told.pop("data", {})
+    told |= {f"run.{name}": run[name] for name in ("seed", "batch_size") if name in run}
+    return told | {f"data.{name}": value for name, value in given.items() if name not in PLACES}
+
+
+_held = {}  # folders that this process trains in: their lock files
+
+
+def hold(folder):
+    """Keeps other processes out of a run's folder until `release`, or until this one ends."""
+    folder = Path(folder).resolve()
+    if folder in _held:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK_FILE).open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise TrainingError(f"{folder}: {holder} trains here: wait for it, stop it, or give another folder") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},\n")
+    file.flush()
+    _held[folder] = file
+
+
+def release(folder):
+    if (file := _held.pop(Path(folder).resolve(), None)) is not None:
+        file.close()
 
 
 def trim_log(path, step):
@@ -210,7 +245,8 @@ class Run:
     Raises
     ------
     TrainingError
-        From `train`, gradients that were not finite `nan_limit` times in a row; the last checkpoint from before stays.
+        The folder is of another run, or another process trains there. From `train`, gradients that were not finite `nan_limit`
+        times in a row; the last checkpoint from before stays.
     """
 
     def __init__(self, folder, settings, task, model_config, told, devices=None):
@@ -222,7 +258,8 @@ class Run:
                 f"run.batch_size: expected a multiple of {parts} ({self.devices.count} processes times accumulate "
                 f"{settings.accumulate}), got {settings.batch_size}"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.devices.main:
+            hold(self.folder)
         self.step, self.seconds, self.cpu_seconds, self.skipped, self.in_a_row = 0, 0.0, 0.0, 0, 0
         self.means, self.columns, self.board = Means(), None, None
         if (self.folder / STATE_FILE).exists():
@@ -242,12 +279,15 @@ class Run:
     def load(self, told):
         """Goes on where the folder's run was."""
         before, now = (decisive(config) for config in (json.loads((self.folder / SETTINGS_FILE).read_text()), told))
-        changed = [name for name in now if now[name] != before.get(name)]
+        changed = [name for name in now if now[name] != before.get(name, now[name])]
         if changed:
             raise TrainingError(
                 f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config"
             )
         state = torch.load(self.folder / STATE_FILE, weights_only=True, map_location=self.devices.device)
+        before, now = state.get("data"), getattr(self.task, "data", None)
+        if before not in (None, now):
+            raise TrainingError(f"{self.folder} holds a run on other data: {before}; here are {now}")
         for name, part in {**self.task.trainees, **self.task.extras}.items():
             part.load_state_dict(state["parts"][name])
         self.step, self.seconds, self.cpu_seconds = state["step"], state["seconds"], state["cpu_seconds"]
@@ -261,6 +301,7 @@ class Run:
             return
         state = {
             "parts": {name: part.state_dict() for name, part in {**self.task.trainees, **self.task.extras}.items()},
+            "data": getattr(self.task, "data", None),
             "step": self.step,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
@@ -366,7 +407,15 @@ class Run:
         os.replace(part, path)
 
     def train(self):
-        """To the last step; logs, evaluates and saves on the way."""
+        """To the last step; logs, evaluates and saves on the way. The folder is free for others afterwards."""
+        try:
+            self._train()
+        finally:
+            release(self.folder)
+        if self.devices.main:
+            print(f"{self.folder}: {self.step} steps; a model of it: textok export {self.folder} MODEL", flush=True)
+
+    def _train(self):
         settings = self.settings
         bar = tqdm(
             total=settings.steps, initial=self.step, unit="step", disable=not (self.devices.main and sys.stderr.isatty())
@@ -379,9 +428,8 @@ class Run:
                 if scored or self.due(settings.log_every):
                     scores, pictures = self.task.evaluate(self.step) if scored and self.devices.main else ({}, {})
                     self.log(scores, pictures)
-                if self.in_a_row == 0 and (
-                    self.step >= settings.steps or time.monotonic() - self.saved > settings.save_seconds
-                ):
+                late = self.in_a_row == 0 and time.monotonic() - self.saved > settings.save_seconds
+                if late or self.step >= settings.steps:  # a last step without finite gradients left no trace in the weights
                     self.save()
         self.devices.wait()
         if self.board:

@@ -9,7 +9,10 @@ from torch.nn import functional
 
 
 def discriminator_hinge(real, fake):
-    """mean(max(0, 1 - real)) + mean(max(0, 1 + fake)), halved (Lim and Ye, 2017; halved as VQGAN does)."""
+    """mean(max(0, 1 - real)) + mean(max(0, 1 + fake)), halved (Lim and Ye, 2017; halved as VQGAN does).
+
+    R1 and LeCAM are not halved beside it: with the same weights they count twice as much as beside the plain hinge.
+    """
     return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
 
 
@@ -49,9 +52,12 @@ def r1_penalty(discriminator, images, weight):
 class LeCam(nn.Module):
     """LeCAM regularisation (Tseng et al., 2021), with moving averages of the discriminator's own logits.
 
-    R = mean((real - average_fake)^2) + mean((fake - average_real)^2): real logits are held near where the fake ones have been,
-    and fake ones near where the real ones have been. The averages are buffers, so that a checkpoint holds them; the first
-    update sets them, later ones move them by 1 - decay.
+    R = mean((real - average_fake)^2) + mean((fake - average_real)^2): real logits are held near where the fake ones have
+    been, and fake ones near where the real ones have been. That is the formula of the paper. Its authors' code
+    (google/lecam-gan) has one-sided squares, relu(real - average_fake)^2 and relu(average_real - fake)^2; the two are equal
+    while real logits lie above the average of the fake ones and fake logits below that of the real ones.
+
+    The averages are buffers, so that a checkpoint holds them; the first update sets them, later ones move them by 1 - decay.
     """
 
     def __init__(self, decay=0.99):

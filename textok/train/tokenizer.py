@@ -64,43 +64,63 @@ def padded(text, most):
     return torch.nn.functional.pad(text, (0, 0, 0, rows - text.shape[1]))
 
 
+def load_pictures(settings, side):
+    """The pictures of DataSettings, `side` pixels wide."""
+    if not settings.paths:
+        raise ConfigError("data.paths: expected shards, folders or tables of pictures, got none")
+    pairs = data.load_pairs(
+        list(settings.paths), settings.held_out or None, caption=settings.caption or None, template=settings.template,
+        size=settings.size or None, memory=settings.memory, index=settings.index or None,
+    )  # fmt: skip
+    if pairs.images.shape[1] != side:
+        raise ConfigError(
+            f"model.image_size: expected that of the pictures, {pairs.images.shape[1]}, got {side}; or give data.size"
+        )
+    return pairs
+
+
 class Pictures:
     """Batches and test sets of captioned pictures, for a tokenizer of `model_config`."""
 
-    def __init__(self, settings, model_config, batch_size, seed):
-        if not settings.paths:
-            raise ConfigError("data.paths: expected shards, folders or tables of pictures, got none")
+    def __init__(self, settings, model_config, batch_size, seed, devices=None, pairs=None):
         self.config, self.caption, self.flip, self.seed = model_config, settings.caption, settings.flip, seed
-        self.pairs, self.texts, lengths = data.load(
-            list(settings.paths), settings.caption, settings.held_out or None, settings.cache, template=settings.template,
-            size=settings.size or None, memory=settings.memory, index=settings.index or None,
-        )  # fmt: skip
-        side, wanted = self.pairs.images.shape[1], model_config["image_size"]
-        if side != wanted:
-            raise ConfigError(f"model.image_size: expected that of the pictures, {side}, got {wanted}; or give data.size")
-        width = self.texts.batch(np.arange(1))[0].shape[2]
-        if (
-            model_config["text_source"] == "embedding"
-            and model_config["text_condition"] != "none"
-            and width != model_config["text_dim"]
-        ):
-            raise ConfigError(f"model.text_dim: expected that of the embeddings, {width}, got {model_config['text_dim']}")
+        self.pairs = load_pictures(settings, model_config["image_size"]) if pairs is None else pairs
+        reads = model_config["text_condition"] != "none"
+        if reads and model_config["text_source"] == "embedding" and not settings.caption:
+            raise ConfigError("data.caption: expected the field of the captions, which this model reads, got none")
+        if devices is not None and devices.count > 1 and settings.caption:
+            told = self.pairs, settings.caption, settings.cache
+            devices.make(lambda: data.open_texts(*told), lambda: data.has_texts(*told))
+        self.texts, lengths = data.load_texts(self.pairs, settings.caption, settings.cache)
+        if reads and model_config["text_source"] == "embedding":
+            width = self.texts.batch(np.arange(1))[0].shape[2]
+            if width != model_config["text_dim"]:
+                raise ConfigError(f"model.text_dim: expected that of the embeddings, {width}, got {model_config['text_dim']}")
         self.train = self.pairs.rows("train")
         self.batches = data.Batches(lengths[self.train], batch_size, seed, near=settings.near or None)
+        self.labels = None
+        if reads and model_config["text_source"] == "class":
+            self.take_labels(model_config["num_classes"])
+
+    def take_labels(self, classes=None):
+        """Look at the pictures' labels, each from 0 to `classes` less 1; returns how many classes that takes."""
         labels = self.pairs.column("label")
-        if model_config["text_source"] == "class" and None in labels:
-            raise ConfigError("model.text_source: expected a label for every picture, some have none")
-        self.labels = None if None in labels else torch.tensor(labels)
+        most = (1 << 31) if classes is None else classes
+        for record, label in zip(self.pairs.records, labels, strict=True):
+            if type(label) is not int or not 0 <= label < most:
+                raise ConfigError(
+                    f"{record['key']}: expected a label{'' if classes is None else f' from 0 to {classes - 1}'} (an integer), "
+                    f"which this model takes, got {label!r}"
+                )
+        self.labels = torch.tensor(labels)
+        return max(labels) + 1
 
     def condition(self, rows):
         """What the model takes beside the pictures `rows`, as keyword arguments."""
-        if self.config["text_condition"] == "none":
-            return {}
-        if self.config["text_source"] == "class":
-            return {"labels": self.labels[rows]}
-        text, lengths = self.texts.batch(rows)
-        most = self.config["num_text_tokens"]
-        return {"text": padded(text[:, :most], most), "text_lengths": lengths.clamp(max=most)}
+        found = data.condition(self.config, self.texts, self.labels, rows)
+        if "text" in found:
+            found["text"] = padded(found["text"], self.config["num_text_tokens"])
+        return found
 
     def rows(self, step, part, parts):
         """The rows of one part of a step's batch."""
@@ -132,6 +152,7 @@ class TokenizerTask:
 
     def __init__(self, config, model, pictures, device="cpu"):
         self.config, self.model, self.pictures, self.device = config, model, pictures, torch.device(device)
+        self.data = pictures.pairs.stamp("key", "split", pictures.caption)
         run, loss, gan, steps = config.run, config.loss, config.gan, config.run.steps
         self.perceptual_start = configs.steps_of(loss.perceptual_start, steps) if loss.perceptual else steps
         self.gan_start = configs.steps_of(gan.start, steps) if gan.weight else steps
@@ -291,7 +312,7 @@ def build_run(config, folder, devices=None):
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     model = model_config(config.model)
-    pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed)
+    pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed, devices)
     torch.manual_seed(config.run.seed)
     task = TokenizerTask(config, TexTok(model), pictures, devices.device)
     return Run(folder, config.run, task, {"model_type": "textok", **model}, configs.as_dict(config), devices)
