@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import textok
+from textok import _core
 from tiny import TinyDiT, TinyTexTok, dit_config, textok_config
 
 HERE = Path(__file__).parent
@@ -396,3 +397,63 @@ os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 import textok
 assert textok.get_num_threads() == 1
 """)
+
+
+def test_a_model_is_packed_on_its_own_number_of_threads():
+    in_fresh_process("""
+import os
+from tiny import TinyTexTok, textok_config
+import textok
+tiny = TinyTexTok(textok_config())
+before = len(os.listdir("/proc/self/task"))
+textok.TexTok(tiny.config, tiny.weights, threads=1)
+assert len(os.listdir("/proc/self/task")) == before
+textok.TexTok(tiny.config, tiny.weights, threads=3)
+assert before < len(os.listdir("/proc/self/task")) <= before + 2
+""")
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "cpus"),
+    (
+        ("0::/a/b", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 2),
+        ("0::/a/b", {"cpu.max": "100000 100000", "a/cpu.max": "800000 100000", "a/b/cpu.max": "250000 100000"}, 1),
+        ("0::/a/b", {"a/b/cpu.max": "300000 100000"}, 3),
+        ("0::/a/b", {"a/cpu.max": "max 100000"}, 0),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/host/path", {"cpu.max": "400000 100000"}, 4),
+        ("0::/", {}, 0),
+        ("9:pids:/x\n4:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "600000", "cpu/a/cpu.cfs_period_us": "100000"}, 6),
+        ("4:cpuacct,cpu:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_quota_us": "70000", "cpu/a/cpu.cfs_period_us": "100000",
+                              "cpu/cpu.cfs_period_us": "10000"}, 7),
+        ("4:cpuset:/a", {"cpu/a/cpu.cfs_quota_us": "100000", "cpu/a/cpu.cfs_period_us": "100000"}, 0),
+        ("nonsense", {"cpu.max": "1 1"}, 0),
+    ),
+)
+def test_quotas_of_all_cgroups_around(tmp_path, cgroup, files, cpus):
+    """Version 2 and 1, in a tree like /proc and /sys: the smallest from the process's own cgroup up to the root."""
+    for name, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert _core.cpu_quota(str(tmp_path)) == cpus
+
+
+# What the kernel has permitted this process: bit 18 is tile data.
+TILES = """
+import ctypes, os
+import textok
+from tiny import TinyTexTok, textok_config
+tiny = TinyTexTok(textok_config())
+tiny.encode(*tiny.inputs()[::2])
+permitted = ctypes.c_uint64()
+if textok.cpu_info()["features"]["amx"] and ctypes.CDLL(None).syscall(158, 0x1022, ctypes.byref(permitted)) == 0:
+    assert bool(permitted.value >> 18 & 1) == (textok.cpu_info()["isa"] == "amx"), (permitted.value, textok.cpu_info()["isa"])
+"""
+
+
+@pytest.mark.parametrize("isa", ("", "avx2", "ref"))
+def test_tiles_are_asked_for_where_they_are_used(isa, monkeypatch):
+    """The permission costs signal stacks: a process that does without tiles does not ask."""
+    monkeypatch.setenv("TEXTOK_ISA", isa)
+    if isa == "" or isa in textok.cpu_info()["rows"]:
+        in_fresh_process(TILES)

@@ -8,7 +8,7 @@ import pytest
 import numerics
 import small
 import textok
-from textok import DiT, TexTok
+from textok import DiT, TexTok, _core
 
 LOW = {"bfloat16": numerics.MODEL_BFLOAT16, "int8": numerics.MODEL_INT8}
 
@@ -158,3 +158,12 @@ def test_low_models_are_smaller(dtype):
 def test_unknown_dtype():
     with pytest.raises(ValueError, match="dtype: expected one of 'float32', 'bfloat16', 'int8', got 'float16'"):
         textok.DiT.from_config({"num_tokens": 4, "hidden_size": 32, "depth": 1, "num_heads": 2}, dtype="float16")
+
+
+def test_rows_too_long_for_int32_sums():
+    """Products of int8 are summed in int32: a wider model is refused before a weight is asked for."""
+    config = textok.DiTConfig.from_dict({"num_tokens": 4, "num_classes": 3, "hidden_size": 2065, "depth": 1, "num_heads": 1, "mlp_ratio": 64.0})
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.fc2\.weight has rows of 132160 numbers, expected at most 132104 in an int8 model"):
+        _core.Model("dit", config.to_dict(), {}, "int8")
+    with pytest.raises(ValueError, match="is missing"):  # as any model, where it is narrow enough
+        _core.Model("dit", config.to_dict() | {"hidden_size": 2064}, {}, "int8")

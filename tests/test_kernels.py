@@ -278,6 +278,17 @@ def test_norm_of_constant_rows(kernels):
     assert np.array_equal(kernels.norm_f32(x, 1e-6), np.zeros_like(x))
 
 
+@pytest.mark.parametrize("deviation", [1e18, 2e19, 1e30, 1e37])
+def test_norm_of_rows_whose_squares_are_beyond_float32(kernels, rng, deviation):
+    for D, offset in itertools.product([2, 17, 97, 768], [0.0, 5.0]):
+        x = (np.concatenate([np.ones((1, D)), rng.standard_normal((3, D)) + offset]) * [[1], [deviation], [1], [deviation]]).astype(np.float32)
+        args = (1e-6, None, None, None, None, None)
+        exact, size = norm_exact(x, *args)
+        if D == 2:
+            size = size * (1 + np.abs(x).max(1, keepdims=True) / (np.float64(x).std(1, keepdims=True) + 1e-3))
+        numerics.check_scaled(kernels.norm_f32(x, *args), exact, size, numerics.KERNEL_NORM, f"D {D}, offset {offset}")
+
+
 def test_norm_nan_and_inf_stay_in_their_row(kernels, rng):
     x = normal(rng, 4, 70)
     clean = kernels.norm_f32(x, 1e-6)
@@ -425,6 +436,10 @@ def test_every_byte_comes_back_and_others_are_clipped(kernels):
 
 def test_bad_arguments_are_named(kernels, rng):
     a, w = normal(rng, 3, 5), normal(rng, 4, 5)
+    fixed = normal(rng, 3, 5)
+    fixed.flags.writeable = False
+    row = fixed[0]
+    u = np.zeros(10)
     for call, text in [
         (lambda: kernels.gemm_f32(a, normal(rng, 4, 6)), "w: extent 1 is 6, expected 5"),
         (lambda: kernels.gemm_f32(np.float64(a), w), "a: expected an aligned float32 array"),
@@ -435,6 +450,10 @@ def test_bad_arguments_are_named(kernels, rng):
         (lambda: kernels.gemm_f32(a, w, residual=normal(rng, 3, 4), gate=normal(rng, 2, 4), group=np.array([0, 2, 0], np.int32)), "group: 2 at row 1"),
         (lambda: kernels.norm_f32(a, 1e-6, weight=normal(rng, 5)), "come together"),
         (lambda: kernels.attention_f32(a, w, normal(rng, 3, 5)), "v: extent 0 is 3, expected 4"),
+        (lambda: kernels.gemm_packed_f32(fixed, a, kernels.pack_f32(normal(rng, 5, 5))), "out: expected an array that can be written to"),
+        (lambda: kernels.attention_f32(a, w, w, fixed), "out: expected an array that can be written to"),
+        (lambda: kernels.step_f32(row, a[0], a[1], None, None, u), "^x: expected an array that can be written to"),
+        (lambda: kernels.step_f32(a[0], row, a[1], None, None, u), "x0_prev: expected an array that can be written to"),
         (lambda: kernels.unpatchify(a, 5, 2, True), "5 pixels do not divide into patches of 2"),
     ]:
         with pytest.raises(ValueError, match=text):

@@ -168,6 +168,29 @@ def test_norms(kernels, d, parts):
         assert rejects(got[:, :d] * scale[:, None] * 1.01, y, numerics.ROUNDED_INT8)
 
 
+@pytest.mark.parametrize("deviation", (1e18, 2e19, 1e37))
+def test_norms_of_rows_whose_squares_are_beyond_float32(kernels, deviation):
+    x = (rng(10).standard_normal((3, 97)) * [[deviation], [1], [deviation]]).astype(np.float32)
+    y = (x.astype(np.float64) - x.mean(1, dtype=np.float64, keepdims=True)) / x.astype(np.float64).std(1, keepdims=True)
+    check(wide(kernels.norm_bf16(x, 1e-6)[:, :97]), y, numerics.ROUNDED_BF16)
+    got, scale = kernels.norm_int8(x, 1e-6)
+    check(got[:, :97] * scale[:, None].astype(np.float64), y, numerics.ROUNDED_INT8)
+
+
+def test_results_go_into_arrays_that_can_be_written_to(kernels):
+    """An `out` that is read-only is refused."""
+    x = rng(11).standard_normal((4, 8)).astype(np.float32)
+    for kind in (np.float32, np.uint16):
+        out = np.zeros((4, 4), kind)
+        out.flags.writeable = False
+        with pytest.raises(ValueError, match="out: expected an array that can be written to"):
+            kernels.gemm_bf16(out, kernels.round_bf16(x), kernels.pack_bf16(x), 8)
+    out = np.zeros((4, 8), np.uint16)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out: expected an array that can be written to"):
+        kernels.attention_bf16(out, *(bf16(x) for _ in range(3)))
+
+
 # ---- packing ----
 
 @pytest.mark.parametrize("n,k", [(1, 1), (3, 5), (15, 63), (16, 64), (17, 65), (31, 97), (33, 2), (64, 128), (97, 130)])

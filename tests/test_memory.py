@@ -104,6 +104,22 @@ def test_what_is_made_at_load_is_counted():
     assert fixed + tensors <= grown <= (fixed + tensors) * 1.3, grown
 
 
+@pytest.mark.parametrize("condition", ("class", "text"))
+def test_what_an_image_more_takes_of_a_dit(condition):
+    """Its modulations, its text and the sampler's state; rows of tokens are computed a few images at a time. Python passes on 64 at a time."""
+    width, depth, tokens, text = 64, 4, 64, 8
+    size = {"num_tokens": tokens, "hidden_size": width, "depth": depth, "num_heads": 2, "time_freq_dim": width, "condition": condition}
+    conditions = {"class": {"num_classes": 10}, "text": {"num_text_tokens": text, "text_dim": width}}
+    model = textok.DiT.from_config(size | conditions[condition])
+    rows = depth * 6 + 2 + 4  # modulations, the last layer's, what they are made of
+    if condition == "text":
+        rows += text * (depth * 2 + 2) + 1  # keys and values, what they are made of, the mean
+    state = tokens * model.config.in_channels * 7  # two predictions of mean and variance, the guided one, x0 before
+    few, many = (model._model.memory_plan(n, text)["workspace"] for n in (64, 256))
+    assert 1 <= (many - few) / (256 - 64) / (4 * (rows * width + state)) <= 1.25  # rows begin an odd number of cache lines apart
+    assert model.memory_plan(64) == model.memory_plan(1000)
+
+
 def test_workspace_does_not_grow_with_the_batch():
     """Images are computed a few at a time: 64 take what 8 do, but for a handful of bytes an image."""
     model = textok.TexTok.from_config(textok_config(image_size=64))

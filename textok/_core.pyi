@@ -21,6 +21,9 @@ def cpu_info() -> dict[str, Any]:
 
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
+def cpu_quota(root: str = "", /) -> int:
+    """CPUs that the cgroup's quotas allow, rounded up; 0 where there is none. `root`: what goes before /proc and /sys."""
+
 
 def weight_table(model_type: str, config: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of all tensors that a model with this config has, in the order of the forward pass."""
@@ -31,11 +34,12 @@ class Model:
     `config` holds every key of a config (nested dicts for the two sides). `weights` is asked for every tensor of `weight_table` by name, one
     at a time, and gives C-contiguous arrays of exactly these shapes: float32, bfloat16 as uint16, or int8, where it is then asked for
     `NAME.scale`, float32 [out]. `dtype`: what the large products are computed in, "float32", "bfloat16" or "int8". `side`, of
-    a TexTok: "both", or the one side to hold, whose tensors alone are then asked for.
+    a TexTok: "both", or the one side to hold, whose tensors alone are then asked for. `threads` that pack, 0: all.
     """
 
     def __init__(
-        self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], dtype: str = "float32", side: str = "both"
+        self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], dtype: str = "float32", side: str = "both",
+        threads: int = 0,
     ) -> None: ...
     model_type: str
     dtype: str

@@ -45,7 +45,7 @@ class EngineModel:
         self._side = arrays.choice(side, "side", files.SIDES)  # a DiT has none and is all there
 
     def _load(self, tensors: files.Weights) -> None:
-        self._model = _core.Model(self.model_type, self._config.to_dict(), tensors, self._dtype, self._side)
+        self._model = _core.Model(self.model_type, self._config.to_dict(), tensors, self._dtype, self._side, self._threads)
 
     def _prefix(self) -> str:
         """What the names of the tensors begin with that the model holds."""

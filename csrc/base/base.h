@@ -1,4 +1,4 @@
-/* What every floor above knows: status with text, growable-free memory, small helpers. Knows no tensors. */
+/* What every floor above knows: status with text, aligned memory, small helpers. Knows no tensors. */
 #ifndef TX_BASE_H
 #define TX_BASE_H
 

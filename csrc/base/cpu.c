@@ -1,10 +1,11 @@
-/* CPUID and XGETBV, asked once; the affinity mask and the cgroup's CPU quota. */
+/* CPUID and XGETBV, asked once; the affinity mask and the CPU quotas of the cgroups. */
 #define _GNU_SOURCE
 #include "cpu.h"
 
 #include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -19,12 +20,10 @@ static uint64_t xgetbv0(void)
     return ((uint64_t)hi << 32) | lo;
 }
 
-/* Linux gives tiles to processes that ask (arch_prctl ARCH_REQ_XCOMP_PERM, state component 18: 8 KB more for each thread's saved
- * registers, which may not fit the signal stacks of a process that set up small ones; then it refuses). Threads inherit the permission. */
-static int may_use_tiles(void)
+int tx_cpu_ask_for_tiles(void)
 {
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
-    return (xgetbv0() & 0x60000) == 0x60000 && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
 static uint32_t find_bits(void)
@@ -35,7 +34,7 @@ static uint32_t find_bits(void)
     if (!__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7))
         return 0;
     const uint64_t saved = xgetbv0();
-    const int ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6;
+    const int ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6, tmm = (saved & 0x60000) == 0x60000;
     uint32_t bits = 0;
     if (ymm && (c & bit_AVX) && (c & bit_FMA) && (c & bit_F16C) && (b7 & bit_AVX2))
         bits |= TX_CPU_AVX2;
@@ -53,7 +52,7 @@ static uint32_t find_bits(void)
             bits |= TX_CPU_AVX512_BF16;
         const int vbmi = (c7 & bit_AVX512VBMI) != 0; /* every CPU with tiles has it */
         const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
-        if ((d7 & tiles) == tiles && vbmi && may_use_tiles())
+        if (tmm && (d7 & tiles) == tiles && vbmi)
             bits |= TX_CPU_AMX;
     }
     return bits;
@@ -77,6 +76,11 @@ uint32_t tx_cpu_bits(void)
 {
     return 0;
 }
+
+int tx_cpu_ask_for_tiles(void)
+{
+    return 0;
+}
 #endif
 
 const char *tx_cpu_bit_name(int index)
@@ -85,31 +89,74 @@ const char *tx_cpu_bit_name(int index)
     return index >= 0 && (size_t)index < sizeof names / sizeof *names ? names[index] : NULL;
 }
 
-/* The quota in this process's own cgroup (v2: /sys/fs/cgroup/cpu.max as a container sees it; v1: cpu.cfs_*). 0: no limit. */
-static int cgroup_cpus(void)
+/* How many numbers the file begins with, of two. "max", no limit, is none. */
+static int read_numbers(const char *directory, const char *file, long long *a, long long *b)
 {
-    long long quota = -1, period = 0;
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (f) {
-        if (fscanf(f, "%lld %lld", &quota, &period) != 2)
-            quota = -1;
+    char name[4352];
+    snprintf(name, sizeof name, "%s/%s", directory, file);
+    FILE *f = fopen(name, "re");
+    const int found = f ? fscanf(f, "%lld %lld", a, b) : 0;
+    if (f)
         fclose(f);
-    } else {
-        if ((f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "re"))) {
-            if (fscanf(f, "%lld", &quota) != 1)
-                quota = -1;
-            fclose(f);
-        }
-        if (quota > 0 && (f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "re"))) {
-            if (fscanf(f, "%lld", &period) != 1)
-                period = 0;
-            fclose(f);
-        }
+    return found;
+}
+
+/* The quota that a cgroup's directory holds, in whole CPUs; 0: none. */
+static int quota_in(const char *directory)
+{
+    long long quota = 0, period = 0, none;
+    if (read_numbers(directory, "cpu.max", &quota, &period) != 2) { /* version 2; or 1: */
+        read_numbers(directory, "cpu.cfs_quota_us", &quota, &none);
+        read_numbers(directory, "cpu.cfs_period_us", &period, &none);
     }
     if (quota <= 0 || period <= 0)
         return 0;
-    const long long cpus = (quota + period - 1) / period;
+    const long long cpus = (quota - 1) / period + 1;
     return cpus > 4096 ? 4096 : (int)cpus;
+}
+
+/* The smallest of `least` (0: none) and the quotas of the cgroup `path` below `mount` and of those around it, in whole CPUs. A container may
+ * see the path of its host while its own cgroup is the mount: what is not there is passed over. */
+static int least_quota(int least, const char *root, const char *mount, const char *path)
+{
+    char directory[4224];
+    const int start = snprintf(directory, sizeof directory, "%s%s", root, mount);
+    if ((size_t)snprintf(directory + start, sizeof directory - (size_t)start, "%s", path) >= sizeof directory - (size_t)start)
+        directory[start] = 0;
+    for (;;) {
+        const int quota = quota_in(directory);
+        if (quota && (!least || quota < least))
+            least = quota;
+        char *slash = strrchr(directory + start, '/');
+        if (!slash)
+            return least;
+        *slash = 0;
+    }
+}
+
+int tx_cpu_quota(const char *root)
+{
+    char name[512], line[4352];
+    int least = 0;
+    if ((size_t)snprintf(name, sizeof name, "%s/proc/self/cgroup", root) >= sizeof name)
+        return 0;
+    FILE *f = fopen(name, "re");
+    if (!f)
+        return least_quota(0, root, "/sys/fs/cgroup", "");
+    while (fgets(line, sizeof line, f)) { /* "0::/path" in version 2; "4:cpu,cpuacct:/path" in version 1 */
+        line[strcspn(line, "\n")] = 0;
+        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *path++ = 0;
+        if (controllers[1] == 0)
+            least = least_quota(least, root, "/sys/fs/cgroup", path);
+        for (char *rest, *one = strtok_r(controllers + 1, ",", &rest); one; one = strtok_r(NULL, ",", &rest))
+            if (strcmp(one, "cpu") == 0)
+                least = least_quota(least, root, "/sys/fs/cgroup/cpu", path);
+    }
+    fclose(f);
+    return least;
 }
 
 int tx_cpu_count(void)
@@ -123,7 +170,7 @@ int tx_cpu_count(void)
             n = CPU_COUNT_S(size, set);
         CPU_FREE(set);
     }
-    const int quota = cgroup_cpus();
+    const int quota = tx_cpu_quota("");
     if (quota > 0 && quota < n)
         n = quota;
     return n < 1 ? 1 : n;

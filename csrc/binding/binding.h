@@ -21,6 +21,8 @@ PyObject *tx_raise(const struct tx_error *err);
 
 /* The data of a C-contiguous array of this type number and these extents (-1: any), or NULL with a ValueError that names it. */
 void *tx_array(PyObject *object, const char *name, int type, int rank, const Py_ssize_t *shape);
+/* 0, or -1 with a ValueError where the array is read-only. */
+int tx_writeable(PyObject *array, const char *name);
 Py_ssize_t tx_array_extent(PyObject *array, int axis);
 int tx_is_type(PyObject *object, int type);
 

@@ -41,6 +41,14 @@ int tx_is_type(PyObject *object, int type)
     return PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == type;
 }
 
+int tx_writeable(PyObject *array, const char *name)
+{
+    if (PyArray_ISWRITEABLE((PyArrayObject *)array))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected an array that can be written to", name);
+    return -1;
+}
+
 Py_ssize_t tx_array_extent(PyObject *array, int axis)
 {
     return PyArray_DIM((PyArrayObject *)array, axis);

@@ -113,6 +113,7 @@ static PyObject *gemm(PyObject *self, PyObject *args, PyObject *kwargs, const st
     struct matrix out, a;
     struct tx_gemm_low job = {.out_bf16 = PyArray_Check(out_object) && PyArray_TYPE((PyArrayObject *)out_object) == NPY_UINT16};
     if ((job.out_bf16 ? matrix_of(&out, out_object, "out", NPY_UINT16, "float32 or uint16", -1, -1, 0) : matrix(&out, out_object, "out", -1, -1, 0)) ||
+        tx_writeable(out_object, "out") ||
         matrix_of(&a, a_object, "a", type->numpy, type->name, (npy_intp)out.rows, -1, 0))
         return NULL;
     if (K < 1 || a.columns != tx_k_padded((size_t)K) || (uintptr_t)a.data % 64 || a.ld * type->size % 64)
@@ -164,7 +165,7 @@ static PyObject *attention_bf16(PyObject *self, PyObject *args)
         matrix_of(&q, q_object, "q", NPY_UINT16, BF16.name, -1, -1, 0) ||
         matrix_of(&k, k_object, "k", NPY_UINT16, BF16.name, -1, (npy_intp)q.columns, 0) ||
         matrix_of(&v, v_object, "v", NPY_UINT16, BF16.name, (npy_intp)k.rows, (npy_intp)q.columns, 0) ||
-        matrix_of(&out, out_object, "out", NPY_UINT16, BF16.name, (npy_intp)q.rows, (npy_intp)q.columns, 0))
+        matrix_of(&out, out_object, "out", NPY_UINT16, BF16.name, (npy_intp)q.rows, (npy_intp)q.columns, 0) || tx_writeable(out_object, "out"))
         return NULL;
     struct tx_attention_bf16 job = {
         .out = out.data, .ldo = out.ld, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,

@@ -81,7 +81,7 @@ static PyObject *gemm_packed_f32(PyObject *self, PyObject *args, PyObject *kwarg
         return NULL;
     struct matrix out, a;
     struct tx_gemm_f32 job = {0};
-    if (matrix(&out, out_object, "out", -1, -1, 0) || matrix(&a, a_object, "a", (npy_intp)out.rows, -1, 0) ||
+    if (matrix(&out, out_object, "out", -1, -1, 0) || tx_writeable(out_object, "out") || matrix(&a, a_object, "a", (npy_intp)out.rows, -1, 0) ||
         packed(&job.w, self, packed_object, out.columns, a.columns) || epilogue(&job.epilogue, &e, out.rows, out.columns))
         return NULL;
     const Py_ssize_t N = (Py_ssize_t)out.columns;
@@ -157,6 +157,8 @@ static PyObject *attention_f32(PyObject *self, PyObject *args, PyObject *kwargs)
         .Tq = q.rows, .Tk = k.rows, .Dh = q.columns, .scale = (float)(1.0 / sqrt((double)q.columns)),
     };
     PyObject *result;
+    if (out.data && tx_writeable(out_object, "out"))
+        return NULL;
     if (out.data) {
         result = Py_NewRef(out_object);
         job.out = out.data, job.ldo = out.ld;
@@ -217,10 +219,10 @@ static PyObject *step_f32(PyObject *self, PyObject *args)
     PyObject *x, *x0_prev, *m, *v, *noise, *u;
     struct tx_step_f32 job = {0};
     if (!PyArg_ParseTuple(args, "OOOOOO", &x, &x0_prev, &m, &v, &noise, &u) ||
-        vector(&job.x, x, "x", NPY_FLOAT32, "float32", 1, -1, 0))
+        vector(&job.x, x, "x", NPY_FLOAT32, "float32", 1, -1, 0) || tx_writeable(x, "x"))
         return NULL;
     const npy_intp n = PyArray_DIM((PyArrayObject *)x, 0);
-    if (vector(&job.x0_prev, x0_prev, "x0_prev", NPY_FLOAT32, "float32", 1, n, 0) ||
+    if (vector(&job.x0_prev, x0_prev, "x0_prev", NPY_FLOAT32, "float32", 1, n, 0) || tx_writeable(x0_prev, "x0_prev") ||
         vector(&job.m, m, "m", NPY_FLOAT32, "float32", 1, n, 0) || floats(&job.v, v, "v", n) ||
         floats(&job.noise, noise, "noise", n) || vector(&job.u, u, "u", NPY_FLOAT64, "float64", 1, 10, 0))
         return NULL;
@@ -295,9 +297,9 @@ static PyObject *register_rounds(PyObject *self, PyObject *args)
         peak = txk_peak_f32_avx512;
 #endif
 #ifdef TX_HAVE_AMX
-    if ((tx_cpu_bits() & TX_CPU_AMX) && strcmp(kind, "bf16") == 0)
+    if (strcmp(kind, "bf16") == 0 && (tx_cpu_bits() & TX_CPU_AMX) && tx_cpu_ask_for_tiles())
         peak = txk_peak_bf16_amx;
-    if ((tx_cpu_bits() & TX_CPU_AMX) && strcmp(kind, "int8") == 0)
+    if (strcmp(kind, "int8") == 0 && (tx_cpu_bits() & TX_CPU_AMX) && tx_cpu_ask_for_tiles())
         peak = txk_peak_int8_amx;
 #endif
     if (!peak)

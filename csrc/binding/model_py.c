@@ -86,14 +86,20 @@ static int after_step(void *arg, size_t step)
     return stop;
 }
 
+static int threads_given(int threads)
+{
+    if (threads >= 0)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "threads: expected 1 or more, or 0 for all, got %d", threads);
+    return -1;
+}
+
 static int begin(struct call *call, int threads, PyObject *trace)
 {
     *call = (struct call){.c = {.threads = threads, .tick = tick, .tick_arg = call, .tap_arg = call, .err = &call->err}};
     clock_gettime(CLOCK_MONOTONIC, &call->last_tick);
-    if (threads < 0) {
-        PyErr_Format(PyExc_ValueError, "threads: expected 1 or more, or 0 for all, got %d", threads);
+    if (threads_given(threads) < 0)
         return -1;
-    }
     if (trace && trace != Py_None) {
         if (!PyDict_Check(trace)) {
             PyErr_SetString(PyExc_TypeError, "trace: expected a dict or None");
@@ -137,14 +143,6 @@ static struct tx_model *with_side(PyObject *self, enum tx_sides side, const char
         return model;
     PyErr_Format(PyExc_ValueError, "%s: this model holds its %s only", method, side_names[tx_model_sides(model)]);
     return NULL;
-}
-
-static int writeable(PyObject *array, const char *name)
-{
-    if (PyArray_ISWRITEABLE((PyArrayObject *)array))
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected an array that can be written to", name);
-    return -1;
 }
 
 /* What a condition must look like. */
@@ -227,7 +225,7 @@ static PyObject *encode(PyObject *self, PyObject *args, PyObject *kwargs)
     const struct wanted wanted = textok_text(c, TX_TEXT_TOKENIZER);
     struct tx_text text;
     struct call call;
-    if (!z || writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 || begin(&call, threads, trace) < 0)
+    if (!z || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 || begin(&call, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
     const enum tx_status status = B ? tx_textok_encode(model, &call.c, images, bytes, &text, (size_t)B, z) : TX_OK;
@@ -256,7 +254,7 @@ static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
     const struct wanted wanted = textok_text(c, TX_TEXT_DETOKENIZER);
     struct tx_text text;
     struct call call;
-    if (!images || writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
+    if (!images || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
         begin(&call, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
@@ -302,7 +300,7 @@ static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
     const struct wanted wanted = dit_text(c);
     struct tx_text text;
     struct call call;
-    if (!y || writeable(out, "out") < 0 || (!null && check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0) ||
+    if (!y || tx_writeable(out, "out") < 0 || (!null && check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0) ||
         begin(&call, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
@@ -326,7 +324,7 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     Py_ssize_t shape[5]; /* steps, B, and a sample's */
     const int rank = sample_shape(c, -1, c->in_channels, shape + 1);
     struct tx_sample s = {.x = tx_array(tokens, "x", NPY_FLOAT32, rank, shape + 1)};
-    if (!s.x || writeable(tokens, "x") < 0 || !(s.t = tx_array(times, "t", NPY_FLOAT32, 1, (Py_ssize_t[]){-1})))
+    if (!s.x || tx_writeable(tokens, "x") < 0 || !(s.t = tx_array(times, "t", NPY_FLOAT32, 1, (Py_ssize_t[]){-1})))
         return NULL;
     const Py_ssize_t B = tx_array_extent(tokens, 0), steps = tx_array_extent(times, 0);
     s.B = (size_t)B;
@@ -492,23 +490,25 @@ static int get_tensor(void *arg, size_t index, struct tx_values *values)
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"model_type", "config", "weights", "dtype", "side", NULL};
+    static char *names[] = {"model_type", "config", "weights", "dtype", "side", "threads", NULL};
     PyObject *model_type, *dict, *weights;
     const char *dtype_name = "float32", *side_name = "both";
+    int threads = 0;
     enum tx_model_kind kind;
     enum tx_sides sides;
     enum tx_dtype dtype;
     union tx_model_config config;
     struct tx_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO|ss:Model", names, &model_type, &dict, &weights, &dtype_name, &side_name) ||
-        dtype_from(dtype_name, &dtype) < 0 || sides_from(side_name, &sides) < 0 ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO|ssi:Model", names, &model_type, &dict, &weights, &dtype_name, &side_name,
+                                     &threads) ||
+        dtype_from(dtype_name, &dtype) < 0 || sides_from(side_name, &sides) < 0 || threads_given(threads) < 0 ||
         config_from(model_type, dict, &kind, &config) < 0)
         return NULL;
     struct loading loading = {.weights = weights};
     if (tx_model_open(&loading.model, tx_active_kernels, kind, sides, dtype, &config, &err) != TX_OK)
         return tx_raise(&err);
     loading.thread = PyEval_SaveThread();
-    const enum tx_status status = tx_model_load(loading.model, get_tensor, &loading, 0, &err);
+    const enum tx_status status = tx_model_load(loading.model, get_tensor, &loading, threads, &err);
     PyEval_RestoreThread(loading.thread);
     drop_tensor(&loading);
     if (status != TX_OK) {
@@ -633,7 +633,8 @@ static PyGetSetDef model_attributes[] = {
 };
 
 static PyType_Slot model_slots[] = {
-    {Py_tp_doc, "Model(model_type, config, weights, dtype=\"float32\", side=\"both\"): packed weights of one TexTok, a side of it, or one DiT."},
+    {Py_tp_doc, "Model(model_type, config, weights, dtype=\"float32\", side=\"both\", threads=0): packed weights of one TexTok, a side of it, or "
+                "one DiT."},
     {Py_tp_new, (void *)model_new},
     {Py_tp_dealloc, (void *)model_dealloc},
     {Py_tp_methods, model_methods},

@@ -86,6 +86,13 @@ static PyObject *get_num_threads(PyObject *module, PyObject *none)
     return PyLong_FromLong(tx_pool_threads());
 }
 
+static PyObject *cpu_quota(PyObject *module, PyObject *args)
+{
+    (void)module;
+    const char *root = "";
+    return PyArg_ParseTuple(args, "|s:cpu_quota", &root) ? PyLong_FromLong(tx_cpu_quota(root)) : NULL;
+}
+
 static int exec_module(PyObject *module)
 {
     if (PyArray_ImportNumPyAPI() < 0)
@@ -106,6 +113,7 @@ static PyMethodDef methods[] = {
     {"cpu_info", cpu_info, METH_NOARGS, "What this CPU can run and which kernels are in use."},
     {"set_num_threads", set_num_threads, METH_O, "How many threads a call may use from now on."},
     {"get_num_threads", get_num_threads, METH_NOARGS, "How many threads a call may use."},
+    {"cpu_quota", cpu_quota, METH_VARARGS, "CPUs that the cgroup's quotas allow; 0: no limit."},
     {"weight_table", (PyCFunction)(void (*)(void))tx_weight_table, METH_VARARGS, "weight_table(model_type, config) -> [(name, shape)]"},
     {0},
 };

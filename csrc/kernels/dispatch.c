@@ -63,7 +63,8 @@ static void overlay(struct tx_kernels *t, const struct tx_kernels *s)
 
 static int runs_here(int row)
 {
-    return (tx_cpu_bits() & tx_rows[row].needs) == tx_rows[row].needs;
+    const uint32_t needs = tx_rows[row].needs;
+    return (tx_cpu_bits() & needs) == needs && (!(needs & TX_CPU_AMX) || tx_cpu_ask_for_tiles());
 }
 
 const struct tx_kernels *tx_kernels_row(int row)

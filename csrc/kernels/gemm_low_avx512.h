@@ -1,5 +1,5 @@
 /* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) with vectors, the body of gemm_bf16_avx512bf16.c and gemm_int8_avx512vnni.c, which bring the
- * products of a few rows with one panel (SUMS below).
+ * products of a few rows with one panel (a low_tile_function each).
  *
  * The packed layout is that of pack_low_avx512.c: a line of 128 bytes holds the 32 columns' next 4 bytes of K, so one broadcast dword of A
  * meets two vectors of W. 12 rows at a time: 24 sums, two vectors of W and a broadcast. An element's sum is one chain over ascending K. */

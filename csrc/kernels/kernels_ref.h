@@ -1,4 +1,5 @@
-/* The reference functions, and the scalars that several of them share. Only table_ref.c and the reference files include this. */
+/* The reference functions, and the scalars that several of them share. Included by table_ref.c, the
+ * reference files, and fast ones that leave a rare row to the reference. */
 #ifndef TXK_KERNELS_REF_H
 #define TXK_KERNELS_REF_H
 

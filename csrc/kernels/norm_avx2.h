@@ -2,8 +2,10 @@
 #ifndef TXK_NORM_AVX2_H
 #define TXK_NORM_AVX2_H
 
+#include <float.h>
 #include <math.h>
 
+#include "kernels_ref.h"
 #include "simd_avx2.h"
 
 /* y = (x - near - mean) rstd, then the affine parts that are given. */
@@ -57,6 +59,12 @@ TXK_INLINE struct norm_row norm_row(const struct tx_norm_f32 *job, size_t m)
     float var = sum_of_f32x8(sum4_f32x8(square)) / (float)D - row.mean * row.mean;
     var = var < 0 ? 0 : var; /* NaN stays */
     row.rstd = 1.0f / sqrtf(var + job->eps);
+    if (!(var <= FLT_MAX)) { /* squares beyond float32, or a NaN */
+        const struct txk_moments_ref exact = txk_moments_ref(job, m);
+        row.near = (float)exact.mean;
+        row.mean = (float)(exact.mean - row.near);
+        row.rstd = (float)exact.rstd;
+    }
     return row;
 }
 

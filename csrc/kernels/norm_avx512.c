@@ -12,7 +12,7 @@ void txk_norm_f32_avx512(const struct tx_norm_f32 *job)
         const size_t g = job->group ? (size_t)job->group[m] : 0;
         const float *scale = job->scale ? job->scale + g * job->ldm : NULL;
         const float *shift = job->scale ? job->shift + g * job->ldm : NULL;
-        const struct moments row = row_moments(x, job->D, job->eps);
+        const struct moments row = row_moments(job, m);
         const __m512 row_shift = _mm512_set1_ps(row.shift), row_mean = _mm512_set1_ps(row.mean), row_rstd = _mm512_set1_ps(row.rstd);
         for (size_t d = 0; d < job->D; d += 16) {
             const __mmask16 lanes = lanes_f32x16(job->D - d);

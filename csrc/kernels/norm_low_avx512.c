@@ -18,7 +18,7 @@ static struct norm_row norm_row(const struct tx_norm_f32 *job, size_t m)
         for (size_t d = 0; d < job->D; d += 16)
             _mm_prefetch((const char *)(x + job->ldx + d), _MM_HINT_T0);
     const size_t g = job->group ? (size_t)job->group[m] : 0;
-    const struct moments row = row_moments(x, job->D, job->eps);
+    const struct moments row = row_moments(job, m);
     return (struct norm_row){
         .x = x, .weight = job->weight, .bias = job->bias, .D = job->D,
         .scale = job->scale ? job->scale + g * job->ldm : NULL, .shift = job->scale ? job->shift + g * job->ldm : NULL,

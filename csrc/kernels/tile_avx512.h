@@ -114,7 +114,7 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
             _mm512_store_ps(c + i * ldc + 16 * j, acc[i][j]);
 }
 
-/* Rows of part `i` of `parts` that split M as evenly as whole rows allow: 32 becomes 11 + 11 + 10 and not 14 + 14 + 4. */
+/* Where part `i` begins of `parts` that split M as evenly as whole numbers allow: 14 rows become 5 + 5 + 4 and not 6 + 6 + 2. */
 TXK_INLINE size_t part_begin(size_t M, size_t parts, size_t i)
 {
     return M / parts * i + (i < M % parts ? i : M % parts);

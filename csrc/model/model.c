@@ -38,6 +38,19 @@ static enum tx_status list_tensors(struct tx_model *m, struct tx_error *err)
     return status;
 }
 
+/* Sums of int8 products are kept in int32: a stored weight may be -128, an activation is at most 127. */
+static enum tx_status check_sums(const struct tx_tensors *tensors, struct tx_error *err)
+{
+    const size_t most = INT32_MAX / (127 * 128);
+    for (size_t i = 0; i < tensors->count; i++) {
+        const struct tx_linear *linear = tensors->list[i].linear;
+        if (linear && linear->dtype == TX_INT8 && linear->K > most)
+            return tx_fail(err, TX_EINVAL, "config: %s has rows of %zu numbers, expected at most %zu in an int8 model", tensors->list[i].name,
+                           linear->K, most);
+    }
+    return TX_OK;
+}
+
 enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_sides sides,
                              enum tx_dtype dtype, const union tx_model_config *config, struct tx_error *err)
 {
@@ -54,6 +67,8 @@ enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *k
     enum tx_status status = list_tensors(m, err);
     if (status == TX_OK && m->tensors.failed)
         status = tx_fail_memory(err, m->tensors.room * sizeof *m->tensors.list);
+    if (status == TX_OK)
+        status = check_sums(&m->tensors, err);
     if (status == TX_OK)
         *model = m;
     else
@@ -264,15 +279,11 @@ size_t tx_model_workspace(const struct tx_model *m, size_t B, size_t t, size_t s
     const struct tx_call call = {.threads = threads};
     if (m->kind == TX_MODEL_DIT) {
         const float guided = 2.0f;
-        const struct tx_sample sample = {.B = B, .steps = 1, .guidance = &guided, .text = {.t = t}};
-        struct tx_dit_buffers buffers;
+        /* Guided at its first step: no other is looked at. */
+        const struct tx_sample sample = {.B = B, .steps = steps, .guidance = &guided, .text = {.t = t}};
         begin(&w, m, &call, tx_dit_scratch(&m->dit, m->kernels, t));
         tx_sample_run(&w.run, &m->dit, &w.arena, &sample);
-        /* What more steps add: modulations held ahead. */
-        struct tx_arena one = {0}, all = {0};
-        tx_dit_plan(&m->dit, &buffers, &one, B, 1, t, 1);
-        tx_dit_plan(&m->dit, &buffers, &all, B, 1, t, steps);
-        return w.arena.used + all.used - one.used;
+        return w.arena.used;
     }
     size_t most = 0;
     if (m->sides & TX_TOKENIZER) {

@@ -171,7 +171,7 @@ class Latents:
         paths = list(given.paths or config.data.paths)
         self.told = {
             "sources": [[source.name, source.state(0, None)] for source in open_sources(paths)],
-            "pictures": pictures.pairs.stamp("key", pictures.caption),
+            "pictures": pictures.pairs.stamp("key", "label", pictures.caption),
             "flip": flip,
         }
         if not given.paths:
@@ -184,6 +184,10 @@ class Latents:
                 return gathered(config.data, given, self.shape, flip, start)
             return encoded(model, pictures, flip, start)
 
+        self.main = devices.main
+        if self.main and self.done() is None:
+            (self.folder / CARD_FILE).unlink(missing_ok=True)
+        devices.wait()  # from here on a card is one of these latents
         devices.make(lambda: self.fill(chunks), lambda: self.done() == self.count)
         self.arrays = [np.load(path, mmap_mode="r") for path in self.paths]
         statistics = LatentStatistics(self.shape[-1])
@@ -198,14 +202,16 @@ class Latents:
         """How many of the first pictures have their latents on disk; None where nothing fits."""
         card = self.folder / CARD_FILE
         held = read_json(card) if card.exists() else {}
-        return held.get("done") if held.get("of") == self.told and all(path.exists() for path in self.paths) else None
+        # Where another machine's copy of the sources lies, and since when, is its own affair.
+        other = {} if self.main else {"sources": None}
+        same = held.get("of", {}) | other == self.told | other
+        return held["done"] if same and all(path.exists() for path in self.paths) else None
 
     def fill(self, chunks):
         """Write what is missing; a card beside says of what, and how far it is."""
         self.folder.mkdir(parents=True, exist_ok=True)
         start = self.done()
         if start is None:
-            (self.folder / CARD_FILE).unlink(missing_ok=True)
             for path in self.paths:
                 allocate(path, (self.count, *self.shape))
             start = 0

@@ -88,8 +88,9 @@ class Devices:
         """The writing process calls make(); the others look now and then until made() holds. A barrier would time out."""
         if self.main:
             make()
-        while not made():
-            time.sleep(LOOK_SECONDS)
+        else:
+            while not made():
+                time.sleep(LOOK_SECONDS)
 
 
 class Trainee:
