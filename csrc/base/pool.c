@@ -1,5 +1,6 @@
 /* Workers are started when first needed and then wait for a job that they are wanted for: they look for a little while (a model runs
- * hundreds of short jobs in a row) and then sleep, each on a semaphore of its own. The caller takes tasks as they do.
+ * hundreds of short jobs in a row) and then sleep, each on a semaphore of its own. The caller takes tasks as they do. Each begins with a
+ * share of its own: so a thread reads weights in one run, and finds in its cache what it wrote there in the job before.
  *
  * A job is nobody's but its caller's: a worker may come to it or not. While it is open, a worker whose index is below the job's threads
  * may enter; once the caller has no task left to take it closes the job, and waits for those only that are inside, each of which has
@@ -57,9 +58,12 @@ static struct {
     /* The job: written while nobody is inside, read by who entered. */
     tx_task *task;
     void *arg;
-    size_t count;
+    int threads;
     _Alignas(64) _Atomic uint64_t gate;
-    _Alignas(64) _Atomic size_t next; /* the next task to take; apart from the gate, which idle workers look at */
+    struct share {
+        _Alignas(64) _Atomic size_t next; /* the next task to take; apart from the gate, which idle workers look at */
+        size_t end;
+    } shares[TX_MAX_THREADS];
     struct worker workers[TX_MAX_THREADS]; /* [0] is the caller's index */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER};
 
@@ -106,11 +110,14 @@ void tx_pool_set_threads(int n)
     atomic_store(&default_threads, n < 1 ? 1 : n > TX_MAX_THREADS ? TX_MAX_THREADS : n);
 }
 
-static void take_tasks(tx_task *task, void *arg, size_t count, int worker)
+static void take_tasks(int worker)
 {
-    size_t i; /* relaxed: the counter only deals out numbers; what a task reads came through the gate */
-    while ((i = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed)) < count)
-        task(arg, i, worker);
+    for (int other = 0; other < pool.threads; other++) {
+        struct share *share = &pool.shares[(worker + other) % pool.threads];
+        size_t i; /* relaxed: the counter only deals out numbers; what a task reads came through the gate */
+        while ((i = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) < share->end)
+            pool.task(pool.arg, i, worker);
+    }
 }
 
 static long long now_ns(void)
@@ -161,7 +168,7 @@ static void *worker_main(void *arg)
         if (!atomic_compare_exchange_weak_explicit(&pool.gate, &gate, gate + 1, memory_order_acquire, memory_order_relaxed))
             continue;
         last = job_of(gate);
-        take_tasks(pool.task, pool.arg, pool.count, worker);
+        take_tasks(worker);
         /* Release: the caller, who waits for it, sees what the tasks wrote, and may write the next job's fields. */
         atomic_fetch_sub_explicit(&pool.gate, 1, memory_order_release);
     }
@@ -205,14 +212,17 @@ void tx_pool_run(int threads, tx_task *task, void *arg, size_t count)
     /* The gate is closed and nobody is inside: these are the caller's alone until it opens. */
     pool.task = task;
     pool.arg = arg;
-    pool.count = count;
-    atomic_store_explicit(&pool.next, 0, memory_order_relaxed);
+    pool.threads = threads;
+    for (int i = 0; i < threads; i++) {
+        atomic_store_explicit(&pool.shares[i].next, tx_pool_share(count, threads, i), memory_order_relaxed);
+        pool.shares[i].end = tx_pool_share(count, threads, i + 1);
+    }
     const uint64_t job = job_of(atomic_load_explicit(&pool.gate, memory_order_relaxed)) + 1;
     atomic_store(&pool.gate, job << JOB_AT | (uint64_t)threads << THREADS_AT); /* releases the fields; see wait_for_job */
     for (int i = 1; i < threads && i <= pool.started; i++)
         if (atomic_load(&pool.workers[i].asleep) && atomic_exchange(&pool.workers[i].asleep, 0))
             sem_post(&pool.workers[i].wake);
-    take_tasks(task, arg, count, 0);
+    take_tasks(0);
     /* Close. Relaxed: it passes nothing on, and no worker can enter after it, since entering changes the word only as it was. */
     atomic_fetch_and_explicit(&pool.gate, ~((uint64_t)FIELD << THREADS_AT), memory_order_relaxed);
     /* Acquire: what those who left have written, all of them, since each leaving continues the release of those before. A worker inside

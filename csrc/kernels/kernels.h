@@ -131,6 +131,7 @@ struct tx_gemm_low {
     const float *a_scale;   /* [M], int8 only */
     const void *w;          /* packed */
     const float *w_scale;   /* [N], int8 only */
+    const void *next;       /* where the weights begin that this thread reads after columns n0..n1, or NULL: a hint */
     size_t M, N, K;
     size_t n0, n1;
     struct tx_epilogue_f32 epilogue;

@@ -13,6 +13,10 @@ struct norm_row {
 static struct norm_row norm_row(const struct tx_norm_f32 *job, size_t m)
 {
     const float *x = job->x + m * job->ldx;
+    /* Other threads wrote parts of it: from their caches a row comes slowly. */
+    if (m + 1 < job->M)
+        for (size_t d = 0; d < job->D; d += 16)
+            _mm_prefetch((const char *)(x + job->ldx + d), _MM_HINT_T0);
     const size_t g = job->group ? (size_t)job->group[m] : 0;
     const struct moments row = row_moments(job, m);
     return (struct norm_row){

@@ -88,6 +88,11 @@ void tx_bind_block(struct tx_tensors *t, struct tx_block *block, int affine, int
         tx_bind_norm(t, &block->norm2, D, "%s.norm2", p);
     tx_bind_linear(t, &block->fc1, block->F, D, 1, "%s.mlp.fc1", p);
     tx_bind_linear(t, &block->fc2, D, block->F, 1, "%s.mlp.fc2", p);
+    block->qkv.next = &block->proj;
+    block->proj.next = block->cross ? &block->cross_q : &block->fc1;
+    block->cross_q.next = &block->cross_proj;
+    block->cross_proj.next = &block->fc1;
+    block->fc1.next = &block->fc2;
 }
 
 size_t tx_tensor_elements(const struct tx_tensor *tensor)

@@ -47,6 +47,10 @@ enum tx_status tx_dit_init(struct tx_dit *dit, const struct tx_dit_config *confi
         tx_bind_block(tensors, &dit->blocks[i], 0, 1, "", i);
         dit->ada[i].dtype = tensors->bulk;
         tx_bind_linear(tensors, &dit->ada[i], 6 * D, D, 1, "blocks.%zu.adaLN_modulation.1", i);
+        if (i > 0) {
+            dit->blocks[i - 1].fc2.next = &dit->blocks[i].qkv;
+            dit->ada[i - 1].next = &dit->ada[i];
+        }
     }
     tx_bind_linear(tensors, &dit->final_ada, 2 * D, D, 1, "final_layer.adaLN_modulation.1");
     tx_bind_linear(tensors, &dit->final_linear, dit->out_channels * pp, D, 1, "final_layer.linear");

@@ -159,6 +159,37 @@ struct job {
     size_t columns;                 /* BLAS: of a tile */
 };
 
+static size_t panel_width(const struct tx_linear *l)
+{
+    const struct tx_kernels *k = l->kernels;
+    return l->dtype == TX_F32 ? k->gemm_f32_nr : l->dtype == TX_BF16 ? k->gemm_bf16_nr : k->gemm_int8_nr;
+}
+
+static void cut_columns(struct job *job, const struct tx_linear *l, int threads)
+{
+    job->panel = panel_width(l);
+    job->panels = (l->N + job->panel - 1) / job->panel;
+    /* As even as whole panels allow: with few rows a product is as long as its slowest thread. */
+    const size_t wanted = (size_t)threads * TILES_A_THREAD;
+    job->runs = tx_min(job->panels, (wanted + job->row_tiles - 1) / job->row_tiles);
+}
+
+/* Where the same rows' next product begins to read its weight on this thread, if this task is the last of a share. */
+static const void *next_weight(const struct job *job, size_t task, int worker)
+{
+    const struct tx_linear *next = job->linear->next;
+    const int threads = job->run->threads;
+    int last = 0;
+    for (int i = 1; i <= threads; i++)
+        last |= task + 1 == tx_pool_share(job->runs, threads, i);
+    if (!next || !last || job->row_tiles > 1)
+        return NULL;
+    struct job then = {.row_tiles = 1};
+    cut_columns(&then, next, threads);
+    const size_t panel = then.panels * tx_pool_share(then.runs, threads, worker) / then.runs;
+    return (const char *)next->w + panel * then.panel * tx_k_padded(next->K) * tx_dtype_size(next->dtype);
+}
+
 /* The same epilogue for rows from r on. */
 static struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *e, size_t r)
 {
@@ -189,7 +220,7 @@ static void own_task(void *arg, size_t task, int worker)
     }
     const struct tx_gemm_low low = {
         .out = out.data, .ldo = out.ld, .out_bf16 = out.dtype == TX_BF16, .a = a.data, .lda = a.ld, .a_scale = a.scale, .w = l->w,
-        .w_scale = l->scale, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1, .epilogue = epilogue};
+        .w_scale = l->scale, .next = next_weight(job, task, worker), .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1, .epilogue = epilogue};
     if (l->dtype == TX_BF16)
         job->run->kernels->gemm_bf16(&low);
     else
@@ -214,12 +245,6 @@ static void blas_task(void *arg, size_t task, int worker)
     job->run->kernels->epilogue_f32(tx_mat_at(job->out, r0, n0).data, job->out.ld, sums, COLUMNS_BLAS, rows, columns, &e);
 }
 
-static size_t panel_width(const struct tx_linear *l)
-{
-    const struct tx_kernels *k = l->kernels;
-    return l->dtype == TX_F32 ? k->gemm_f32_nr : l->dtype == TX_BF16 ? k->gemm_bf16_nr : k->gemm_int8_nr;
-}
-
 void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a, const struct tx_seq *seq,
                    const struct tx_epilogue_f32 *epilogue)
 {
@@ -235,13 +260,9 @@ void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, str
         tx_pool_run(run->threads, blas_task, &job, job.row_tiles * ((linear->N + job.columns - 1) / job.columns));
         return;
     }
-    job.panel = panel_width(linear);
-    job.panels = (linear->N + job.panel - 1) / job.panel;
     job.rows = job.M <= ROWS_FEW ? job.M : ROWS;
     job.row_tiles = (job.M + job.rows - 1) / job.rows;
-    /* As even as whole panels allow: with few rows a product is as long as its slowest thread. */
-    const size_t wanted = (size_t)run->threads * TILES_A_THREAD;
-    job.runs = tx_min(job.panels, (wanted + job.row_tiles - 1) / job.row_tiles);
+    cut_columns(&job, linear, run->threads);
     tx_pool_run(run->threads, own_task, &job, job.row_tiles * job.runs);
 }
 

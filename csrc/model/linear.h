@@ -14,6 +14,7 @@ struct tx_linear {
     float *scale;       /* [N], int8 only */
     float *bias;        /* [N] or NULL */
     const struct tx_kernels *kernels; /* who packed it */
+    const struct tx_linear *next; /* which weight is read after it, or NULL: a hint */
 };
 
 /* A weight's values as they come or go, row-major [N,K]: float32, or bfloat16, or int8 with a scale [N]. */
