@@ -409,7 +409,8 @@ before = len(os.listdir("/proc/self/task"))
 textok.TexTok(tiny.config, tiny.weights, threads=1)
 assert len(os.listdir("/proc/self/task")) == before
 textok.TexTok(tiny.config, tiny.weights, threads=3)
-assert before < len(os.listdir("/proc/self/task")) <= before + 2
+packs = textok.cpu_info()["isa"] != "ref"  # whose weights stay as they are
+assert before + packs <= len(os.listdir("/proc/self/task")) <= before + 2
 """)
 
 
