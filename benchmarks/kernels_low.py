@@ -4,12 +4,14 @@
     python benchmarks/kernels_low.py --isa avx512_vnni --case int8 --threads 1
     python benchmarks/kernels_low.py --torch             PyTorch's products of the same shapes too
 
-As kernels.py: CPU time of the threads that run a kernel, the register-only loop (of tiles) timed in each round, medians over rounds. Work
-is cut as the engine cuts it: blocks of rows by runs of columns, attention head by head. "cold" weights are so many copies that none is in a
-cache when its turn comes. PyTorch's figures are CPU time of the whole process over its threads.
+As kernels.py: CPU time of the threads that run a kernel, the register-only loop (of tiles; of vdpbf16ps and vpdpbusd in the rows named after
+them) timed in each round, medians over rounds. Work is cut as the engine cuts it: tiles of rows by runs of columns, attention head by head.
+"cold" weights are so many copies that none is in a cache when its turn comes. PyTorch's figures are CPU time of the whole process over its
+threads.
 """
 
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -19,7 +21,8 @@ from kernels import COLD_BYTES, RNG, in_threads, one_pass
 
 from textok._core import Kernels
 
-ROWS = 608  # of a block: a multiple of 32
+ROWS, ROWS_FEW = 224, 288  # of a tile, as in csrc/model/linear.c
+KINDS = {"amx": "", "avx512_bf16": "_avx512", "avx512_vnni": "_avx512"}  # of register-only loops
 
 
 def wide(x):
@@ -69,15 +72,15 @@ class Gemm:
         (k.gemm_bf16 if self.dtype == "bf16" else k.gemm_int8)(out, a, w, self.K, n0=n0, n1=n1, **extra, **epilogue)
 
     def tasks(self, k, threads):
-        blocks = -(-self.M // ROWS)
-        height = -(-self.M // blocks // 32) * 32
-        step = -(-self.N // max(1, 4 * threads // blocks) // 32) * 32
+        height = self.M if self.M <= ROWS_FEW else ROWS
+        panels, runs = -(-self.N // 32), -(-4 * threads // -(-self.M // height))
+        ends = [panels * run // runs * 32 for run in range(runs + 1)]
         residual = self.out_type == "residual"
         return [
-            lambda w=w, n=n, m=m: self.call(
-                k, self.out[m : m + height], self.a[m : m + height], w, slice(m, m + height), n, min(n + step, self.N), bias=self.bias,
+            lambda w=w, n=n, end=end, m=m: self.call(
+                k, self.out[m : m + height], self.a[m : m + height], w, slice(m, m + height), n, min(end, self.N), bias=self.bias,
                 activation=self.activation, **({"residual": self.out[m : m + height], "gate": self.gate} if residual else {}))  # fmt: skip
-            for w in self.weights for n in range(0, self.N, step) for m in range(0, self.M, height)
+            for w in self.weights for n, end in itertools.pairwise(ends) for m in range(0, self.M, height)
         ]  # fmt: skip
 
     def error(self, k):
@@ -129,22 +132,23 @@ def gemms(dtype):
 CASES = [*gemms("bf16"), *gemms("int8"), Attention(1184, 12, 64), Attention(416, 12, 64), Attention(256, 16, 72), Attention(1024, 16, 72)]
 
 
-def peak_rate(dtype, threads):
-    """Operations a second in registers, or None where this CPU has no tiles."""
+def peak_rate(kind, threads):
+    """Operations a second in registers, or None where there is no such loop for this CPU or row."""
     loops = 100_000
     try:
-        operations = Kernels.register_rounds(1, dtype)
+        operations = Kernels.register_rounds(1, kind)
     except NotImplementedError:
         return None
-    return threads * loops * operations / in_threads(lambda _: Kernels.register_rounds(loops, dtype), threads)
+    return threads * loops * operations / in_threads(lambda _: Kernels.register_rounds(loops, kind), threads)
 
 
-def measure(case, k, threads, rounds, seconds=0.03):
+def measure(case, k, isa, threads, rounds, seconds=0.03):
+    kind = case.dtype + KINDS.get(isa, "_none")
     tasks = case.tasks(k, threads)
     repeats = max(1, round(seconds / one_pass(tasks, threads, 1)))
     rates, shares, peaks = [], [], []
     for _ in range(rounds):
-        peak = peak_rate(case.dtype, threads)
+        peak = peak_rate(kind, threads)
         rate = case.operations * len(getattr(case, "weights", [0])) * repeats / one_pass(tasks, threads, repeats)
         rates.append(rate)
         if peak:
@@ -201,7 +205,7 @@ def main():
         error = case.error(kernels)
         assert error < (1e-2 if isinstance(case, Attention) else 1e-5), f"{case.name}: error {error:.2g}, not worth timing"
         for threads in args.threads:
-            rate, share, peak = measure(case, kernels, threads, args.rounds)
+            rate, share, peak = measure(case, kernels, args.isa, threads, args.rounds)
             peer = f"{torch_rate(case, threads, args.rounds) / 1e9:.0f} GF/s" if args.torch else ""
             print(line.format(case.name, threads, f"{rate / 1e9:.0f} GF/s", f"{peak / 1e9:.0f} GF/s" if peak else "",
                               f"{share:.0%}" if share else "", f"{error:.1e}", peer), flush=True)  # fmt: skip

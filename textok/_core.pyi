@@ -138,5 +138,6 @@ class Kernels:
         """patches -> image [s,s,3], as bytes where `uint8` is true."""
     @staticmethod
     def register_rounds(rounds: int, kind: str = "f32", /) -> float:
-        """Runs so many rounds of multiply-adds ("f32"; "bf16" and "int8" on tiles) on registers alone and returns the number of operations:
-        divided by their time, the most that this thread could do. NotImplementedError where there is no such loop for this CPU."""
+        """Runs so many rounds of multiply-adds on registers alone and returns the number of operations: divided by their time, the most that
+        this thread could do. "f32", "bf16" and "int8" on the best that the CPU has, "f32_avx2", "bf16_avx512" and "int8_avx512" on those
+        instructions. NotImplementedError where there is no such loop for this CPU."""

@@ -296,6 +296,14 @@ static PyObject *register_rounds(PyObject *self, PyObject *args)
     if ((tx_cpu_bits() & TX_CPU_AVX512) && strcmp(kind, "f32") == 0)
         peak = txk_peak_f32_avx512;
 #endif
+#ifdef TX_HAVE_AVX512BF16
+    if ((tx_cpu_bits() & TX_CPU_AVX512_BF16) && (strcmp(kind, "bf16_avx512") == 0 || strcmp(kind, "bf16") == 0))
+        peak = txk_peak_bf16_avx512bf16;
+#endif
+#ifdef TX_HAVE_AVX512VNNI
+    if ((tx_cpu_bits() & TX_CPU_AVX512_VNNI) && (strcmp(kind, "int8_avx512") == 0 || strcmp(kind, "int8") == 0))
+        peak = txk_peak_int8_avx512vnni;
+#endif
 #ifdef TX_HAVE_AMX
     if (strcmp(kind, "bf16") == 0 && (tx_cpu_bits() & TX_CPU_AMX) && tx_cpu_ask_for_tiles())
         peak = txk_peak_bf16_amx;

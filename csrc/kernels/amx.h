@@ -26,12 +26,6 @@ struct amx_shape {
 #define amx_dot_bf16(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
 #define amx_dot_int8(sum, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
 
-/* Fetches a line that will be written. */
-static inline void prefetch_to_write(const char *line)
-{
-    __asm__ volatile("prefetchw %0" : : "m"(*line));
-}
-
 /* All eight tiles whole. */
 #define AMX_WHOLE {.palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}}
 

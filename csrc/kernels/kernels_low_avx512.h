@@ -32,6 +32,8 @@ size_t txk_attention_bf16_scratch_amx(size_t Tk, size_t Dh);
 void txk_attention_bf16_amx(const struct tx_attention_bf16 *job);
 
 /* Not slots: as txk_peak_f32_avx512. */
+double txk_peak_bf16_avx512bf16(size_t rounds);
+double txk_peak_int8_avx512vnni(size_t rounds);
 double txk_peak_bf16_amx(size_t rounds);
 double txk_peak_int8_amx(size_t rounds);
 

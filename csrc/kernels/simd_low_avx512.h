@@ -5,6 +5,12 @@
 
 #include "simd_avx512.h"
 
+/* Fetches a line that will be written. */
+static inline void prefetch_to_write(const void *line)
+{
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)line));
+}
+
 TXK_INLINE __m512 f32_of_bf16x16(__m256i x)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
