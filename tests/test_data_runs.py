@@ -183,6 +183,7 @@ def test_division_changes_nothing(place, encoded, tmp_path):
     encode(place, tmp_path / "b", batch_size=7, threads=3, processes=2)
     assert data_sets.contents(tmp_path / "b") == expected
     done = [encode(place, tmp_path / "c", share=(i, 2)) for i in (1, 0)]
+    assert "2 units are left to others" in str(done[0]) and "left" not in str(done[1])
     assert done[0].left == 2 and done[1].left == 0 and not (tmp_path / "c" / "skips.jsonl.part").exists()
     assert data_sets.contents(tmp_path / "c") == expected
     assert encode(place, tmp_path / "c").computed == 0 and data_sets.contents(tmp_path / "c") == expected
@@ -350,6 +351,7 @@ def test_full_disk(place, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     out, err = process.communicate()
     assert process.returncode == 1 and out == "" and err.startswith("textok: ") and err.count("\n") == 1, err
+    assert str(tmp_path / "out") in err
     assert not list((tmp_path / "out").rglob("*.part")) and not list((tmp_path / "out" / "parts").glob("*-*.json"))
     data.encode(place / "baseline", place / "shards", tmp_path / "out", shard_size=10)
     assert data_sets.contents(tmp_path / "out") == data_sets.contents(tmp_path / "expected")
@@ -395,6 +397,16 @@ def test_changed_labels(place, tmp_path):
         data.sample(place / "classes", 4, tmp_path, labels=[1, 3], steps=2)
 
 
+def test_labels_of_one_file(place, tmp_path):
+    """ADM's file has labels where every sample has one, and none where one has not."""
+    latents = [(f"k{i}", {"npz": {"latent": small.latents_of(small.textok(), 1)[0]}, "json": {"label": 8 - i}}) for i in range(5)]
+    for name, samples, expected in (("all", latents, [8, 7, 6, 5, 4]), ("some", [*latents, ("k", latents[0][1] | {"json": {}})], None)):
+        data.write_shards(samples, tmp_path / name)
+        data.decode(place / "baseline", tmp_path / name, tmp_path / f"{name}-out", format="npz", shard_size=2)
+        pictures, labels = data.read_adm(tmp_path / f"{name}-out" / "samples.npz")
+        assert len(pictures) == len(samples) and (labels is None if expected is None else labels.tolist() == expected)
+
+
 def test_input_that_changes_while_it_is_read(place, tmp_path, monkeypatch):
     shards = data_sets.make_shards(tmp_path / "shards", [6])
     monkeypatch.setattr("textok.data.sources.ShardSource.state", lambda self, start, stop: str(time.monotonic_ns()))
@@ -424,6 +436,7 @@ def test_skips_are_reported(place, tmp_path):
     done = data.encode(place / "textok", path, tmp_path / "out", embeddings=place / "captions", batch_size=2)
     found = {skip["key"]: skip["reason"] for skip in skips_of(tmp_path / "out")}
     assert [sample.key for sample in data.read_latents(tmp_path / "out")] == ["a", "b"]
+    assert f", 8 skipped (see {tmp_path / 'out' / 'skips.jsonl'})" in str(done)
     assert done.skipped == len(found) == 8 and json.loads((tmp_path / "out" / "index.json").read_text())["skipped"] == 8
     for key, reason in (
         ("corrupt", "not a picture that can be read"),

@@ -271,8 +271,14 @@ def test_pictures_are_one_source(tmp_path):
 def test_what_paths_are(tmp_path):
     make_shard(tmp_path / "b.tar", 1), make_shard(tmp_path / "a.tar", 1)
     assert [source.path.name for source in open_sources(tmp_path)] == ["a.tar", "b.tar"]
-    for name, message in (("none", "no such file"), ("x.bin", "expected a folder")):
-        (tmp_path / "x.bin").touch()
+    (tmp_path / "x.bin").touch()
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    (tmp_path / "empty" / "inner" / "notes.md").touch()
+    for name, message in (
+        ("none", "no such file"),
+        ("x.bin", "expected a folder"),
+        ("empty", "expected shards, pictures or captions in this folder or below it, found none"),
+    ):
         with pytest.raises(DataError, match=message):
             open_sources(tmp_path / name)
     with pytest.raises(DataError, match="got none"):

@@ -274,7 +274,7 @@ def test_sizes_that_differ(data):
     with pytest.raises(DataError, match="p020: expected square pictures of one size, 24 x 24 as the first, got 30 x 30"):
         Evaluation(folder / "out").reconstruction({"it": folder / "made"}, folder / "originals")
     (folder / "empty").mkdir()
-    with pytest.raises(DataError, match="expected pictures, found none"):
+    with pytest.raises(DataError, match="expected shards, pictures or captions in this folder or below it, found none"):
         list(sets.PictureSet(folder / "empty"))
 
 

@@ -21,6 +21,7 @@ quarter to a half faster than one batch on both.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -53,6 +54,7 @@ from .sources import INDEX_FILE, METADATA_FILE, PARTS_FOLDER, SKIPS_FILE, Event,
 
 PLAN_FILE = "plan.json"
 FORMAT = 1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_EMBEDDING = "no embedding"  # what the reason of a skip begins with that another run may not need
 SHARD_SIZE = 2048  # samples of a part: what a kill can cost
 BATCH_SIZE = 16  # the engine works on about a thousand rows at a time, so more would only take memory
@@ -121,8 +123,9 @@ class Summary:
 
     def __str__(self) -> str:
         rate = f", {self.computed / self.seconds:.1f} a second" if self.computed and self.seconds else ""
-        left = f"; {self.left} units are left to others" if self.left else ""
-        skipped = f", {self.skipped} skipped (see {self.folder / SKIPS_FILE})" if self.skipped else ""
+        left = f"; {self.left} {'unit is' if self.left == 1 else 'units are'} left to others" if self.left else ""
+        where = f"{self.folder / SKIPS_FILE} will say why, once nothing is left" if self.left else f"see {self.folder / SKIPS_FILE}"
+        skipped = f", {self.skipped} skipped ({where})" if self.skipped else ""
         return f"{self.folder}: {self.samples} samples in {self.parts} parts{skipped}; {self.computed} computed now{rate}{left}"
 
 
@@ -341,7 +344,8 @@ class Job:
                         reason = "a second sample of this key, whose picture would replace the first's"
                         part.skips.append((place, Skip(result.key, part.unit.source.name, reason)))
                     else:
-                        part.keys.add(result.key)
+                        if self.kind == "png":
+                            part.keys.add(result.key)
                         writers[name].add(result.key, result.files, result.metadata)
                 self._look_at_skips(part)
                 computed += len(batch.samples)
@@ -350,6 +354,10 @@ class Job:
                 if batch.last:
                     self._finish(part, writers[name])
                     del writers[name]
+        except OSError as problem:
+            if problem.errno in _NO_ROOM and problem.filename is None:  # a write does not know its file's name
+                problem.filename = str(self.out)
+            raise
         finally:
             for writer in writers.values():
                 writer.abandon()
@@ -376,7 +384,7 @@ class Job:
         records = self.records(unit)
         start = records[-1]["next"] if records else unit.start
         events = unit.source.read(start, unit.stop)
-        keys = {key for record in records for key, _ in record.get("rows", ())}
+        keys = {key for record in records for key, _ in record.get("rows", ())} if self.kind == "png" else set()
         part = _Part(unit, len(records), start, unit.source.state(start, unit.stop), keys)
         batch = _Batch(part)
         before = start
@@ -450,7 +458,7 @@ class Job:
         result = None
         if self.kind == "npz":
             old = read_json(self.out / INDEX_FILE, DataError).get("result") if self._finished_file() else None
-            result = old or write_samples(self.out, self.parts, records(), samples)
+            result = old or write_samples(self.out, self.parts, records, samples)
         elif self.kind == "png":
             write_metadata(self.out, self.parts, records())
         skips = (
@@ -501,7 +509,7 @@ class _Part:
 
     def __init__(self, unit: Unit, number: int, start: int, state: str, keys: set[str]) -> None:
         self.unit, self.number, self.start, self.state = unit, number, start, state
-        self.keys = keys  # that its unit has so far
+        self.keys = keys  # of the pictures that its unit has so far, where each is a file
         self.events = 0
         self.position = start
         self.next: int | None = None  # where the next part starts

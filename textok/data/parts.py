@@ -8,7 +8,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -188,13 +189,17 @@ def write_metadata(out: Path, work: Path, records: Iterable[Mapping[str, Any]]) 
     part.replace(out / METADATA_FILE)
 
 
-def write_samples(out: Path, work: Path, records: Iterable[dict[str, Any]], count: int) -> dict[str, Any]:
-    """ADM's samples.npz of all raw parts; arr_1 where every sample has a label. Returns the file's record."""
-    parts = list(records)
-    labels = [metadata.get("label") for part in parts for _, metadata in part["rows"]]
-    whole = bool(labels) and all(type(label) is int for label in labels)
+def write_samples(out: Path, work: Path, records: Callable[[], Iterable[Mapping[str, Any]]], count: int) -> dict[str, Any]:
+    """ADM's samples.npz of all raw parts, whose records `records` gives, as often as it is called; arr_1 where every sample has a
+    label. Returns the file's record.
+    """
+    labels = array("q")
+    for record in records():
+        found = [metadata.get("label") for _, metadata in record["rows"]]
+        labels.extend(label for label in found if type(label) is int)
+    whole = count > 0 and len(labels) == count
     part = work / f"{SAMPLES_FILE}.part"
-    write_archive(part, _pictures(out, parts), count, np.array(labels, np.int64) if whole else None)
+    write_archive(part, _pictures(out, records()), count, np.frombuffer(labels, np.int64) if whole else None)
     _sync(part)
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

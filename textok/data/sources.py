@@ -651,7 +651,10 @@ def _sources_of(name: str) -> list[Source]:
         return [LineSource(path)]
     if path.is_dir():
         shards = sorted(child for child in path.iterdir() if child.name.lower().endswith(SHARDS) and child.is_file())
-        return [ShardSource(shard) for shard in shards] or [FolderSource(path)]
+        folder = FolderSource(path)
+        if not shards and next(folder._list(), None) is None:
+            raise DataError(f"{name}: expected shards, pictures or captions in this folder or below it, found none")
+        return [ShardSource(shard) for shard in shards] or [folder]
     if not path.exists():
         raise DataError(f"{name}: no such file or folder")
     kinds: tuple[tuple[tuple[str, ...], Callable[[Path], Source]], ...] = (

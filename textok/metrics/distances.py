@@ -1,8 +1,10 @@
 """How close two sets of pictures are, from features or class probabilities of a network. All in float64.
 
-No pictures and no networks here: a feature is a row of an array. Sets of 50,000 are compared in blocks of rows.
+No pictures and no networks here: a feature is a row of an array. Sets of 50,000 are compared in blocks of rows,
+which alone are copied.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,18 +18,20 @@ F64 = NDArray[np.float64]
 BLOCK = 1 << 24  # distances or kernels in memory at a time: 128 MiB
 
 
-def _features(value: ArrayLike, name: str, least: int = 1) -> F64:
+def _features(value: ArrayLike, name: str, least: int = 1) -> NDArray[Any]:
+    """Checked, and as it is: sets are long, so float64 is made of a block of rows at a time."""
     array = np.asarray(value)
     if array.ndim != 2 or len(array) < least or array.shape[1] < 1 or array.dtype.kind not in "fiu":
         raise ValueError(f"{name}: expected numbers [n, d] with n at least {least}, got {array.dtype} {list(array.shape)}")
-    array = array.astype(np.float64, copy=False)
+    if array.dtype.kind != "f":
+        array = array.astype(np.float64)
     if not np.isfinite(array).all():
         row = int(np.argwhere(~np.isfinite(array))[0, 0])
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity in row {row}")
     return array
 
 
-def _two_sets(features: ArrayLike, reference: ArrayLike, least: int, paired: bool = False) -> tuple[F64, F64]:
+def _two_sets(features: ArrayLike, reference: ArrayLike, least: int, paired: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
     x, y = _features(features, "features", least), _features(reference, "reference", least)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"features: expected the reference's width {y.shape[1]}, got {x.shape[1]}")
@@ -85,24 +89,40 @@ def frechet_of_roots(mean: F64, root: F64, reference_mean: F64, reference_root: 
     return float(np.square(mean - reference_mean).sum() + spread - 2 * overlap)
 
 
-def _blocks(count: int, others: int) -> Iterator[slice]:
-    """Slices of `count` rows, each to be compared with all `others` at once."""
-    rows = max(1, BLOCK // others)
+def _blocks(count: int) -> Iterator[slice]:
+    """Slices of `count` rows; of two of them, all pairs are in memory at once."""
+    rows = max(1, math.isqrt(BLOCK))
     return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
 
 
-def _kernel_sum(x: F64, y: F64, degree: int, gamma: float, coef: float, without_diagonal: bool = False) -> float:
+def _rows(x: NDArray[Any], part: slice, middle: F64 | None = None) -> F64:
+    """Some rows in float64, seen from `middle`."""
+    rows = x[part].astype(np.float64)
+    return rows if middle is None else np.subtract(rows, middle, out=rows)
+
+
+def _without_own(values: F64, part: slice, other: slice, instead: float) -> None:
+    """Put `instead` in the place of each row's pair with the row of the same number."""
+    same = np.arange(max(part.start, other.start), min(part.stop, other.stop))
+    values[same - part.start, same - other.start] = instead
+
+
+def _kernel_sum(
+    x: NDArray[Any], y: NDArray[Any], degree: int, gamma: float, coef: float, without_diagonal: bool = False
+) -> float:
     total = 0.0
-    for part in _blocks(len(x), len(y)):
-        kernel = x[part] @ y.T
-        kernel *= gamma
-        kernel += coef
-        base = kernel.copy()
-        for _ in range(degree - 1):  # much faster than NumPy's power
-            kernel *= base
-        total += float(kernel.sum())
-        if without_diagonal:
-            total -= float(kernel[np.arange(len(kernel)), np.arange(part.start, part.stop)].sum())
+    for part in _blocks(len(x)):
+        rows = _rows(x, part)
+        for other in _blocks(len(y)):
+            kernel = rows @ _rows(y, other).T
+            kernel *= gamma
+            kernel += coef
+            base = kernel.copy()
+            for _ in range(degree - 1):  # much faster than NumPy's power
+                kernel *= base
+            if without_diagonal:
+                _without_own(kernel, part, other, 0.0)
+            total += float(kernel.sum())
     return total
 
 
@@ -191,18 +211,18 @@ def inception_score(probabilities: ArrayLike, splits: int = 10, seed: int | None
     4.0
     """
     p = _features(probabilities, "probabilities")
-    if p.min() < 0 or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
+    sums = p.sum(axis=1, dtype=np.float64)
+    if p.min() < 0 or np.abs(sums - 1).max() > 1e-3:
         raise ValueError(
-            f"probabilities: expected rows that add up to 1, got numbers from {p.min():g}, sums {p.sum(axis=1).max():g}"
+            f"probabilities: expected rows that add up to 1, got numbers from {p.min():g}, sums {sums.max():g}"
         )
     if not 1 <= splits <= len(p):
         raise ValueError(f"splits: expected 1 to {len(p)}, the number of pictures, got {splits}")
-    if seed is not None:
-        p = p[generator(seed).permutation(len(p))]
+    order = np.arange(len(p)) if seed is None else generator(seed).permutation(len(p))
     size = -(-len(p) // splits)
     scores = []
     for start in range(0, len(p), size):
-        part = p[start : start + size]
+        part = p[order[start : start + size]].astype(np.float64)
         mean = np.broadcast_to(part.mean(axis=0), part.shape)
         ratio = np.log(np.divide(part, mean, out=np.ones_like(part), where=part > 0))
         scores.append(np.exp((part * ratio).sum(axis=1).mean()))
@@ -220,14 +240,19 @@ def _squared_distances(x: F64, y: F64) -> F64:
     return distances
 
 
-def _radii(x: F64, k: int) -> F64:
+def _radii(x: NDArray[Any], k: int, middle: F64) -> F64:
     """Squared distance of each row to its k-th nearest other row."""
     radii = np.empty(len(x))
-    for part in _blocks(len(x), len(x)):
-        distances = _squared_distances(x[part], x)
-        distances[np.arange(len(distances)), np.arange(part.start, part.stop)] = np.inf
-        distances.partition(k - 1, axis=1)
-        radii[part] = distances[:, k - 1]
+    for part in _blocks(len(x)):
+        rows = _rows(x, part, middle)
+        nearest = np.empty((len(rows), 0))
+        for other in _blocks(len(x)):
+            distances = _squared_distances(rows, _rows(x, other, middle))
+            _without_own(distances, part, other, np.inf)
+            if distances.shape[1] > k:
+                distances.partition(k - 1, axis=1)
+            nearest = np.concatenate([nearest, distances[:, :k]], axis=1)
+        radii[part] = np.partition(nearest, k - 1, axis=1)[:, k - 1]
     return radii
 
 
@@ -246,15 +271,16 @@ def precision_recall(features: ArrayLike, reference: ArrayLike, k: int = 3) -> t
     x, y = _two_sets(features, reference, 2)
     if not 1 <= k < min(len(x), len(y)):
         raise ValueError(f"k: expected 1 to {min(len(x), len(y)) - 1}, less than the smaller set, got {k}")
-    middle = y.mean(axis=0)  # distances are the same, and lose less to rounding
-    x, y = x - middle, y - middle
-    radii_x, radii_y = _radii(x, k), _radii(y, k)
-    inside_y, inside_x = 0, np.zeros(len(y), bool)
-    for part in _blocks(len(x), len(y)):
-        distances = _squared_distances(x[part], y)
-        inside_y += int((distances <= radii_y).any(axis=1).sum())
-        inside_x |= (distances <= radii_x[part, None]).any(axis=0)
-    return inside_y / len(x), float(inside_x.mean())
+    middle = y.mean(axis=0, dtype=np.float64)  # distances are the same from there, and lose less to rounding
+    radii_x, radii_y = _radii(x, k, middle), _radii(y, k, middle)
+    inside_y, inside_x = np.zeros(len(x), bool), np.zeros(len(y), bool)
+    for part in _blocks(len(x)):
+        rows = _rows(x, part, middle)
+        for other in _blocks(len(y)):
+            distances = _squared_distances(rows, _rows(y, other, middle))
+            inside_y[part] |= (distances <= radii_y[other]).any(axis=1)
+            inside_x[other] |= (distances <= radii_x[part, None]).any(axis=0)
+    return float(inside_y.mean()), float(inside_x.mean())
 
 
 def clip_score(pictures: ArrayLike, texts: ArrayLike) -> F64:
@@ -267,7 +293,7 @@ def clip_score(pictures: ArrayLike, texts: ArrayLike) -> F64:
     >>> clip_score([[1.0, 0.0], [1.0, 0.0]], [[2.0, 0.0], [-1.0, 0.0]]).tolist()
     [100.0, 0.0]
     """
-    x, y = _features(pictures, "pictures"), _features(texts, "texts")
+    x, y = (_features(value, name).astype(np.float64) for value, name in ((pictures, "pictures"), (texts, "texts")))
     if x.shape != y.shape:
         raise ValueError(f"pictures: expected the shape of the texts' embeddings {list(y.shape)}, got {list(x.shape)}")
     lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)

@@ -1,6 +1,7 @@
 """Sets of pictures for evaluations: read part by part, and paired with their originals."""
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ..weights import read_json
 U8 = NDArray[np.uint8]
 
 PART = 256  # pictures in memory at a time
+DECODERS = 2  # threads that decode while the networks work
 
 
 class Part(NamedTuple):
@@ -48,8 +50,7 @@ class PictureSet:
     def __iter__(self) -> Iterator[Part]:
         part = Part([], np.empty(0, np.uint8), [])
         pictures: list[U8] = []
-        for sample in self.samples():
-            picture = self.picture(sample)
+        for sample, picture in self.decoded(self.samples()):
             if picture is None:
                 continue
             pictures.append(picture)
@@ -60,6 +61,18 @@ class PictureSet:
                 part, pictures = Part([], np.empty(0, np.uint8), []), []
         if pictures:
             yield part._replace(pictures=np.stack(pictures))
+
+    def decoded(self, samples: Iterable[Any]) -> Iterator[tuple[Any, U8 | None]]:
+        """Samples with their pictures, cropped where the set is, decoded by threads ahead of their use; None for one that cannot be
+        read, which goes from the count to the skips.
+        """
+        from ..data.ordered import ordered_map
+
+        stream = iter(samples)
+        while self.size is None and (first := next(stream, None)) is not None:  # its size is that of all
+            yield first, self._accept(first, self._decode(first))
+        for sample, result in ordered_map(self._decode, stream, DECODERS):
+            yield sample, self._accept(sample, result)
 
     def samples(self) -> Iterator[Any]:
         """The samples as they are stored, not decoded."""
@@ -73,28 +86,34 @@ class PictureSet:
             why = f"; {self.skips[0].source}: {self.skips[0].reason}" if self.skips else ""
             raise DataError(f"{self.source}: expected pictures, found none{why}")
 
-    def picture(self, sample: Any) -> U8 | None:
-        """Decoded, and cropped where the set is; None for one that cannot be read, which goes from the count to the skips."""
-        from ..data.sources import Skip
+    def _decode(self, sample: Any) -> U8 | ValueError | tuple[int, int]:
+        """The picture, or what is wrong with it: the error, or a height and width that are not the set's."""
         from ..data.tasks import decode_picture
 
-        picture = None
         try:
             extent = _extent(sample)
             size = self.size or (extent[0] if extent else 1)
-            if self.crop or extent in ((size, size), None):
-                picture = decode_picture(sample.picture, size, sample.key)
+            if not self.crop and extent not in ((size, size), None):
+                return extent
+            return decode_picture(sample.picture, size, sample.key)
         except ValueError as problem:
+            return problem
+
+    def _accept(self, sample: Any, result: U8 | ValueError | tuple[int, int]) -> U8 | None:
+        from ..data.sources import Skip
+
+        if isinstance(result, ValueError):
             self.count -= 1
-            self.skips.append(Skip(sample.key, sample.source, str(problem).removeprefix(f"{sample.key}: ")))
+            self.skips.append(Skip(sample.key, sample.source, str(result).removeprefix(f"{sample.key}: ")))
             return None
-        if picture is None:
+        if isinstance(result, tuple):
+            size = self.size or result[0]
             raise DataError(
                 f"{sample.source}: {sample.key}: expected square pictures of one size, {size} x {size} as the first, "
-                f"got {extent[0]} x {extent[1]}"
+                f"got {result[0]} x {result[1]}"
             )
-        self.size = size
-        return picture
+        self.size = len(result)
+        return result
 
     def __repr__(self) -> str:
         return f"PictureSet({self.source!r}, {self.size or 'any'} pixels)"
@@ -142,20 +161,22 @@ def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]
             waiting[there] = sample
         return None
 
-    def original_of(key: str, number: int) -> tuple[str, U8]:
+    def original_of(key: str, number: int) -> Any:
         sample = sample_at(number if names is None else names.place_of(key))
         if sample is None:
             raise DataError(f"{made.source}: {key}: expected an original of this key in {originals.source}, found none")
-        picture = originals.picture(sample)
-        if picture is None:
-            raise DataError(f"{sample.source}: {sample.key}: expected an original of {key}, got: {originals.skips[-1].reason}")
-        return sample.key, picture
+        return sample
 
     before = 0
     for part in made:
-        keys, pictures = zip(*(original_of(key, number) for number, key in enumerate(part.keys, before)))
-        before += len(keys)
-        yield part._replace(keys=list(keys)), np.stack(pictures)
+        found = [original_of(key, number) for number, key in enumerate(part.keys, before)]
+        wanted = []
+        for key, (sample, picture) in zip(part.keys, originals.decoded(found)):
+            if picture is None:
+                raise DataError(f"{sample.source}: {sample.key}: expected an original of {key}, got: {originals.skips[-1].reason}")
+            wanted.append(picture)
+        before += len(found)
+        yield part._replace(keys=[sample.key for sample in found]), np.stack(wanted)
     left = sum(1 for _ in stream)
     if by_place and left:
         raise DataError(f"{made.source}: expected as many pictures as {originals.source}, got {left} fewer")
@@ -165,29 +186,30 @@ def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]
 
 
 class _Names:
-    """Which of the originals a picture belongs to, by its key; reads them once for their keys."""
+    """Which of the originals a picture belongs to, by its key; reads them once for their keys, and keeps 16 bytes of each name."""
 
     def __init__(self, made: PictureSet, originals: PictureSet) -> None:
         from ..data.tasks import key_in_shard
 
         self.made, self.originals = made, originals
-        self.full: dict[str, list[int]] = {}  # the places of originals of a key, alone or behind the name of its shard
-        self.inner: dict[str, list[int]] = {}  # ... and of what remains of a key without its first folders
+        self.full = _Places()  # of originals by their keys, alone or behind the name of their shard
+        self.inner = _Places()  # ... and by what remains of a key without its first folders
         self.shared: dict[str, Iterator[int]] = {}  # what is left of keys that several originals have
         for place, sample in enumerate(originals.samples()):
             for name in {sample.key, key_in_shard(sample)}:
-                self.full.setdefault(name, []).append(place)
+                self.full.add(name, place)
             for tail in _tails(sample.key)[1:]:
-                self.inner.setdefault(tail, []).append(place)
+                self.inner.add(tail, place)
 
     def place_of(self, key: str) -> int | None:
         for tail in _tails(key):
-            found = self.full.get(tail) or self.inner.get(tail)
-            if found is None:
+            of_full = self.full.of(tail)
+            found = of_full or self.inner.of(tail)
+            if not found:
                 continue
             if len(found) == 1:
                 return found[0]
-            if tail == key and key in self.full:
+            if tail == key and of_full:
                 return next(self.shared.setdefault(key, iter(found)), None)
             raise self._unclear(key, f"{len(found)} called {tail}")
         return None
@@ -201,6 +223,28 @@ class _Names:
         return DataError(
             f"{self.made.source}: {key}: expected one original of this key in {self.originals.source}, found {found}"
         )
+
+
+class _Places:
+    """Names to the places that were added under them, without the names: by their hashes of 64 bits."""
+
+    def __init__(self) -> None:
+        self._hashes, self._places = array("q"), array("q")
+        self._sorted: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def add(self, name: str, place: int) -> None:
+        self._hashes.append(hash(name))
+        self._places.append(place)
+
+    def of(self, name: str) -> list[int]:
+        """In the order in which they were added."""
+        if self._sorted is None:
+            hashes, places = np.array(self._hashes), np.array(self._places)
+            order = np.argsort(hashes, kind="stable")
+            self._sorted = hashes[order], places[order]
+            self._hashes, self._places = array("q"), array("q")
+        hashes, places = self._sorted
+        return places[np.searchsorted(hashes, hash(name)) : np.searchsorted(hashes, hash(name), "right")].tolist()
 
 
 def _tails(key: str) -> list[str]:

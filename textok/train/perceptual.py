@@ -85,8 +85,10 @@ class Folded(nn.Module):
         for size, kernel, stride in zip(x.shape[:1:-1], self.weight.shape[:1:-1], self.stride, strict=True):  # width, height
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
-        x = functional.pad(x, pads) if any(pads) else x
-        return functional.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        left, right, top, bottom = pads
+        if (left, top) != (right, bottom):  # a copy of the whole, which the convolution's own padding spares
+            x, left, top = functional.pad(x, pads), 0, 0
+        return functional.conv2d(x, self.weight, self.bias, self.stride, (top, left), groups=self.groups)
 
 
 class Stage(nn.Module):
@@ -102,8 +104,8 @@ class Stage(nn.Module):
         self.skip = args.stride in (1, [1]) and args.input_filters == args.output_filters
 
     def forward(self, x):
-        h = x if self.expand is None else functional.relu6(self.expand(x))
-        h = self.project(functional.relu6(self.depthwise(h)))
+        h = x if self.expand is None else functional.relu6(self.expand(x), inplace=True)
+        h = self.project(functional.relu6(self.depthwise(h), inplace=True))
         return x + h if self.skip else h
 
 
@@ -127,7 +129,7 @@ class PerceptualLoss(nn.Module):
     def features(self, images):
         """images [B,S,S,3] in [-1,1] -> unit-length features, a list of [B,C,h,w]."""
         x = images.permute(0, 3, 1, 2)  # [B,3,S,S], channels last in memory
-        x = functional.relu6(self.stem(x))
+        x = functional.relu6(self.stem(x), inplace=True)
         out = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
