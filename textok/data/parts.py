@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -193,13 +192,13 @@ def write_samples(out: Path, work: Path, records: Callable[[], Iterable[Mapping[
     """ADM's samples.npz of all raw parts, whose records `records` gives, as often as it is called; arr_1 where every sample has a
     label. Returns the file's record.
     """
-    labels = array("q")
-    for record in records():
-        found = [metadata.get("label") for _, metadata in record["rows"]]
-        labels.extend(label for label in found if type(label) is int)
-    whole = count > 0 and len(labels) == count
+
+    def labels() -> Iterator[Any]:
+        return (metadata.get("label") for record in records() for _, metadata in record["rows"])
+
+    whole = count > 0 and all(type(label) is int for label in labels())
     part = work / f"{SAMPLES_FILE}.part"
-    write_archive(part, _pictures(out, records()), count, np.frombuffer(labels, np.int64) if whole else None)
+    write_archive(part, _pictures(out, records()), count, map(np.int64, labels()) if whole else None)
     _sync(part)
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

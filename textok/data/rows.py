@@ -120,7 +120,7 @@ def write_adm(path: str | os.PathLike[str], pictures: Iterable[Any], count: int,
         write_archive(temporary, pictures, count, classes)
 
 
-def write_archive(path: Path, pictures: Iterable[Any], count: int, labels: NDArray[np.int64] | None) -> None:
+def write_archive(path: Path, pictures: Iterable[Any], count: int, labels: Iterable[np.int64] | None) -> None:
     """`write_adm` straight to a path, for callers that see to it that the file appears whole."""
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         _write_member(archive, "arr_0", pictures, count, np.dtype(np.uint8))
