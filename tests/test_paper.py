@@ -369,6 +369,20 @@ def test_ablations_and_runs_of_equal_time_stand_beside_the_others(claim, tmp_pat
     shown = claim.usual([claim.candidate(tmp_path / name) for name in runs])
     assert [one.name for one in shown] == ["full", "theirs"]
 
+    # Runs that are no more, beside one that is made anew and one that is new.
+    write_run(tmp_path / "more", config, "caption_long", 30, 3.0)
+    again = [str(tmp_path / "more"), str(tmp_path / "theirs"), *places, "--no-other-network", "--threads", "1"]
+    claim.main([*again, "--out", str(tmp_path / "both"), "--earlier", str(tmp_path / "out")])
+    held, found = (claim.read_csv(tmp_path / folder / "claim.csv") for folder in ("out", "both"))
+    names = [row["model"] for row in found if row["test_set"] == "pair"]
+    assert sorted(names) == sorted([*runs, "more", "pca4"])
+    assert [row for row in found if row["model"] == "full"] == [row for row in held if row["model"] == "full"]
+    with (tmp_path / "both" / "gains.csv").open() as file:
+        now = {(row["at"], row["textok"], row["baseline"]) for row in csv.DictReader(file)}
+    assert now == {pair for pair in beside if pair[2] != "theirs"}
+    told = (tmp_path / "both" / "claim.md").read_text()
+    assert "| 2 | TexTok, class label |" in told and f"| 2 | TexTok | 0 | 30 | 3.00 |" in told
+
 
 # --- Generation ---------------------------------------------------------------------------------------------------------------
 

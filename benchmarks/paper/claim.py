@@ -13,6 +13,11 @@ sheets show the usual runs: those of the number of steps that most TexToks have,
 
 Writes claim.csv (one row a model and test set), gains.csv (the comparisons, with bootstrap intervals), claim.md, plots,
 sheets of pictures, and the logs of the runs. Killed and run again it goes on from what --work holds.
+
+    python benchmarks/paper/claim.py RUN [RUN ...] --earlier benchmarks/paper/results
+
+puts new runs beside what that folder holds of runs that are no more: tables, plots and logs then have both, sheets of pictures the new
+ones. Comparisons are made among the new.
 """
 
 import argparse
@@ -25,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 from evaluation import (
+    Candidate,
     Emoji,
     Features,
     Kept,
@@ -235,6 +241,39 @@ def write_csv(path, rows):
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def number(text):
+    """A field of a CSV file: an int or float where it is one, else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def read_csv(path):
+    """The rows of what `write_csv` wrote, without empty fields but for the columns of text."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{k: number(v) for k, v in row.items() if v or k == "variant"} for row in csv.DictReader(file)]
+
+
+def earlier_results(folder, names):
+    """What `folder` holds of runs other than `names`: rows of claim.csv, of gains.csv, and Candidates with logs but without weights."""
+    rows = [row for row in read_csv(folder / "claim.csv") if row["model"] not in names]
+    gains = [row for row in read_csv(folder / "gains.csv") if not {row["textok"], row["baseline"]} & names]
+    logged = []
+    for row in rows:
+        log = folder / "logs" / f"{row['model']}.csv"
+        if row["test_set"] == SETS[0] and log.exists():
+            with log.open(newline="") as file:
+                lines = list(csv.DictReader(file))
+            about = ("kind", "tokens", "numbers", "seed", "steps", "images", "cpu_hours", "variant")
+            logged.append(Candidate(name=row["model"], planned=row["planned_steps"], log=lines, **{k: row[k] for k in about}))
+    return rows, gains, logged
 
 
 def table(head, rows):
@@ -513,6 +552,7 @@ def main(arguments=None):
     top.add_argument(
         "--log-only", nargs="*", default=[], help="runs of which only the log is compared: too young to be measured"
     )
+    top.add_argument("--earlier", type=Path, help="a folder of results whose other runs stand beside these")
     top.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
     top.add_argument("--other-network", action=argparse.BooleanOptionalAction, default=True, help=f"also {OTHER_NETWORK}")
     top.add_argument(
@@ -535,21 +575,26 @@ def main(arguments=None):
         measures[one.name] = measure(one, emoji, features, kept, args)
         print(one.name, summary(one, "concept", measures[one.name]["concept"]), flush=True)
     rows = [summary(one, name, measures[one.name][name]) for one in everyone for name in SETS]
+    held, compared, gone = earlier_results(args.earlier, {c.name for c in everyone}) if args.earlier else ([], [], [])
+    rows, logged = held + rows, gone + logged
     ours = sorted((c for c in candidates if c.kind == "TexTok"), key=lambda c: (c.tokens, c.steps, c.variant, c.seed))
-    gains, timed, ablations = [], [], []
-    for found, choose in ((gains, partner), (timed, equal_time_partner), (ablations, full_partner)):
+    told = {}
+    for words, choose in (("equal steps", partner), ("equal CPU time", equal_time_partner), ("ablation", full_partner)):
+        found = told[words] = [row for row in compared if row["at"] == words]
         for one in ours:
             other = choose(one, candidates)
             if other is not None:
-                found += [gain_row(one, other, name, measures[one.name][name], measures[other.name][name]) for name in SETS]
+                pairs = ((name, measures[one.name][name], measures[other.name][name]) for name in SETS)
+                found += [gain_row(one, other, *pair) | {"at": words} for pair in pairs]
+        found.sort(key=lambda row: (row["tokens"], row["textok_steps"], row["variant"], row["seed"], row["textok"]))
     write_csv(args.out / "claim.csv", rows)
-    told = {"equal steps": gains, "equal CPU time": timed, "ablation": ablations}
     if any(told.values()):
-        write_csv(args.out / "gains.csv", [row | {"at": words} for words, found in told.items() for row in found])
+        write_csv(args.out / "gains.csv", [row for found in told.values() for row in found])
     words = words_on_networks(emoji, args)
-    (args.out / "claim.md").write_text(markdown(rows, gains, timed, ablations, logged, words, args.note))
+    (args.out / "claim.md").write_text(markdown(rows, *told.values(), logged, words, args.note))
     shown = usual(everyone)
-    plot_quality([row for row in rows if row["model"] in {c.name for c in shown}], args.out / "quality.png")
+    known = {c.name for c in usual(gone + candidates)}
+    plot_quality([row for row in rows if row["kind"] == "PCA" or row["model"] in known], args.out / "quality.png")
     if any(c.log for c in logged):
         plot_curves([c for c in logged if c.log and not c.variant], args.out / "curves.png")
     used = sum(len(emoji.splits[name]) for name in SETS) + len(spread(emoji.splits["train"], args.train_pictures))
