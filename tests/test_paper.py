@@ -381,7 +381,28 @@ def test_ablations_and_runs_of_equal_time_stand_beside_the_others(claim, tmp_pat
         now = {(row["at"], row["textok"], row["baseline"]) for row in csv.DictReader(file)}
     assert now == {pair for pair in beside if pair[2] != "theirs"}
     told = (tmp_path / "both" / "claim.md").read_text()
-    assert "| 2 | TexTok, class label |" in told and f"| 2 | TexTok | 0 | 30 | 3.00 |" in told
+    assert "| 2 | TexTok, class label |" in told and "| 2 | TexTok | 0 | 30 | 3.00 |" in told
+
+
+def test_what_captions_add_is_found_where_it_is_and_only_there(claim):
+    import text_value
+
+    assert text_value.placed_words("An Emoji of tea: hot. Top left sky blue; centre empty.") == [
+        *(("", word) for word in ("an", "emoji", "of", "tea", "hot")), ("top left", "sky"), ("top left", "blue"), ("centre", "empty"),
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    rows, groups = np.arange(300), np.repeat(np.arange(150), 2)
+    told = rng.integers(0, 2, (400, 3)).astype(np.float32)
+    codes = object.__new__(text_value.Codes)
+    codes.components = np.concatenate([rng.standard_normal((400, 4)) * 3, told - 0.5], axis=1).astype(np.float32)
+    codes.outside, codes.size = np.full(400, 0.1, np.float32), 12
+    whole = codes.gains(4, told, rows, text_value.STRENGTHS[0])
+    most = codes.psnr(np.zeros(400)) - codes.psnr((codes.components[:, 4:] ** 2).sum(axis=1))
+    assert whole[300:].mean() == pytest.approx(most[300:].mean(), rel=0.02)
+    noise = rng.standard_normal((400, 200)).astype(np.float32)
+    assert codes.gains(4, noise, rows, text_value.STRENGTHS[0])[300:].mean() < -0.5  # learnt by heart
+    assert text_value.chosen_strength(codes, 4, noise, rows, groups) > 1
+    assert text_value.chosen_strength(codes, 4, told, rows, groups) == text_value.STRENGTHS[0]
 
 
 # --- Generation ---------------------------------------------------------------------------------------------------------------
