@@ -91,12 +91,10 @@ class Gemm:
 
 
 class Attention:
-    dtype = "bf16"
-
-    def __init__(self, T, H, Dh):
-        self.T, self.H, self.Dh = T, H, Dh
+    def __init__(self, dtype, T, H, Dh):
+        self.dtype, self.T, self.H, self.Dh = dtype, T, H, Dh
         self.operations = 4 * T * T * H * Dh
-        self.name = f"bf16 attention {T} x {T}, {H} heads of {Dh}"
+        self.name = f"{dtype} attention {T} x {T}, {H} heads of {Dh}"
 
     def prepare(self, k):
         D = self.H * self.Dh
@@ -107,7 +105,8 @@ class Attention:
         return [self.qkv[:, (part * self.H + h) * self.Dh : (part * self.H + h + 1) * self.Dh] for part in range(3)]
 
     def tasks(self, k, threads):
-        return [lambda h=h: k.attention_bf16(self.out[:, h * self.Dh : (h + 1) * self.Dh], *self.head(h)) for h in range(self.H)]
+        attend = k.attention_bf16 if self.dtype == "bf16" else k.attention_int8
+        return [lambda h=h: attend(self.out[:, h * self.Dh : (h + 1) * self.Dh], *self.head(h)) for h in range(self.H)]
 
     def error(self, k):
         self.tasks(k, 1)[1]()
@@ -129,7 +128,7 @@ def gemms(dtype):
     ]  # fmt: skip
 
 
-CASES = [*gemms("bf16"), *gemms("int8"), Attention(1184, 12, 64), Attention(416, 12, 64), Attention(256, 16, 72), Attention(1024, 16, 72)]
+CASES = [*gemms("bf16"), *gemms("int8"), *(Attention(dtype, *shape) for dtype in ("bf16", "int8") for shape in ((1184, 12, 64), (416, 12, 64), (256, 16, 72), (1024, 16, 72)))]
 
 
 def peak_rate(kind, threads):
@@ -203,7 +202,7 @@ def main():
             continue
         case.prepare(kernels)
         error = case.error(kernels)
-        assert error < (1e-2 if isinstance(case, Attention) else 1e-5), f"{case.name}: error {error:.2g}, not worth timing"
+        assert error < ({"bf16": 1e-2, "int8": 4e-2}[case.dtype] if isinstance(case, Attention) else 1e-5), f"{case.name}: error {error:.2g}, not worth timing"
         for threads in args.threads:
             rate, share, peak = measure(case, kernels, args.isa, threads, args.rounds)
             peer = f"{torch_rate(case, threads, args.rounds) / 1e9:.0f} GF/s" if args.torch else ""

@@ -147,3 +147,7 @@ GEMM_BF16 = Tolerance(1e-5, "products of bfloat16 are exact in float32; a chain 
 GEMM_INT8 = Tolerance(1e-6, "exact sums; then the conversion, two scales, bias, activation and residual, each one float32 rounding")
 ATTENTION_BF16 = Tolerance(1e-2, "probabilities and the result are each rounded to bfloat16, 2^-8 relative, and the first adds up with random "
                            "signs over the keys; with few keys the two can come together, 2^-7")
+ATTENTION_INT8 = Tolerance(3e-2, "RMS; q, k and v rounded to 1/254 of their row's or channel's largest, 0.6% of a typical number each; the first two make an "
+                           "error of 0.8% of a score, exp turns it into a relative one, and scores here are 1 to 4 in size; probabilities 0.6 to 0.9%")
+ATTENTION_INT8_EXACT = Tolerance(1.5e-2, "q, k and v are int8 already: probabilities to half a 255th of the block's largest (with random signs over the keys) "
+                                 "and a 64th of a power of two (1.1%), and the result to bfloat16")

@@ -9,7 +9,7 @@ import pytest
 from math import erf
 
 import numerics
-from numerics import check, rejects
+from numerics import check, check_rms, rejects, rejects_rms
 from textok import _core
 
 ROWS = ("ref", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx")
@@ -372,6 +372,106 @@ def test_attention_bad_rows(kernels):
     assert np.isnan(wide(got[11])).all() and np.array_equal(np.delete(got, 11, 0), np.delete(clean, 11, 0))
     k[37, 5] = 0x7FC0
     assert np.isnan(wide(attend(kernels, q, k, v))).all()
+
+
+# In int8 models. Rows without products of their own in int8 put attention_bf16 here, and pass too.
+
+def attend_int8(k, q, key, value):
+    out = np.full(q.shape, 0x7FC0, np.uint16)
+    k.attention_int8(out, q, key, value)
+    return out
+
+
+INT8_ATTENTION = [*ATTENTION, (7, 3, 64), (1, 63, 8), (70, 65, 20), (33, 64, 80), (40, 128, 64), (16, 1184, 72), (2, 70, 130)]
+
+
+@pytest.mark.parametrize("tq,tk,dh", INT8_ATTENTION)
+@pytest.mark.parametrize("spread", (1.0, 4.0))
+def test_attention_int8(kernels, tq, tk, dh, spread):
+    r = rng(19, tq, tk, dh)
+    q, k, v = (bf16(r.standard_normal((t, dh + 7)) * s)[:, :dh] for t, s in ((tq, spread), (tk, 1), (tk, 1)))
+    got, exact = wide(attend_int8(kernels, q, k, v)), softmax_attention(q, k, v)
+    check_rms(got, exact, numerics.ATTENTION_INT8)
+    assert rejects_rms(got * 1.05, exact, numerics.ATTENTION_INT8)
+    if tk > 60:
+        assert rejects_rms(softmax_attention(q, k, np.roll(v, 1, 0)), exact, numerics.ATTENTION_INT8)
+
+
+def whole_numbers(r, tq, tk, dh):
+    """q, k, v whose rounding to int8 changes nothing: integers, every row's and block of channels' largest is 127, keys and values in pairs of
+    opposite signs, so that their means are 0."""
+    q, k, v = (r.integers(-126, 127, (t, dh)) for t in (tq, tk // 2, tk // 2))
+    for x in (q, k):
+        x[np.arange(len(x)), r.integers(0, dh, len(x))] = 127
+    for first in range(0, len(v), 32):
+        block = v[first : first + 32]
+        block[r.integers(0, len(block), dh), np.arange(dh)] = 127
+    pairs = lambda x: np.stack([x, -x], 1).reshape(-1, dh)
+    return q.astype(np.float64), pairs(k).astype(np.float64), pairs(v).astype(np.float64)
+
+
+@pytest.mark.parametrize("tq,tk,dh", [(3, 2, 5), (17, 30, 33), (33, 64, 64), (70, 66, 20), (5, 1184, 64), (40, 256, 72), (32, 130, 80)])
+@pytest.mark.parametrize("size", (0.5, 1, 5, 100))
+def test_attention_int8_of_whole_numbers(kernels, tq, tk, dh, size):
+    """Nothing is lost in q, k and v, be the scores much alike or hundreds apart, which takes coarser steps."""
+    q, k, v = whole_numbers(rng(20, tq, tk, dh), tq, tk, dh)
+    q = bf16(q * 2.0 ** np.round(np.log2(size * np.sqrt(dh) / (73**2 * np.sqrt(dh)))))
+    k, v = bf16(k), bf16(v)
+    got, exact = wide(attend_int8(kernels, q, k, v)), softmax_attention(q, k, v)
+    check(got, exact, numerics.ATTENTION_INT8_EXACT)
+    assert rejects(got * 1.02, exact, numerics.ATTENTION_INT8_EXACT)
+
+
+@pytest.mark.parametrize("kind", ("one key", "same keys", "key channels", "value channels", "growing", "far below"))
+def test_attention_int8_of_hard_inputs(kernels, kind):
+    r = rng(21)
+    q, k, v = r.standard_normal((45, 64)), r.standard_normal((500, 64)), r.standard_normal((500, 64))
+    if kind == "one key":
+        k[300] = 20 * q[7]
+    elif kind == "same keys":
+        k[:] = k[0]
+    elif kind == "key channels":
+        k += 30 * r.standard_normal(64)     # softmax does not see what all keys have in common
+    elif kind == "value channels":
+        v = v * np.exp(2 * r.standard_normal(64)) + 10 * r.standard_normal(64)
+    elif kind == "growing":
+        q, k = np.abs(q), np.linspace(-20, 20, 500)[:, None] * np.ones((1, 64)) / 4
+    elif kind == "far below":
+        q, k = 2 + r.uniform(-0.3, 0.3, (45, 64)), -2 + r.uniform(-0.3, 0.3, (500, 64))
+    q, k, v = bf16(q), bf16(k), bf16(v)
+    got, exact = wide(attend_int8(kernels, q, k, v)), softmax_attention(q, k, v)
+    check_rms(got, exact, numerics.ATTENTION_INT8)
+
+
+@pytest.mark.parametrize("spread", (0, 2))
+def test_attention_int8_rows_do_not_matter(kernels, spread):
+    """With `spread` a few queries are long, whose scores need coarser steps, and their neighbours short."""
+    r = rng(22)
+    q, k, v = (r.standard_normal((t, 72)) for t in (150, 200, 200))
+    q, k, v = bf16(4 * q * np.exp(spread * r.standard_normal((150, 1)))), bf16(k), bf16(v)
+    whole = attend_int8(kernels, q, k, v)
+    for rows in (slice(0, 1), slice(149, 150), slice(5, 22), slice(17, 100), slice(32, 64)):
+        assert np.array_equal(attend_int8(kernels, q[rows], k, v), whole[rows])
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf))
+def test_attention_int8_bad_rows(kernels, bad):
+    r = rng(23)
+    q, k, v = (bf16(r.standard_normal((t, 40))) for t in (40, 100, 100))
+    clean = attend_int8(kernels, q, k, v)
+    bad = bf16(np.float32([bad]))[0]
+    for row in (11, 39):
+        spoilt = q.copy()
+        spoilt[row, 3] = bad
+        got = attend_int8(kernels, spoilt, k, v)
+        assert np.isnan(wide(got[row])).all() and np.array_equal(np.delete(got, row, 0), np.delete(clean, row, 0))
+    spoilt = v.copy()
+    spoilt[99, 5] = bad
+    got = attend_int8(kernels, q, k, spoilt)
+    assert not np.isfinite(wide(got[:, 5])).any() and np.array_equal(np.delete(got, 5, 1), np.delete(clean, 5, 1))
+    if bad == 0x7FC0:
+        k[37, 5] = bad
+        assert np.isnan(wide(attend_int8(kernels, q, k, v))).all()
 
 
 # ---- refusals ----

@@ -121,6 +121,8 @@ class Kernels:
                   n0: int = 0, n1: int = -1) -> None: ...
     def attention_bf16(self, out: U16, q: U16, k: U16, v: U16, /) -> None:
         """As attention_f32, into out [Tq,Dh]."""
+    def attention_int8(self, out: U16, q: U16, k: U16, v: U16, /) -> None:
+        """As attention_bf16, as int8 models take it: where the row has such products, with q, k, v and probabilities rounded to int8."""
     def round_bf16(self, x: F32, /) -> U16: ...
     def quantize_int8(self, x: F32 | U16, /) -> tuple[I8, F32]:
         """The rows and their scales; x float32 or bfloat16."""

@@ -70,7 +70,8 @@ class EngineModel:
         dtype
             What the model computes in: "float32", "bfloat16" or "int8", whatever the file holds. In the latter two the products inside the
             blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale a token), sums and the residual stream
-            stay float32, and so do the small layers at both ends; attention reads bfloat16.
+            stay float32, and so do the small layers at both ends; attention reads bfloat16, which it rounds to int8 in int8 models where
+            that is faster on this CPU.
         threads
             The most threads that a call of this model uses; None for all that the process may use.
 

@@ -157,7 +157,10 @@ static PyObject *panels(PyObject *self, PyObject *none)
 
 /* ---- attention ---- */
 
-static PyObject *attention_bf16(PyObject *self, PyObject *args)
+typedef void attention_function(const struct tx_attention_bf16 *job);
+typedef size_t scratch_function(size_t Tk, size_t Dh);
+
+static PyObject *attention(PyObject *args, attention_function *attend, scratch_function *scratch)
 {
     PyObject *q_object, *k_object, *v_object, *out_object;
     struct matrix q, k, v, out;
@@ -171,13 +174,23 @@ static PyObject *attention_bf16(PyObject *self, PyObject *args)
         .out = out.data, .ldo = out.ld, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,
         .Tq = q.rows, .Tk = k.rows, .Dh = q.columns, .scale = (float)(1.0 / sqrt((double)q.columns)),
     };
-    if (!(job.scratch = aligned(table(self)->attention_bf16_scratch(job.Tk, job.Dh))))
+    if (!(job.scratch = aligned(scratch(job.Tk, job.Dh))))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    table(self)->attention_bf16(&job);
+    attend(&job);
     Py_END_ALLOW_THREADS
     free(job.scratch);
     Py_RETURN_NONE;
+}
+
+static PyObject *attention_bf16(PyObject *self, PyObject *args)
+{
+    return attention(args, table(self)->attention_bf16, table(self)->attention_bf16_scratch);
+}
+
+static PyObject *attention_int8(PyObject *self, PyObject *args)
+{
+    return attention(args, table(self)->attention_int8, table(self)->attention_int8_scratch);
 }
 
 /* ---- into bfloat16 and int8 ---- */
@@ -257,6 +270,7 @@ PyMethodDef tx_kernels_low_methods[] = {
     {"gemm_int8", KEYWORDS(gemm_int8), NULL},
     {"panels", panels, METH_NOARGS, NULL},
     {"attention_bf16", attention_bf16, METH_VARARGS, NULL},
+    {"attention_int8", attention_int8, METH_VARARGS, NULL},
     {"round_bf16", round_bf16, METH_O, NULL},
     {"quantize_int8", quantize_int8, METH_O, NULL},
     {"norm_bf16", KEYWORDS(norm_bf16), NULL},

@@ -137,7 +137,8 @@ struct tx_gemm_low {
     struct tx_epilogue_f32 epilogue;
 };
 
-/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product as bfloat16. */
+/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product as bfloat16; in
+ * attention_int8 a row may quantise what both products take. */
 struct tx_attention_bf16 {
     uint16_t *out;
     size_t ldo;
@@ -149,7 +150,7 @@ struct tx_attention_bf16 {
     size_t ldv;
     size_t Tq, Tk, Dh;
     float scale;
-    void *scratch;          /* attention_bf16_scratch(Tk, Dh) bytes, 64-byte aligned */
+    void *scratch;          /* attention_bf16_scratch or attention_int8_scratch(Tk, Dh) bytes, 64-byte aligned */
 };
 
 struct tx_kernels {
@@ -190,6 +191,9 @@ struct tx_kernels {
 
     size_t (*attention_bf16_scratch)(size_t Tk, size_t Dh);
     void (*attention_bf16)(const struct tx_attention_bf16 *job);
+    /* Of int8 models. A row whose products in int8 are not faster here, or that has none, puts its attention_bf16. */
+    size_t (*attention_int8_scratch)(size_t Tk, size_t Dh);
+    void (*attention_int8)(const struct tx_attention_bf16 *job);
 
     /* Rows of float32 or bfloat16 (from_bf16) -> bfloat16 or int8 with scales [M]; K is padded with zeros up to tx_k_padded(K). */
     void (*round_bf16)(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
@@ -225,6 +229,7 @@ struct tx_kernels {
     X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_packed) \
     WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack) \
     X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch) \
+    X(attention_int8) WITH(attention_int8, attention_int8_scratch) \
     X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8) \
     X(norm_f32) X(activate_f32) X(step_f32) \
     X(patchify_u8) X(patchify_f32) X(unpatchify_u8) X(unpatchify_f32)

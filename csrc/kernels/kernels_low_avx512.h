@@ -24,6 +24,8 @@ void txk_attention_bf16_avx512bf16(const struct tx_attention_bf16 *job);
 
 /* avx512vnni */
 void txk_gemm_int8_avx512vnni(const struct tx_gemm_low *job);
+size_t txk_attention_int8_scratch_avx512vnni(size_t Tk, size_t Dh);
+void txk_attention_int8_avx512vnni(const struct tx_attention_bf16 *job);
 
 /* amx */
 void txk_gemm_bf16_amx(const struct tx_gemm_low *job);

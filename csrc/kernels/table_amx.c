@@ -15,4 +15,6 @@ const struct tx_kernels txk_table_amx = {
     .gemm_int8 = txk_gemm_int8_amx,
     .attention_bf16_scratch = txk_attention_bf16_scratch_amx,
     .attention_bf16 = txk_attention_bf16_amx,
+    .attention_int8_scratch = txk_attention_bf16_scratch_amx,
+    .attention_int8 = txk_attention_bf16_amx,
 };

@@ -10,4 +10,6 @@ const struct tx_kernels txk_table_avx512bf16 = {
     .gemm_bf16 = txk_gemm_bf16_avx512bf16,
     .attention_bf16_scratch = txk_attention_bf16_scratch_avx512bf16,
     .attention_bf16 = txk_attention_bf16_avx512bf16,
+    .attention_int8_scratch = txk_attention_bf16_scratch_avx512bf16,
+    .attention_int8 = txk_attention_bf16_avx512bf16,
 };

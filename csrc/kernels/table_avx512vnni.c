@@ -8,4 +8,6 @@ const struct tx_kernels txk_table_avx512vnni = {
     .gemm_int8_pack = txk_gemm_int8_pack_unsigned_avx512,
     .gemm_int8_unpack = txk_gemm_int8_unpack_unsigned_avx512,
     .gemm_int8 = txk_gemm_int8_avx512vnni,
+    .attention_int8_scratch = txk_attention_int8_scratch_avx512vnni,
+    .attention_int8 = txk_attention_int8_avx512vnni,
 };

@@ -31,8 +31,9 @@ void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *b, str
 size_t tx_block_scratch(const struct tx_block *block, const struct tx_kernels *kernels, size_t longest, size_t longest_text)
 {
     const size_t keys = tx_max(longest, longest_text), Dh = block->D / block->H;
-    const size_t attention = block->qkv.dtype == TX_F32 ? kernels->attention_f32_scratch(keys, Dh) : kernels->attention_bf16_scratch(keys, Dh);
-    return tx_max(tx_linear_scratch(kernels, keys), attention);
+    size_t (*const attention)(size_t, size_t) = block->qkv.dtype == TX_F32 ? kernels->attention_f32_scratch
+        : block->qkv.dtype == TX_BF16 ? kernels->attention_bf16_scratch : kernels->attention_int8_scratch;
+    return tx_max(tx_linear_scratch(kernels, keys), attention(keys, Dh));
 }
 
 struct norm_job {
@@ -72,6 +73,7 @@ void tx_norm_run(const struct tx_run *run, struct tx_mat out, const struct tx_no
 /* Queries of each image against the keys and values of a sequence, head by head. */
 struct attention_job {
     const struct tx_run *run;
+    enum tx_dtype products;
     struct tx_mat out, q, k, v;     /* at row 0, head 0 */
     size_t H, Dh;
     float scale;
@@ -99,10 +101,11 @@ static void attention_task(void *arg, size_t task, int worker)
 #define HEAD(type) (&(struct type){                                                                                       \
         .out = out.data, .ldo = out.ld, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,     \
         .Tq = Tq, .Tk = Tk, .Dh = job->Dh, .scale = job->scale, .scratch = scratch})
-    if (out.dtype == TX_F32)
-        job->run->kernels->attention_f32(HEAD(tx_attention_f32));
+    const struct tx_kernels *kernels = job->run->kernels;
+    if (job->products == TX_F32)
+        kernels->attention_f32(HEAD(tx_attention_f32));
     else
-        job->run->kernels->attention_bf16(HEAD(tx_attention_bf16));
+        (job->products == TX_BF16 ? kernels->attention_bf16 : kernels->attention_int8)(HEAD(tx_attention_bf16));
 #undef HEAD
 }
 
@@ -257,7 +260,7 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
         tx_linear_run(run, &block->qkv, qkv, h, seq, NULL);
     }
     attend(run, &(struct attention_job){
-        .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D), .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh,
+        .products = block->qkv.dtype, .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D), .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh,
         .queries = seq, .keys = seq, .first = keep ? keep->first : 0, .count = keep ? keep->count : 0,
     });
     if (keep) {
@@ -275,7 +278,7 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
         norm(run, block, h, x, rows, &block->norm_cross, NULL, 0);
         tx_linear_run(run, &block->cross_q, q_cross, h, seq, NULL);
         attend(run, &(struct attention_job){
-            .out = buffers->attended, .q = q_cross, .k = text->kv, .v = tx_mat_at(text->kv, 0, D), .H = block->H, .Dh = Dh,
+            .products = block->qkv.dtype, .out = buffers->attended, .q = q_cross, .k = text->kv, .v = tx_mat_at(text->kv, 0, D), .H = block->H, .Dh = Dh,
             .queries = seq, .keys = text->seq, .keys_of = text->text_of,
         });
         add(run, &block->cross_proj, x, attended_for(run, buffers, rows, D), seq, NULL, 0);
