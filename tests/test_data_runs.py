@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import time
+import weakref
 
 import data_sets
 import numerics
@@ -14,7 +15,8 @@ from PIL import Image
 
 import textok
 from textok import cli, data
-from textok.data import parts
+from textok import weights as files
+from textok.data import jobs, parts
 from textok.errors import DataError
 
 
@@ -357,6 +359,37 @@ def test_full_disk(place, tmp_path):
     assert data_sets.contents(tmp_path / "out") == data_sets.contents(tmp_path / "expected")
 
 
+def test_few_records_are_in_memory(place, tmp_path, monkeypatch):
+    """The last of a job goes through the records of all parts, which name all samples, and holds few of them."""
+    alive, most = weakref.WeakSet(), [0]
+
+    class Record(dict):
+        __hash__ = object.__hash__
+
+    def read_json(*arguments):
+        record = Record(files.read_json(*arguments))
+        alive.add(record)
+        most[0] = max(most[0], len(alive))
+        return record
+
+    def most_of(name):
+        most[0] = 0
+        data.sample(place / "classes", 20, tmp_path / name, steps=1, shard_size=2, format="npz")
+        return most[0]
+
+    monkeypatch.setattr(jobs, "read_json", read_json)
+    assert most_of("a") <= 4  # the plan, and of the ten parts the one that is read, the next, and the last of another walk
+    write_index = jobs.Job._write_index
+
+    def holding(self, *arguments):
+        held = [self.records(unit) for unit in self.units()]
+        write_index(self, *arguments)
+        return held
+
+    monkeypatch.setattr(jobs.Job, "_write_index", holding)
+    assert most_of("held") >= 10
+
+
 # ---- what changed ----
 
 
@@ -399,8 +432,13 @@ def test_changed_labels(place, tmp_path):
 
 def test_labels_of_one_file(place, tmp_path):
     """ADM's file has labels where every sample has one, and none where one has not."""
-    latents = [(f"k{i}", {"npz": {"latent": small.latents_of(small.textok(), 1)[0]}, "json": {"label": 8 - i}}) for i in range(5)]
-    for name, samples, expected in (("all", latents, [8, 7, 6, 5, 4]), ("some", [*latents, ("k", latents[0][1] | {"json": {}})], None)):
+    latents = [
+        (f"k{i}", {"npz": {"latent": small.latents_of(small.textok(), 1)[0]}, "json": {"label": 8 - i}}) for i in range(5)
+    ]
+    for name, samples, expected in (
+        ("all", latents, [8, 7, 6, 5, 4]),
+        ("some", [*latents, ("k", latents[0][1] | {"json": {}})], None),
+    ):
         data.write_shards(samples, tmp_path / name)
         data.decode(place / "baseline", tmp_path / name, tmp_path / f"{name}-out", format="npz", shard_size=2)
         pictures, labels = data.read_adm(tmp_path / f"{name}-out" / "samples.npz")

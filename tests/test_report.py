@@ -151,6 +151,32 @@ def test_curves(tmp_path):
     assert report.write(tmp_path).read_text("utf-8") == text, "the same results make the same file"
 
 
+def test_lines_of_curves(tmp_path):
+    """A line joins sets that differ in the cost alone, or in what follows from it; a series is what the user says."""
+    made = [
+        ({"solver": "ddim", "steps": s, "guidance_scale": g, "seconds": s / 10}, {"kid": s + g})
+        for g in (1, 3)
+        for s in (5, 10)
+    ]
+    result_with(tmp_path, "a", made)
+    rows = [(result, row) for result in report.find_results(tmp_path) for row in result.data["sets"]]
+
+    def lines(cost):
+        found = {}
+        for point in report.points_of(rows, cost, "kid"):
+            found.setdefault(point["line"], []).append((point[report.COSTS[cost]], point["KID"]))
+        return found
+
+    assert lines("steps") == {"ddim, guidance scale 1": [(5, 6), (10, 11)], "ddim, guidance scale 3": [(5, 8), (10, 13)]}
+    assert lines("guidance_scale") == {"ddim, steps 5": [(1, 6), (3, 8)], "ddim, steps 10": [(1, 11), (3, 13)]}
+    assert lines("seconds") == {"ddim, guidance scale 1": [(0.5, 6), (1, 11)], "ddim, guidance scale 3": [(0.5, 8), (1, 13)]}
+    for _, row in rows:
+        row["settings"]["series"] = "mine"
+    assert list(lines("steps")) == ["mine"] and len(lines("steps")["mine"]) == 4
+    del rows[1:]
+    assert lines("steps") == {}
+
+
 @pytest.mark.parametrize(
     "content", ("textok-eval 1", '{"format": "textok-eval 1", "sets": [{}]}', '{"format": "textok-eval 1", "sets": 3}')
 )

@@ -11,7 +11,7 @@ import html
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,14 @@ COSTS = {
     "steps": "steps",
     "guidance_scale": "guidance scale",
     "seconds": "seconds",
+}
+# What parts the sets of a plot against a cost into lines, where it differs; what only follows from the cost does not.
+APART = {
+    "tokens": ("steps", "guidance_scale"),
+    "evaluations": ("tokens", "guidance_scale"),
+    "steps": ("tokens", "guidance_scale"),
+    "guidance_scale": ("tokens", "steps"),
+    "seconds": ("guidance_scale",),
 }
 LOGARITHMIC = ("tokens", "evaluations", "steps", "seconds")
 FALLING = ("fid", "rfid", "kid", "rkid", "kid_subsets", "rkid_subsets", "perceptual", "lpips-vgg16", "lpips-alexnet")
@@ -300,20 +308,12 @@ def details(data: Mapping[str, Any]) -> str:
 
 
 def curve_section(results: Sequence[Result]) -> Iterator[str]:
-    """Each cost that at least two sets have different values of, against each metric they share."""
+    """Each cost that at least two sets of a line have different values of, against each metric they share."""
     plots = []
+    rows = [(result, row) for result in results for row in result.data["sets"]]
     for cost, label in COSTS.items():
-        for key in dict.fromkeys(
-            key for result in results for row in result.data["sets"] for key in row["metrics"] if "_deviation" not in key
-        ):
-            points = [point for result in results for row in result.data["sets"] if (point := point_of(result, row, cost, key))]
-            if len({point[label] for point in points}) < 2:
-                continue
-            lines: dict[str, set[float]] = {}
-            for point in points:
-                lines.setdefault(point["line"], set()).add(point[label])
-            points = [point for point in points if len(lines[point["line"]]) > 1]  # a line of one point shows nothing
-            if points:
+        for key in dict.fromkeys(key for _, row in rows for key in row["metrics"] if "_deviation" not in key):
+            if points := points_of(rows, cost, key):
                 ax = viz.curve(points, label, metric_name(key), "line", log=cost in LOGARITHMIC)
                 plots.append(f"<div>{svg(ax.figure)}</div>")
     if plots:
@@ -321,20 +321,29 @@ def curve_section(results: Sequence[Result]) -> Iterator[str]:
         yield f'<div class="curves">{"".join(plots)}</div></section>\n'
 
 
-def point_of(result: Result, row: Mapping[str, Any], cost: str, key: str) -> dict[str, Any] | None:
-    """A set as a point of a curve; its line is what its settings say of `series`, or solver, or else the result it is in."""
-    settings = row.get("settings", {})
-    value, across = row["metrics"].get(key), settings.get(cost)
-    if value is None or not isinstance(across, int | float) or isinstance(across, bool):
-        return None
-    line = settings.get("series") or settings.get("solver") or result.name
+def points_of(rows: Iterable[tuple[Result, Mapping[str, Any]]], cost: str, key: str) -> list[dict[str, Any]]:
+    """The sets that have a cost and a metric, as points of a plot's lines.
+
+    A line is what settings say of `series`; or else all sets of a solver, or of a result where there is none, whose other settings
+    (APART) are the same. A line of one point shows nothing and is left out.
+    """
+    found = []
+    for result, row in rows:
+        settings = row.get("settings", {})
+        value, across = row["metrics"].get(key), settings.get(cost)
+        if value is not None and isinstance(across, int | float) and not isinstance(across, bool):
+            found.append((result, row, settings, value, across))
+    differing = [name for name in APART[cost] if len({settings.get(name) for _, _, settings, _, _ in found}) > 1]
     base, at, network = key.partition("@")
-    return {
-        COSTS[cost]: across,
-        metric_name(key): value,
-        f"{metric_name(key)}_deviation": row["metrics"].get(f"{base}_deviation{at}{network}"),
-        "line": str(line),
-    }
+    points, of_line = [], {}
+    for result, row, settings, value, across in found:
+        others = {name: settings[name] for name in differing if isinstance(settings.get(name), int | float)}
+        apart = [f"{name.replace('_', ' ')} {other:.4g}" for name, other in others.items()]
+        line = str(settings.get("series") or ", ".join([str(settings.get("solver") or result.name), *apart]))
+        of_line.setdefault(line, set()).add(across)
+        deviation = row["metrics"].get(f"{base}_deviation{at}{network}")
+        points.append({COSTS[cost]: across, metric_name(key): value, f"{metric_name(key)}_deviation": deviation, "line": line})
+    return [point for point in points if len(of_line[point["line"]]) > 1]
 
 
 def svg(figure: Any) -> str:

@@ -110,7 +110,7 @@ class Summary:
     left
         Units that are not done: shares of other machines, or what others are working on.
     seconds
-        Of this run, without loading models.
+        Of this run's work, with loading models and without looking at what earlier runs did.
     """
 
     folder: Path

@@ -15,7 +15,7 @@ from ..noise import generator
 
 F64 = NDArray[np.float64]
 
-BLOCK = 1 << 24  # distances or kernels in memory at a time: 128 MiB
+BLOCK = 1 << 22  # distances or kernels in memory at a time: 32 MiB
 
 
 def _features(value: ArrayLike, name: str, least: int = 1) -> NDArray[Any]:
@@ -213,9 +213,7 @@ def inception_score(probabilities: ArrayLike, splits: int = 10, seed: int | None
     p = _features(probabilities, "probabilities")
     sums = p.sum(axis=1, dtype=np.float64)
     if p.min() < 0 or np.abs(sums - 1).max() > 1e-3:
-        raise ValueError(
-            f"probabilities: expected rows that add up to 1, got numbers from {p.min():g}, sums {sums.max():g}"
-        )
+        raise ValueError(f"probabilities: expected rows that add up to 1, got numbers from {p.min():g}, sums {sums.max():g}")
     if not 1 <= splits <= len(p):
         raise ValueError(f"splits: expected 1 to {len(p)}, the number of pictures, got {splits}")
     order = np.arange(len(p)) if seed is None else generator(seed).permutation(len(p))

@@ -173,7 +173,9 @@ def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]
         wanted = []
         for key, (sample, picture) in zip(part.keys, originals.decoded(found)):
             if picture is None:
-                raise DataError(f"{sample.source}: {sample.key}: expected an original of {key}, got: {originals.skips[-1].reason}")
+                raise DataError(
+                    f"{sample.source}: {sample.key}: expected an original of {key}, got: {originals.skips[-1].reason}"
+                )
             wanted.append(picture)
         before += len(found)
         yield part._replace(keys=[sample.key for sample in found]), np.stack(wanted)
