@@ -13,6 +13,7 @@ threads.
 import argparse
 import itertools
 import math
+import mmap
 import statistics
 import time
 
@@ -22,6 +23,7 @@ from kernels import COLD_BYTES, RNG, in_threads, one_pass
 from textok._core import Kernels
 
 ROWS, ROWS_FEW = 224, 288  # of a tile, as in csrc/model/linear.c
+HUGE_PAGE = 2 << 20
 KINDS = {"amx": "", "avx512_bf16": "_avx512", "avx512_vnni": "_avx512"}  # of register-only loops
 
 
@@ -30,12 +32,14 @@ def wide(x):
 
 
 def aligned(rows, columns, dtype):
-    """Rows an odd number of cache lines apart, the first at a multiple of 64 bytes, zero."""
+    """Rows an odd number of cache lines apart, zero, in pages of 2 MB as the engine's arenas are."""
     size = np.dtype(dtype).itemsize
     ld = (-(-columns * size // 64) | 1) * 64 // size
-    whole = np.zeros(rows * ld + 64 // size, dtype)
-    skip = -whole.ctypes.data % 64 // size
-    return whole[skip : skip + rows * ld].reshape(rows, ld)[:, :columns]
+    pages = mmap.mmap(-1, rows * ld * size + HUGE_PAGE)
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(pages, np.uint8)
+    skip = -whole.ctypes.data % HUGE_PAGE
+    return whole[skip : skip + rows * ld * size].view(dtype).reshape(rows, ld)[:, :columns]
 
 
 class Gemm:
@@ -59,8 +63,8 @@ class Gemm:
         self.a[:] = a
         self.out = aligned(self.M, self.N, np.uint16 if self.out_type == "bf16" else np.float32)
         self.bias, self.gate = np.zeros(self.N, np.float32), np.full((1, self.N), 0.01, np.float32)
-        self.weights = [packed]
-        while self.cold and len(self.weights) * packed.nbytes < COLD_BYTES:
+        self.weights = []
+        while not self.weights or self.cold and len(self.weights) * packed.nbytes < COLD_BYTES:
             copy = aligned(1, packed.size, packed.dtype)[0]
             copy[:] = packed
             self.weights.append(copy)

@@ -284,6 +284,37 @@ def test_gemm_rows_and_columns_do_not_matter(kernels, k):
     assert np.array_equal(many, np.concatenate([whole] * 15))
 
 
+@pytest.mark.parametrize("activation", ("none", "gelu_erf", "gelu_tanh", "silu"))
+@pytest.mark.parametrize("parts", ("", "gate", "group", "out_bf16"))
+def test_epilogues_do_not_depend_on_the_rows(kernels, activation, parts):
+    """A row's bits among others, where its epilogue may run beside the next rows' products, and alone; an Inf and NaNs among them."""
+    r = rng(14)
+    m, n, k = 52, 100, 200
+    a, w, bias = r.standard_normal((m, k)), (r.standard_normal((n, k)) / 8).astype(np.float32), r.standard_normal(n).astype(np.float32)
+    bias[3], bias[70] = np.nan, np.inf
+    (qa, sa), (qw, sw) = quantize(a), quantize(w)
+    sa[20] = np.nan
+    e = {"bias": bias, "activation": activation}
+    residual = r.standard_normal((m, n)).astype(np.float32)
+    gate, group = r.standard_normal((3, n)).astype(np.float32), r.integers(0, 3, m).astype(np.int32)
+    out_bf16 = parts == "out_bf16"
+
+    def run(rows, dtype):
+        given = {"residual": residual[rows], "gate": gate[:1]} if parts in ("gate", "group") else {}
+        given |= {"gate": gate, "group": group[rows].copy()} if parts == "group" else {}
+        if dtype == "bf16":
+            got = run_bf16(kernels, operand(bf16(a[rows])), w, out_bf16=out_bf16, **e, **given)
+        else:
+            got = run_int8(kernels, operand(qa[rows]), qw, sa[rows].copy(), sw, out_bf16=out_bf16, **e, **given)
+        return wide(got) if out_bf16 else got
+
+    for dtype in ("bf16", "int8"):
+        whole = run(slice(0, m), dtype)
+        assert np.isnan(whole[:, 3]).all() and np.isnan(whole[20]).all() == (dtype == "int8")
+        for row in range(m):
+            assert np.array_equal(run(slice(row, row + 1), dtype)[0], whole[row], equal_nan=True), (dtype, row)
+
+
 def test_residual_may_be_the_output(kernels):
     r = rng(12)
     a, w = bf16(r.standard_normal((40, 96))), r.standard_normal((50, 96)).astype(np.float32)

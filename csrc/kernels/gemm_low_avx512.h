@@ -2,14 +2,20 @@
  * this they define LOW_DOT(sum, a, w), which adds the products of a dword of A, in every lane of `a`, with 16 columns of W, and LOW_INT8.
  *
  * The packed layout is that of pack_low_avx512.c: a line of 128 bytes holds the 32 columns' next 4 bytes of K, so one broadcast dword of A
- * meets two vectors of W. 12 rows at a time: 24 sums, two vectors of W and a broadcast. An element's sum is one chain over ascending K. */
+ * meets two vectors of W. 12 rows at a time: 24 sums, two vectors of W and a broadcast. An element's sum is one chain over ascending K.
+ * A tile's sums go to memory, and their epilogue runs beside the next tile's products (epilogue_late_avx512.h) or, for what that does not
+ * do, at once. */
 #ifndef TXK_GEMM_LOW_AVX512_H
 #define TXK_GEMM_LOW_AVX512_H
 
-#include "epilogue_low_avx512.h"
+#include "epilogue_late_avx512.h"
 #include "kernels_low_avx512.h"
 
-enum { ROWS = 12, NR = 32, MOST_ROWS = 1200 /* of a block; a multiple of ROWS */ };
+enum {
+    ROWS = 12, NR = 32,
+    MOST_ROWS = 1200,       /* of a block; a multiple of ROWS */
+    A_BYTES = 768 << 10,    /* of a block, beside which the panels go by: of an L2 of 1 MB (2 MB, which two threads may share) */
+};
 
 struct low_tile {
     const char *a;
@@ -18,8 +24,10 @@ struct low_tile {
     size_t dwords;          /* of K: a multiple of 16 */
     char *c;                /* [rows, 32], 64-byte aligned */
     const int32_t *begin;   /* [rows] where int8 sums begin */
-    const char *ahead;      /* prefetched into L2, ahead_step bytes every 4 dwords of K */
-    size_t ahead_step;
+    const char *ahead;      /* fetched into L2: every 4 dwords of K so many lines from here, and then ahead_step bytes on */
+    size_t ahead_lines, ahead_step;
+    char *out;              /* where its epilogue will write */
+    struct low_rows *before; /* the epilogue of the tile before this */
 };
 
 /* The sums of row i with dword k (both literals). As in tile_avx512.h, rows 3g, 3g+1 and 3g+2 lie 0, 1 and 2 lda past base[g], and the
@@ -51,27 +59,49 @@ struct low_tile {
         LOW_ROW(6, k) LOW_ROW(7, k) LOW_ROW(8, k) LOW_ROW(9, k) LOW_ROW(10, k) LOW_ROW(11, k) \
     }
 
-TXK_INLINE void low_tile(const struct low_tile *t, const int rows)
+/* Four dwords of K, and where `beside` a vector of the epilogue before. */
+#define LOW_STEP(beside)                                                                    \
+    {                                                                                       \
+        for (size_t i = 0; i < ahead_lines; i++)                                            \
+            _mm_prefetch(ahead + 64 * i, _MM_HINT_T1);                                      \
+        ahead += ahead_step;                                                                \
+        LOW_K_BESIDE(0, beside) LOW_K_BESIDE(1, beside) LOW_K_BESIDE(2, beside) LOW_K_BESIDE(3, beside) \
+        w += 4 * 4 * NR;                                                                    \
+        for (int g = 0; g < (rows + 2) / 3; g++)                                            \
+            base[g] += 4 * 4;                                                               \
+    }
+#define LOW_K_BESIDE(k, beside)                                                             \
+    LOW_K(k)                                                                                \
+    if (beside)                                                                             \
+        late_run(&late, k, act, LOW_INT8);
+
+/* `act`: of the epilogue before, or -1: leave that alone. */
+TXK_INLINE void low_tile(const struct low_tile *t, const int rows, const int act)
 {
     __m512i acc[ROWS][2];
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
         acc[i][0] = acc[i][1] = LOW_INT8 ? _mm512_set1_epi32(t->begin[i]) : _mm512_setzero_si512();
-    const size_t lda = t->lda, ahead_step = t->ahead_step;
+    const size_t lda = t->lda, ahead_lines = t->ahead_lines, ahead_step = t->ahead_step;
     const char *w = t->w, *ahead = t->ahead, *base[4];
 #pragma GCC unroll 4
     for (int g = 0; g < (rows + 2) / 3; g++)
         base[g] = t->a + (size_t)(3 * g) * lda;
-    for (size_t k = t->dwords; k > 0; k -= 4) {
-        for (size_t i = 0; i < ahead_step; i += 64)
-            _mm_prefetch(ahead + i, _MM_HINT_T1);
-        ahead += ahead_step;
-        LOW_K(0) LOW_K(1) LOW_K(2) LOW_K(3)
-        w += 4 * 4 * NR;
-#pragma GCC unroll 4
-        for (int g = 0; g < (rows + 2) / 3; g++)
-            base[g] += 4 * 4;
+    size_t steps = t->dwords / 4;
+    struct late_vector late;
+    if (act >= 0) {
+        struct low_rows *before = t->before;
+        const size_t count = 2 * before->left < steps ? before->left : steps / 2;
+        late_start(&late, before, t->out, LOW_INT8);
+        for (size_t i = 2 * count; i > 0; i--)
+            LOW_STEP(1)
+        steps -= 2 * count;
+        before->c = late.c;
+        before->m += count;
+        before->left -= count;
     }
+    for (; steps > 0; steps--)
+        LOW_STEP(0)
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
         _mm512_store_si512(t->c + i * 4 * NR, acc[i][0]);
@@ -79,15 +109,31 @@ TXK_INLINE void low_tile(const struct low_tile *t, const int rows)
     }
 }
 
-#define LOW_TILES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
-#define LOW_TILE(rows) static void low_tile_##rows(const struct low_tile *t) { low_tile(t, rows); }
-LOW_TILES(LOW_TILE)
-#define LOW_TILE_NAME(rows) low_tile_##rows,
-static void (*const low_tiles[ROWS + 1])(const struct low_tile *) = {NULL, LOW_TILES(LOW_TILE_NAME)};
+typedef void low_tile_function(const struct low_tile *t);
+#define LOW_TILE(rows) static void low_tile_##rows(const struct low_tile *t) { low_tile(t, rows, -1); }
+LOW_TILE(1) LOW_TILE(2) LOW_TILE(3) LOW_TILE(4) LOW_TILE(5) LOW_TILE(6)
+LOW_TILE(7) LOW_TILE(8) LOW_TILE(9) LOW_TILE(10) LOW_TILE(11) LOW_TILE(12)
+static low_tile_function *const low_tiles[ROWS + 1] = {
+    NULL, low_tile_1, low_tile_2, low_tile_3, low_tile_4, low_tile_5, low_tile_6,
+    low_tile_7, low_tile_8, low_tile_9, low_tile_10, low_tile_11, low_tile_12,
+};
+
+/* With an epilogue beside: whole tiles, and what the rows of models leave over. */
+#define LOW_TILE_BESIDE(rows)                                                                                          \
+    static void low_tile_##rows##_none_act(const struct low_tile *t) { low_tile(t, rows, TX_ACT_NONE); }              \
+    static void low_tile_##rows##_gelu_erf(const struct low_tile *t) { low_tile(t, rows, TX_ACT_GELU_ERF); }          \
+    static void low_tile_##rows##_gelu_tanh(const struct low_tile *t) { low_tile(t, rows, TX_ACT_GELU_TANH); }
+LOW_TILE_BESIDE(4) LOW_TILE_BESIDE(8) LOW_TILE_BESIDE(12)
+static low_tile_function *const low_tiles_beside[TX_ACT_COUNT][ROWS / 4] = {
+    [TX_ACT_NONE] = {low_tile_4_none_act, low_tile_8_none_act, low_tile_12_none_act},
+    [TX_ACT_GELU_ERF] = {low_tile_4_gelu_erf, low_tile_8_gelu_erf, low_tile_12_gelu_erf},
+    [TX_ACT_GELU_TANH] = {low_tile_4_gelu_tanh, low_tile_8_gelu_tanh, low_tile_12_gelu_tanh},
+};
 
 LOW_ROWS_FUNCTIONS(LOW_INT8)
 
-/* What the epilogue of these rows will touch, on its way while the sums are made. */
+/* What the epilogue of these rows will touch, on its way while the sums are made. Beside an epilogue late_run does it a line at a time: in
+ * one go the lines take all the places for misses. */
 TXK_INLINE void fetch_out(const struct tx_gemm_low *job, size_t m, size_t rows, size_t n)
 {
     const struct tx_epilogue_f32 *e = &job->epilogue;
@@ -109,33 +155,51 @@ TXK_INLINE void fetch_out(const struct tx_gemm_low *job, size_t m, size_t rows, 
 /* `begin` finds where the sums of some rows of Kb bytes begin; NULL: at zero. */
 TXK_INLINE void gemm_low(const struct tx_gemm_low *job, void (*begin)(int32_t *begins, const char *a, size_t lda, size_t rows, size_t Kb))
 {
-    const size_t size = LOW_INT8 ? 1 : 2, Kb = tx_k_padded(job->K) * size, lda = job->lda * size;
-    char c[ROWS * NR * 4] __attribute__((aligned(64)));
+    const size_t size = LOW_INT8 ? 1 : 2, out_size = job->out_bf16 ? 2 : 4, Kb = tx_k_padded(job->K) * size, lda = job->lda * size;
+    const char *first = (const char *)job->w + job->n0 * Kb;
+    char c[2][ROWS * NR * 4] __attribute__((aligned(64)));
     int32_t begins[MOST_ROWS];
-    struct low_rows rows = {.job = job, .run = low_rows_of_act[job->epilogue.act]};
-    /* Half of a 2 MB L2, which two threads may share. */
-    size_t block = (1 << 20) / Kb / ROWS * ROWS;
-    block = block < ROWS ? ROWS : block > MOST_ROWS ? MOST_ROWS : block;
+    const int act = job->epilogue.act;
+    struct low_rows before = {.job = job, .run = low_rows_of_act[act]};
+    /* Blocks as even as whole tiles allow, since each reads all of W. */
+    size_t most = A_BYTES / Kb / ROWS * ROWS, turn = 0;
+    most = most < ROWS ? ROWS : most > MOST_ROWS ? MOST_ROWS : most;
+    if (!job->M)
+        return;
+    const size_t blocks = (job->M + most - 1) / most, block = ((job->M + blocks - 1) / blocks + ROWS - 1) / ROWS * ROWS;
     for (size_t m0 = 0; m0 < job->M; m0 += block) {
-        const size_t count = job->M - m0 < block ? job->M - m0 : block, parts = (count + ROWS - 1) / ROWS;
+        const size_t end = job->M - m0 < block ? job->M : m0 + block, parts = (end - m0 + ROWS - 1) / ROWS;
         if (begin)
-            begin(begins, (const char *)job->a + m0 * lda, lda, count, Kb);
+            begin(begins, (const char *)job->a + m0 * lda, lda, end - m0, Kb);
         for (size_t n = job->n0; n < job->n1; n += NR) {
-            const char *panel = (const char *)job->w + n / NR * Kb * NR;
-            /* The panel after this one, shared out among the tiles. */
-            const size_t step = 4 * 4 * NR / parts;
-            const char *ahead = panel + (n + NR < job->n1 ? Kb * NR : 0);
-            for (size_t i = 0; i < parts; i++) {
-                const size_t m = m0 + count * i / parts, end = m0 + count * (i + 1) / parts;
-                const struct low_tile tile = {.a = (const char *)job->a + m * lda, .lda = lda, .w = panel, .dwords = Kb / 4, .c = c, .begin = begins + (m - m0),
-                                             .ahead = ahead + Kb / 16 * step * i, .ahead_step = step};
-                fetch_out(job, m, end - m, n);
-                low_tiles[end - m](&tile);
-                low_rows_start(&rows, c, m, end - m, n);
-                low_rows_next(&rows, end - m);
+            const char *panel = first + (n - job->n0) * Kb;
+            /* The panel that comes next, shared out among the tiles. A single tile is as fast as memory, and the hardware fetches more than
+             * prefetches may have under way at a time (20 GB/s against 33 on a Zen 4). */
+            const char *ahead = n + NR < job->n1 ? panel + Kb * NR : end < job->M ? first : job->next;
+            const size_t step = parts > 1 && ahead ? 4 * 4 * NR / parts : 0;
+            for (size_t m = m0, rows; m < end; m += rows, turn ^= 1) {
+                /* 16 as twice 8: beside 4 rows an epilogue of 12 takes as long as the products. */
+                rows = end - m <= ROWS ? end - m : end - m <= 16 ? 8 : ROWS;
+                const struct low_tile tile = {
+                    .a = (const char *)job->a + m * lda, .lda = lda, .w = panel, .dwords = Kb / 4, .c = c[turn], .begin = begins + (m - m0),
+                    .ahead = ahead, .ahead_lines = (step + 63) / 64, .ahead_step = step, .out = (char *)job->out + (m * job->ldo + n) * out_size, .before = &before};
+                ahead += Kb / 16 * step;
+                low_tile_function *const beside = rows % 4 == 0 ? low_tiles_beside[act][rows / 4 - 1] : NULL;
+                if (before.left && beside) {
+                    beside(&tile);
+                    low_rows_next(&before, before.left);
+                } else {
+                    low_rows_next(&before, before.left);
+                    fetch_out(job, m, rows, n);
+                    low_tiles[rows](&tile);
+                }
+                low_rows_start(&before, c[turn], m, rows, n);
+                if (job->n1 - n < NR)
+                    low_rows_next(&before, before.left);
             }
         }
     }
+    low_rows_next(&before, before.left);
 }
 
 #endif
