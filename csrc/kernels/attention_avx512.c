@@ -1,6 +1,6 @@
 /* attention_f32: out[Tq,Dh] = softmax(scale q k^T) v of one head. attention_avx512.h has layout, method and bounds; q is multiplied by
  * scale log2(e) when it is turned around. */
-#define PER 1
+#define SPACING 4
 #define PAIR 1
 #define DOT "vfmadd231ps"
 #define DOT_PLAIN(c, x, w) _mm512_fmadd_ps(x, w, c)

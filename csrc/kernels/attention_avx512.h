@@ -13,7 +13,7 @@
  * keys at a time. What was made under the old base shrinks by a power of two, exactly. No probability passes 2^9.
  * A lane's arithmetic depends on its q, k, v, Tk and Dh alone. Rows whose scores hold NaN or +inf come out as NaN.
  *
- * An includer defines, before: PER, the pairs of vectors to soften in four steps of a tile; PAIR, keys in a line of probabilities; DOT,
+ * An includer defines, before: SPACING, steps of a tile to each pair of vectors softened, 2 or 4; PAIR, keys in a line of probabilities; DOT,
  * the instruction; DOT_PLAIN, the same as a function; and after: soften_pair and shrink_line. */
 #ifndef TXK_ATTENTION_AVX512_H
 #define TXK_ATTENTION_AVX512_H
@@ -49,6 +49,7 @@ struct tile {
     float *c;
     /* Tiles of scores only. */
     struct attention *attention;
+    const char *ahead;      /* as many rows that come next, or NULL */
     const float *scores;    /* [ROWS] lines to be softened meanwhile, or NULL */
     float *p;               /* to there */
 };
@@ -124,11 +125,18 @@ TXK_INLINE int score_tile(const struct tile *t, const int MR, const int NV)
     const size_t ld = t->lda, pairs = t->scores ? ROWS / 2 * (size_t)NV : 0;
     const char *base[2] = {t->a, t->a + 3 * ld};
     size_t k = t->K, pair = 0;
-    for (; k >= 4 && pair + PER <= pairs; k -= 4) {
-        STEP(SCORE_ROWS, 0) STEP(SCORE_ROWS, 1) STEP(SCORE_ROWS, 2) STEP(SCORE_ROWS, 3)
-        base[0] += 16, base[1] += 16;
-        for (int i = 0; i < PER; i++, pair++)
-            soften_pair(t->attention, t->p, t->scores, pair / NV, pair % NV, ROWS, NV);
+    if (t->ahead)
+#pragma GCC unroll 6
+        for (int i = 0; i < MR; i++)
+            for (size_t d = 0; d < 4 * t->K; d += 64)
+                _mm_prefetch(t->ahead + (size_t)i * ld + d, _MM_HINT_T0);
+    for (; k >= SPACING && pair < pairs; k -= SPACING, pair++) {
+        STEP(SCORE_ROWS, 0) STEP(SCORE_ROWS, 1)
+        if (SPACING == 4) {
+            STEP(SCORE_ROWS, 2) STEP(SCORE_ROWS, 3)
+        }
+        base[0] += 4 * SPACING, base[1] += 4 * SPACING;
+        soften_pair(t->attention, t->p, t->scores, pair / NV, pair % NV, ROWS, NV);
     }
     for (; k >= 4; k -= 4) {
         STEP(SCORE_ROWS, 0) STEP(SCORE_ROWS, 1) STEP(SCORE_ROWS, 2) STEP(SCORE_ROWS, 3)
@@ -247,6 +255,7 @@ static void attend(struct attention *a)
         const size_t keys = Tk - t < ROWS ? Tk - t : ROWS, block = t / BLOCK * BLOCK;
         s.a = a->keys + t * a->ldk;
         s.c = a->scores[t / ROWS % 2];
+        s.ahead = PAIR == 2 && t + 2 * ROWS <= Tk ? s.a + ROWS * a->ldk : NULL; /* float32 was no faster for it */
         const int above = score_tiles[NV - 1][keys - 1](&s);
         if (t == block && t > 0)
             multiply_values(a, t - BLOCK, BLOCK);

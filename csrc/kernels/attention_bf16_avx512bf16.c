@@ -2,7 +2,7 @@
  * a product takes two elements of Dh, or two keys. v is copied so that two keys' elements lie side by side, k only where Dh is odd.
  *
  * 2^x by a cubic: 9e-5 relative, a fortieth of bfloat16's rounding. Sums are of the unrounded probabilities. */
-#define PER 2
+#define SPACING 2
 #define PAIR 2
 #define DOT "vdpbf16ps"
 #define DOT_PLAIN(c, x, w) _mm512_dpbf16_ps(c, (__m512bh)(x), (__m512bh)(w))
