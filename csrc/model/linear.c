@@ -169,9 +169,9 @@ static void cut_columns(struct job *job, const struct tx_linear *l, int threads)
 {
     job->panel = panel_width(l);
     job->panels = (l->N + job->panel - 1) / job->panel;
-    /* As even as whole panels allow: with few rows a product is as long as its slowest thread. */
-    const size_t wanted = (size_t)threads * TILES_A_THREAD;
-    job->runs = tx_min(job->panels, (wanted + job->row_tiles - 1) / job->row_tiles);
+    /* As even as whole panels allow, and as many runs for each thread: a product is as long as its slowest thread. */
+    const size_t count = (size_t)threads, wanted = (count * TILES_A_THREAD + job->row_tiles - 1) / job->row_tiles;
+    job->runs = tx_min(job->panels, (wanted + count - 1) / count * count);
 }
 
 /* Where the same rows' next product begins to read its weight on this thread, if this task is the last of a share. */
