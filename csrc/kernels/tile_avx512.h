@@ -1,4 +1,4 @@
-/* The product of a few rows of A with one panel of W, in registers: C[MR, 16 NV] = A[MR,K] W[K, 16 NV], the heart of GEMM and attention.
+/* The product of a few rows of A with one panel of W, in registers: C[MR, 16 NV] = A[MR,K] W[K, 16 NV].
  *
  * MR x NV is at most 6 x 4: 24 accumulators, 4 vectors of W and one broadcast of A, 10 loads for 24 multiply-adds. Larger tiles fit, but
  * loads for each multiply-add are what counts: all of these tiles do two multiply-adds a cycle, and the clock falls with the power that
