@@ -40,6 +40,11 @@ def aligned_copy(x):
     return buffer[skip : skip + x.size]
 
 
+def column_runs(threads, row_tiles):
+    """Into how many runs of columns the engine cuts a product (csrc/model/linear.c): as many for each thread."""
+    return -(-4 * threads // (row_tiles * threads)) * threads
+
+
 class Gemm:
     def __init__(self, M, K, N, activation="none", residual=False, cold=False):
         self.M, self.K, self.N, self.activation, self.residual, self.cold = M, K, N, activation, residual, cold
@@ -57,7 +62,7 @@ class Gemm:
 
     def tasks(self, kernels, threads):
         row_blocks = -(-self.M // ROWS)
-        runs = -(-4 * threads // row_blocks)
+        runs = column_runs(threads, row_blocks)
         step = -(-self.N // runs // 192) * 192  # a multiple of every row's panel
         return [
             lambda w=w, n=n, m=m: kernels.gemm_packed_f32(

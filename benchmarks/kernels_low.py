@@ -18,7 +18,7 @@ import statistics
 import time
 
 import numpy as np
-from kernels import COLD_BYTES, RNG, in_threads, one_pass
+from kernels import COLD_BYTES, RNG, column_runs, in_threads, one_pass
 
 from textok._core import Kernels
 
@@ -77,7 +77,7 @@ class Gemm:
 
     def tasks(self, k, threads):
         height = self.M if self.M <= ROWS_FEW else ROWS
-        panels, runs = -(-self.N // 32), -(-4 * threads // -(-self.M // height))
+        panels, runs = -(-self.N // 32), column_runs(threads, -(-self.M // height))
         ends = [panels * run // runs * 32 for run in range(runs + 1)]
         residual = self.out_type == "residual"
         return [

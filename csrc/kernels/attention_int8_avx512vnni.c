@@ -229,11 +229,10 @@ static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
     a->scale *= word;
 }
 
-/* Bytes 0 of four dwords become one dword: each must fit. */
-TXK_INLINE __m512i bytes_of_4(__m512i x0, __m512i x1, __m512i x2, __m512i x3)
+/* Four bytes of each of four vectors, one vector after the other as two packs leave them, become four dwords of a byte of each. */
+TXK_INLINE __m512i interleave_bytes(__m512i packed)
 {
-    const __m512i turn = _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
-    return _mm512_shuffle_epi8(_mm512_packs_epi16(_mm512_packs_epi32(x0, x1), _mm512_packs_epi32(x2, x3)), turn);
+    return _mm512_shuffle_epi8(packed, _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0)));
 }
 
 static void pack_values(struct attention *a, const struct tx_attention_bf16 *job)
@@ -255,7 +254,7 @@ static void pack_values(struct attention *a, const struct tx_attention_bf16 *job
                 for (size_t i = 0; i < 4; i++)
                     q[i] = t + i < count ? _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_sub_ps(element(v + (t + i) * job->ldv, d, a->Dh), mean), factor))
                                          : _mm512_setzero_si512();
-                const __m512i packed = bytes_of_4(q[0], q[1], q[2], q[3]);
+                const __m512i packed = interleave_bytes(_mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3])));
                 _mm256_store_si256((__m256i *)to, _mm512_castsi512_si256(packed));
                 if (d + ROWS < a->Dm)
                     _mm256_store_si256((__m256i *)(to + KEYS * ROWS), _mm512_extracti64x4_epi64(packed, 1));
@@ -387,7 +386,6 @@ TXK_INLINE __m512i powers(const struct attention *a, int g, const char *scores, 
 /* Probabilities of four more keys of block b, which has `count`; *t have theirs. */
 TXK_INLINE void soften_some(const struct attention *a, size_t b, size_t *t, size_t count, const int steep)
 {
-    const __m512i turn = _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
     const char *scores = a->scores[b % 2] + *t * (LINE / 2);
     char *to = a->weights[b % 2] + *t / 4 * LINE;
     if (*t >= count)
@@ -395,7 +393,7 @@ TXK_INLINE void soften_some(const struct attention *a, size_t b, size_t *t, size
 #pragma GCC unroll 2
     for (int g = 0; g < 2; g++) {
         const __m512i low = powers(a, g, scores + 64 * g, steep), high = powers(a, g, scores + LINE + 64 * g, steep);
-        __m512i p = _mm512_shuffle_epi8(_mm512_packus_epi16(low, high), turn);
+        __m512i p = interleave_bytes(_mm512_packus_epi16(low, high));
         if (count - *t < 4)
             p = _mm512_and_si512(p, _mm512_set1_epi32((1 << 8 * (count - *t)) - 1));
         _mm512_store_si512(to + 64 * g, p);
