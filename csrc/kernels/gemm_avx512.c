@@ -75,29 +75,31 @@ static void prefetch_out(const struct tx_gemm_f32 *job, size_t m, size_t rows, s
 }
 
 /* k of a section. Few rows: W streams from memory, and short sections keep what is prefetched close to its use (M 32: 136 GFLOP/s with 96,
- * 125 with 192 or more). Many rows: fewer sums are put down and taken up again. Measured, see benchmarks/RESULTS.md. */
-static size_t section_length(size_t M)
+ * 125 with 192 or more). Many rows: fewer sums are put down and taken up again; and one tile has nobody to share a section with. Measured, see
+ * benchmarks/RESULTS.md. */
+static size_t section_length(size_t M, size_t K)
 {
-    return M <= 64 ? 96 : M <= 256 ? 384 : 768;
+    return M <= TILE_ROWS && K ? K : M <= 64 ? 96 : M <= 256 ? 384 : 768;
 }
 
-/* Rows m0..m1 against the panel at column n. `after`: the panel comes after this one in memory, and its turn is next. */
-static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n, int after)
+/* Rows m0..m1 against the panel at column n. `next`: the panel whose turn is next, or NULL. */
+static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n, const float *next, struct fetch_beside *beside)
 {
     float strip[MAX_ROWS * NR] __attribute__((aligned(64)));
     const size_t K = job->K, columns = job->n1 - n < NR ? job->n1 - n : NR;
-    const size_t parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS, length = section_length(job->M), sections = (K + length - 1) / length;
+    const size_t parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS, length = section_length(job->M, job->K), sections = (K + length - 1) / length;
     const float *w = job->w + n * K;
     for (size_t s = 0; s < sections; s++) {
         const size_t k0 = part_begin(K, sections, s), k1 = part_begin(K, sections, s + 1);
-        /* The section after this one, shared out among the tiles: bytes for each 4 k. */
-        const size_t ahead_step = s + 1 < sections || after ? 4 * NR * sizeof(float) / parts : 0;
+        /* The section after this one, shared out among the tiles. */
+        const float *ahead = s + 1 < sections ? w + k1 * NR : next;
+        const size_t steps = (k1 - k0) / 4, lines = ahead ? 4 * NR * sizeof(float) / 64 : 0;
         for (size_t i = 0; i < parts; i++) {
             const size_t m = m0 + part_begin(m1 - m0, parts, i), rows = m0 + part_begin(m1 - m0, parts, i + 1) - m;
             const struct tile_f32 t = {
                 .a = job->a + m * job->lda + k0, .lda = job->lda, .w = w + k0 * NR, .K = k1 - k0,
                 .c = strip + (m - m0) * NR, .ldc = NR, .more = s > 0,
-                .ahead = (const char *)(w + (ahead_step ? k1 * NR : 0)) + (k1 - k0) / 4 * ahead_step * i, .ahead_step = ahead_step,
+                .ahead = fetch_part(ahead, lines, parts, i, steps), .beside = fetch_beside_next(beside, steps),
             };
             if (s + 1 == sections)
                 prefetch_out(job, m, rows, n, columns);
@@ -115,7 +117,13 @@ void txk_gemm_f32_avx512(const struct tx_gemm_f32 *job)
     size_t most = job->K ? A_FLOATS / job->K : MAX_ROWS;
     most = most < MIN_ROWS ? MIN_ROWS : most > MAX_ROWS ? MAX_ROWS : most;
     const size_t blocks = (job->M + most - 1) / most;
+    const size_t panels = (job->n1 - job->n0 + NR - 1) / NR, tall = (job->M + TILE_ROWS - 1) / TILE_ROWS;
+    const size_t length = section_length(job->M, job->K), sections = (job->K + length - 1) / length;
+    struct fetch_beside beside = fetch_beside(&job->fetch, panels * sections * tall, sections ? job->K / sections / 4 : 0);
     for (size_t b = 0; b < blocks; b++)
-        for (size_t n = job->n0; n < job->n1; n += NR)
-            panel(job, part_begin(job->M, blocks, b), part_begin(job->M, blocks, b + 1), n, n + NR < job->n1);
+        for (size_t n = job->n0; n < job->n1; n += NR) {
+            const float *next = n + NR < job->n1 ? job->w + (n + NR) * job->K
+                                : b + 1 < blocks ? job->w + job->n0 * job->K : job->fetch.next;
+            panel(job, part_begin(job->M, blocks, b), part_begin(job->M, blocks, b + 1), n, next, &beside);
+        }
 }

@@ -189,7 +189,7 @@ TXK_INLINE void gemm_low_amx(const struct tx_gemm_low *job, void (*rows_of_act)(
         const char *first = (const char *)job->w + job->n0 / BLOCK * panel_bytes;
         j.lines = few ? 0 : spread;
         j.rounds = few ? (spread + PAGES - 1) / PAGES : 0;
-        j.next = b1 < blocks ? first : job->next;
+        j.next = b1 < blocks ? first : job->fetch.next;
         j.end = j.next ? (const char *)job->w + (job->n1 + BLOCK - 1) / BLOCK * panel_bytes : (const char *)UINTPTR_MAX;
         j.at = j.until = (const char *)((uintptr_t)first / PAGE * PAGE + AHEAD);
         go_on(&j);

@@ -8,6 +8,7 @@
 #ifndef TXK_GEMM_LOW_AVX512_H
 #define TXK_GEMM_LOW_AVX512_H
 
+#include "fetch_avx512.h"
 #include "epilogue_late_avx512.h"
 #include "kernels_low_avx512.h"
 
@@ -24,8 +25,7 @@ struct low_tile {
     size_t dwords;          /* of K: a multiple of 16 */
     char *c;                /* [rows, 32], 64-byte aligned */
     const int32_t *begin;   /* [rows] where int8 sums begin */
-    const char *ahead;      /* fetched into L2: every 4 dwords of K so many lines from here, and then ahead_step bytes on */
-    size_t ahead_lines, ahead_step;
+    struct fetch ahead, beside;
     char *out;              /* where its epilogue will write */
     struct low_rows *before; /* the epilogue of the tile before this */
 };
@@ -59,20 +59,19 @@ struct low_tile {
         LOW_ROW(6, k) LOW_ROW(7, k) LOW_ROW(8, k) LOW_ROW(9, k) LOW_ROW(10, k) LOW_ROW(11, k) \
     }
 
-/* Four dwords of K, and where `beside` a vector of the epilogue before. */
-#define LOW_STEP(beside)                                                                    \
+/* Four dwords of K, and where `late_too` a vector of the epilogue before. */
+#define LOW_STEP(late_too)                                                                    \
     {                                                                                       \
-        for (size_t i = 0; i < ahead_lines; i++)                                            \
-            _mm_prefetch(ahead + 64 * i, _MM_HINT_T1);                                      \
-        ahead += ahead_step;                                                                \
-        LOW_K_BESIDE(0, beside) LOW_K_BESIDE(1, beside) LOW_K_BESIDE(2, beside) LOW_K_BESIDE(3, beside) \
+        fetch_step(&ahead);                                                                 \
+        fetch_step(&beside);                                                                \
+        LOW_K_LATE(0, late_too) LOW_K_LATE(1, late_too) LOW_K_LATE(2, late_too) LOW_K_LATE(3, late_too) \
         w += 4 * 4 * NR;                                                                    \
         for (int g = 0; g < (rows + 2) / 3; g++)                                            \
             base[g] += 4 * 4;                                                               \
     }
-#define LOW_K_BESIDE(k, beside)                                                             \
+#define LOW_K_LATE(k, late_too)                                                             \
     LOW_K(k)                                                                                \
-    if (beside)                                                                             \
+    if (late_too)                                                                           \
         late_run(&late, k, act, LOW_INT8);
 
 /* `act`: of the epilogue before, or -1: leave that alone. */
@@ -82,8 +81,9 @@ TXK_INLINE void low_tile(const struct low_tile *t, const int rows, const int act
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
         acc[i][0] = acc[i][1] = LOW_INT8 ? _mm512_set1_epi32(t->begin[i]) : _mm512_setzero_si512();
-    const size_t lda = t->lda, ahead_lines = t->ahead_lines, ahead_step = t->ahead_step;
-    const char *w = t->w, *ahead = t->ahead, *base[4];
+    const size_t lda = t->lda;
+    const char *w = t->w, *base[4];
+    struct fetch ahead = t->ahead, beside = t->beside;
 #pragma GCC unroll 4
     for (int g = 0; g < (rows + 2) / 3; g++)
         base[g] = t->a + (size_t)(3 * g) * lda;
@@ -152,6 +152,47 @@ TXK_INLINE void fetch_out(const struct tx_gemm_low *job, size_t m, size_t rows, 
     }
 }
 
+/* The sums of up to FEW rows and two panels, the second `panel_bytes` behind the first: with one, too few chains are under way to keep up
+ * with weights that lie in L2 (two rows in bfloat16 on a Zen 5: 67 GB/s with one, 102 with two). */
+enum { FEW = 4 };
+TXK_INLINE void low_few(const struct low_tile *t, size_t panel_bytes, char *second, const int rows)
+{
+    __m512i acc[FEW][4];
+    const char *a[FEW], *w = t->w;
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) {
+        a[i] = t->a + i * t->lda;
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            acc[i][j] = LOW_INT8 ? _mm512_set1_epi32(t->begin[i]) : _mm512_setzero_si512();
+    }
+    for (size_t k = 0; k < t->dwords; k++, w += 4 * NR) {
+        const __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
+        const __m512i w2 = _mm512_load_si512(w + panel_bytes), w3 = _mm512_load_si512(w + panel_bytes + 64);
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; i++) {
+            const __m512i x = _mm512_set1_epi32(((const int32_t *)a[i])[k]);
+            LOW_DOT(acc[i][0], x, w0)
+            LOW_DOT(acc[i][1], x, w1)
+            LOW_DOT(acc[i][2], x, w2)
+            LOW_DOT(acc[i][3], x, w3)
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) {
+        _mm512_store_si512(t->c + i * 4 * NR, acc[i][0]);
+        _mm512_store_si512(t->c + i * 4 * NR + 64, acc[i][1]);
+        _mm512_store_si512(second + i * 4 * NR, acc[i][2]);
+        _mm512_store_si512(second + i * 4 * NR + 64, acc[i][3]);
+    }
+}
+
+#define LOW_FEW(rows) \
+    static void low_few_##rows(const struct low_tile *t, size_t bytes, char *second) { low_few(t, bytes, second, rows); }
+LOW_FEW(1) LOW_FEW(2) LOW_FEW(3) LOW_FEW(4)
+static void (*const low_fews[FEW + 1])(const struct low_tile *t, size_t panel_bytes, char *second) = {
+    NULL, low_few_1, low_few_2, low_few_3, low_few_4};
+
 /* `begin` finds where the sums of some rows of Kb bytes begin; NULL: at zero. */
 TXK_INLINE void gemm_low(const struct tx_gemm_low *job, void (*begin)(int32_t *begins, const char *a, size_t lda, size_t rows, size_t Kb))
 {
@@ -167,26 +208,40 @@ TXK_INLINE void gemm_low(const struct tx_gemm_low *job, void (*begin)(int32_t *b
     if (!job->M)
         return;
     const size_t blocks = (job->M + most - 1) / most, block = ((job->M + blocks - 1) / blocks + ROWS - 1) / ROWS * ROWS;
+    const size_t steps = Kb / 16, panels = (job->n1 - job->n0 + NR - 1) / NR, tall = (job->M + ROWS - 1) / ROWS;
+    struct fetch_beside beside = fetch_beside(&job->fetch, panels * tall, steps);
     for (size_t m0 = 0; m0 < job->M; m0 += block) {
         const size_t end = job->M - m0 < block ? job->M : m0 + block, parts = (end - m0 + ROWS - 1) / ROWS;
         if (begin)
             begin(begins, (const char *)job->a + m0 * lda, lda, end - m0, Kb);
-        for (size_t n = job->n0; n < job->n1; n += NR) {
+        size_t n = job->n0;
+        for (; job->M <= FEW && n + NR < job->n1; n += 2 * NR) {
+            const char *panel = first + (n - job->n0) * Kb;
+            low_fews[job->M](&(struct low_tile){.a = job->a, .lda = lda, .w = panel, .dwords = Kb / 4, .c = c[0], .begin = begins},
+                             Kb * NR, c[1]);
+            for (size_t half = 0; half < 2; half++) {
+                low_rows_start(&before, c[half], 0, job->M, n + half * NR);
+                low_rows_next(&before, before.left);
+            }
+        }
+        for (; n < job->n1; n += NR) {
             const char *panel = first + (n - job->n0) * Kb;
             /* The panel that comes next, shared out among the tiles. A single tile is as fast as memory, and the hardware fetches more than
              * prefetches may have under way at a time (20 GB/s against 33 on a Zen 4). */
-            const char *ahead = n + NR < job->n1 ? panel + Kb * NR : end < job->M ? first : job->next;
-            const size_t step = parts > 1 && ahead ? 4 * 4 * NR / parts : 0;
-            for (size_t m = m0, rows; m < end; m += rows, turn ^= 1) {
+            const char *ahead = n + NR < job->n1 ? panel + Kb * NR : end < job->M ? first : job->fetch.next;
+            const size_t lines = parts > 1 && ahead ? 4 * 4 * NR / 64 : 0;
+            size_t part = 0;
+            for (size_t m = m0, rows; m < end; m += rows, part++, turn ^= 1) {
                 /* 16 as twice 8: beside 4 rows an epilogue of 12 takes as long as the products. */
                 rows = end - m <= ROWS ? end - m : end - m <= 16 ? 8 : ROWS;
                 const struct low_tile tile = {
                     .a = (const char *)job->a + m * lda, .lda = lda, .w = panel, .dwords = Kb / 4, .c = c[turn], .begin = begins + (m - m0),
-                    .ahead = ahead, .ahead_lines = (step + 63) / 64, .ahead_step = step, .out = (char *)job->out + (m * job->ldo + n) * out_size, .before = &before};
-                ahead += Kb / 16 * step;
-                low_tile_function *const beside = rows % 4 == 0 ? low_tiles_beside[act][rows / 4 - 1] : NULL;
-                if (before.left && beside) {
-                    beside(&tile);
+                    .ahead = fetch_part(ahead, lines, parts, part, steps),
+                    .beside = fetch_beside_next(&beside, steps), .before = &before,
+                    .out = (char *)job->out + (m * job->ldo + n) * out_size};
+                low_tile_function *const with_late = rows % 4 == 0 ? low_tiles_beside[act][rows / 4 - 1] : NULL;
+                if (before.left && with_late) {
+                    with_late(&tile);
                     low_rows_next(&before, before.left);
                 } else {
                     low_rows_next(&before, before.left);

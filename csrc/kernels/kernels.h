@@ -32,6 +32,13 @@ struct tx_epilogue_f32 {
     const int32_t *group;   /* [M], which gate row each row takes; NULL: row 0 for all */
 };
 
+/* What a product may fetch while it multiplies: hints, which change no bit and may be ignored. */
+struct tx_fetch {
+    const void *next;       /* where the weights begin that this thread reads after columns n0..n1, or NULL */
+    const void *beside;     /* other memory that it reads right after: fetched a little with each tile; see gemm_f32_beside */
+    size_t beside_bytes;
+};
+
 /* One block of a product: rows 0..M of A against columns n0..n1 of the packed W; n0 is a multiple of gemm_f32_nr. `out`, `residual`,
  * `bias` and `gate` are indexed by the full column number. */
 struct tx_gemm_f32 {
@@ -43,6 +50,7 @@ struct tx_gemm_f32 {
     size_t M, N, K;
     size_t n0, n1;
     struct tx_epilogue_f32 epilogue;
+    struct tx_fetch fetch;
 };
 
 /* One head of one image: out = softmax(scale q k^T) v, with rows of q in any number and order. Never stores more scores than a strip. */
@@ -131,10 +139,10 @@ struct tx_gemm_low {
     const float *a_scale;   /* [M], int8 only */
     const void *w;          /* packed */
     const float *w_scale;   /* [N], int8 only */
-    const void *next;       /* where the weights begin that this thread reads after columns n0..n1, or NULL: a hint */
     size_t M, N, K;
     size_t n0, n1;
     struct tx_epilogue_f32 epilogue;
+    struct tx_fetch fetch;
 };
 
 /* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product as bfloat16; in
@@ -158,6 +166,9 @@ struct tx_kernels {
     size_t gemm_f32_nr;
     /* 1 where gemm_f32 is worth running; 0: the model prefers a BLAS (the reference row is written to be read). */
     int gemm_f32_fast;
+    /* 1 where gemm_f32 fetches what tx_fetch asks for beside it; gemm_bf16_beside and gemm_int8_beside likewise. 0 on tiles, whose products
+     * leave memory no rest. */
+    int gemm_f32_beside;
     /* Elements of the packed form of W[N,K]. */
     size_t (*gemm_f32_packed)(size_t N, size_t K);
     /* dst (64-byte aligned) <- rows n0..n1 of W[N,K], row-major; n0 a multiple of nr, n1 too or N. Fills padding with zeros. */
@@ -177,6 +188,7 @@ struct tx_kernels {
 
     /* Products in bfloat16. Packed sizes are in elements; a panel has gemm_bf16_nr columns. */
     size_t gemm_bf16_nr;
+    int gemm_bf16_beside;
     size_t (*gemm_bf16_packed)(size_t N, size_t K);
     void (*gemm_bf16_pack)(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);   /* rounds */
     void (*gemm_bf16_unpack)(uint16_t *w, const uint16_t *packed, size_t N, size_t K);
@@ -184,6 +196,7 @@ struct tx_kernels {
 
     /* Products in int8: packs rows that are int8 already (quantize_int8 makes them). */
     size_t gemm_int8_nr;
+    int gemm_int8_beside;
     size_t (*gemm_int8_packed)(size_t N, size_t K);
     void (*gemm_int8_pack)(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
     void (*gemm_int8_unpack)(int8_t *w, const int8_t *packed, size_t N, size_t K);
@@ -220,13 +233,13 @@ struct tx_kernels {
 
 /* Every slot, and WITH it the fields that come from the same row: a packed layout, or the size of a scratch. */
 #define TXK_SLOTS(X, WITH) \
-    X(gemm_f32) WITH(gemm_f32, gemm_f32_nr) WITH(gemm_f32, gemm_f32_fast) WITH(gemm_f32, gemm_f32_packed) \
-    WITH(gemm_f32, gemm_f32_pack) WITH(gemm_f32, gemm_f32_unpack) \
+    X(gemm_f32) WITH(gemm_f32, gemm_f32_nr) WITH(gemm_f32, gemm_f32_fast) WITH(gemm_f32, gemm_f32_beside) \
+    WITH(gemm_f32, gemm_f32_packed) WITH(gemm_f32, gemm_f32_pack) WITH(gemm_f32, gemm_f32_unpack) \
     X(epilogue_f32) \
     X(attention_f32) WITH(attention_f32, attention_f32_scratch) \
-    X(gemm_bf16) WITH(gemm_bf16, gemm_bf16_nr) WITH(gemm_bf16, gemm_bf16_packed) \
+    X(gemm_bf16) WITH(gemm_bf16, gemm_bf16_nr) WITH(gemm_bf16, gemm_bf16_beside) WITH(gemm_bf16, gemm_bf16_packed) \
     WITH(gemm_bf16, gemm_bf16_pack) WITH(gemm_bf16, gemm_bf16_unpack) \
-    X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_packed) \
+    X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_beside) WITH(gemm_int8, gemm_int8_packed) \
     WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack) \
     X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch) \
     X(attention_int8) WITH(attention_int8, attention_int8_scratch) \

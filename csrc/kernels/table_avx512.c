@@ -6,6 +6,7 @@ extern const struct tx_kernels txk_table_avx512;
 const struct tx_kernels txk_table_avx512 = {
     .gemm_f32_nr = 64,
     .gemm_f32_fast = 1,
+    .gemm_f32_beside = 1,
     .gemm_f32_packed = txk_gemm_f32_packed_avx512,
     .gemm_f32_pack = txk_gemm_f32_pack_avx512,
     .gemm_f32_unpack = txk_gemm_f32_unpack_avx512,

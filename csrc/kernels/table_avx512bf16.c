@@ -4,6 +4,7 @@
 extern const struct tx_kernels txk_table_avx512bf16;
 const struct tx_kernels txk_table_avx512bf16 = {
     .gemm_bf16_nr = 32,
+    .gemm_bf16_beside = 1,
     .gemm_bf16_packed = txk_gemm_low_packed_avx512,
     .gemm_bf16_pack = txk_gemm_bf16_pack_avx512,
     .gemm_bf16_unpack = txk_gemm_bf16_unpack_avx512,

@@ -4,6 +4,7 @@
 extern const struct tx_kernels txk_table_avx512vnni;
 const struct tx_kernels txk_table_avx512vnni = {
     .gemm_int8_nr = 32,
+    .gemm_int8_beside = 1,
     .gemm_int8_packed = txk_gemm_low_packed_avx512,
     .gemm_int8_pack = txk_gemm_int8_pack_unsigned_avx512,
     .gemm_int8_unpack = txk_gemm_int8_unpack_unsigned_avx512,

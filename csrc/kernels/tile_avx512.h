@@ -11,7 +11,7 @@
 #ifndef TXK_TILE_AVX512_H
 #define TXK_TILE_AVX512_H
 
-#include "simd_avx512.h"
+#include "fetch_avx512.h"
 
 enum { TILE_ROWS = 6, TILE_VECTORS = 4 };
 
@@ -23,8 +23,7 @@ struct tile_f32 {
     float *c;               /* [MR, 16 NV], rows ldc apart, 64-byte aligned */
     size_t ldc;
     int more;               /* 1: add to what is in c */
-    const char *ahead;      /* prefetched into L2 as k goes, ahead_step bytes every 4 k */
-    size_t ahead_step;
+    struct fetch ahead, beside;
 };
 
 /* acc[i][j] += A[i, k] * w[j] for one row i and one k (both literals: they become part of the instruction's address).
@@ -84,17 +83,17 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
         for (int j = 0; j < NV; j++)
             acc[i][j] = t->more ? _mm512_load_ps(c + i * ldc + 16 * j) : _mm512_setzero_ps();
 
-    const size_t ld = t->lda * sizeof(float), ahead_step = t->ahead_step;
+    const size_t ld = t->lda * sizeof(float);
     const float *w_row = t->w;
-    const char *ahead = t->ahead, *base[2];
+    const char *base[2];
+    struct fetch ahead = t->ahead, beside = t->beside;
     size_t k = t->K;
 #pragma GCC unroll 2
     for (int g = 0; g < (MR + 2) / 3; g++)
         base[g] = (const char *)t->a + (size_t)(3 * g) * ld;
     for (; k >= 4; k -= 4) {
-        for (size_t i = 0; i < ahead_step; i += 64)
-            _mm_prefetch(ahead + i, _MM_HINT_T1);
-        ahead += ahead_step;
+        fetch_step(&ahead);
+        fetch_step(&beside);
         TILE_K(0) TILE_K(1) TILE_K(2) TILE_K(3)
 #pragma GCC unroll 2
         for (int g = 0; g < (MR + 2) / 3; g++)

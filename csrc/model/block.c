@@ -134,15 +134,34 @@ static void norm(const struct tx_run *run, const struct tx_block *block, struct 
     });
 }
 
+/* The share in modulation->next that goes beside `linear`: as much of it as there is of the block's weights in this one. */
+static const struct tx_beside *beside(struct tx_beside *share, const struct tx_block *block, const struct tx_modulation *modulation,
+                                      const struct tx_linear *linear)
+{
+    const struct tx_linear *const all[] = {&block->qkv, &block->proj, &block->fc1, &block->fc2};
+    if (!modulation || !modulation->next)
+        return NULL;
+    *share = *modulation->next;
+    share->of = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (all[i] == linear)
+            share->from = share->of;
+        share->of += all[i]->N * all[i]->K;
+        if (all[i] == linear)
+            share->to = share->of;
+    }
+    return share;
+}
+
 /* x += gate * (a W^T + b) */
 static void add(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat x, struct tx_mat a, const struct tx_seq *seq,
-                const struct tx_modulation *modulation, size_t part)
+                const struct tx_modulation *modulation, size_t part, const struct tx_beside *beside)
 {
-    tx_linear_run(run, linear, x, a, seq, &(struct tx_epilogue_f32){
+    tx_linear_run_beside(run, linear, x, a, seq, &(struct tx_epilogue_f32){
         .residual = x.data, .ldr = x.ld,
         .gate = modulation ? modulation->rows + part * linear->N : NULL,
         .ldg = modulation ? modulation->ld : 0, .group = modulation ? modulation->group : NULL,
-    });
+    }, beside);
 }
 
 static void tap(const struct tx_run *run, const char *name, size_t index, const char *what, struct tx_mat x, size_t rows, size_t D)
@@ -252,12 +271,13 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
 {
     const size_t D = block->D, Dh = D / block->H;
     const struct tx_mat h = buffers->h, qkv = wide_as(buffers, 3 * D), q_cross = wide_as(buffers, D), inner = wide_as(buffers, block->F);
+    struct tx_beside share;
 
     if (stored_pays(run, block, seq)) {
         project_around(run, block, qkv, x, h, seq);
     } else {
         norm(run, block, h, x, tx_seq_rows(seq), &block->norm1, modulation, 0);
-        tx_linear_run(run, &block->qkv, qkv, h, seq, NULL);
+        tx_linear_run_beside(run, &block->qkv, qkv, h, seq, NULL, beside(&share, block, modulation, &block->qkv));
     }
     attend(run, &(struct attention_job){
         .products = block->qkv.dtype, .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D), .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh,
@@ -271,7 +291,7 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
         seq = keep->seq;
     }
     const size_t rows = tx_seq_rows(seq);
-    add(run, &block->proj, x, attended_for(run, buffers, rows, D), seq, modulation, 2);
+    add(run, &block->proj, x, attended_for(run, buffers, rows, D), seq, modulation, 2, beside(&share, block, modulation, &block->proj));
     tap(run, name, index, ".attn", x, rows, D);
 
     if (block->cross) {
@@ -281,12 +301,14 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
             .products = block->qkv.dtype, .out = buffers->attended, .q = q_cross, .k = text->kv, .v = tx_mat_at(text->kv, 0, D), .H = block->H, .Dh = Dh,
             .queries = seq, .keys = text->seq, .keys_of = text->text_of,
         });
-        add(run, &block->cross_proj, x, attended_for(run, buffers, rows, D), seq, NULL, 0);
+        add(run, &block->cross_proj, x, attended_for(run, buffers, rows, D), seq, NULL, 0, NULL);
         tap(run, name, index, ".cross", x, rows, D);
     }
 
     norm(run, block, h, x, rows, &block->norm2, modulation, 3);
-    tx_linear_run(run, &block->fc1, inner, h, seq, &(struct tx_epilogue_f32){.act = block->gelu});
-    add(run, &block->fc2, x, inner_for(run, buffers, inner, rows, block->F), seq, modulation, 5);
+    tx_linear_run_beside(run, &block->fc1, inner, h, seq, &(struct tx_epilogue_f32){.act = block->gelu},
+                         beside(&share, block, modulation, &block->fc1));
+    add(run, &block->fc2, x, inner_for(run, buffers, inner, rows, block->F), seq, modulation, 5,
+        beside(&share, block, modulation, &block->fc2));
     tap(run, name, index, "", x, rows, D);
 }

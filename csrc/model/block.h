@@ -37,6 +37,7 @@ struct tx_modulation {
     const float *rows;      /* [G, 6D], ld */
     size_t ld;
     const int32_t *group;   /* [rows of x] */
+    const struct tx_beside *next; /* what the block's products compute beside them: the next block's rows, say; or NULL */
 };
 
 /* Keys and values of the text, made by cross_kv: float32, or bfloat16 in bfloat16 and int8 models. */

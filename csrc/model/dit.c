@@ -171,7 +171,7 @@ static void time_frequencies(float *out, double t, size_t freq, size_t shift)
 }
 
 void tx_dit_modulate(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const float *t,
-                     const size_t *condition, size_t count)
+                     const size_t *condition, size_t count, int beside)
 {
     const size_t D = dit->D;
     const struct tx_seq ones = {count, b->one_start};
@@ -188,9 +188,11 @@ void tx_dit_modulate(const struct tx_run *run, const struct tx_dit *dit, struct 
     }
     if (b->c_low.dtype != TX_F32)
         tx_convert_run(run, b->c_low, b->c, count, D);
-    for (size_t i = 0; i < dit->depth; i++)
+    b->beside = beside && tx_linear_beside(run->kernels, dit->final_ada.dtype) ? count : 0;
+    for (size_t i = 0; i < (b->beside ? 1 : dit->depth); i++)
         tx_linear_run(run, &dit->ada[i], tx_mat_at(b->mod, i * b->pairs, 0), b->c_low, &ones, NULL);
-    tx_linear_run(run, &dit->final_ada, b->final_mod, b->c_low, &ones, NULL);
+    if (!b->beside)
+        tx_linear_run(run, &dit->final_ada, b->final_mod, b->c_low, &ones, NULL);
 }
 
 /* A sample's patches as the rows of `to`, (channel, row, column) within a patch; tokens as they are. */
@@ -243,7 +245,11 @@ enum tx_status tx_dit_evaluate(const struct tx_run *run, const struct tx_dit *di
         for (size_t i = 0; i < dit->depth; i++) {
             if (tx_run_tick(run) != TX_OK)
                 return TX_STOPPED;
-            const struct tx_modulation modulation = {tx_mat_at(b->mod, i * b->pairs, 0).data, b->mod.ld, b->group};
+            const int last = i + 1 == dit->depth;
+            const struct tx_beside beside = {.linear = last ? &dit->final_ada : &dit->ada[i + 1],
+                .out = last ? b->final_mod : tx_mat_at(b->mod, (i + 1) * b->pairs, 0), .a = b->c_low, .rows = b->beside};
+            const struct tx_modulation modulation = {tx_mat_at(b->mod, i * b->pairs, 0).data, b->mod.ld, b->group,
+                                                    b->beside && e0 == 0 ? &beside : NULL};
             const struct tx_cross_text text = {dit->Nt ? tx_mat_at(b->kv, i * b->text_rows, 0) : b->kv, &texts, b->text_of};
             tx_block_run(run, &dit->blocks[i], b->x, &seq, &b->block, &modulation, &text, NULL, "", i);
         }
@@ -273,6 +279,6 @@ enum tx_status tx_dit_denoise(const struct tx_run *run, const struct tx_dit *dit
         condition[e] = text ? e : conditions;
     }
     tx_dit_condition(run, dit, &b, text, B, !text);
-    tx_dit_modulate(run, dit, &b, t, condition, B);
+    tx_dit_modulate(run, dit, &b, t, condition, B, 1);
     return tx_dit_evaluate(run, dit, &b, x, image, image, condition, B, out);
 }

@@ -59,6 +59,7 @@ struct tx_dit_buffers {
     size_t *start, *text_of;    /* [images + 1], [images] */
     struct tx_mat in, x, out, normed; /* [images * T, C pp], [images * T, D], [images * T, pp out_channels], [images * T, D] */
     int32_t *group;             /* [images * T] */
+    size_t beside;              /* so many pairs' modulations, but the first block's, are left to an evaluation, beside its products */
     struct tx_block_buffers block;
 };
 
@@ -70,9 +71,10 @@ size_t tx_dit_scratch(const struct tx_dit *dit, const struct tx_kernels *kernels
 void tx_dit_condition(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *buffers, const struct tx_text *text, size_t B,
                       int null);
 
-/* Modulations of `count` pairs: pair i is timestep t[i] with condition condition[i]. count <= buffers->pairs. */
+/* Modulations of `count` pairs: pair i is timestep t[i] with condition condition[i]. count <= buffers->pairs. `beside`: what one evaluation
+ * alone will use, which then computes most of them itself where that is faster. */
 void tx_dit_modulate(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *buffers, const float *t,
-                     const size_t *condition, size_t count);
+                     const size_t *condition, size_t count, int beside);
 
 /* Numbers in a sample, and in a prediction. */
 static inline size_t tx_dit_sample_size(const struct tx_dit *dit)

@@ -20,6 +20,7 @@ enum {
     ROWS_FEW = 288,      /* up to so many stay together: a DiT's weights then come from memory once */
     COLUMNS_BLAS = 256,
     TILES_A_THREAD = 4,  /* so that a thread that starts late has less left to do */
+    BESIDE_BYTES = 160 << 10, /* of what goes beside a product, fetched before it is multiplied: a part of L2 */
 };
 
 void tx_blas_init(void)
@@ -157,6 +158,7 @@ struct job {
     size_t M, rows, row_tiles;      /* all rows; of a tile; tiles of rows */
     size_t panels, runs, panel;     /* the panels of W in so many runs, and their width */
     size_t columns;                 /* BLAS: of a tile */
+    const struct tx_beside *beside; /* or NULL */
 };
 
 static size_t panel_width(const struct tx_linear *l)
@@ -165,29 +167,43 @@ static size_t panel_width(const struct tx_linear *l)
     return l->dtype == TX_F32 ? k->gemm_f32_nr : l->dtype == TX_BF16 ? k->gemm_bf16_nr : k->gemm_int8_nr;
 }
 
+static size_t panels_of(const struct tx_linear *l)
+{
+    return (l->N + panel_width(l) - 1) / panel_width(l);
+}
+
+static const char *panel_at(const struct tx_linear *l, size_t panel)
+{
+    const size_t K = l->dtype == TX_F32 ? l->K : tx_k_padded(l->K);
+    return (const char *)l->w + panel * panel_width(l) * K * tx_dtype_size(l->dtype);
+}
+
 static void cut_columns(struct job *job, const struct tx_linear *l, int threads)
 {
     job->panel = panel_width(l);
-    job->panels = (l->N + job->panel - 1) / job->panel;
+    job->panels = panels_of(l);
     /* As even as whole panels allow, and as many runs for each thread: a product is as long as its slowest thread. */
     const size_t count = (size_t)threads, wanted = (count * TILES_A_THREAD + job->row_tiles - 1) / job->row_tiles;
     job->runs = tx_min(job->panels, (wanted + count - 1) / count * count);
 }
 
-/* Where the same rows' next product begins to read its weight on this thread, if this task is the last of a share. */
-static const void *next_weight(const struct job *job, size_t task, int worker)
+/* Where this thread reads on after a run of columns: behind it, or, if it is the last of a share, where the same rows' next product begins. */
+static const char *read_next(const struct job *job, size_t run, int worker)
 {
     const struct tx_linear *next = job->linear->next;
     const int threads = job->run->threads;
     int last = 0;
     for (int i = 1; i <= threads; i++)
-        last |= task + 1 == tx_pool_share(job->runs, threads, i);
-    if (!next || !last || job->row_tiles > 1)
+        last |= run + 1 == tx_pool_share(job->runs, threads, i);
+    if (job->row_tiles > 1)
+        return NULL;
+    if (!last)
+        return panel_at(job->linear, job->panels * (run + 1) / job->runs);
+    if (!next)
         return NULL;
     struct job then = {.row_tiles = 1};
     cut_columns(&then, next, threads);
-    const size_t panel = then.panels * tx_pool_share(then.runs, threads, worker) / then.runs;
-    return (const char *)next->w + panel * then.panel * tx_k_padded(next->K) * tx_dtype_size(next->dtype);
+    return panel_at(next, then.panels * tx_pool_share(then.runs, threads, worker) / then.runs);
 }
 
 /* The same epilogue for rows from r on. */
@@ -201,30 +217,59 @@ static struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *e, size_
     return at;
 }
 
+/* M rows by panels p0..p1. */
+static void multiply(const struct tx_run *run, const struct tx_linear *l, struct tx_mat out, struct tx_mat a, size_t M, size_t p0,
+                     size_t p1, const struct tx_epilogue_f32 *epilogue, const struct tx_fetch *fetch)
+{
+    const size_t n0 = p0 * panel_width(l), n1 = tx_min(p1 * panel_width(l), l->N);
+    if (n0 >= n1)
+        return;
+    if (l->dtype == TX_F32) {
+        run->kernels->gemm_f32(&(struct tx_gemm_f32){
+            .out = out.data, .ldo = out.ld, .a = a.data, .lda = a.ld, .w = l->w, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1,
+            .epilogue = *epilogue, .fetch = *fetch});
+        return;
+    }
+    const struct tx_gemm_low low = {
+        .out = out.data, .ldo = out.ld, .out_bf16 = out.dtype == TX_BF16, .a = a.data, .lda = a.ld, .a_scale = a.scale, .w = l->w,
+        .w_scale = l->scale, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1, .epilogue = *epilogue, .fetch = *fetch};
+    if (l->dtype == TX_BF16)
+        run->kernels->gemm_bf16(&low);
+    else
+        run->kernels->gemm_int8(&low);
+}
+
 static void own_task(void *arg, size_t task, int worker)
 {
     const struct job *job = arg;
     const struct tx_linear *l = job->linear;
     if (tx_run_stopped(job->run, worker))
         return;
-    const size_t r0 = task % job->row_tiles * job->rows, run = task / job->row_tiles;
-    const size_t n0 = job->panels * run / job->runs * job->panel, n1 = tx_min(job->panels * (run + 1) / job->runs * job->panel, l->N);
+    const size_t r0 = task % job->row_tiles * job->rows, run = task / job->row_tiles, M = tx_min(job->rows, job->M - r0);
+    const size_t p0 = job->panels * run / job->runs, p1 = job->panels * (run + 1) / job->runs;
     const struct tx_mat out = tx_mat_at(job->out, r0, 0), a = tx_mat_at(job->a, r0, 0);
     const struct tx_epilogue_f32 epilogue = epilogue_at(&job->epilogue, r0);
-    const size_t M = tx_min(job->rows, job->M - r0);
-    if (l->dtype == TX_F32) {
-        job->run->kernels->gemm_f32(&(struct tx_gemm_f32){
-            .out = out.data, .ldo = out.ld, .a = a.data, .lda = a.ld, .w = l->w, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1,
-            .epilogue = epilogue});
+    const char *next = read_next(job, run, worker);
+    const struct tx_beside *b = r0 == 0 ? job->beside : NULL;
+    if (!b) {
+        multiply(job->run, l, out, a, M, p0, p1, &epilogue, &(struct tx_fetch){.next = next});
         return;
     }
-    const struct tx_gemm_low low = {
-        .out = out.data, .ldo = out.ld, .out_bf16 = out.dtype == TX_BF16, .a = a.data, .lda = a.ld, .a_scale = a.scale, .w = l->w,
-        .w_scale = l->scale, .next = next_weight(job, task, worker), .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1, .epilogue = epilogue};
-    if (l->dtype == TX_BF16)
-        job->run->kernels->gemm_bf16(&low);
-    else
-        job->run->kernels->gemm_int8(&low);
+    /* This run's share of what goes beside, in pieces that L2 holds until they are multiplied. */
+    const size_t all = panels_of(b->linear), b0 = all * b->from / b->of, count = all * b->to / b->of - b0;
+    const size_t q0 = b0 + count * run / job->runs, q1 = b0 + count * (run + 1) / job->runs;
+    const size_t bytes = (size_t)(panel_at(b->linear, q1) - panel_at(b->linear, q0));
+    const size_t pieces = tx_max(1, tx_min((bytes + BESIDE_BYTES - 1) / BESIDE_BYTES, p1 - p0));
+    const struct tx_epilogue_f32 plain = {.bias = b->linear->bias};
+    for (size_t i = 0; i < pieces; i++) {
+        const size_t p = p0 + (p1 - p0) * i / pieces, q = q0 + (q1 - q0) * i / pieces;
+        const size_t p_end = p0 + (p1 - p0) * (i + 1) / pieces, q_end = q0 + (q1 - q0) * (i + 1) / pieces;
+        const char *at = panel_at(b->linear, q);
+        multiply(job->run, l, out, a, M, p, p_end, &epilogue, &(struct tx_fetch){
+            .next = i + 1 < pieces ? panel_at(l, p_end) : next,
+            .beside = at, .beside_bytes = (size_t)(panel_at(b->linear, q_end) - at)});
+        multiply(job->run, b->linear, b->out, b->a, b->rows, q, q_end, &plain, &(struct tx_fetch){0});
+    }
 }
 
 static void blas_task(void *arg, size_t task, int worker)
@@ -245,10 +290,21 @@ static void blas_task(void *arg, size_t task, int worker)
     job->run->kernels->epilogue_f32(tx_mat_at(job->out, r0, n0).data, job->out.ld, sums, COLUMNS_BLAS, rows, columns, &e);
 }
 
+int tx_linear_beside(const struct tx_kernels *k, enum tx_dtype dtype)
+{
+    return dtype == TX_F32 ? k->gemm_f32_beside : dtype == TX_BF16 ? k->gemm_bf16_beside : k->gemm_int8_beside;
+}
+
 void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a, const struct tx_seq *seq,
                    const struct tx_epilogue_f32 *epilogue)
 {
-    struct job job = {.run = run, .linear = linear, .out = out, .a = a, .seq = seq, .M = tx_seq_rows(seq)};
+    tx_linear_run_beside(run, linear, out, a, seq, epilogue, NULL);
+}
+
+void tx_linear_run_beside(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a,
+                          const struct tx_seq *seq, const struct tx_epilogue_f32 *epilogue, const struct tx_beside *beside)
+{
+    struct job job = {.run = run, .linear = linear, .out = out, .a = a, .seq = seq, .M = tx_seq_rows(seq), .beside = beside};
     if (!job.M)
         return;
     if (epilogue)

@@ -43,6 +43,22 @@ size_t tx_linear_scratch(const struct tx_kernels *kernels, size_t longest_segmen
 void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a, const struct tx_seq *seq,
                    const struct tx_epilogue_f32 *epilogue);
 
+/* Some columns of another product that goes along with one: while the one's tasks multiply they fetch the other's weight, and then multiply
+ * with what has come. Memory would rest beside the one, and multipliers beside the other, where that has few rows. */
+struct tx_beside {
+    const struct tx_linear *linear; /* of a dtype that tx_linear_beside says 1 for */
+    struct tx_mat out, a;
+    size_t rows;
+    size_t from, to, of;            /* columns from * N / of .. to * N / of, in whole panels */
+};
+
+/* Whether this CPU's products fetch something beside them. */
+int tx_linear_beside(const struct tx_kernels *kernels, enum tx_dtype dtype);
+
+/* tx_linear_run, and `beside` where that is not NULL. */
+void tx_linear_run_beside(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a,
+                          const struct tx_seq *seq, const struct tx_epilogue_f32 *epilogue, const struct tx_beside *beside);
+
 /* to [rows,D] <- from (float32 or bfloat16), in to's dtype (bfloat16 or int8), padded with zeros. */
 void tx_convert_run(const struct tx_run *run, struct tx_mat to, struct tx_mat from, size_t rows, size_t D);
 

@@ -42,7 +42,7 @@ static size_t modulate(const struct tx_run *run, const struct tx_dit *dit, struc
         b->t[i] = s->t[step + i / G];
         b->condition[i] = i % G;
     }
-    tx_dit_modulate(run, dit, &b->dit, b->t, b->condition, count * G);
+    tx_dit_modulate(run, dit, &b->dit, b->t, b->condition, count * G, 0);
     return count;
 }
 
