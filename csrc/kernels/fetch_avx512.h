@@ -1,5 +1,6 @@
-/* What a tile fetches into L2 while it multiplies: the weights whose turn is next, and what its product was asked to fetch beside them (struct
- * tx_fetch). Both are shared out among tiles in whole lines, as evenly as those allow. */
+/* What a tile fetches into L2 while it multiplies: the weights whose turn is next, or what its product was asked to fetch beside them (struct
+ * tx_fetch). Both are shared out among tiles in whole lines, as evenly as those allow; a tile fetches one of the two, since a second loop in
+ * its steps costs products that need none of it up to a hundredth. */
 #ifndef TXK_FETCH_AVX512_H
 #define TXK_FETCH_AVX512_H
 
@@ -7,7 +8,7 @@
 
 struct fetch {
     const char *at;
-    size_t lines;           /* of each step of the tile: 4 k, or 4 dwords of K */
+    size_t lines;           /* in each step of the tile: 4 k, or 4 dwords of K */
 };
 
 /* Part i of `parts` of `lines` a step, from `at` on. */
@@ -15,6 +16,12 @@ static inline struct fetch fetch_part(const void *at, size_t lines, size_t parts
 {
     const size_t before = lines * i / parts;
     return (struct fetch){(const char *)at + before * steps * 64, lines * (i + 1) / parts - before};
+}
+
+/* How many of `parts` tiles fetch the weights whose turn is next. What goes beside them is half as much: a third of the tiles fetch that. */
+static inline size_t fetch_tiles(const struct tx_fetch *job, size_t parts)
+{
+    return job->beside_bytes && parts > 1 ? parts - (parts + 2) / 3 : parts;
 }
 
 /* What tiles fetch of job->beside: `lines` a step of one tile are all of it. */

@@ -87,7 +87,8 @@ static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n,
 {
     float strip[MAX_ROWS * NR] __attribute__((aligned(64)));
     const size_t K = job->K, columns = job->n1 - n < NR ? job->n1 - n : NR;
-    const size_t parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS, length = section_length(job->M, job->K), sections = (K + length - 1) / length;
+    const size_t parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS, length = section_length(job->M, job->K);
+    const size_t sections = (K + length - 1) / length, for_w = fetch_tiles(&job->fetch, parts);
     const float *w = job->w + n * K;
     for (size_t s = 0; s < sections; s++) {
         const size_t k0 = part_begin(K, sections, s), k1 = part_begin(K, sections, s + 1);
@@ -99,7 +100,7 @@ static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n,
             const struct tile_f32 t = {
                 .a = job->a + m * job->lda + k0, .lda = job->lda, .w = w + k0 * NR, .K = k1 - k0,
                 .c = strip + (m - m0) * NR, .ldc = NR, .more = s > 0,
-                .ahead = fetch_part(ahead, lines, parts, i, steps), .beside = fetch_beside_next(beside, steps),
+                .ahead = i < for_w ? fetch_part(ahead, lines, for_w, i, steps) : fetch_beside_next(beside, steps),
             };
             if (s + 1 == sections)
                 prefetch_out(job, m, rows, n, columns);
@@ -117,9 +118,13 @@ void txk_gemm_f32_avx512(const struct tx_gemm_f32 *job)
     size_t most = job->K ? A_FLOATS / job->K : MAX_ROWS;
     most = most < MIN_ROWS ? MIN_ROWS : most > MAX_ROWS ? MAX_ROWS : most;
     const size_t blocks = (job->M + most - 1) / most;
-    const size_t panels = (job->n1 - job->n0 + NR - 1) / NR, tall = (job->M + TILE_ROWS - 1) / TILE_ROWS;
+    if (!blocks)
+        return;
+    const size_t panels = (job->n1 - job->n0 + NR - 1) / NR;
+    const size_t tall = (part_begin(job->M, blocks, 1) + TILE_ROWS - 1) / TILE_ROWS;
     const size_t length = section_length(job->M, job->K), sections = (job->K + length - 1) / length;
-    struct fetch_beside beside = fetch_beside(&job->fetch, panels * sections * tall, sections ? job->K / sections / 4 : 0);
+    const size_t tiles_beside = panels * sections * (tall - fetch_tiles(&job->fetch, tall));
+    struct fetch_beside beside = fetch_beside(&job->fetch, tiles_beside, sections ? job->K / sections / 4 : 0);
     for (size_t b = 0; b < blocks; b++)
         for (size_t n = job->n0; n < job->n1; n += NR) {
             const float *next = n + NR < job->n1 ? job->w + (n + NR) * job->K

@@ -25,7 +25,7 @@ struct low_tile {
     size_t dwords;          /* of K: a multiple of 16 */
     char *c;                /* [rows, 32], 64-byte aligned */
     const int32_t *begin;   /* [rows] where int8 sums begin */
-    struct fetch ahead, beside;
+    struct fetch ahead;     /* so many lines every 4 dwords of K */
     char *out;              /* where its epilogue will write */
     struct low_rows *before; /* the epilogue of the tile before this */
 };
@@ -63,7 +63,6 @@ struct low_tile {
 #define LOW_STEP(late_too)                                                                    \
     {                                                                                       \
         fetch_step(&ahead);                                                                 \
-        fetch_step(&beside);                                                                \
         LOW_K_LATE(0, late_too) LOW_K_LATE(1, late_too) LOW_K_LATE(2, late_too) LOW_K_LATE(3, late_too) \
         w += 4 * 4 * NR;                                                                    \
         for (int g = 0; g < (rows + 2) / 3; g++)                                            \
@@ -83,7 +82,7 @@ TXK_INLINE void low_tile(const struct low_tile *t, const int rows, const int act
         acc[i][0] = acc[i][1] = LOW_INT8 ? _mm512_set1_epi32(t->begin[i]) : _mm512_setzero_si512();
     const size_t lda = t->lda;
     const char *w = t->w, *base[4];
-    struct fetch ahead = t->ahead, beside = t->beside;
+    struct fetch ahead = t->ahead;
 #pragma GCC unroll 4
     for (int g = 0; g < (rows + 2) / 3; g++)
         base[g] = t->a + (size_t)(3 * g) * lda;
@@ -208,12 +207,15 @@ TXK_INLINE void gemm_low(const struct tx_gemm_low *job, void (*begin)(int32_t *b
     if (!job->M)
         return;
     const size_t blocks = (job->M + most - 1) / most, block = ((job->M + blocks - 1) / blocks + ROWS - 1) / ROWS * ROWS;
-    const size_t steps = Kb / 16, panels = (job->n1 - job->n0 + NR - 1) / NR, tall = (job->M + ROWS - 1) / ROWS;
-    struct fetch_beside beside = fetch_beside(&job->fetch, panels * tall, steps);
+    const size_t steps = Kb / 16, panels = (job->n1 - job->n0 + NR - 1) / NR;
+    struct fetch_beside beside = {0};
     for (size_t m0 = 0; m0 < job->M; m0 += block) {
         const size_t end = job->M - m0 < block ? job->M : m0 + block, parts = (end - m0 + ROWS - 1) / ROWS;
         if (begin)
             begin(begins, (const char *)job->a + m0 * lda, lda, end - m0, Kb);
+        const size_t for_w = fetch_tiles(&job->fetch, parts);
+        if (m0 == 0)
+            beside = fetch_beside(&job->fetch, panels * (parts - for_w), steps);
         size_t n = job->n0;
         for (; job->M <= FEW && n + NR < job->n1; n += 2 * NR) {
             const char *panel = first + (n - job->n0) * Kb;
@@ -236,8 +238,8 @@ TXK_INLINE void gemm_low(const struct tx_gemm_low *job, void (*begin)(int32_t *b
                 rows = end - m <= ROWS ? end - m : end - m <= 16 ? 8 : ROWS;
                 const struct low_tile tile = {
                     .a = (const char *)job->a + m * lda, .lda = lda, .w = panel, .dwords = Kb / 4, .c = c[turn], .begin = begins + (m - m0),
-                    .ahead = fetch_part(ahead, lines, parts, part, steps),
-                    .beside = fetch_beside_next(&beside, steps), .before = &before,
+                    .ahead = part < for_w ? fetch_part(ahead, lines, for_w, part, steps) : fetch_beside_next(&beside, steps),
+                    .before = &before,
                     .out = (char *)job->out + (m * job->ldo + n) * out_size};
                 low_tile_function *const with_late = rows % 4 == 0 ? low_tiles_beside[act][rows / 4 - 1] : NULL;
                 if (before.left && with_late) {

@@ -23,7 +23,7 @@ struct tile_f32 {
     float *c;               /* [MR, 16 NV], rows ldc apart, 64-byte aligned */
     size_t ldc;
     int more;               /* 1: add to what is in c */
-    struct fetch ahead, beside;
+    struct fetch ahead;     /* so many lines every 4 k */
 };
 
 /* acc[i][j] += A[i, k] * w[j] for one row i and one k (both literals: they become part of the instruction's address).
@@ -86,14 +86,13 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
     const size_t ld = t->lda * sizeof(float);
     const float *w_row = t->w;
     const char *base[2];
-    struct fetch ahead = t->ahead, beside = t->beside;
+    struct fetch ahead = t->ahead;
     size_t k = t->K;
 #pragma GCC unroll 2
     for (int g = 0; g < (MR + 2) / 3; g++)
         base[g] = (const char *)t->a + (size_t)(3 * g) * ld;
     for (; k >= 4; k -= 4) {
         fetch_step(&ahead);
-        fetch_step(&beside);
         TILE_K(0) TILE_K(1) TILE_K(2) TILE_K(3)
 #pragma GCC unroll 2
         for (int g = 0; g < (MR + 2) / 3; g++)
