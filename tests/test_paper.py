@@ -329,6 +329,7 @@ def test_ablations_and_runs_of_equal_time_stand_beside_the_others(claim, tmp_pat
         "classes": ({"text_source": "class", "num_classes": 3, "num_text_tokens": 1}, "caption_long", 10, 2.0),
         "crossed": ({"text_injection": "cross_attention"}, "caption_long", 10, 2.0),
         "half": ({"text_condition": "detokenizer", "text_mask": False}, "caption_long", 10, 2.0),
+        "wide": ({"text_condition": "none", "num_registers": 3}, "caption_long", 10, 1.0),
     }
     models = {
         name: write_run(tmp_path / name, config | more, caption, steps, hours)
@@ -341,7 +342,7 @@ def test_ablations_and_runs_of_equal_time_stand_beside_the_others(claim, tmp_pat
         told = {(row["model"], row["test_set"]): row for row in csv.DictReader(file)}
     assert {name: told[name, "pair"]["variant"] for name in runs} == {
         "full": "", "theirs": "", "long": "", "short": "caption", "classes": "class label", "crossed": "cross-attention",
-        "half": "text in the detokenizer only",
+        "half": "text in the detokenizer only", "wide": "3 registers",
     }  # fmt: skip
     tests = list(range(1, 30, 5))
     images = np.stack([np.array(Image.open(tmp_path / "data" / f"k{number:02d}.png")) for number in tests])
@@ -362,7 +363,7 @@ def test_ablations_and_runs_of_equal_time_stand_beside_the_others(claim, tmp_pat
     assert beside == {
         *(("equal steps", name, "theirs") for name in ours),
         *(("equal CPU time", name, "long") for name in ours),
-        *(("ablation", name, "full") for name in ablations),
+        *(("ablation", name, "full") for name in (*ablations, "wide")),
     }
     text = (tmp_path / "out" / "claim.md").read_text()
     assert "## Ablations beside the full TexTok" in text and "| 2 | TexTok, class label |" in text

@@ -120,7 +120,7 @@ class Candidate:
     stamp: object = None  # what its pictures depend on
     log: list = field(default_factory=list)  # rows of log.csv
     caption: str = ""  # that it reads
-    variant: str = ""  # what of the ablations it is, in words; "" for TexTok as the paper has it, Baselines and PCA
+    variant: str = ""  # what of the ablations it is, in words; "" for TexTok and Baseline as the paper has them, and PCA
 
     @property
     def label(self):
@@ -142,10 +142,13 @@ def kind_of(config):
 
 
 def variant_of(config, caption):
-    """What sets a TexTok apart from one that reads long captions in context on both sides."""
+    """What sets a TexTok apart from one that reads long captions in context on both sides, and a Baseline from one that has
+    nothing in place of them.
+    """
+    words = [f"{config['num_registers']} registers"] if config["num_registers"] else []
     if kind_of(config) == "Baseline":
-        return ""
-    words = [f"text in the {config['text_condition']} only"] if config["text_condition"] != "both" else []
+        return ", ".join(words)
+    words += [f"text in the {config['text_condition']} only"] if config["text_condition"] != "both" else []
     if config["text_injection"] == "cross_attention":
         words.append("cross-attention")
     if config["text_source"] == "class":

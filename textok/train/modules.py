@@ -507,7 +507,7 @@ def init_weights(model):
             nn.init.normal_(module.weight, std=0.02)
     for name, parameter in model.named_parameters():
         leaf = name.rsplit(".", 1)[-1]
-        if leaf in ("pos_embed", "latent_tokens", "patch_tokens", "class_embed", "null_text"):
+        if leaf in ("pos_embed", "registers", "latent_tokens", "patch_tokens", "class_embed", "null_text"):
             nn.init.normal_(parameter, std=0.02)
     for side in model.modules():
         if isinstance(side, Side):
