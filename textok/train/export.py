@@ -24,7 +24,6 @@ from ..weights import write_json
 from . import data
 from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE
 
-PCA_NUMBERS = 128
 HELD_OUT = 64
 STORAGES = ("float32", "bfloat16", "int8")
 RUNS = {"textok": "textok", "baseline": "textok", "dit": "dit", "dit-t2i": "dit"}  # run -> model_type
@@ -216,16 +215,18 @@ def export_captions(args, pairs, texts, label_names):
 
 
 def export_held_out(args, pairs, texts, label_names, told):
-    """Test pictures with their captions, what PCA makes of them, and all scores."""
+    """Test pictures with their captions, what PCA of as many numbers as TexTok's makes of them, and all scores."""
     folder = args.out / "emoji-heldout"
+    config = json.loads((args.out / "emoji-textok" / CONFIG_FILE).read_text())
+    numbers = config["num_latent_tokens"] * config["latent_dim"]
     train, test = pairs.rows("train"), pairs.rows("test")
     rows = np.array(pick_by_class(pairs, test, HELD_OUT))
     save_captions(folder, [caption_row(pairs.records[i], label_names) for i in rows], [texts.row(i) for i in rows])
     np.savez_compressed(folder / "images.npz", images=pairs.images[rows])
-    mean, directions = fit_pca(pairs.images[train], PCA_NUMBERS)
+    mean, directions = fit_pca(pairs.images[train], numbers)
     np.savez_compressed(folder / "pca.npz", images=pca_pictures(pairs.images[rows], mean, directions))
     score = metrics.psnr(pca_pictures(pairs.images[test], mean, directions), pairs.images[test]).mean()
-    told["pca"] = {"numbers": PCA_NUMBERS, "test_psnr": round(float(score), 3)}
+    told["pca"] = {"numbers": numbers, "test_psnr": round(float(score), 3)}
     write_json(folder / "scores.json", told)
     print("pca", told["pca"])
 
