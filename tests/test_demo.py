@@ -58,7 +58,7 @@ def test_table(run):
     }
     assert all(rows.values()), said
     numbers = {row[2] for row in rows.values()}
-    assert numbers == {"128"} and rows["TexTok, with text"][1] == rows["Baseline, no text"][1] == "16" and rows["PCA"][1] == "-"
+    assert numbers == {"256"} and rows["TexTok, with text"][1] == rows["Baseline, no text"][1] == "32" and rows["PCA"][1] == "-"
     for row in rows.values():
         assert 15 < float(row[3]) < 40 and 0.3 < float(row[4]) < 1
     assert rows["TexTok, with text"][5].endswith(" s") and rows["PCA"][5] == "-"
@@ -114,7 +114,7 @@ def test_held_out_data():
         held_out.images.shape == held_out.pca.shape == (64, 64, 64, 3)
         and held_out.images.dtype == held_out.pca.dtype == np.uint8
     )
-    assert len(held_out.captions) == 64 and held_out.pca_numbers == 128
+    assert len(held_out.captions) == 64 and held_out.pca_numbers == 256
     assert all(record["caption"] for record in held_out.captions.records)
 
 

@@ -70,7 +70,7 @@ class Encoder:
     Examples
     --------
     >>> Encoder("emoji-baseline")({"image": np.zeros((2, 64, 64, 3), np.uint8), "id": np.arange(2)})["latent"].shape  # doctest:
-    +SKIP (2, 16, 8)
+    +SKIP (2, 32, 8)
     """
 
     def __init__(
