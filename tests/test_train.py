@@ -114,6 +114,15 @@ def test_optimisers_hold_every_parameter_once(kind):
         assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("change", [{}, {"num_registers": 3}, {"text_source": "class", "num_classes": 5, "num_text_tokens": 1}])
+def test_no_parameter_starts_as_what_memory_held(change, monkeypatch):
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, **how: empty(*shape, **how).fill_(torch.nan))
+    by_text = {"condition": "text", "num_classes": 0, "text_dim": 6, "num_text_tokens": 4}
+    for model in (TexTok(TEXTOK | change), DiT(TINY_DIT), DiT(TINY_DIT | by_text)):
+        assert all(p.isfinite().all() for p in model.parameters()), type(model).__name__
+
+
 def test_int8_rows_come_back_within_half_a_step():
     rng = np.random.default_rng(0)
     weights = {

@@ -202,14 +202,12 @@ def equal_tokens(rows, name, key):
 
 
 def baselines_of(one, candidates):
-    """The plain Baselines of the same tokens and seed."""
-    return [c for c in candidates if (c.label, c.tokens, c.seed) == ("Baseline", one.tokens, one.seed)]
+    """The plain Baselines of a TexTok's tokens and seed; none of what is no TexTok."""
+    return [c for c in candidates if one.kind == "TexTok" and (c.label, c.tokens, c.seed) == ("Baseline", one.tokens, one.seed)]
 
 
 def partner(one, candidates):
     """The Baseline to compare a TexTok with, which has come as many steps; None where there is none."""
-    if one.kind != "TexTok":
-        return None
     return next((c for c in baselines_of(one, candidates) if c.steps == one.steps), None)
 
 
@@ -229,7 +227,7 @@ def usual(candidates):
 
 def equal_time_partner(one, candidates):
     """A Baseline of other steps that took the same CPU time, within a tenth; None where there is none."""
-    fitting = [c for c in baselines_of(one, candidates) if c.steps != one.steps and one.kind == "TexTok"]
+    fitting = [c for c in baselines_of(one, candidates) if c.steps != one.steps]
     nearest = min(fitting, key=lambda c: abs(c.cpu_hours - one.cpu_hours), default=None)
     return nearest if nearest and abs(nearest.cpu_hours - one.cpu_hours) <= 0.1 * one.cpu_hours else None
 

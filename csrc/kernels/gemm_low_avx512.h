@@ -60,7 +60,7 @@ struct low_tile {
     }
 
 /* Four dwords of K, and where `late_too` a vector of the epilogue before. */
-#define LOW_STEP(late_too)                                                                    \
+#define LOW_STEP(late_too)                                                                  \
     {                                                                                       \
         fetch_step(&ahead);                                                                 \
         LOW_K_LATE(0, late_too) LOW_K_LATE(1, late_too) LOW_K_LATE(2, late_too) LOW_K_LATE(3, late_too) \
@@ -123,7 +123,7 @@ static low_tile_function *const low_tiles[ROWS + 1] = {
     static void low_tile_##rows##_gelu_erf(const struct low_tile *t) { low_tile(t, rows, TX_ACT_GELU_ERF); }          \
     static void low_tile_##rows##_gelu_tanh(const struct low_tile *t) { low_tile(t, rows, TX_ACT_GELU_TANH); }
 LOW_TILE_BESIDE(4) LOW_TILE_BESIDE(8) LOW_TILE_BESIDE(12)
-static low_tile_function *const low_tiles_beside[TX_ACT_COUNT][ROWS / 4] = {
+static low_tile_function *const low_tiles_late[TX_ACT_COUNT][ROWS / 4] = {
     [TX_ACT_NONE] = {low_tile_4_none_act, low_tile_8_none_act, low_tile_12_none_act},
     [TX_ACT_GELU_ERF] = {low_tile_4_gelu_erf, low_tile_8_gelu_erf, low_tile_12_gelu_erf},
     [TX_ACT_GELU_TANH] = {low_tile_4_gelu_tanh, low_tile_8_gelu_tanh, low_tile_12_gelu_tanh},
@@ -241,7 +241,7 @@ TXK_INLINE void gemm_low(const struct tx_gemm_low *job, void (*begin)(int32_t *b
                     .ahead = part < for_w ? fetch_part(ahead, lines, for_w, part, steps) : fetch_beside_next(&beside, steps),
                     .before = &before,
                     .out = (char *)job->out + (m * job->ldo + n) * out_size};
-                low_tile_function *const with_late = rows % 4 == 0 ? low_tiles_beside[act][rows / 4 - 1] : NULL;
+                low_tile_function *const with_late = rows % 4 == 0 ? low_tiles_late[act][rows / 4 - 1] : NULL;
                 if (before.left && with_late) {
                     with_late(&tile);
                     low_rows_next(&before, before.left);

@@ -505,10 +505,10 @@ def init_weights(model):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-    for name, parameter in model.named_parameters():
-        leaf = name.rsplit(".", 1)[-1]
-        if leaf in ("pos_embed", "registers", "latent_tokens", "patch_tokens", "class_embed", "null_text"):
-            nn.init.normal_(parameter, std=0.02)
+    for module in model.modules():
+        if isinstance(module, (Side, DiT)):
+            for parameter in module.parameters(recurse=False):  # positions, learnt tokens, registers, classes, null text
+                nn.init.normal_(parameter, std=0.02)
     for side in model.modules():
         if isinstance(side, Side):
             init_side(side)
