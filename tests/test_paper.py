@@ -516,6 +516,10 @@ def test_generation_runs_on_small_models(generation, tmp_path):
     generation.main(list(map(str, arguments)))
     text = (tmp_path / "out" / "generation.md").read_text()
     assert "**Not finished: class (1 of 2 steps), text (1 of 2 steps).**" in text and "| TexTok | 2 | text |" in text
+    before = (tmp_path / "out" / "generation.csv").read_text().splitlines()
+    again = [*arguments[:1], *arguments[2:], "--out", tmp_path / "both", "--earlier", tmp_path / "out"]  # the run "text" is no more
+    generation.main(list(map(str, again)))
+    assert sorted((tmp_path / "both" / "generation.csv").read_text().splitlines()[1:]) == sorted(before[1:])
     assert (tmp_path / "out" / "samples-class.png").is_file() and (tmp_path / "out" / "samples-text.png").is_file()
     kept = next((tmp_path / "work").glob(f"class-2-{'[0-9a-f]' * 16}.npy"))
     pictures = np.load(kept)

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from claim import NETWORK, SETS, spread, table, write_csv
+from claim import NETWORK, SETS, read_csv, spread, table, write_csv
 from evaluation import BATCH, USUAL_CAPTION, Emoji, Features, Kept, add_data_arguments, frechet
 from tqdm import tqdm
 
@@ -99,6 +99,7 @@ def main(arguments=None):
     top.add_argument("--seed", type=int, default=0)
     top.add_argument("--count", type=int, default=0, help="how many pictures (0: one for each test picture)")
     top.add_argument("--train-pictures", type=int, default=0, help="how many of the training split stand for it (0: all)")
+    top.add_argument("--earlier", type=Path, help="a folder of results whose other runs stand beside these")
     top.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
     add_data_arguments(top)
     args = top.parse_args(arguments)
@@ -112,6 +113,8 @@ def main(arguments=None):
     seen = features.of(NETWORK, "real-trains", ["trains", len(trains)], emoji.pairs.images[trains])
     means = centroids(seen, labels[trains], int(labels.max()) + 1)
     rows = [{"model": "test pictures themselves", **score(real, labels[tests], real, seen, means), "kid_x1000": ""}]
+    made_here = {rows[0]["model"], *(Path(run).name for run in args.runs)}
+    rows += [row for row in (read_csv(args.earlier / "generation.csv") if args.earlier else []) if row["model"] not in made_here]
     for run in args.runs:
         generator, sheet = Generator(run, args.tokenizer, args.threads), []
         for guidance in args.guidance:
