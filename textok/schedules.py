@@ -51,7 +51,7 @@ def cumulative_alphas(config: DiTConfig) -> F64:
     return np.cumprod(1.0 - betas, dtype=np.float64)
 
 
-# The fewest steps of dpmsolver++ whose samples are as near the data as those of 250 of DDPM, on the bundled class-conditional DiT
+# The fewest steps of dpmsolver++ whose samples are as near the data as those of 250 of DDPM, on the bundled DiT of classes
 # (benchmarks/steps.py).
 DEFAULT_STEPS = 8
 
