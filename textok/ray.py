@@ -69,8 +69,9 @@ class Encoder:
 
     Examples
     --------
-    >>> Encoder("emoji-baseline")({"image": np.zeros((2, 64, 64, 3), np.uint8), "id": np.arange(2)})["latent"].shape  # doctest:
-    +SKIP (2, 32, 8)
+    >>> encode = Encoder("emoji-baseline")  # doctest: +SKIP
+    >>> encode({"image": np.zeros((2, 64, 64, 3), np.uint8), "id": np.arange(2)})["latent"].shape  # doctest: +SKIP
+    (2, 32, 8)
     """
 
     def __init__(
