@@ -4,6 +4,7 @@ Environment:
     TEXTOK_WERROR=1             warnings are errors (as in CI)
     TEXTOK_SANITIZE=address,undefined   build with these sanitizers (run Python with the matching runtime preloaded)
     TEXTOK_DEBUG=1              -O1 -g instead of -O3
+    TEXTOK_EMULATE_AMX=1        tiles in plain C, so that the amx row is tested on CPUs with AVX-512 that have none
 """
 
 import os
@@ -62,6 +63,8 @@ class BuildExt(build_ext):
         flags = list(C_FLAGS)
         link = ["-pthread"]
         flags += ["-O1", "-g", "-fno-omit-frame-pointer"] if os.environ.get("TEXTOK_DEBUG") else ["-O3", "-g0"]
+        if os.environ.get("TEXTOK_EMULATE_AMX"):
+            flags += ["-DTX_EMULATE_AMX"]
         if os.environ.get("TEXTOK_WERROR"):
             flags += ["-Werror"]
         if sanitize := os.environ.get("TEXTOK_SANITIZE"):

@@ -22,6 +22,9 @@ static uint64_t xgetbv0(void)
 
 int tx_cpu_ask_for_tiles(void)
 {
+#ifdef TX_EMULATE_AMX
+    return 1;
+#endif
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
@@ -52,6 +55,10 @@ static uint32_t find_bits(void)
             bits |= TX_CPU_AVX512_BF16;
         const int vbmi = (c7 & bit_AVX512VBMI) != 0; /* every CPU with tiles has it */
         const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
+#ifdef TX_EMULATE_AMX /* what else the row's files are compiled for */
+        if (vbmi && (bits & TX_CPU_AVX512_BF16))
+            bits |= TX_CPU_AMX;
+#endif
         if (tmm && (d7 & tiles) == tiles && vbmi)
             bits |= TX_CPU_AMX;
     }

@@ -18,6 +18,10 @@ struct amx_shape {
     uint8_t rows[16];
 } __attribute__((aligned(64)));
 
+/* All eight tiles whole. */
+#define AMX_WHOLE {.palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}}
+
+#ifndef TX_EMULATE_AMX
 #define amx_load(tile, base, stride) \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(base), "r"((size_t)(stride)) : "memory")
 #define amx_store(tile, base, stride) \
@@ -25,9 +29,6 @@ struct amx_shape {
 #define amx_zero(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
 #define amx_dot_bf16(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
 #define amx_dot_int8(sum, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : :)
-
-/* All eight tiles whole. */
-#define AMX_WHOLE {.palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}}
 
 static inline void amx_config(const struct amx_shape *shape)
 {
@@ -38,5 +39,8 @@ static inline void amx_done(void)
 {
     __asm__ volatile("tilerelease" : :);
 }
+#else
+#include "amx_emulated.h"
+#endif
 
 #endif

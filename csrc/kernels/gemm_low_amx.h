@@ -39,7 +39,7 @@ struct amx_job {
     struct low_rows rows;   /* the epilogue of the block before */
     const char *out;        /* where this block's epilogue will write, rows ldo bytes apart */
     size_t ldo;
-    const char *late;       /* that block's place for sums, where its lower half is still to be stored; or NULL */
+    char *late;             /* that block's place for sums, where its lower half is still to be stored; or NULL */
 };
 
 /* One step of the upper or lower half; `both` halves together load W once. */
