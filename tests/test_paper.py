@@ -172,6 +172,9 @@ def test_partners_have_the_same_tokens_and_seed(claim):
     assert claim.partner(one("later", "TexTok", 4, 15), everyone) is None
     assert claim.equal_time_partner(one("slow", "TexTok", 4, hours=3), everyone) is None
     assert claim.partner(one("t8", "TexTok", 8), everyone) is None
+    elsewhere = [one("baseline-elsewhere", "Baseline", 4), *everyone]
+    assert claim.partner(everyone[0], elsewhere).name == "baseline-elsewhere"
+    assert claim.partner(one("textok-elsewhere", "TexTok", 4), everyone + elsewhere).name == "baseline-elsewhere"
 
 
 def test_logs_are_compared_at_the_steps_that_both_have(claim):

@@ -1,12 +1,12 @@
 """How few steps are enough: distance of samples from real pictures against network evaluations, for each solver.
 
-    python benchmarks/steps.py --data DIR --work WORK            measures what is missing in WORK; killed, it goes on
-    python benchmarks/steps.py --data DIR --work WORK --figures  writes steps.csv, steps.png and steps.json beside this file
+    python benchmarks/paper/steps.py --work WORK            measures what is missing in WORK; killed, it goes on
+    python benchmarks/paper/steps.py --work WORK --figures  writes results/steps.csv, .png and steps-CONDITION.json
 
-The bundled class-conditional pipeline (`emoji`) makes pictures of classes as frequent as in DIR (WebDataset shards with
-labels). Every setting gets the same labels, captions and start noise of a seed; errors are between seeds, of 32 pictures
-each. Distances are KID (unbiased, whole sets) and the Frechet distance, between features of EfficientNet-Lite0 at 128 x 128
-(a stand-in for Inception-v3) of the samples and of all pictures of DIR.
+The bundled pipelines: `emoji` makes pictures of classes as frequent as in all the data, `emoji-t2i` one of each caption of both
+test sets. Every setting gets the same labels or captions and start noise of a seed; errors are between seeds. Distances are KID
+(unbiased, whole sets) and the Frechet distance, between features of EfficientNet-Lite0 at 128 x 128 (a stand-in for
+Inception-v3) of the samples and of the real pictures: all there are for classes, those of the test sets for captions.
 
 An evaluation is one run of the network for one picture; a guided step takes two. The guidance interval is that of Kynkaanniemi
 et al. (2024), noise levels 0.28 to 2.9, carried over to this DiT's timesteps.
@@ -22,10 +22,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from evaluation import Emoji, add_data_arguments
 
-HERE = Path(__file__).parent
+import textok
+
 NETWORK = "efficientnet-lite0@128"
 SIGMAS = (0.28, 2.9)
+PIPELINES = {"class": "emoji", "text": "emoji-t2i"}
+DITS = {"class": "emoji-dit", "text": "emoji-dit-t2i"}
 
 
 @dataclass(frozen=True)
@@ -65,45 +69,23 @@ def interval_of(config):
     return int(inside[0]), int(inside[-1])
 
 
-def check_models(work):
+def check_models(work, names):
     """WORK belongs to the models it was begun with."""
     from textok import bundled
     from textok.metrics.networks import file_hash
 
-    models = {name: file_hash(bundled.FOLDER / name / "model.safetensors") for name in ("emoji-dit", "emoji-textok")}
+    models = {name: file_hash(bundled.FOLDER / name / "model.safetensors") for name in names}
     path = work / "models.json"
     if path.is_file() and json.loads(path.read_text()) != models:
         raise SystemExit(f"{path}: begun with other bundled models; take another folder for --work")
     path.write_text(json.dumps(models))
 
 
-def real_features(folder, network, work):
-    """Features and labels of all pictures."""
-    cache = work / "real.npz"
-    if not cache.is_file():
-        import io
-
-        from PIL import Image
-
-        from textok.data import read_samples
-        from textok.images import preprocess
-
-        features, labels, part = [], [], []
-
-        def flush():
-            features.append(network(preprocess(part, 64)).features)
-            part.clear()
-
-        for sample in read_samples(folder, need=("picture", "label"), strict=True):
-            part.append(Image.open(io.BytesIO(sample.picture)))
-            labels.append(sample.metadata["label"])
-            if len(part) == 256:
-                flush()
-        if part:
-            flush()
-        save(cache, features=np.concatenate(features), labels=np.array(labels))
-    with np.load(cache) as file:
-        return file["features"].astype(np.float64), file["labels"]
+def real_rows(condition, emoji):
+    """Of the pictures that samples are compared with, and whose labels or captions they get."""
+    if condition == "class":
+        return np.arange(len(emoji.labels))
+    return np.concatenate([emoji.splits["concept"], emoji.splits["pair"]])
 
 
 def save(path, **arrays):
@@ -112,18 +94,17 @@ def save(path, **arrays):
     os.replace(part, path)
 
 
-def measure(setting, seed, count, pipeline, network, work, labels):
+def measure(setting, seed, count, pipeline, network, work, condition):
     """Samples, their features and the time they took, kept in WORK."""
     path = work / f"seed{seed}-{setting.name}.npz"
     if path.is_file():
         return
-    chosen = np.random.default_rng(seed).permutation(labels)[:count]
     interval = interval_of(pipeline.dit.config) if setting.interval else None
     schedule = pipeline.dit._schedule(setting.steps, setting.solver, "linspace", 0.0)
     calls = pipeline.dit._guidance(schedule, setting.guidance_scale, interval)
     start = time.process_time()
     result = pipeline(
-        labels=chosen, seed=seed, steps=setting.steps, solver=setting.solver,
+        **condition(seed, count), seed=seed, steps=setting.steps, solver=setting.solver,
         guidance_scale=setting.guidance_scale, guidance_interval=interval,
     )  # fmt: skip
     seconds = time.process_time() - start
@@ -169,9 +150,9 @@ def kid_of(path):
     return json.loads(score.read_text())
 
 
-def row_of(setting, args, target):
+def row_of(setting, work, target):
     """Means over seeds with their standard errors; the Frechet distance of all seeds' pictures together."""
-    paths = {seed: args.work / f"seed{seed}-{setting.name}.npz" for seed in range(1000)}
+    paths = {seed: work / f"seed{seed}-{setting.name}.npz" for seed in range(1000)}
     paths = {seed: path for seed, path in paths.items() if path.is_file()}
     if not paths:
         return None
@@ -187,7 +168,7 @@ def row_of(setting, args, target):
         "kid_error": error_of(list(kids.values())),
         "kid_minus_ddpm250": np.mean(pairs) if pairs else np.nan,
         "kid_minus_ddpm250_error": error_of(pairs),
-        "fd": frechet(np.concatenate([part[0] for part in parts]), args.work),
+        "fd": frechet(np.concatenate([part[0] for part in parts]), work),
         "cpu_seconds_a_picture": sum(part[2] for part in parts) / pictures,
     }
 
@@ -197,12 +178,12 @@ def error_of(values):
     return np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
 
 
-def collect(args):
+def collect(work, scale):
     """One row a setting."""
-    name = Setting(*REFERENCE, args.guidance).name
-    target = {int(path.name[4:].partition("-")[0]): kid_of(path) for path in sorted(args.work.glob(f"seed*-{name}.npz"))}
-    rows = [row for setting in {*settings(args.guidance), *scales()} if (row := row_of(setting, args, target))]
-    return sorted(rows, key=lambda row: (row["guidance_scale"] != args.guidance, row["solver"], row["interval"], row["steps"]))
+    name = Setting(*REFERENCE, scale).name
+    target = {int(path.name[4:].partition("-")[0]): kid_of(path) for path in sorted(work.glob(f"seed*-{name}.npz"))}
+    rows = [row for setting in {*settings(scale), *scales()} if (row := row_of(setting, work, target))]
+    return sorted(rows, key=lambda row: (row["guidance_scale"] != scale, row["solver"], row["interval"], row["steps"]))
 
 
 def cheapest(rows, scale):
@@ -227,18 +208,8 @@ def none_of(value):
     return None if np.isnan(value) else value
 
 
-def figures(args, real):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = collect(args)
-    target, best = cheapest(rows, args.guidance)
-    with open(HERE / "steps.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+def write_result(args, condition, rows):
+    """The format of `textok eval`, which `textok.viz` plots."""
     from textok.metrics.evaluate import result_file
 
     sets = [
@@ -255,14 +226,18 @@ def figures(args, real):
         }
         for row in rows
     ]
-    about = {"source": "emoji", "count": len(real)}
-    models = {"models": json.loads((args.work / "models.json").read_text())}
-    result_file(HERE / "steps.json", "samples", sets, network=args.network, reference=about, settings=models)
-    fig, ax = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    with np.load(args.work / condition / "real.npz") as file:
+        about = {"source": f"emoji, {condition}", "count": len(file["features"])}
+    models = {"models": json.loads((args.work / condition / "models.json").read_text())}
+    path = args.out / f"steps-{condition}.json"
+    result_file(path, "samples", sets, network=args.network, reference=about, settings=models)
+
+
+def draw(ax, condition, rows, target, scale):
     colors = {"ddpm": "#8c6d31", "ddim": "#2f7d5b", "dpmsolver++": "#1f5fa8"}
     ax.axhline(0, color="#8c6d31", lw=1, ls=":")
     for (solver, interval), color in [((s, i), c) for s, c in colors.items() for i in (False, True)]:
-        line = [r for r in rows if (r["solver"], r["interval"], r["guidance_scale"]) == (solver, interval, args.guidance)]
+        line = [r for r in rows if (r["solver"], r["interval"], r["guidance_scale"]) == (solver, interval, scale)]
         line.sort(key=lambda row: row["evaluations"])
         if line:
             x, y, e = (np.array([r[k] for r in line]) for k in ("evaluations", "kid_minus_ddpm250", "kid_minus_ddpm250_error"))
@@ -272,52 +247,91 @@ def figures(args, real):
             for row in line:
                 place = (row["evaluations"], row["kid_minus_ddpm250"])
                 ax.annotate(row["steps"], place, (4, 5), textcoords="offset points", fontsize=7, color=color)
-    ax.set(xscale="log", xlabel="network evaluations a picture (numbers: steps)")
-    ax.set_ylabel("KID above 250-step DDPM of the same seeds")
     ticks = sorted({row["evaluations"] for row in rows if not row["interval"]})
+    ax.set(xscale="log", xlabel="network evaluations a picture (numbers: steps)")
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
-    title = f"Few steps: the bundled DiT, guidance {args.guidance:g}; bars: one standard error of {target['seeds']} seeds"
-    ax.set_title(title, loc="left", fontsize=10)
+    pictures = target["pictures"] // target["seeds"]
+    ax.set_title(f"{PIPELINES[condition]}: {target['seeds']} seeds of {pictures:,} pictures", loc="left", fontsize=10)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
-    fig.savefig(HERE / "steps.png", dpi=130)
-    print(f"250-step DDPM: KID {target['kid']:.4f}, {target['seeds']} seeds")
-    print(
-        f"cheapest equal: {best['solver']}, {best['steps']} steps, interval {best['interval']}: "
-        f"{best['evaluations']} evaluations, {best['kid_minus_ddpm250']:+.4f} +- {best['kid_minus_ddpm250_error']:.4f}"
+
+
+def figures(args):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    table = {condition: collect(args.work / condition, args.guidance) for condition in args.conditions}
+    with open(args.out / "steps.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["condition", *next(iter(table.values()))[0]])
+        writer.writeheader()
+        for condition, rows in table.items():
+            shown = [{key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+            writer.writerows({"condition": condition, **row} for row in shown)
+    fig, axes = plt.subplots(1, len(table), figsize=(6.2 * len(table), 4.6), layout="constrained", squeeze=False)
+    for ax, (condition, rows) in zip(axes[0], table.items(), strict=True):
+        write_result(args, condition, rows)
+        target, best = cheapest(rows, args.guidance)
+        draw(ax, condition, rows, target, args.guidance)
+        print(f"{condition}: 250-step DDPM: KID {target['kid']:.4f}, {target['seeds']} seeds")
+        print(
+            f"cheapest equal: {best['solver']}, {best['steps']} steps, interval {best['interval']}: "
+            f"{best['evaluations']} evaluations, {best['kid_minus_ddpm250']:+.4f} +- {best['kid_minus_ddpm250_error']:.4f}"
+        )
+    axes[0, 0].set_ylabel("KID above 250-step DDPM of the same seeds")
+    axes[0, -1].legend(frameon=False, fontsize=8)
+    fig.suptitle(
+        f"Few steps: the bundled DiTs, guidance {args.guidance:g}; bars: one standard error", x=0.01, ha="left", fontsize=11
     )
+    fig.savefig(args.out / "steps.png", dpi=130)
+
+
+def measure_all(args, condition, emoji, network):
+    """The settings that WORK lacks, seed by seed."""
+    work = args.work / condition
+    work.mkdir(parents=True, exist_ok=True)
+    pipeline = textok.Pipeline.from_pretrained(PIPELINES[condition], args.dtype, args.threads)
+    check_models(work, (DITS[condition], "emoji-textok"))
+    rows = real_rows(condition, emoji)
+    if not (work / "real.npz").is_file():
+        save(work / "real.npz", features=network(emoji.pairs.images[rows]).features)
+
+    def conditions(seed, count):
+        chosen = np.random.default_rng(seed).permutation(rows)[:count]
+        if condition == "class":
+            return {"labels": emoji.labels[chosen]}
+        return emoji.text(chosen, args.caption, pipeline.dit.config.num_text_tokens)
+
+    plan = [] if args.scales else [(setting, seed) for seed in range(args.seeds) for setting in settings(args.guidance)]
+    plan += [(setting, 0) for setting in scales()]
+    for setting, seed in plan:
+        measure(setting, seed, args.count, pipeline, network, work, conditions)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True, help="folder of WebDataset shards with labels")
-    parser.add_argument("--work", required=True, type=Path, help="folder for what is measured; a second run goes on")
-    parser.add_argument("--count", type=int, default=32, help="pictures a setting and seed (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=24, help="(default: %(default)s)")
+    parser.add_argument("--conditions", nargs="+", choices=list(PIPELINES), default=list(PIPELINES), help="(default: both)")
+    parser.add_argument("--count", type=int, default=1034, help="pictures a setting and seed (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=3.0, help="scale (default: %(default)s)")
     parser.add_argument("--dtype", default="bfloat16", help="what the models compute in (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scales", action="store_true", help="measure guidance scales only, one seed")
     parser.add_argument("--figures", action="store_true", help="write the figures from what is measured, and measure nothing")
+    parser.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
+    add_data_arguments(parser)
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    import textok
     from textok.metrics.networks import load_network
 
     network = load_network(NETWORK, args.threads)
     args.network = network.describe()
-    check_models(args.work)
-    real, labels = real_features(args.data, network, args.work)
     if args.figures:
-        figures(args, real)
+        figures(args)
         return
-    pipeline = textok.Pipeline.from_pretrained("emoji", args.dtype, args.threads)
-    plan = [] if args.scales else [(setting, seed) for seed in range(args.seeds) for setting in settings(args.guidance)]
-    plan += [(setting, seed) for seed in range(args.seeds) for setting in scales()]
-    for setting, seed in plan:
-        measure(setting, seed, args.count, pipeline, network, args.work, labels)
+    emoji = Emoji.load(args)
+    for condition in args.conditions:
+        measure_all(args, condition, emoji, network)
 
 
 if __name__ == "__main__":
