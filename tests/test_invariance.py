@@ -11,6 +11,7 @@ import pytest
 
 import numerics
 import textok
+from textok import _core
 from textok.schedules import make_schedule
 from tiny import TinyDiT, TinyTexTok, dit_config, textok_config
 
@@ -74,6 +75,20 @@ def test_textok_more_rows_than_a_part():
     x, z, _ = model.inputs(batch=2)
     expected = [np.concatenate(parts) for parts in zip(*(both_ways(model, x[[b]], z[[b]], {}, 1) for b in range(2)), strict=True)]
     assert_same_bits(both_ways(model, x, z, {}, 3), expected)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "int8"))
+def test_what_an_earlier_call_left_in_memory_does_not_show(dtype):
+    """A call computes in the memory of the one before, here full of NaN."""
+    model, other = TinyTexTok(textok_config(**TEXTOK["odd sizes"])), TinyTexTok(textok_config(**TEXTOK["wide"]))
+    model.engine = _core.Model("textok", model.config, model.weights, dtype)
+    x, z, captions = model.inputs()
+    expected = both_ways(model, x, z, captions)
+    for side in range(2):
+        a, b, c = other.inputs(batch=33)
+        left = other.encode(np.full_like(a, np.nan), c) if side == 0 else other.decode(np.full_like(b, np.nan), c)
+        assert np.isnan(left).any()
+        assert_same_bits(both_ways(model, x, z, captions), expected, "encode" if side == 0 else "decode")
 
 
 @pytest.mark.parametrize("injection", ("in_context", "cross_attention"))

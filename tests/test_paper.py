@@ -520,7 +520,14 @@ def test_generation_runs_on_small_models(generation, tmp_path):
     text = (tmp_path / "out" / "generation.md").read_text()
     assert "**Not finished: class (1 of 2 steps), text (1 of 2 steps).**" in text and "| TexTok | 2 | text |" in text
     before = (tmp_path / "out" / "generation.csv").read_text().splitlines()
-    again = [*arguments[:1], *arguments[2:], "--out", tmp_path / "both", "--earlier", tmp_path / "out"]  # the run "text" is no more
+    again = [
+        *arguments[:1],
+        *arguments[2:],
+        "--out",
+        tmp_path / "both",
+        "--earlier",
+        tmp_path / "out",
+    ]  # the run "text" is no more
     generation.main(list(map(str, again)))
     assert sorted((tmp_path / "both" / "generation.csv").read_text().splitlines()[1:]) == sorted(before[1:])
     assert (tmp_path / "out" / "samples-class.png").is_file() and (tmp_path / "out" / "samples-text.png").is_file()
@@ -548,3 +555,53 @@ def test_configs_of_generators_are_read(name):
     assert made.latents.tokenizer == "somewhere"
     full = DiTConfig.from_dict(made.model | {"num_tokens": 32, "num_classes": 1000})
     assert full.prediction == "epsilon" and full.learn_sigma
+
+
+def test_the_cheapest_setting_is_the_one_within_the_noise():
+    pytest.importorskip("torch")
+    import steps
+
+    def row(solver, count, evaluations, difference, error, interval=False, scale=3.0):
+        return {
+            "solver": solver, "steps": count, "interval": interval, "guidance_scale": scale, "evaluations": evaluations,
+            "kid": 0.3 + difference, "kid_minus_ddpm250": difference, "kid_minus_ddpm250_error": error,
+        }  # fmt: skip
+
+    reference = row("ddpm", 250, 500, 0.0, np.nan)
+    far, near, nearer = (
+        row("dpmsolver++", 8, 16, 0.05, 0.02),
+        row("dpmsolver++", 10, 20, 0.03, 0.02),
+        row("ddim", 50, 100, -0.1, 0.01),
+    )
+    other = row("dpmsolver++", 5, 5, 0.0, 0.01, scale=1.0)
+    assert steps.cheapest([reference, far, near, nearer, other], 3.0) == (reference, near)
+    assert steps.cheapest([reference, far], 3.0) == (reference, reference)
+
+
+def test_steps_are_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    import steps
+
+    few = [steps.Setting("dpmsolver++", 2, 3.0), steps.Setting("dpmsolver++", 2, 3.0, True), steps.Setting("ddpm", 4, 3.0)]
+    monkeypatch.setattr(steps, "REFERENCE", ("ddpm", 4))
+    monkeypatch.setattr(steps, "settings", lambda scale: few)
+    monkeypatch.setattr(steps, "scales", lambda: [])
+    monkeypatch.setattr(steps, "real_rows", lambda condition, emoji: np.arange(12))
+    common = ["steps.py", "--work", str(tmp_path / "work"), "--out", str(tmp_path), "--conditions", "class", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*common, "--seeds", "2", "--count", "8"])
+    steps.main()
+    assert capsys.readouterr().out.count("s of CPU for samples") == 6
+    steps.main()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(sys, "argv", [*common, "--figures"])
+    steps.main()
+    assert "cheapest equal" in capsys.readouterr().out
+    rows = (tmp_path / "steps.csv").read_text().splitlines()
+    assert (
+        len(rows) == 4 and rows[0].startswith("condition,solver,steps") and all(line.startswith("class,") for line in rows[1:])
+    )
+    told = json.loads((tmp_path / "steps-class.json").read_text())
+    assert [len(told["sets"]), told["reference"]["count"]] == [3, 12]
+    assert {part["settings"]["evaluations"] for part in told["sets"]} == {2, 4, 8}  # no noise level of two steps is inside
+    assert Image.open(tmp_path / "steps.png").width > 500

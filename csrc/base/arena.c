@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "arena.h"
 
+#include <pthread.h>
+#include <string.h>
 #include <sys/mman.h>
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -12,14 +14,15 @@ enum { HUGE_PAGE = 2 << 20 };
 enum { STRIP = 4096 };
 #define FORBID(p, bytes) ASAN_POISON_MEMORY_REGION(p, bytes)
 #define ALLOW(p, bytes) ASAN_UNPOISON_MEMORY_REGION(p, bytes)
+#define SPOIL(p, bytes) memset(p, 0xff, bytes) /* NaN to every float: nothing may rely on what it finds */
 #else
 enum { STRIP = 0 };
 #define FORBID(p, bytes) ((void)(p), (void)(bytes))
 #define ALLOW(p, bytes) ((void)(p), (void)(bytes))
+#define SPOIL(p, bytes) ((void)(p), (void)(bytes))
 #endif
 
-/* Anonymous mappings rather than malloc: what a run used goes back to the system when it ends, and pages come zeroed, so that row
- * padding holds numbers. */
+/* Anonymous mappings rather than malloc: what is freed goes back to the system, and pages come zeroed. */
 void *tx_alloc(size_t bytes)
 {
     const size_t size = tx_round_up(bytes ? bytes : 1, 4096);
@@ -63,8 +66,53 @@ enum tx_status tx_arena_open(struct tx_arena *arena, const struct tx_arena *meas
     return arena->base ? TX_OK : tx_fail_memory(err, arena->size);
 }
 
+/* The block that the last run left for the next. */
+static struct {
+    pthread_mutex_t lock;
+    char *base;
+    size_t size;
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Leaves a block, or NULL, and takes what was there. Who cannot have the lock at once (another thread, or a fork in the middle of this) does
+ * without: *size is then 0, and the block still its own. */
+static char *exchange(char *base, size_t *size)
+{
+    if (pthread_mutex_trylock(&kept.lock) != 0) {
+        *size = base ? *size : 0;
+        return base;
+    }
+    char *const before = kept.base;
+    const size_t before_size = kept.size;
+    kept.base = base;
+    kept.size = base ? *size : 0;
+    pthread_mutex_unlock(&kept.lock);
+    *size = before_size;
+    return before;
+}
+
+enum tx_status tx_arena_reopen(struct tx_arena *arena, const struct tx_arena *measured, struct tx_error *err)
+{
+    size_t size = 0;
+    char *base = exchange(NULL, &size);
+    if (size < measured->used) {
+        tx_free(base, size);
+        if (tx_arena_open(arena, measured, err) != TX_OK)
+            return err->status;
+    } else {
+        *arena = (struct tx_arena){.base = base, .size = size};
+    }
+    arena->leave = 1;
+    SPOIL(arena->base, arena->size);
+    return TX_OK;
+}
+
 void tx_arena_close(struct tx_arena *arena)
 {
+    if (arena->base && arena->leave) {
+        ALLOW(arena->base, arena->size);
+        madvise(arena->base, tx_round_up(arena->size, 4096), MADV_FREE); /* advice */
+        arena->base = exchange(arena->base, &arena->size);
+    }
     tx_free(arena->base, arena->size);
     *arena = (struct tx_arena){0};
 }

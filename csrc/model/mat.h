@@ -3,6 +3,8 @@
 #ifndef TX_MAT_H
 #define TX_MAT_H
 
+#include <string.h>
+
 #include "../base/arena.h"
 #include "../kernels/kernels.h"
 
@@ -28,13 +30,16 @@ static inline size_t tx_mat_ld(enum tx_dtype dtype, size_t D)
     return (lines | 1) * TX_ALIGN / size;
 }
 
-/* Room for rows of D columns; comes zeroed, which is what the padding must hold. */
+/* Room for rows of D columns, of which bfloat16 and int8 end with the zeros that kernels.h asks for. */
 static inline struct tx_mat tx_mat_take(struct tx_arena *arena, enum tx_dtype dtype, size_t rows, size_t D)
 {
     struct tx_mat mat = {.ld = tx_mat_ld(dtype, D), .dtype = dtype};
     mat.data = tx_arena_take(arena, rows, mat.ld * tx_dtype_size(dtype));
     if (dtype == TX_INT8)
         mat.scale = tx_arena_take(arena, rows, sizeof(float));
+    const size_t size = tx_dtype_size(dtype), padding = dtype == TX_F32 ? 0 : tx_k_padded(D) - D;
+    for (size_t r = 0; mat.data && padding && r < rows; r++)
+        memset((char *)mat.data + (r * mat.ld + D) * size, 0, padding * size);
     return mat;
 }
 

@@ -200,7 +200,7 @@ static void begin(struct workspace *w, const struct tx_model *m, const struct tx
 static enum tx_status get_memory(struct workspace *w)
 {
     const struct tx_arena measured = w->arena;
-    if (tx_arena_open(&w->arena, &measured, w->run.err) != TX_OK)
+    if (tx_arena_reopen(&w->arena, &measured, w->run.err) != TX_OK)
         return w->run.err->status;
     w->run.scratch = tx_arena_take(&w->arena, (size_t)w->run.threads, w->run.scratch_size);
     return TX_OK;
