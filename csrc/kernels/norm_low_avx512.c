@@ -26,17 +26,18 @@ static struct norm_row norm_row(const struct tx_norm_f32 *job, size_t m)
     };
 }
 
-/* Elements d.. of the result, zeros behind D. */
-TXK_INLINE __m512 norm_f32x16(const struct norm_row *r, size_t d)
+/* Elements d.. of the result: all of them in the row, or with zeros behind D. */
+TXK_INLINE __m512 norm_f32x16(const struct norm_row *r, size_t d, const int whole)
 {
     const __mmask16 lanes = d < r->D ? lanes_f32x16(r->D - d) : 0;
-    __m512 y = _mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, r->x + d), r->origin);
-    y = _mm512_maskz_mul_ps(lanes, _mm512_sub_ps(y, r->mean), r->rstd);
+#define ELEMENTS(p) (whole ? _mm512_loadu_ps((p) + d) : _mm512_maskz_loadu_ps(lanes, (p) + d))
+    __m512 y = _mm512_sub_ps(_mm512_sub_ps(ELEMENTS(r->x), r->origin), r->mean);
+    y = whole ? _mm512_mul_ps(y, r->rstd) : _mm512_maskz_mul_ps(lanes, y, r->rstd);
     if (r->weight)
-        y = _mm512_fmadd_ps(y, _mm512_maskz_loadu_ps(lanes, r->weight + d), _mm512_maskz_loadu_ps(lanes, r->bias + d));
+        y = _mm512_fmadd_ps(y, ELEMENTS(r->weight), ELEMENTS(r->bias));
     if (r->scale)
-        y = _mm512_fmadd_ps(y, _mm512_add_ps(_mm512_set1_ps(1.0f), _mm512_maskz_loadu_ps(lanes, r->scale + d)),
-                            _mm512_maskz_loadu_ps(lanes, r->shift + d));
+        y = _mm512_fmadd_ps(y, _mm512_add_ps(_mm512_set1_ps(1.0f), ELEMENTS(r->scale)), ELEMENTS(r->shift));
+#undef ELEMENTS
     return y;
 }
 
@@ -44,8 +45,11 @@ void txk_norm_bf16_avx512(const struct tx_norm_f32 *job, uint16_t *out)
 {
     for (size_t m = 0; m < job->M; m++, out += job->ldo) {
         const struct norm_row row = norm_row(job, m);
-        for (size_t d = 0; d < tx_k_padded(job->D); d += 16)
-            _mm256_storeu_si256((__m256i *)(out + d), bf16_of_f32x16(norm_f32x16(&row, d)));
+        size_t d = 0;
+        for (; d + 16 <= job->D; d += 16)
+            _mm256_storeu_si256((__m256i *)(out + d), bf16_of_f32x16(norm_f32x16(&row, d, 1)));
+        for (; d < tx_k_padded(job->D); d += 16)
+            _mm256_storeu_si256((__m256i *)(out + d), bf16_of_f32x16(norm_f32x16(&row, d, 0)));
     }
 }
 
@@ -54,14 +58,19 @@ void txk_norm_int8_avx512(const struct tx_norm_f32 *job, int8_t *out, float *sca
     for (size_t m = 0; m < job->M; m++, out += job->ldo) {
         const struct norm_row row = norm_row(job, m);
         __m512 max[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-        for (size_t d = 0; d < tx_k_padded(job->D); d += 32) {
-            max[0] = max_magnitude_f32x16(max[0], norm_f32x16(&row, d));
-            max[1] = max_magnitude_f32x16(max[1], norm_f32x16(&row, d + 16));
+        size_t d = 0;
+        for (; d + 32 <= job->D; d += 32) {
+            max[0] = max_magnitude_f32x16(max[0], norm_f32x16(&row, d, 1));
+            max[1] = max_magnitude_f32x16(max[1], norm_f32x16(&row, d + 16, 1));
         }
+        for (; d < job->D; d += 16)
+            max[0] = max_magnitude_f32x16(max[0], norm_f32x16(&row, d, 0));
         const struct low_scale s = scale_of_max(max_magnitude_f32x16(max[0], max[1]));
         const __m512 factor = _mm512_set1_ps(s.factor);
         scale[m] = s.scale;
-        for (size_t d = 0; d < tx_k_padded(job->D); d += 16)
-            _mm_storeu_si128((__m128i *)(out + d), quantize_f32x16(norm_f32x16(&row, d), factor));
+        for (d = 0; d + 16 <= job->D; d += 16)
+            _mm_storeu_si128((__m128i *)(out + d), quantize_f32x16(norm_f32x16(&row, d, 1), factor));
+        for (; d < tx_k_padded(job->D); d += 16)
+            _mm_storeu_si128((__m128i *)(out + d), quantize_f32x16(norm_f32x16(&row, d, 0), factor));
     }
 }

@@ -1,5 +1,7 @@
 /* float32 or bfloat16 rows -> bfloat16, or int8 with a scale a row, zero padded to tx_k_padded(K), 16 elements at a time. The float32
  * operations are those of quantize_ref.c, so the integers and scales are the same to the bit. */
+#include <string.h>
+
 #include "kernels_low_avx512.h"
 #include "simd_low_avx512.h"
 
@@ -15,31 +17,77 @@ void txk_round_bf16_avx512(uint16_t *out, size_t ldo, const float *x, size_t ldx
             _mm256_storeu_si256((__m256i *)(out + k), bf16_of_f32x16(_mm512_maskz_loadu_ps(lanes_at(k, K), x + k)));
 }
 
-TXK_INLINE __m512 element_f32x16(const void *x, size_t k, size_t K, const int from_bf16)
+/* 32 elements of bfloat16, zeros behind K; those at even and at odd places are floats after a shift, or without their lower half. */
+TXK_INLINE __m512i bf16x32(const uint16_t *x, size_t k, size_t K)
 {
-    return from_bf16 ? f32_of_bf16x16(_mm256_maskz_loadu_epi16(lanes_at(k, K), (const uint16_t *)x + k))
-                     : _mm512_maskz_loadu_ps(lanes_at(k, K), (const float *)x + k);
+    return k + 32 <= K ? _mm512_loadu_si512(x + k) : _mm512_maskz_loadu_epi16(k < K ? (__mmask32)((1ull << (K - k)) - 1) : 0, x + k);
 }
 
-TXK_INLINE float quantize_row(int8_t *out, const void *x, size_t K, const int from_bf16)
+/* Magnitudes of bfloat16 are ordered as integers, as those of float32 are: see max_magnitude_f32x16. */
+static __m512 max_of_bf16(const uint16_t *x, size_t K)
+{
+    const __m512i magnitude = _mm512_set1_epi16(0x7fff);
+    __m512i max[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (size_t k = 0; k < K; k += 64) {
+        max[0] = _mm512_max_epu16(max[0], _mm512_and_si512(bf16x32(x, k, K), magnitude));
+        max[1] = _mm512_max_epu16(max[1], _mm512_and_si512(bf16x32(x, k + 32, K), magnitude));
+    }
+    max[0] = _mm512_max_epu16(max[0], max[1]);
+    const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(max[0], 16));
+    return max_magnitude_f32x16(even, _mm512_castsi512_ps(_mm512_and_si512(max[0], _mm512_set1_epi32((int)0xffff0000))));
+}
+
+static __m512 max_of_f32(const float *x, size_t K)
 {
     __m512 max[4];
+    size_t k = 0;
     for (int j = 0; j < 4; j++)
         max[j] = _mm512_setzero_ps();
-    for (size_t k = 0; k < K; k += 64)
+    for (; k + 64 <= K; k += 64)
         for (size_t j = 0; j < 4; j++)
-            max[j] = max_magnitude_f32x16(max[j], element_f32x16(x, k + 16 * j, K, from_bf16));
-    for (int j = 1; j < 4; j++)
-        max[0] = max_magnitude_f32x16(max[0], max[j]);
-    const struct low_scale s = scale_of_max(max[0]);
+            max[j] = max_magnitude_f32x16(max[j], _mm512_loadu_ps(x + k + 16 * j));
+    for (; k < K; k += 16)
+        max[0] = max_magnitude_f32x16(max[0], _mm512_maskz_loadu_ps(lanes_at(k, K), x + k));
+    return max_magnitude_f32x16(max_magnitude_f32x16(max[0], max[1]), max_magnitude_f32x16(max[2], max[3]));
+}
+
+static float quantize_bf16_row(int8_t *out, const uint16_t *x, size_t K)
+{
+    const struct low_scale s = scale_of_max(max_of_bf16(x, K));
     const __m512 factor = _mm512_set1_ps(s.factor);
-    for (size_t k = 0; k < tx_k_padded(K); k += 16)
-        _mm_storeu_si128((__m128i *)(out + k), quantize_f32x16(element_f32x16(x, k, K, from_bf16), factor));
+    if (s.factor == 0) {
+        memset(out, 0, tx_k_padded(K));
+        return s.scale;
+    }
+    for (size_t k = 0; k < tx_k_padded(K); k += 32) {
+        const __m512i pairs = bf16x32(x, k, K);
+        const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+        const __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+        const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(even, factor)), high = _mm512_cvtps_epi32(_mm512_mul_ps(odd, factor));
+        const __m512i both = _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
+        _mm256_storeu_si256((__m256i *)(out + k), _mm512_cvtepi16_epi8(both));
+    }
+    return s.scale;
+}
+
+static float quantize_f32_row(int8_t *out, const float *x, size_t K)
+{
+    const struct low_scale s = scale_of_max(max_of_f32(x, K));
+    const __m512 factor = _mm512_set1_ps(s.factor);
+    size_t k = 0;
+    if (s.factor == 0) {
+        memset(out, 0, tx_k_padded(K));
+        return s.scale;
+    }
+    for (; k + 16 <= K; k += 16)
+        _mm_storeu_si128((__m128i *)(out + k), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + k), factor))));
+    for (; k < tx_k_padded(K); k += 16)
+        _mm_storeu_si128((__m128i *)(out + k), quantize_f32x16(_mm512_maskz_loadu_ps(lanes_at(k, K), x + k), factor));
     return s.scale;
 }
 
 void txk_quantize_int8_avx512(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M, size_t K)
 {
     for (size_t m = 0; m < M; m++, out += ldo)
-        scale[m] = from_bf16 ? quantize_row(out, (const uint16_t *)x + m * ldx, K, 1) : quantize_row(out, (const float *)x + m * ldx, K, 0);
+        scale[m] = from_bf16 ? quantize_bf16_row(out, (const uint16_t *)x + m * ldx, K) : quantize_f32_row(out, (const float *)x + m * ldx, K);
 }
