@@ -4,9 +4,10 @@
     python benchmarks/paper/steps.py --work WORK --figures  writes results/steps.csv, .png and steps-CONDITION.json
 
 The bundled pipelines: `emoji` makes pictures of classes as frequent as in all the data, `emoji-t2i` one of each caption of both
-test sets. Every setting gets the same labels or captions and start noise of a seed; errors are between seeds. Distances are KID
-(unbiased, whole sets) and the Frechet distance, between features of EfficientNet-Lite0 at 128 x 128 (a stand-in for
-Inception-v3) of the samples and of the real pictures: all there are for classes, those of the test sets for captions.
+test sets. Every setting gets the same labels or captions and start noise of a seed. Distances are KID (unbiased, whole sets;
+errors by the jackknife over parts of a seed's pictures) and the Frechet distance, between features of EfficientNet-Lite0 at
+128 x 128 (a stand-in for Inception-v3) of the samples and of the real pictures: all there are for classes, those of the test
+sets for captions.
 
 An evaluation is one run of the network for one picture; a guided step takes two. The guidance interval is that of Kynkaanniemi
 et al. (2024), noise levels 0.28 to 2.9, carried over to this DiT's timesteps.
@@ -22,12 +23,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from evaluation import Emoji, add_data_arguments
+from evaluation import Emoji, add_data_arguments, kernel
 
 import textok
 
 NETWORK = "efficientnet-lite0@128"
 SIGMAS = (0.28, 2.9)
+PARTS = 16  # of a seed's pictures, each left out in turn
 PIPELINES = {"class": "emoji", "text": "emoji-t2i"}
 DITS = {"class": "emoji-dit", "text": "emoji-dit-t2i"}
 
@@ -139,15 +141,30 @@ def features_of(path):
         return file["features"].astype(np.float64), int(file["evaluations"]), float(file["seconds"])
 
 
-def kid_of(path):
-    """Of the pictures of one setting and seed, kept in WORK."""
-    from textok.metrics import kernel_distance
-
+def kids_of(path):
+    """KID of the pictures of one setting and seed, kept in WORK, and without each of PARTS parts of them; float64 [1 + PARTS]."""
     score = path.with_suffix(".json")
     if not score.is_file():
-        real, _, mean = reference_of(path.parent)
-        score.write_text(json.dumps(kernel_distance(features_of(path)[0], real, reference_mean=mean)))
-    return json.loads(score.read_text())
+        features = features_of(path)[0]
+        real, _, within_real = reference_of(path.parent)
+        cross, within = kernel(features, real).mean(axis=1), kernel(features, features)
+        np.fill_diagonal(within, 0)
+        kids = []
+        for left_out in [[], *np.array_split(np.arange(len(features)), PARTS)]:
+            rest = np.delete(np.arange(len(features)), left_out)
+            inner = within[np.ix_(rest, rest)].sum() / (len(rest) * (len(rest) - 1))
+            kids.append(inner + within_real - 2 * cross[rest].mean())
+        score.write_text(json.dumps(kids))
+    return np.array(json.loads(score.read_text()))
+
+
+def mean_and_error(kids):
+    """Of the seeds' `kids_of`, or their differences: the mean of the whole sets, and its standard error by the jackknife."""
+    kids = np.array(kids)
+    if not len(kids):
+        return np.nan, np.nan
+    variances = (PARTS - 1) * kids[:, 1:].var(axis=1)
+    return kids[:, 0].mean(), np.sqrt(variances.sum()) / len(kids)
 
 
 def row_of(setting, work, target):
@@ -156,32 +173,28 @@ def row_of(setting, work, target):
     paths = {seed: path for seed, path in paths.items() if path.is_file()}
     if not paths:
         return None
-    kids = {seed: kid_of(path) for seed, path in paths.items()}
+    kids = {seed: kids_of(path) for seed, path in paths.items()}
     parts = [features_of(path) for path in paths.values()]
     pictures = sum(len(part[0]) for part in parts)
-    pairs = [kids[seed] - target[seed] for seed in kids if seed in target]
+    kid, kid_error = mean_and_error(list(kids.values()))
+    difference, difference_error = mean_and_error([kids[seed] - target[seed] for seed in kids if seed in target])
     return asdict(setting) | {
         "evaluations": parts[0][1],
         "seeds": len(paths),
         "pictures": pictures,
-        "kid": np.mean(list(kids.values())),
-        "kid_error": error_of(list(kids.values())),
-        "kid_minus_ddpm250": np.mean(pairs) if pairs else np.nan,
-        "kid_minus_ddpm250_error": error_of(pairs),
+        "kid": kid,
+        "kid_error": kid_error,
+        "kid_minus_ddpm250": difference,
+        "kid_minus_ddpm250_error": difference_error,
         "fd": frechet(np.concatenate([part[0] for part in parts]), work),
         "cpu_seconds_a_picture": sum(part[2] for part in parts) / pictures,
     }
 
 
-def error_of(values):
-    """The standard error of a mean."""
-    return np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-
-
 def collect(work, scale):
     """One row a setting."""
     name = Setting(*REFERENCE, scale).name
-    target = {int(path.name[4:].partition("-")[0]): kid_of(path) for path in sorted(work.glob(f"seed*-{name}.npz"))}
+    target = {int(path.name[4:].partition("-")[0]): kids_of(path) for path in sorted(work.glob(f"seed*-{name}.npz"))}
     rows = [row for setting in {*settings(scale), *scales()} if (row := row_of(setting, work, target))]
     return sorted(rows, key=lambda row: (row["guidance_scale"] != scale, row["solver"], row["interval"], row["steps"]))
 
@@ -189,7 +202,7 @@ def collect(work, scale):
 def cheapest(rows, scale):
     """The fewest evaluations whose KID is not above 250-step DDPM's by more than two standard errors of their difference.
 
-    Differences are taken seed by seed: what labels and captions do to a seed is the same for all settings. A better one is not
+    Differences are taken picture by picture: labels, captions and start noise are the same for all settings. A better one is not
     unequal: a solver of higher order may well come closer than DDPM does.
     """
     here = [row for row in rows if row["guidance_scale"] == scale]
