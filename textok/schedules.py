@@ -51,9 +51,8 @@ def cumulative_alphas(config: DiTConfig) -> F64:
     return np.cumprod(1.0 - betas, dtype=np.float64)
 
 
-# The fewest steps of dpmsolver++ whose samples are as near the data as those of 250 of DDPM, on the bundled DiT of classes
-# (benchmarks/steps.py).
-DEFAULT_STEPS = 8
+# As few of dpmsolver++ as give samples as near the data as 250 of DDPM do, on both bundled DiTs (benchmarks/paper/steps.py).
+DEFAULT_STEPS = 20
 
 
 def max_steps(config: DiTConfig, solver: str, spacing: str) -> int:
