@@ -32,7 +32,7 @@ import numpy as np
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the textok of this checkout
 
-from cases import Store, case
+from cases import Store, case, default_steps
 from peers import PEERS, lacks, peer
 from process import DISTURBED, Failed, Process, Run, busy_seconds, prepare, usable_threads
 
@@ -122,8 +122,9 @@ class Turn:
 
 
 def reference(name, store):
-    """The reference's output for a case's seed 0, computed once."""
-    path = store.path("reference", f"{name}.npy")
+    """The reference's output for a case's seed 0, computed once; a picture's belongs to its number of steps."""
+    steps = f"-{default_steps()}-steps" if case(name).what == "picture" else ""
+    path = store.path("reference", f"{name}{steps}.npy")
     if not path.exists():
         run = Run("reference", name, "float32")
         prepare(run, store)
