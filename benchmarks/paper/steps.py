@@ -264,8 +264,9 @@ def draw(ax, condition, rows, target, scale):
     ax.set(xscale="log", xlabel="network evaluations a picture (numbers: steps)")
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
-    pictures = target["pictures"] // target["seeds"]
-    ax.set_title(f"{PIPELINES[condition]}: {target['seeds']} seeds of {pictures:,} pictures", loc="left", fontsize=10)
+    seeds = "" if target["seeds"] == 1 else f", {target['seeds']} seeds"
+    title = f"{PIPELINES[condition]}: {target['pictures'] // target['seeds']:,} pictures a setting{seeds}"
+    ax.set_title(title, loc="left", fontsize=10)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
 
