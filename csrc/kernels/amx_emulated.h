@@ -5,7 +5,6 @@
 #define TXK_AMX_EMULATED_H
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static _Thread_local struct {
@@ -16,7 +15,7 @@ static _Thread_local struct {
 static inline int amx_rows(int tile)
 {
     if (!amx.shape.palette || !amx.shape.rows[tile])
-        abort();
+        __builtin_trap();
     return amx.shape.rows[tile];
 }
 
@@ -57,7 +56,7 @@ static inline int amx_depth(int sum, int a, int b)
 {
     const int depth = amx.shape.row_bytes[a] / 4;
     if (amx_rows(a) != amx_rows(sum) || amx_rows(b) != depth || amx.shape.row_bytes[b] != amx.shape.row_bytes[sum])
-        abort();
+        __builtin_trap();
     return depth;
 }
 
