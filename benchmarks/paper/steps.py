@@ -26,6 +26,7 @@ import numpy as np
 from evaluation import Emoji, add_data_arguments, kernel
 
 import textok
+from textok.schedules import cumulative_alphas
 
 NETWORK = "efficientnet-lite0@128"
 SIGMAS = (0.28, 2.9)
@@ -65,8 +66,7 @@ def scales():
 
 def interval_of(config):
     """The train timesteps whose noise level sqrt(1/abar - 1) lies in SIGMAS."""
-    betas = np.linspace(config.beta_start, config.beta_end, config.num_train_timesteps)
-    sigma = np.sqrt(1 / np.cumprod(1 - betas) - 1)
+    sigma = np.sqrt(1 / cumulative_alphas(config) - 1)
     inside = np.flatnonzero((sigma >= SIGMAS[0]) & (sigma <= SIGMAS[1]))
     return int(inside[0]), int(inside[-1])
 

@@ -1,4 +1,4 @@
-/* float32 or bfloat16 rows -> bfloat16, or int8 with a scale a row, zero padded to tx_k_padded(K), 16 elements at a time. The float32
+/* float32 or bfloat16 rows -> bfloat16, or int8 with a scale a row, zero padded to tx_k_padded(K), a vector at a time. The float32
  * operations are those of quantize_ref.c, so the integers and scales are the same to the bit. */
 #include <string.h>
 
