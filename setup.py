@@ -1,4 +1,4 @@
-"""The build: sources by glob, SIMD flags by file suffix, OpenBLAS beside the extension, switches for debugging.
+"""The build: sources by glob, SIMD flags by folder, OpenBLAS beside the extension, switches for debugging.
 
 Environment:
     TEXTOK_WERROR=1             warnings are errors (as in CI)
@@ -20,15 +20,16 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-# One line an ISA row: file suffix -> (macro that switches its row on in dispatch.c, compiler flags).
-AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+# One line an ISA row: its folder in csrc/kernels, named as TEXTOK_ISA names it -> compiler flags. TX_HAVE_<ROW> switches it on in dispatch.c.
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA = {
-    "avx2": ("TX_HAVE_AVX2", ["-mavx2", "-mfma", "-mf16c"]),
-    "avxvnni": ("TX_HAVE_AVXVNNI", ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"]),
-    "avx512": ("TX_HAVE_AVX512", AVX512),
-    "avx512bf16": ("TX_HAVE_AVX512BF16", [*AVX512, "-mavx512bf16"]),
-    "avx512vnni": ("TX_HAVE_AVX512VNNI", [*AVX512, "-mavx512vnni"]),
-    "amx": ("TX_HAVE_AMX", [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-bf16", "-mamx-int8"]),
+    "avx2": AVX2,
+    "avx_vnni": [*AVX2, "-mavxvnni"],
+    "avx512": AVX512,
+    "avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "avx512_vnni": [*AVX512, "-mavx512vnni"],
+    "amx": [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
 OPENBLAS = "libscipy_openblas-textok.so"  # threadpoolctl knows OpenBLAS by such a name
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
@@ -40,11 +41,11 @@ MACROS = [
 
 
 def sources() -> dict[str | None, list[str]]:
-    """All C files by the ISA in their name's last part; None holds the rest."""
+    """All C files by the ISA whose folder they lie in; None holds the rest."""
     groups: dict[str | None, list[str]] = {None: []}
     for path in sorted((ROOT / "csrc").rglob("*.c")):
-        suffix = path.stem.rpartition("_")[2]
-        groups.setdefault(suffix if suffix in ISA else None, []).append(str(path.relative_to(ROOT)))
+        folder = path.parent.name
+        groups.setdefault(folder if folder in ISA else None, []).append(str(path.relative_to(ROOT)))
     return groups
 
 
@@ -73,13 +74,12 @@ class BuildExt(build_ext):
         ext.extra_compile_args = flags
         ext.extra_objects = []
         for isa, files in sources().items():
-            if isa is None or not self.compiles(ISA[isa][1]):
+            if isa is None or not self.compiles(ISA[isa]):
                 continue
-            macro, isa_flags = ISA[isa]
-            ext.define_macros.append((macro, "1"))
+            ext.define_macros.append((f"TX_HAVE_{isa.upper()}", "1"))
             ext.extra_objects += self.compiler.compile(
                 files, output_dir=self.build_temp, include_dirs=ext.include_dirs, macros=MACROS,
-                extra_postargs=flags + isa_flags, depends=ext.depends,
+                extra_postargs=flags + ISA[isa], depends=ext.depends,
             )
         libs = Path(self.build_lib) / "textok" / "_libs"
         ext.extra_link_args = [*link, str(self.openblas(libs)), "-Wl,-rpath,$ORIGIN/_libs"]

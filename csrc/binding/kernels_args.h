@@ -1,4 +1,4 @@
-/* Arguments of the kernels' Python methods: arrays checked and taken apart. Included by kernels_py.c and kernels_low_py.c alone. */
+/* Arguments of the kernels' Python methods: arrays checked and taken apart. Included by kernels_py.c and kernels_narrow_py.c alone. */
 #ifndef TX_KERNELS_ARGS_H
 #define TX_KERNELS_ARGS_H
 
@@ -199,7 +199,7 @@ static inline int norm_args(struct tx_norm_f32 *job, PyObject *args, PyObject *k
 
 #define KEYWORDS(f) (PyCFunction)(void (*)(void))f, METH_VARARGS | METH_KEYWORDS
 
-/* kernels_low_py.c: the methods of bfloat16 and int8, ended by a NULL name. */
-extern PyMethodDef tx_kernels_low_methods[];
+/* kernels_narrow_py.c: the methods of bfloat16 and int8, ended by a NULL name. */
+extern PyMethodDef tx_kernels_narrow_methods[];
 
 #endif

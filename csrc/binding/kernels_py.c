@@ -1,5 +1,5 @@
 /* textok._core.Kernels: every slot of one ISA row, callable from Python for tests and benchmarks; those of bfloat16 and int8
- * are in kernels_low_py.c. _core.pyi has the signatures.
+ * are in kernels_narrow_py.c. _core.pyi has the signatures.
  *
  * Matrices may be views with any distance between rows (elements of a row side by side); vectors are contiguous. Each call checks
  * shapes and dtypes, takes scratch from malloc, and runs one kernel without the GIL. No arithmetic here. */
@@ -8,11 +8,19 @@
 #include "../base/cpu.h"
 #include "kernels_args.h"
 #ifdef TX_HAVE_AVX2
-#include "../kernels/kernels_avx2.h"
+#include "../kernels/avx2/row.h"
 #endif
 #ifdef TX_HAVE_AVX512
-#include "../kernels/kernels_avx512.h"
-#include "../kernels/kernels_low_avx512.h"
+#include "../kernels/avx512/row.h"
+#endif
+#ifdef TX_HAVE_AVX512_BF16
+#include "../kernels/avx512_bf16/row.h"
+#endif
+#ifdef TX_HAVE_AVX512_VNNI
+#include "../kernels/avx512_vnni/row.h"
+#endif
+#ifdef TX_HAVE_AMX
+#include "../kernels/amx/row.h"
 #endif
 
 /* ---- gemm ---- */
@@ -296,13 +304,13 @@ static PyObject *register_rounds(PyObject *self, PyObject *args)
     if ((tx_cpu_bits() & TX_CPU_AVX512) && strcmp(kind, "f32") == 0)
         peak = txk_peak_f32_avx512;
 #endif
-#ifdef TX_HAVE_AVX512BF16
+#ifdef TX_HAVE_AVX512_BF16
     if ((tx_cpu_bits() & TX_CPU_AVX512_BF16) && (strcmp(kind, "bf16_avx512") == 0 || strcmp(kind, "bf16") == 0))
-        peak = txk_peak_bf16_avx512bf16;
+        peak = txk_peak_bf16_avx512_bf16;
 #endif
-#ifdef TX_HAVE_AVX512VNNI
+#ifdef TX_HAVE_AVX512_VNNI
     if ((tx_cpu_bits() & TX_CPU_AVX512_VNNI) && (strcmp(kind, "int8_avx512") == 0 || strcmp(kind, "int8") == 0))
-        peak = txk_peak_int8_avx512vnni;
+        peak = txk_peak_int8_avx512_vnni;
 #endif
 #ifdef TX_HAVE_AMX
     if (strcmp(kind, "bf16") == 0 && (tx_cpu_bits() & TX_CPU_AMX) && tx_cpu_ask_for_tiles())
@@ -374,7 +382,7 @@ int tx_add_kernels_type(PyObject *module)
     size_t n = 0;
     for (const PyMethodDef *m = methods; m->ml_name; m++)
         all[n++] = *m;
-    for (const PyMethodDef *m = tx_kernels_low_methods; m->ml_name; m++)
+    for (const PyMethodDef *m = tx_kernels_narrow_methods; m->ml_name; m++)
         all[n++] = *m;
     PyType_Slot slots[] = {
         {Py_tp_doc, "The slots of one ISA row, for tests and benchmarks."},

@@ -10,17 +10,17 @@ extern const struct tx_kernels txk_table_ref;
 #ifdef TX_HAVE_AVX2
 extern const struct tx_kernels txk_table_avx2;
 #endif
-#ifdef TX_HAVE_AVXVNNI
-extern const struct tx_kernels txk_table_avxvnni;
+#ifdef TX_HAVE_AVX_VNNI
+extern const struct tx_kernels txk_table_avx_vnni;
 #endif
 #ifdef TX_HAVE_AVX512
 extern const struct tx_kernels txk_table_avx512;
 #endif
-#ifdef TX_HAVE_AVX512BF16
-extern const struct tx_kernels txk_table_avx512bf16;
+#ifdef TX_HAVE_AVX512_BF16
+extern const struct tx_kernels txk_table_avx512_bf16;
 #endif
-#ifdef TX_HAVE_AVX512VNNI
-extern const struct tx_kernels txk_table_avx512vnni;
+#ifdef TX_HAVE_AVX512_VNNI
+extern const struct tx_kernels txk_table_avx512_vnni;
 #endif
 #ifdef TX_HAVE_AMX
 extern const struct tx_kernels txk_table_amx;
@@ -31,17 +31,17 @@ const struct tx_row tx_rows[] = {
 #ifdef TX_HAVE_AVX2
     {"avx2", TX_CPU_AVX2, &txk_table_avx2},
 #endif
-#ifdef TX_HAVE_AVXVNNI
-    {"avx_vnni", TX_CPU_AVX2 | TX_CPU_AVX_VNNI, &txk_table_avxvnni},
+#ifdef TX_HAVE_AVX_VNNI
+    {"avx_vnni", TX_CPU_AVX2 | TX_CPU_AVX_VNNI, &txk_table_avx_vnni},
 #endif
 #ifdef TX_HAVE_AVX512
     {"avx512", TX_CPU_AVX512, &txk_table_avx512},
 #endif
-#ifdef TX_HAVE_AVX512BF16
-    {"avx512_bf16", TX_CPU_AVX512 | TX_CPU_AVX512_BF16, &txk_table_avx512bf16},
+#ifdef TX_HAVE_AVX512_BF16
+    {"avx512_bf16", TX_CPU_AVX512 | TX_CPU_AVX512_BF16, &txk_table_avx512_bf16},
 #endif
-#ifdef TX_HAVE_AVX512VNNI
-    {"avx512_vnni", TX_CPU_AVX512 | TX_CPU_AVX512_VNNI, &txk_table_avx512vnni},
+#ifdef TX_HAVE_AVX512_VNNI
+    {"avx512_vnni", TX_CPU_AVX512 | TX_CPU_AVX512_VNNI, &txk_table_avx512_vnni},
 #endif
 #ifdef TX_HAVE_AMX
     {"amx", TX_CPU_AVX512 | TX_CPU_AVX512_BF16 | TX_CPU_AMX, &txk_table_amx},

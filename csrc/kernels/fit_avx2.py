@@ -1,4 +1,4 @@
-"""Writes fit_avx2.h: `python csrc/kernels/fit_avx2.py > csrc/kernels/fit_avx2.h`. Needs NumPy only.
+"""Writes avx2/polynomials.h: `python csrc/kernels/fit_avx2.py > csrc/kernels/fit_avx2.h`. Needs NumPy only.
 
 Every polynomial has the smallest possible largest relative error (Lawson's iteration). GELU (erf) is max(x, 0) - t Q(t), t = |x|, Q the
 upper tail of the normal distribution; Q(t) = e^(-t^2/2) u P(u) with u = 1 / (1 + MILLS t), fitted up to t = 14, where Q leaves float32.

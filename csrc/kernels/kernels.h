@@ -1,7 +1,7 @@
 /* The kernel contract: what every ISA row must compute.
  *
  * A kernel is a pure function on pointers. It allocates nothing, starts no threads, knows no models and cannot fail: the caller has
- * checked every size. Slots are named op_dtype, implementations txk_op_dtype_isa, one op and one ISA a file. dispatch.c copies the
+ * checked every size. Slots are named op_dtype, implementations txk_op_dtype_isa, in a folder a row, an op a file. dispatch.c copies the
  * reference table and lays over it each row whose CPU bits are there, so a slot is never NULL.
  *
  * Letters, used everywhere: B batch, T tokens, D width, H heads, Dh head width, F MLP width, Np/Nl/Nt patches, latents, text tokens;
@@ -96,7 +96,7 @@ struct tx_step_f32 {
     size_t n;
 };
 
-/* ---- bfloat16 and int8 ----
+/* ---- Narrow: bfloat16 and int8 ----
  *
  * A matrix that is multiplied lies in rows padded to a multiple of TX_K_PAD elements; the padding holds zeros, and so does a packed weight's.
  * bfloat16 is the upper half of a float32, rounded to nearest even (NaN stays NaN), kept as uint16_t. Products of bfloat16 are summed in
@@ -130,7 +130,7 @@ static inline uint16_t tx_bf16_of_float(float x)
 }
 
 /* As tx_gemm_f32, with a product in bfloat16 or int8. */
-struct tx_gemm_low {
+struct tx_gemm_narrow {
     void *out;              /* [M,N], ld ldo: float32, or bfloat16 where out_bf16 (then without residual) */
     size_t ldo;
     int out_bf16;
@@ -192,7 +192,7 @@ struct tx_kernels {
     size_t (*gemm_bf16_packed)(size_t N, size_t K);
     void (*gemm_bf16_pack)(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);   /* rounds */
     void (*gemm_bf16_unpack)(uint16_t *w, const uint16_t *packed, size_t N, size_t K);
-    void (*gemm_bf16)(const struct tx_gemm_low *job);
+    void (*gemm_bf16)(const struct tx_gemm_narrow *job);
 
     /* Products in int8: packs rows that are int8 already (quantize_int8 makes them). */
     size_t gemm_int8_nr;
@@ -200,7 +200,7 @@ struct tx_kernels {
     size_t (*gemm_int8_packed)(size_t N, size_t K);
     void (*gemm_int8_pack)(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
     void (*gemm_int8_unpack)(int8_t *w, const int8_t *packed, size_t N, size_t K);
-    void (*gemm_int8)(const struct tx_gemm_low *job);
+    void (*gemm_int8)(const struct tx_gemm_narrow *job);
 
     size_t (*attention_bf16_scratch)(size_t Tk, size_t Dh);
     void (*attention_bf16)(const struct tx_attention_bf16 *job);

@@ -230,13 +230,13 @@ static void multiply(const struct tx_run *run, const struct tx_linear *l, struct
             .epilogue = *epilogue, .fetch = *fetch});
         return;
     }
-    const struct tx_gemm_low low = {
+    const struct tx_gemm_narrow job = {
         .out = out.data, .ldo = out.ld, .out_bf16 = out.dtype == TX_BF16, .a = a.data, .lda = a.ld, .a_scale = a.scale, .w = l->w,
         .w_scale = l->scale, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1, .epilogue = *epilogue, .fetch = *fetch};
     if (l->dtype == TX_BF16)
-        run->kernels->gemm_bf16(&low);
+        run->kernels->gemm_bf16(&job);
     else
-        run->kernels->gemm_int8(&low);
+        run->kernels->gemm_int8(&job);
 }
 
 static void own_task(void *arg, size_t task, int worker)

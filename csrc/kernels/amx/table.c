@@ -1,0 +1,20 @@
+/* The amx row: the products in bfloat16 and int8 on tiles. */
+#include "row.h"
+
+extern const struct tx_kernels txk_table_amx;
+const struct tx_kernels txk_table_amx = {
+    .gemm_bf16_nr = 32,
+    .gemm_bf16_packed = txk_gemm_narrow_packed_avx512,
+    .gemm_bf16_pack = txk_gemm_bf16_pack_avx512,
+    .gemm_bf16_unpack = txk_gemm_bf16_unpack_avx512,
+    .gemm_bf16 = txk_gemm_bf16_amx,
+    .gemm_int8_nr = 32,
+    .gemm_int8_packed = txk_gemm_narrow_packed_avx512,
+    .gemm_int8_pack = txk_gemm_int8_pack_avx512,
+    .gemm_int8_unpack = txk_gemm_int8_unpack_avx512,
+    .gemm_int8 = txk_gemm_int8_amx,
+    .attention_bf16_scratch = txk_attention_bf16_scratch_amx,
+    .attention_bf16 = txk_attention_bf16_amx,
+    .attention_int8_scratch = txk_attention_bf16_scratch_amx,
+    .attention_int8 = txk_attention_bf16_amx,
+};

@@ -1,0 +1,42 @@
+/* The epilogue of a product, row by row, 8 columns at a time with a masked tail: y = act(acc + bias), then residual + gate y.
+ * Used on the strips of the gemms while they lie in L1, and alone on the output of a BLAS. acc, out and residual may be one matrix: each
+ * element is read before it is written. */
+#include "row.h"
+#include "simd.h"
+
+TXK_INLINE void rows(float *out, size_t ldo, const float *acc, size_t ldacc, size_t M, size_t N, const struct tx_epilogue_f32 *e, int act)
+{
+    for (size_t m = 0; m < M; m++) {
+        const float *acc_row = acc + m * ldacc, *gate = NULL, *residual = NULL;
+        float *out_row = out + m * ldo;
+        if (e->residual) {
+            residual = e->residual + m * e->ldr;
+            if (e->gate)
+                gate = e->gate + (e->group ? (size_t)e->group[m] : 0) * e->ldg;
+        }
+        for (size_t n = 0; n < N; n += 8) {
+            const size_t left = N - n;
+            __m256 y = load_f32x8(acc_row + n, left);
+            if (e->bias)
+                y = _mm256_add_ps(y, load_f32x8(e->bias + n, left));
+            y = activate_f32x8(y, act);
+            if (residual) {
+                const __m256 r = load_f32x8(residual + n, left);
+                y = gate ? _mm256_fmadd_ps(load_f32x8(gate + n, left), y, r) : _mm256_add_ps(r, y);
+            }
+            store_f32x8(out_row + n, left, y);
+        }
+    }
+}
+
+void txk_epilogue_f32_avx2(float *out, size_t ldo, const float *acc, size_t ldacc, size_t M, size_t N,
+                           const struct tx_epilogue_f32 *epilogue)
+{
+    switch (epilogue->act) {
+    case TX_ACT_GELU_ERF: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_GELU_ERF); break;
+    case TX_ACT_GELU_TANH: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_GELU_TANH); break;
+    case TX_ACT_SILU: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_SILU); break;
+    case TX_ACT_TANH: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_TANH); break;
+    default: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_NONE); break;
+    }
+}

@@ -1,0 +1,118 @@
+/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16.c, gemm_int8.c and avx_vnni/gemm_int8.c share. AVX2 multiplies
+ * neither. Rows of A are widened, to float32 or int16, once for RUN columns; W is widened by the tiles, in registers.
+ *
+ * Order: blocks of rows > runs of RUN columns > sections of K (1 KB of a widened row) > tiles of at most 6 rows, widened into L1 > panels.
+ * A section of W for a run is 128 KB packed: it stays in L2 for all tiles of the block, and while they work on it, the next one is
+ * prefetched a little with each. Sums over sections wait in a strip on the stack, 112 KB. The chain of each sum knows about none of this.
+ *
+ * A file that includes this gives: widen_a, the tiles, finish_sums. The kind is a constant of each.
+ * A's rows and the packed W are zero padded to tx_k_padded(K), so there are no tails in K. */
+#ifndef TXK_AVX2_GEMM_NARROW_H
+#define TXK_AVX2_GEMM_NARROW_H
+
+#include "epilogue.h"
+#include "row.h"
+#include "tile.h"
+
+enum {
+    NARROW_ROWS = 112,             /* of a block */
+    RUN = 256,                  /* columns */
+    SECTION_BYTES = 1024,       /* of a widened row */
+    WIDE_LD = SECTION_BYTES + 64,   /* an odd number of cache lines */
+};
+
+struct narrow_tile {
+    const char *a;              /* [rows, SECTION_BYTES] widened, WIDE_LD bytes apart */
+    const char *w;              /* a panel's section, packed */
+    size_t K;                   /* a multiple of 64 */
+    void *c;                    /* [rows,16], RUN apart: float32, or int32 */
+    int more;                   /* 1: add to what is in c */
+    const char *ahead;          /* prefetched into L2, ahead_step bytes every `step` of K */
+    size_t ahead_step;
+};
+
+typedef void narrow_tile_function(const struct narrow_tile *);
+
+struct low_kind {
+    size_t size;                /* of an element, packed */
+    size_t section;             /* elements of K */
+    size_t step;                /* elements of K that ahead_step goes with */
+    narrow_tile_function *const *tiles;
+    void (*widen_a)(char *to, const char *from, size_t K);
+    /* The sums of a tile in place: what is missing until they are float32. */
+    void (*finish_sums)(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns);
+};
+
+/* int32 sums of a tile get their scales, in place. */
+TXK_INLINE void finish_int8(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns)
+{
+    for (size_t j = 0; j < columns; j += 8) {
+        const __m256 w_scale = load_f32x8(job->w_scale + n + j, columns - j);
+        for (size_t i = 0; i < rows; i++) {
+            const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(job->a_scale[m + i]), w_scale);
+            const __m256i sum = _mm256_load_si256((const __m256i *)((const int32_t *)c + i * RUN + j));
+            _mm256_store_ps((float *)c + i * RUN + j, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale));
+        }
+    }
+}
+
+static void store_tile(const struct tx_gemm_narrow *job, float *c, size_t m, size_t rows, size_t n, size_t columns)
+{
+    const struct tx_epilogue_f32 e = epilogue_at(&job->epilogue, m, n);
+    if (!job->out_bf16) {
+        txk_epilogue_f32_avx2((float *)job->out + m * job->ldo + n, job->ldo, c, RUN, rows, columns, &e);
+        return;
+    }
+    txk_epilogue_f32_avx2(c, RUN, c, RUN, rows, columns, &e);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j += 8)
+            store_bf16x8((uint16_t *)job->out + (m + i) * job->ldo + n + j, columns - j, _mm256_load_ps(c + i * RUN + j));
+}
+
+/* Rows m0..m1 against columns n0..n1 (at most NARROW_ROWS and RUN). */
+TXK_INLINE void gemm_narrow_block(const struct tx_gemm_narrow *job, const struct low_kind *kind, size_t m0, size_t m1, size_t n0, size_t n1)
+{
+    char a_wide[TILE_ROWS * WIDE_LD] __attribute__((aligned(64)));
+    float strip[NARROW_ROWS * RUN] __attribute__((aligned(64)));
+    const size_t Kp = tx_k_padded(job->K), size = kind->size, parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS;
+    const char *a = job->a, *w = job->w;
+    for (size_t k0 = 0; k0 < Kp; k0 += kind->section) {
+        const size_t k1 = k0 + kind->section < Kp ? k0 + kind->section : Kp;
+        const int last = k1 == Kp;
+        /* The section after this one, shared out among the tiles; after the last, the first of the next run. */
+        const size_t next = last ? RUN * Kp : k1 * PANEL;
+        for (size_t i = 0; i < parts; i++) {
+            const size_t m = m0 + part_begin(m1 - m0, parts, i), rows = m0 + part_begin(m1 - m0, parts, i + 1) - m;
+            for (size_t r = 0; r < rows; r++)
+                kind->widen_a(a_wide + r * WIDE_LD, a + ((m + r) * job->lda + k0) * size, k1 - k0);
+            for (size_t n = n0; n < n1; n += PANEL) {
+                const size_t columns = n1 - n < PANEL ? n1 - n : PANEL;
+                const size_t ahead_step = last && n + RUN >= job->n1 ? 0 : kind->step * PANEL * size / parts;
+                const char *ahead = ahead_step ? w + (n * Kp + next) * size + (k1 - k0) / kind->step * ahead_step * i : w;
+                float *c = strip + (m - m0) * RUN + n - n0;
+                if (last)
+                    prefetch_out((char *)job->out + (m * job->ldo + n) * (job->out_bf16 ? sizeof(uint16_t) : sizeof(float)),
+                                 job->ldo * (job->out_bf16 ? sizeof(uint16_t) : sizeof(float)), &job->epilogue, m, rows, n);
+                kind->tiles[rows - 1](&(struct narrow_tile){
+                    .a = a_wide, .w = w + (n * Kp + k0 * PANEL) * size, .K = k1 - k0, .c = c, .more = k0 > 0,
+                    .ahead = ahead, .ahead_step = ahead_step});
+                if (last) {
+                    kind->finish_sums(job, c, m, rows, n, columns);
+                    store_tile(job, c, m, rows, n, columns);
+                }
+            }
+        }
+    }
+}
+
+TXK_INLINE void gemm_low(const struct tx_gemm_narrow *job, const struct low_kind *kind)
+{
+    const size_t blocks = (job->M + NARROW_ROWS - 1) / NARROW_ROWS;
+    for (size_t b = 0; b < blocks; b++)
+        for (size_t n = job->n0; n < job->n1; n += RUN) {
+            const size_t n1 = n + RUN < job->n1 ? n + RUN : job->n1;
+            gemm_narrow_block(job, kind, part_begin(job->M, blocks, b), part_begin(job->M, blocks, b + 1), n, n1);
+        }
+}
+
+#endif

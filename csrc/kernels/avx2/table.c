@@ -1,0 +1,35 @@
+/* The AVX2 row: the slots that cost something. */
+#include "row.h"
+
+extern const struct tx_kernels txk_table_avx2;
+const struct tx_kernels txk_table_avx2 = {
+    .gemm_f32_nr = 16,
+    .gemm_f32_fast = 1,
+    .gemm_f32_packed = txk_gemm_f32_packed_avx2,
+    .gemm_f32_pack = txk_gemm_f32_pack_avx2,
+    .gemm_f32_unpack = txk_gemm_f32_unpack_avx2,
+    .gemm_f32 = txk_gemm_f32_avx2,
+    .epilogue_f32 = txk_epilogue_f32_avx2,
+    .attention_f32_scratch = txk_attention_f32_scratch_avx2,
+    .attention_f32 = txk_attention_f32_avx2,
+    .gemm_bf16_nr = 16,
+    .gemm_bf16_packed = txk_gemm_bf16_packed_avx2,
+    .gemm_bf16_pack = txk_gemm_bf16_pack_avx2,
+    .gemm_bf16_unpack = txk_gemm_bf16_unpack_avx2,
+    .gemm_bf16 = txk_gemm_bf16_avx2,
+    .gemm_int8_nr = 16,
+    .gemm_int8_packed = txk_gemm_int8_packed_avx2,
+    .gemm_int8_pack = txk_gemm_int8_pack_avx2,
+    .gemm_int8_unpack = txk_gemm_int8_unpack_avx2,
+    .gemm_int8 = txk_gemm_int8_avx2,
+    .attention_bf16_scratch = txk_attention_bf16_scratch_avx2,
+    .attention_bf16 = txk_attention_bf16_avx2,
+    .attention_int8_scratch = txk_attention_bf16_scratch_avx2,
+    .attention_int8 = txk_attention_bf16_avx2,
+    .round_bf16 = txk_round_bf16_avx2,
+    .quantize_int8 = txk_quantize_int8_avx2,
+    .norm_bf16 = txk_norm_bf16_avx2,
+    .norm_int8 = txk_norm_int8_avx2,
+    .norm_f32 = txk_norm_f32_avx2,
+    .activate_f32 = txk_activate_f32_avx2,
+};

@@ -1,0 +1,22 @@
+/* out = act(x), 16 elements at a time with a masked tail; the functions and their errors are in simd.h. out may be x. */
+#include "row.h"
+#include "simd.h"
+
+TXK_INLINE void activate(float *out, const float *x, size_t n, int act)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const __mmask16 lanes = lanes_f32x16(n - i);
+        _mm512_mask_storeu_ps(out + i, lanes, activate_f32x16(_mm512_maskz_loadu_ps(lanes, x + i), act));
+    }
+}
+
+void txk_activate_f32_avx512(float *out, const float *x, size_t n, int act)
+{
+    switch (act) {
+    case TX_ACT_GELU_ERF: activate(out, x, n, TX_ACT_GELU_ERF); break;
+    case TX_ACT_GELU_TANH: activate(out, x, n, TX_ACT_GELU_TANH); break;
+    case TX_ACT_SILU: activate(out, x, n, TX_ACT_SILU); break;
+    case TX_ACT_TANH: activate(out, x, n, TX_ACT_TANH); break;
+    default: activate(out, x, n, TX_ACT_NONE); break;
+    }
+}

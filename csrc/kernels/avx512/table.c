@@ -1,0 +1,22 @@
+/* The AVX-512 row: the slots that cost something. */
+#include "row.h"
+
+extern const struct tx_kernels txk_table_avx512;
+const struct tx_kernels txk_table_avx512 = {
+    .gemm_f32_nr = 64,
+    .gemm_f32_fast = 1,
+    .gemm_f32_beside = 1,
+    .gemm_f32_packed = txk_gemm_f32_packed_avx512,
+    .gemm_f32_pack = txk_gemm_f32_pack_avx512,
+    .gemm_f32_unpack = txk_gemm_f32_unpack_avx512,
+    .gemm_f32 = txk_gemm_f32_avx512,
+    .epilogue_f32 = txk_epilogue_f32_avx512,
+    .attention_f32_scratch = txk_attention_f32_scratch_avx512,
+    .attention_f32 = txk_attention_f32_avx512,
+    .norm_f32 = txk_norm_f32_avx512,
+    .round_bf16 = txk_round_bf16_avx512,
+    .quantize_int8 = txk_quantize_int8_avx512,
+    .norm_bf16 = txk_norm_bf16_avx512,
+    .norm_int8 = txk_norm_int8_avx512,
+    .activate_f32 = txk_activate_f32_avx512,
+};

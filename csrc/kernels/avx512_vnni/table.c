@@ -1,0 +1,14 @@
+/* The avx512_vnni row: what vpdpbusd makes fast. */
+#include "row.h"
+
+extern const struct tx_kernels txk_table_avx512_vnni;
+const struct tx_kernels txk_table_avx512_vnni = {
+    .gemm_int8_nr = 32,
+    .gemm_int8_beside = 1,
+    .gemm_int8_packed = txk_gemm_narrow_packed_avx512,
+    .gemm_int8_pack = txk_gemm_int8_pack_unsigned_avx512,
+    .gemm_int8_unpack = txk_gemm_int8_unpack_unsigned_avx512,
+    .gemm_int8 = txk_gemm_int8_avx512_vnni,
+    .attention_int8_scratch = txk_attention_int8_scratch_avx512_vnni,
+    .attention_int8 = txk_attention_int8_avx512_vnni,
+};

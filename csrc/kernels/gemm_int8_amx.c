@@ -1,9 +1,0 @@
-/* gemm_int8 on tiles: gemm_low_amx.h with tdpbssd, signed by signed, 64 elements of K a step, exact int32 sums. */
-#include "gemm_low_amx.h"
-
-LOW_ROWS_FUNCTIONS(1)
-
-void txk_gemm_int8_amx(const struct tx_gemm_low *job)
-{
-    gemm_low_amx(job, low_rows_of_act[job->epilogue.act], 1);
-}

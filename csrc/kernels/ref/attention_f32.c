@@ -1,0 +1,39 @@
+/* out[Tq,Dh] = softmax(scale q k^T) v of one head, the version to read first: one row of scores at a time in scratch, the maximum
+ * subtracted before exp, all sums in double and in ascending order of keys. A row with a NaN or +inf score comes out as NaN. */
+#include "row.h"
+
+#include <math.h>
+
+size_t txk_attention_f32_scratch_ref(size_t Tk, size_t Dh)
+{
+    (void)Dh;
+    return Tk * sizeof(double);
+}
+
+void txk_attention_f32_ref(const struct tx_attention_f32 *job)
+{
+    double *p = job->scratch;   /* [Tk] */
+    for (size_t i = 0; i < job->Tq; i++) {
+        const float *q = job->q + i * job->ldq;
+        double max = -INFINITY, sum = 0;
+        for (size_t j = 0; j < job->Tk; j++) {
+            const float *k = job->k + j * job->ldk;
+            double score = 0;
+            for (size_t d = 0; d < job->Dh; d++)
+                score += (double)q[d] * k[d];
+            p[j] = score * job->scale;
+            if (p[j] > max)
+                max = p[j];
+        }
+        for (size_t j = 0; j < job->Tk; j++) {
+            p[j] = exp(p[j] - max);
+            sum += p[j];
+        }
+        for (size_t d = 0; d < job->Dh; d++) {
+            double acc = 0;
+            for (size_t j = 0; j < job->Tk; j++)
+                acc += p[j] * job->v[j * job->ldv + d];
+            job->out[i * job->ldo + d] = (float)(acc / sum);
+        }
+    }
+}
