@@ -20,7 +20,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-# One line an ISA row: its folder in csrc/kernels, named as TEXTOK_ISA names it -> compiler flags. TX_HAVE_<ROW> switches it on in dispatch.c.
+# One line an ISA row, worst first: its folder in csrc/kernels, named as TEXTOK_ISA names it -> compiler flags. The reference row needs none.
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA = {
@@ -73,14 +73,17 @@ class BuildExt(build_ext):
             link += [f"-fsanitize={sanitize}"]
         ext.extra_compile_args = flags
         ext.extra_objects = []
-        for isa, files in sources().items():
-            if isa is None or not self.compiles(ISA[isa]):
+        by_isa = sources()
+        rows = ["ref"]
+        for isa, isa_flags in ISA.items():
+            if not self.compiles(isa_flags):
                 continue
-            ext.define_macros.append((f"TX_HAVE_{isa.upper()}", "1"))
+            rows.append(isa)
             ext.extra_objects += self.compiler.compile(
-                files, output_dir=self.build_temp, include_dirs=ext.include_dirs, macros=MACROS,
-                extra_postargs=flags + ISA[isa], depends=ext.depends,
+                by_isa[isa], output_dir=self.build_temp, include_dirs=ext.include_dirs, macros=MACROS,
+                extra_postargs=flags + isa_flags, depends=ext.depends,
             )
+        ext.define_macros.append(("TX_ROWS", " ".join(f"ROW({row})" for row in rows)))
         libs = Path(self.build_lib) / "textok" / "_libs"
         ext.extra_link_args = [*link, str(self.openblas(libs)), "-Wl,-rpath,$ORIGIN/_libs"]
         super().build_extension(ext)

@@ -1,6 +1,6 @@
 """The kernels of one ISA row on the models' own shapes: verified against float64, then timed beside the register-only rate.
 
-    python benchmarks/kernels.py                       all cases, one and two threads
+    python benchmarks/kernels.py                       all cases on the best row, one and two threads
     python benchmarks/kernels.py --isa ref --case norm --threads 1
     python benchmarks/kernels.py --markdown            the table of RESULTS.md
 
@@ -18,6 +18,7 @@ import time
 
 import numpy as np
 
+from textok import cpu_info
 from textok._core import Kernels
 
 ROWS = 224  # of a gemm's block, as in csrc/model/linear.c
@@ -63,7 +64,8 @@ class Gemm:
     def tasks(self, kernels, threads):
         row_blocks = -(-self.M // ROWS)
         runs = column_runs(threads, row_blocks)
-        step = -(-self.N // runs // 192) * 192  # a multiple of every row's panel
+        panel = kernels.panels()["f32"]
+        step = -(-self.N // runs // panel) * panel
         return [
             lambda w=w, n=n, m=m: kernels.gemm_packed_f32(
                 self.out[m : m + ROWS], self.a[m : m + ROWS], w, n0=n, n1=min(n + step, self.N),
@@ -193,15 +195,22 @@ def one_pass(tasks, threads, repeats):
     return in_threads(take, threads)
 
 
+def peak_rate(kernels, dtype, threads):
+    """Operations a second in registers, or None where the row has no such loop."""
+    loops = 1_000_000 if dtype == "f32" else 100_000
+    try:
+        operations = kernels.register_rounds(1, dtype)
+    except NotImplementedError:
+        return None
+    return threads * loops * operations / in_threads(lambda _: kernels.register_rounds(loops, dtype), threads)
+
+
 def measure(case, kernels, threads, rounds, seconds=0.03):
     tasks = case.tasks(kernels, threads)
     repeats = max(1, round(seconds / one_pass(tasks, threads, 1)))
     rates, shares, peaks = [], [], []
     for _ in range(rounds):
-        peak = None
-        if case.operations:
-            loops = 1_000_000
-            peak = threads * loops * Kernels.register_rounds(1) / in_threads(lambda _: Kernels.register_rounds(loops), threads)
+        peak = peak_rate(kernels, "f32", threads) if case.operations else None
         work = (case.operations or case.bytes) * len(getattr(case, "weights", [0])) * repeats
         if isinstance(case, Activate):
             work *= len(tasks)
@@ -214,7 +223,7 @@ def measure(case, kernels, threads, rounds, seconds=0.03):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isa", default="avx512")
+    parser.add_argument("--isa", choices=cpu_info()["rows"], default=cpu_info()["rows"][-1])
     parser.add_argument("--case", default="", help="only cases whose name holds this")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=9)

@@ -138,8 +138,9 @@ class Kernels:
         """image [S,S,3] -> patches [(S/p)^2, 3pp]."""
     def unpatchify(self, patches: F32, s: int, p: int, uint8: bool, /) -> F32 | NDArray[np.uint8]:
         """patches -> image [s,s,3], as bytes where `uint8` is true."""
-    @staticmethod
-    def register_rounds(rounds: int, kind: str = "f32", /) -> float:
+    def slots(self) -> dict[str, str]:
+        """Each slot and the row that it comes from: this one, or the best before it that fills the slot."""
+    def register_rounds(self, rounds: int, dtype: str = "f32", /) -> float:
         """Runs so many rounds of multiply-adds on registers alone and returns the number of operations: divided by their time, the most that
-        this thread could do. "f32", "bf16" and "int8" on the best that the CPU has, "f32_avx2", "bf16_avx512" and "int8_avx512" on those
-        instructions. NotImplementedError where there is no such loop for this CPU."""
+        this thread could do with this row's instructions. dtype of the factors: "f32", "bf16" or "int8". NotImplementedError where the row and
+        those before it have no such loop."""

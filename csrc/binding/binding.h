@@ -19,6 +19,9 @@ extern const struct tx_kernels *tx_active_kernels;
 /* A status as an exception; returns NULL. TX_STOPPED: the exception is set already. */
 PyObject *tx_raise(const struct tx_error *err);
 
+/* dict[key] = value, whose reference is taken; NULL passes an error on. */
+int tx_put(PyObject *dict, const char *key, PyObject *value);
+
 /* The data of a C-contiguous array of this type number and these extents (-1: any), or NULL with a ValueError that names it. */
 void *tx_array(PyObject *object, const char *name, int type, int rank, const Py_ssize_t *shape);
 /* 0, or -1 with a ValueError where the array is read-only. */
@@ -32,5 +35,6 @@ int tx_config_from_dict(PyObject *dict, const struct tx_field *fields, const cha
 int tx_add_model_type(PyObject *module);    /* model_py.c */
 PyObject *tx_weight_table(PyObject *module, PyObject *args);
 int tx_add_kernels_type(PyObject *module);  /* kernels_py.c */
+PyObject *tx_slot_rows(int row);            /* {slot: the row it comes from} */
 
 #endif

@@ -13,6 +13,7 @@
 
 typedef struct {
     PyObject_HEAD
+    int row;
     const struct tx_kernels *k;
 } Kernels;
 

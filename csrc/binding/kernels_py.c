@@ -5,23 +5,7 @@
  * shapes and dtypes, takes scratch from malloc, and runs one kernel without the GIL. No arithmetic here. */
 #include <math.h>
 
-#include "../base/cpu.h"
 #include "kernels_args.h"
-#ifdef TX_HAVE_AVX2
-#include "../kernels/avx2/row.h"
-#endif
-#ifdef TX_HAVE_AVX512
-#include "../kernels/avx512/row.h"
-#endif
-#ifdef TX_HAVE_AVX512_BF16
-#include "../kernels/avx512_bf16/row.h"
-#endif
-#ifdef TX_HAVE_AVX512_VNNI
-#include "../kernels/avx512_vnni/row.h"
-#endif
-#ifdef TX_HAVE_AMX
-#include "../kernels/amx/row.h"
-#endif
 
 /* ---- gemm ---- */
 
@@ -284,48 +268,50 @@ static PyObject *unpatchify(PyObject *self, PyObject *args)
     return result;
 }
 
-/* ---- the type ---- */
+/* ---- the row ---- */
+
+PyObject *tx_slot_rows(int row)
+{
+    PyObject *dict = PyDict_New();
+#define SLOT(slot)                                                                        \
+    if (dict && tx_put(dict, #slot, PyUnicode_FromString(tx_slot_row(row, #slot))) < 0) \
+        Py_CLEAR(dict);
+    TXK_SLOTS(SLOT, TXK_NOT_WITH)
+#undef SLOT
+    return dict;
+}
+
+static PyObject *slots(PyObject *self, PyObject *none)
+{
+    (void)none;
+    return tx_slot_rows(((Kernels *)self)->row);
+}
 
 static PyObject *register_rounds(PyObject *self, PyObject *args)
 {
-    (void)self;
+    static const char *const names[TX_DTYPE_COUNT] = {[TX_F32] = "f32", [TX_BF16] = "bf16", [TX_INT8] = "int8"};
     Py_ssize_t rounds;
-    const char *kind = "f32";
-    double (*peak)(size_t) = NULL;
-    if (!PyArg_ParseTuple(args, "n|s", &rounds, &kind))
+    const char *name = "f32";
+    int dtype = 0;
+    if (!PyArg_ParseTuple(args, "n|s", &rounds, &name))
         return NULL;
     if (rounds < 0)
         return PyErr_Format(PyExc_ValueError, "rounds must not be negative, got %zd", rounds);
-#ifdef TX_HAVE_AVX2
-    if ((tx_cpu_bits() & TX_CPU_AVX2) && (strcmp(kind, "f32_avx2") == 0 || strcmp(kind, "f32") == 0))
-        peak = txk_peak_f32_avx2;
-#endif
-#ifdef TX_HAVE_AVX512
-    if ((tx_cpu_bits() & TX_CPU_AVX512) && strcmp(kind, "f32") == 0)
-        peak = txk_peak_f32_avx512;
-#endif
-#ifdef TX_HAVE_AVX512_BF16
-    if ((tx_cpu_bits() & TX_CPU_AVX512_BF16) && (strcmp(kind, "bf16_avx512") == 0 || strcmp(kind, "bf16") == 0))
-        peak = txk_peak_bf16_avx512_bf16;
-#endif
-#ifdef TX_HAVE_AVX512_VNNI
-    if ((tx_cpu_bits() & TX_CPU_AVX512_VNNI) && (strcmp(kind, "int8_avx512") == 0 || strcmp(kind, "int8") == 0))
-        peak = txk_peak_int8_avx512_vnni;
-#endif
-#ifdef TX_HAVE_AMX
-    if (strcmp(kind, "bf16") == 0 && (tx_cpu_bits() & TX_CPU_AMX) && tx_cpu_ask_for_tiles())
-        peak = txk_peak_bf16_amx;
-    if (strcmp(kind, "int8") == 0 && (tx_cpu_bits() & TX_CPU_AMX) && tx_cpu_ask_for_tiles())
-        peak = txk_peak_int8_amx;
-#endif
+    while (dtype < TX_DTYPE_COUNT && strcmp(name, names[dtype]) != 0)
+        dtype++;
+    if (dtype == TX_DTYPE_COUNT)
+        return PyErr_Format(PyExc_ValueError, "dtype %s is not known; choose from f32, bf16, int8", name);
+    tx_peak_loop *peak = tx_row_peak(((Kernels *)self)->row, dtype);
     if (!peak)
-        return PyErr_Format(PyExc_NotImplementedError, "no register-only loop in %s for this CPU", kind);
+        return PyErr_Format(PyExc_NotImplementedError, "row %s has no loop in registers for %s", tx_rows[((Kernels *)self)->row]->name, name);
     double operations;
     Py_BEGIN_ALLOW_THREADS
     operations = peak((size_t)rounds);
     Py_END_ALLOW_THREADS
     return PyFloat_FromDouble(operations);
 }
+
+/* ---- the type ---- */
 
 static int kernels_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -339,6 +325,7 @@ static int kernels_init(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, row < 0 ? err : "isa: an empty name");
         return -1;
     }
+    ((Kernels *)self)->row = row;
     ((Kernels *)self)->k = tx_kernels_row(row);
     return 0;
 }
@@ -371,7 +358,8 @@ static PyMethodDef methods[] = {
     {"step_f32", step_f32, METH_VARARGS, NULL},
     {"patchify", patchify, METH_VARARGS, NULL},
     {"unpatchify", unpatchify, METH_VARARGS, NULL},
-    {"register_rounds", register_rounds, METH_VARARGS | METH_STATIC, NULL},
+    {"slots", slots, METH_NOARGS, NULL},
+    {"register_rounds", register_rounds, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

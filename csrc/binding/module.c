@@ -11,8 +11,7 @@
 const struct tx_kernels *tx_active_kernels;
 static int active_row;
 
-/* dict[key] = value, whose reference is taken; NULL passes an error on. */
-static int put(PyObject *dict, const char *key, PyObject *value)
+int tx_put(PyObject *dict, const char *key, PyObject *value)
 {
     const int result = value ? PyDict_SetItemString(dict, key, value) : -1;
     Py_XDECREF(value);
@@ -23,7 +22,7 @@ static PyObject *features(void)
 {
     PyObject *dict = PyDict_New();
     for (int i = 0; dict && tx_cpu_bit_name(i); i++)
-        if (put(dict, tx_cpu_bit_name(i), PyBool_FromLong((tx_cpu_bits() >> i) & 1)) < 0)
+        if (tx_put(dict, tx_cpu_bit_name(i), PyBool_FromLong((tx_cpu_bits() >> i) & 1)) < 0)
             Py_CLEAR(dict);
     return dict;
 }
@@ -32,9 +31,9 @@ static PyObject *rows_here(void)
 {
     PyObject *list = PyList_New(0);
     for (int i = 0; list && i < tx_num_rows; i++) {
-        if ((tx_cpu_bits() & tx_rows[i].needs) != tx_rows[i].needs)
+        if ((tx_cpu_bits() & tx_rows[i]->needs) != tx_rows[i]->needs)
             continue;
-        PyObject *name = PyUnicode_FromString(tx_rows[i].name);
+        PyObject *name = PyUnicode_FromString(tx_rows[i]->name);
         if (!name || PyList_Append(list, name) < 0)
             Py_CLEAR(list);
         Py_XDECREF(name);
@@ -42,27 +41,16 @@ static PyObject *rows_here(void)
     return list;
 }
 
-static PyObject *kernel_rows(void)
-{
-    PyObject *dict = PyDict_New();
-#define SLOT(slot)                                                                          \
-    if (dict && put(dict, #slot, PyUnicode_FromString(tx_slot_row(active_row, #slot))) < 0) \
-        Py_CLEAR(dict);
-    TXK_SLOTS(SLOT, TXK_NOT_WITH)
-#undef SLOT
-    return dict;
-}
-
 static PyObject *cpu_info(PyObject *module, PyObject *none)
 {
     (void)module;
     (void)none;
     PyObject *dict = PyDict_New();
-    if (!dict || put(dict, "isa", PyUnicode_FromString(tx_rows[active_row].name)) < 0 || put(dict, "rows", rows_here()) < 0 ||
-        put(dict, "features", features()) < 0 || put(dict, "kernels", kernel_rows()) < 0 ||
-        put(dict, "gemm", PyUnicode_FromString(tx_active_kernels->gemm_f32_fast ? "own" : "openblas")) < 0 ||
-        put(dict, "threads", PyLong_FromLong(tx_pool_threads())) < 0 || put(dict, "cpus", PyLong_FromLong(tx_cpu_count())) < 0 ||
-        put(dict, "openblas", PyUnicode_FromString(tx_blas_config())) < 0)
+    if (!dict || tx_put(dict, "isa", PyUnicode_FromString(tx_rows[active_row]->name)) < 0 || tx_put(dict, "rows", rows_here()) < 0 ||
+        tx_put(dict, "features", features()) < 0 || tx_put(dict, "kernels", tx_slot_rows(active_row)) < 0 ||
+        tx_put(dict, "gemm", PyUnicode_FromString(tx_active_kernels->gemm_f32_fast ? "own" : "openblas")) < 0 ||
+        tx_put(dict, "threads", PyLong_FromLong(tx_pool_threads())) < 0 || tx_put(dict, "cpus", PyLong_FromLong(tx_cpu_count())) < 0 ||
+        tx_put(dict, "openblas", PyUnicode_FromString(tx_blas_config())) < 0)
         Py_CLEAR(dict);
     return dict;
 }

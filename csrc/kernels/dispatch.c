@@ -1,4 +1,4 @@
-/* Which kernels run: the reference table, with each row that this CPU can run laid over it. A new ISA is one line in tx_rows. */
+/* Which kernels run: the reference table, with each row that this CPU can run laid over it. */
 #include "kernels.h"
 
 #include <stdio.h>
@@ -6,46 +6,14 @@
 
 #include "../base/cpu.h"
 
-extern const struct tx_kernels txk_table_ref;
-#ifdef TX_HAVE_AVX2
-extern const struct tx_kernels txk_table_avx2;
-#endif
-#ifdef TX_HAVE_AVX_VNNI
-extern const struct tx_kernels txk_table_avx_vnni;
-#endif
-#ifdef TX_HAVE_AVX512
-extern const struct tx_kernels txk_table_avx512;
-#endif
-#ifdef TX_HAVE_AVX512_BF16
-extern const struct tx_kernels txk_table_avx512_bf16;
-#endif
-#ifdef TX_HAVE_AVX512_VNNI
-extern const struct tx_kernels txk_table_avx512_vnni;
-#endif
-#ifdef TX_HAVE_AMX
-extern const struct tx_kernels txk_table_amx;
-#endif
-
-const struct tx_row tx_rows[] = {
-    {"ref", 0, &txk_table_ref},
-#ifdef TX_HAVE_AVX2
-    {"avx2", TX_CPU_AVX2, &txk_table_avx2},
-#endif
-#ifdef TX_HAVE_AVX_VNNI
-    {"avx_vnni", TX_CPU_AVX2 | TX_CPU_AVX_VNNI, &txk_table_avx_vnni},
-#endif
-#ifdef TX_HAVE_AVX512
-    {"avx512", TX_CPU_AVX512, &txk_table_avx512},
-#endif
-#ifdef TX_HAVE_AVX512_BF16
-    {"avx512_bf16", TX_CPU_AVX512 | TX_CPU_AVX512_BF16, &txk_table_avx512_bf16},
-#endif
-#ifdef TX_HAVE_AVX512_VNNI
-    {"avx512_vnni", TX_CPU_AVX512 | TX_CPU_AVX512_VNNI, &txk_table_avx512_vnni},
-#endif
-#ifdef TX_HAVE_AMX
-    {"amx", TX_CPU_AVX512 | TX_CPU_AVX512_BF16 | TX_CPU_AMX, &txk_table_amx},
-#endif
+/* The rows that the compiler knows, worst first, as setup.py lists them: TX_ROWS is ROW(ref) ROW(avx2) ... */
+#define ROW(name) extern const struct tx_row txk_row_##name;
+TX_ROWS
+#undef ROW
+const struct tx_row *const tx_rows[] = {
+#define ROW(name) &txk_row_##name,
+    TX_ROWS
+#undef ROW
 };
 const int tx_num_rows = sizeof tx_rows / sizeof *tx_rows;
 
@@ -63,7 +31,7 @@ static void overlay(struct tx_kernels *t, const struct tx_kernels *s)
 
 static int runs_here(int row)
 {
-    const uint32_t needs = tx_rows[row].needs;
+    const uint32_t needs = tx_rows[row]->needs;
     return (tx_cpu_bits() & needs) == needs && (!(needs & TX_CPU_AMX) || tx_cpu_ask_for_tiles());
 }
 
@@ -71,10 +39,10 @@ const struct tx_kernels *tx_kernels_row(int row)
 {
     /* Filled with the same bytes by whoever comes first; a second writer writes what is there already. */
     static struct tx_kernels tables[MAX_ROWS];
-    struct tx_kernels t = *tx_rows[0].slots;
+    struct tx_kernels t = *tx_rows[0]->slots;
     for (int i = 1; i <= row; i++)
         if (runs_here(i))
-            overlay(&t, tx_rows[i].slots);
+            overlay(&t, tx_rows[i]->slots);
     if (memcmp(&tables[row], &t, sizeof t) != 0)
         tables[row] = t;
     return &tables[row];
@@ -86,12 +54,21 @@ const char *tx_slot_row(int row, const char *slot)
     for (int i = 0; i <= row; i++) {
         if (!runs_here(i))
             continue;
-        const struct tx_kernels *s = tx_rows[i].slots;
-#define NAME(field) if (strcmp(slot, #field) == 0 && s->field) from = tx_rows[i].name;
+        const struct tx_kernels *s = tx_rows[i]->slots;
+#define NAME(field) if (strcmp(slot, #field) == 0 && s->field) from = tx_rows[i]->name;
         TXK_SLOTS(NAME, TXK_NOT_WITH)
 #undef NAME
     }
     return from;
+}
+
+tx_peak_loop *tx_row_peak(int row, enum tx_dtype dtype)
+{
+    tx_peak_loop *loop = NULL;
+    for (int i = 0; i <= row; i++)
+        if (runs_here(i) && tx_rows[i]->peak[dtype])
+            loop = tx_rows[i]->peak[dtype];
+    return loop;
 }
 
 int tx_choose_row(const char *isa, char *err, size_t err_size)
@@ -104,7 +81,7 @@ int tx_choose_row(const char *isa, char *err, size_t err_size)
         return best;
     }
     for (int i = 0; i < tx_num_rows; i++) {
-        if (strcmp(isa, tx_rows[i].name) != 0)
+        if (strcmp(isa, tx_rows[i]->name) != 0)
             continue;
         if (runs_here(i))
             return i;
@@ -113,6 +90,6 @@ int tx_choose_row(const char *isa, char *err, size_t err_size)
     }
     int n = snprintf(err, err_size, "TEXTOK_ISA=%.40s is not known; choose from:", isa);
     for (int i = 0; i < tx_num_rows && n > 0 && (size_t)n < err_size; i++)
-        n += snprintf(err + n, err_size - (size_t)n, " %s", tx_rows[i].name);
+        n += snprintf(err + n, err_size - (size_t)n, " %s", tx_rows[i]->name);
     return -1;
 }

@@ -105,7 +105,7 @@ struct tx_step_f32 {
  * with scale 1; a row with an Inf or NaN gets scale NaN and zeros). Sums are exact int32, the same on every row of the dispatch table:
  * y = (float)sum * (a_scale[row] * w_scale[n]). */
 enum { TX_K_PAD = 64 };
-enum tx_dtype { TX_F32, TX_BF16, TX_INT8 };
+enum tx_dtype { TX_F32, TX_BF16, TX_INT8, TX_DTYPE_COUNT };
 
 static inline size_t tx_k_padded(size_t K)
 {
@@ -248,20 +248,29 @@ struct tx_kernels {
     X(patchify_u8) X(patchify_f32) X(unpatchify_u8) X(unpatchify_f32)
 #define TXK_NOT_WITH(slot, field)
 
-/* A row of the dispatch table: a name as TEXTOK_ISA takes it, the CPU bits it needs (base/cpu.h), and the slots it fills (others NULL). */
+/* `rounds` rounds of multiply-adds in registers, which touch no memory; returns how many operations that was. Over their time: the most that
+ * this thread can do, of which benchmarks state the rates of kernels as a share. */
+typedef double tx_peak_loop(size_t rounds);
+
+/* A row of the dispatch table: a name as TEXTOK_ISA takes it, the CPU bits it needs (base/cpu.h), the slots it fills (others NULL), and the loops
+ * in registers whose instructions it brings, by the dtype of the factors (others NULL). Each is defined in its folder's table.c. */
 struct tx_row {
     const char *name;
     uint32_t needs;
     const struct tx_kernels *slots;
+    tx_peak_loop *peak[TX_DTYPE_COUNT];
 };
 
 /* Rows compiled in, worst first; the reference is row 0. */
-extern const struct tx_row tx_rows[];
+extern const struct tx_row *const tx_rows[];
 extern const int tx_num_rows;
 
 /* The table of row `row` laid over the ones before it, as that ISA would run. Which row each slot came from: tx_slot_row. */
 const struct tx_kernels *tx_kernels_row(int row);
 const char *tx_slot_row(int row, const char *slot);
+
+/* The loop in registers of row `row` or the best before it that has one; NULL: none. */
+tx_peak_loop *tx_row_peak(int row, enum tx_dtype dtype);
 
 /* The best row that this CPU, its OS and TEXTOK_ISA allow, or -1 with the reason in err (an unknown name, or one that can't run here). */
 int tx_choose_row(const char *isa, char *err, size_t err_size);

@@ -1,22 +1,31 @@
-"""Writes avx512/polynomials.h: `python csrc/kernels/fit_avx512.py > csrc/kernels/fit_avx512.h`. Needs NumPy only.
+"""Writes the polynomials of each row, <row>/polynomials.h: `python csrc/kernels/polynomials.py`. Needs NumPy only.
 
-Every polynomial has the smallest possible largest relative error (Lawson's iteration). Both GELUs are max(x, 0) - G(|x|) with
-G(t) = t Q(t), Q the upper tail; G is fitted on each of 32 segments of width 3/16, in u = t - (centre of the segment).
+Every polynomial has the smallest possible largest relative error (Lawson's iteration). GELU is max(x, 0) - G(t), t = |x|, G(t) = t Q(t), Q the upper
+tail of the normal distribution (erf) or its stand-in (tanh):
+
+    avx2    Q(t) = e^(-t^2/2) u P(u) with u = 1 / (1 + MILLS t), fitted up to t = 14, where Q leaves float32
+    avx512  G on each of 32 segments of width 3/16, in u = t - (centre of the segment): a permutation looks a coefficient up
 """
 
+from collections.abc import Callable, Iterator
 from math import erfc, exp, log, sqrt, tanh
+from pathlib import Path
 
 import numpy as np
 
+MILLS = 0.34375
+WIDTH, SEGMENTS = 3 / 16, 32
+POINTS = {"avx2": 300, "avx512": 200}  # of a fit, and its iterations: more would move the last bits of what is measured
 
-def fit(function, low: float, high: float, degree: int, fixed: tuple[float, ...] = ()) -> np.ndarray:
+
+def fit(function: Callable[[float], float], low: float, high: float, degree: int, points: int, fixed: tuple[float, ...] = ()) -> np.ndarray:
     """Coefficients of u^0..u^degree; the first ones are held at `fixed`."""
-    u = (high + low) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
+    u = (high + low) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(points) + 0.5) / points)
     exact = np.array([function(v) for v in u])
     y = exact - sum(c * u**i for i, c in enumerate(fixed))
     powers = np.stack([u**i for i in range(len(fixed), degree + 1)], 1)
     lawson = np.ones(len(u))
-    for _ in range(200):
+    for _ in range(points):
         weight = np.sqrt(lawson / lawson.sum()) / exact
         rows = powers * weight[:, None]
         size = np.abs(rows).max(0)
@@ -27,37 +36,54 @@ def fit(function, low: float, high: float, degree: int, fixed: tuple[float, ...]
     return np.concatenate([fixed, c])
 
 
-def gelu_table(tail) -> np.ndarray:
-    width, half = 3 / 16, 3 / 32
-    # G(0) = 0 exactly, so that tiny x keep their digits.
-    columns = [fit(tail, 0.0, half, 4, (0.0,))] + [fit(lambda u: tail(s * width + u), -half, half, 4) for s in range(1, 32)]
-    return np.array(columns).T
+def mills(u: float) -> float:
+    t = (1 / u - 1) / MILLS
+    return 0.5 * erfc(t / sqrt(2)) * exp(t * t / 2) / u
 
 
-def show(name: str, values: np.ndarray) -> None:
-    values = np.float32(values)
+def gelu_table(tail: Callable[[float], float], points: int) -> np.ndarray:
+    """[5, SEGMENTS], a column a segment. G(0) = 0 exactly, so that tiny x keep their digits."""
+    half = WIDTH / 2
+    first = fit(tail, 0.0, half, 4, points, (0.0,))
+    return np.array([first, *(fit(lambda u: tail(s * WIDTH + u), -half, half, 4, points) for s in range(1, SEGMENTS))]).T
+
+
+def polynomials(row: str) -> Iterator[tuple[str, str, np.ndarray | float]]:
+    """(what, name, coefficients or a constant)"""
+    n = POINTS[row]
+    yield "e^r for |r| <= ln(2)/2", "exp", fit(exp, -log(2) / 2, log(2) / 2, 6, n, (1.0, 1.0))
+    yield "2^r for |r| <= 1/2", "exp2", fit(lambda r: 2.0**r, -0.5, 0.5, 5, n, (1.0,))
+    yield "tanh(x) / x in powers of x^2 for |x| <= 0.625", "tanh", fit(lambda s: tanh(sqrt(s)) / sqrt(s), 1e-9, 0.625**2, 5, n, (1.0,))
+    if row == "avx2":
+        yield "u = 1 / (1 + mills t)", "mills", MILLS
+        yield "erfc(t / sqrt 2) / 2 e^(t^2/2) / u in powers of u", "normal_tail", fit(mills, 1 / (1 + 14 * MILLS), 1.0, 8, n)
+    else:
+        yield "t erfc(t / sqrt 2) / 2", "gelu_erf", gelu_table(lambda t: t * 0.5 * erfc(t / sqrt(2)), n)
+        tail_of_tanh = lambda t: t / (1 + exp(1.5957691216057308 * (t + 0.044715 * t**3)))
+        yield "t (1 - tanh(sqrt(2/pi)(t + 0.044715 t^3))) / 2", "gelu_tanh", gelu_table(tail_of_tanh, n)
+
+
+def numbers(values: np.ndarray, indent: str) -> str:
+    text = [f"{v.hex()}f" for v in np.float32(values).tolist()]
+    return "".join(indent + ", ".join(text[i : i + 4]) + ",\n" for i in range(0, len(text), 4))
+
+
+def definition(name: str, values: np.ndarray | float) -> str:
+    if isinstance(values, float):
+        return f"static const float poly_{name} = {values.hex()}f;\n"
     if values.ndim == 1:
-        numbers = [f"{v.hex()}f" for v in values.tolist()]
-        lines = [", ".join(numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
-        print(f"static const float {name}[{len(values)}] = {{\n    " + ",\n    ".join(lines) + ",\n};\n")
-        return
-    print(f"static const float {name}[{values.shape[0]}][{values.shape[1]}] __attribute__((aligned(64))) = {{")
-    for row in values:
-        numbers = [f"{v.hex()}f" for v in row.tolist()]
-        print("    {\n        " + ",\n        ".join(", ".join(numbers[i : i + 4]) for i in range(0, len(numbers), 4)) + ",\n    },")
-    print("};\n")
+        return f"static const float poly_{name}[{len(values)}] = {{\n{numbers(values, ' ' * 4)}}};\n"
+    rows = "".join("    {\n" + numbers(row, " " * 8) + "    },\n" for row in values)
+    return f"static const float poly_{name}[{len(values)}][{values.shape[1]}] __attribute__((aligned(64))) = {{\n{rows}}};\n"
 
 
-print("/* Made by fit_avx512.py. Polynomials by ascending power; a column of a table belongs to the segment centred at 3/16 of its index. */")
-print("#ifndef TXK_FIT_AVX512_H\n#define TXK_FIT_AVX512_H\n")
-print("/* e^r for |r| <= ln(2)/2 */")
-show("fit_exp", fit(exp, -log(2) / 2, log(2) / 2, 6, (1.0, 1.0)))
-print("/* 2^r for |r| <= 1/2 */")
-show("fit_exp2", fit(lambda r: 2.0**r, -0.5, 0.5, 5, (1.0,)))
-print("/* tanh(x) / x in powers of x^2 for |x| <= 0.625 */")
-show("fit_tanh", fit(lambda s: tanh(sqrt(s)) / sqrt(s), 1e-9, 0.625**2, 5, (1.0,)))
-print("/* t erfc(t / sqrt 2) / 2 */")
-show("fit_gelu_erf", gelu_table(lambda t: t * 0.5 * erfc(t / sqrt(2))))
-print("/* t (1 - tanh(sqrt(2/pi)(t + 0.044715 t^3))) / 2 */")
-show("fit_gelu_tanh", gelu_table(lambda t: t / (1 + exp(1.5957691216057308 * (t + 0.044715 * t**3)))))
-print("#endif")
+def header(row: str) -> str:
+    guard = f"TXK_{row.upper()}_POLYNOMIALS_H"
+    tables = " A column of a table belongs to the segment centred at 3/16 of its index." if row == "avx512" else ""
+    parts = [f"/* {what} */\n{definition(name, values)}" for what, name, values in polynomials(row)]
+    return "\n".join([f"/* Made by polynomials.py. Polynomials by ascending power.{tables} */\n#ifndef {guard}\n#define {guard}\n", *parts, "#endif\n"])
+
+
+if __name__ == "__main__":
+    for row in POINTS:
+        (Path(__file__).parent / row / "polynomials.h").write_text(header(row))

@@ -143,7 +143,7 @@ TXK_INLINE __m256 exp_f32x8(__m256 x)
     return exp_sum_f32x8(x, _mm256_setzero_ps());
 }
 
-/* x Phi(x) = max(x, 0) - t Q(t), t = |x|: see fit_avx2.py. Relative error at most 5e-7 down to where float32 ends. From t = 16 on
+/* x Phi(x) = max(x, 0) - t Q(t), t = |x|: see polynomials.py. Relative error at most 5e-7 down to where float32 ends. From t = 16 on
  * Q is 0. */
 TXK_INLINE __m256 gelu_erf_f32x8(__m256 x)
 {

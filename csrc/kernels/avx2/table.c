@@ -1,8 +1,8 @@
 /* The AVX2 row: the slots that cost something. */
+#include "../../base/cpu.h"
 #include "row.h"
 
-extern const struct tx_kernels txk_table_avx2;
-const struct tx_kernels txk_table_avx2 = {
+static const struct tx_kernels slots = {
     .gemm_f32_nr = 16,
     .gemm_f32_fast = 1,
     .gemm_f32_packed = txk_gemm_f32_packed_avx2,
@@ -33,3 +33,5 @@ const struct tx_kernels txk_table_avx2 = {
     .norm_f32 = txk_norm_f32_avx2,
     .activate_f32 = txk_activate_f32_avx2,
 };
+
+const struct tx_row txk_row_avx2 = {.name = "avx2", .needs = TX_CPU_AVX2, .slots = &slots, .peak = {[TX_F32] = txk_peak_f32_avx2}};

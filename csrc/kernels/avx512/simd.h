@@ -1,6 +1,6 @@
 /* Vector mathematics of the AVX-512 row: masked tails, sums, exp, and the activations, on 16 floats.
  *
- * Errors below were measured against float64 over every range the tests name (tests/test_kernels.py repeats that); ulp is of the exact
+ * Errors below were measured against float64 over every range the tests name (tests/kernels/test_float32.py repeats that); ulp is of the exact
  * result. NaN passes through everywhere, and no argument, however large, gives NaN where the function has a limit.
  * Static inline functions and const data only: nothing here runs before the CPU check. */
 #ifndef TXK_AVX512_SIMD_H
@@ -95,7 +95,7 @@ TXK_INLINE __m512 exp2_f32x16(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
-/* max(x, 0) - G(|x|): see fit_avx512.py. From |x| = 31.5 segments on (5.906), G < 1.1e-8 is taken as 0. */
+/* max(x, 0) - G(|x|): see polynomials.py. From |x| = 31.5 segments on (5.906), G < 1.1e-8 is taken as 0. */
 TXK_INLINE __m512 gelu_table_f32x16(__m512 x, const float (*table)[32])
 {
     const __m512 magic = _mm512_set1_ps(0x1.8p23f);

@@ -1,8 +1,8 @@
 /* The AVX-512 row: the slots that cost something. */
+#include "../../base/cpu.h"
 #include "row.h"
 
-extern const struct tx_kernels txk_table_avx512;
-const struct tx_kernels txk_table_avx512 = {
+static const struct tx_kernels slots = {
     .gemm_f32_nr = 64,
     .gemm_f32_fast = 1,
     .gemm_f32_beside = 1,
@@ -20,3 +20,5 @@ const struct tx_kernels txk_table_avx512 = {
     .norm_int8 = txk_norm_int8_avx512,
     .activate_f32 = txk_activate_f32_avx512,
 };
+
+const struct tx_row txk_row_avx512 = {.name = "avx512", .needs = TX_CPU_AVX512, .slots = &slots, .peak = {[TX_F32] = txk_peak_f32_avx512}};

@@ -9,7 +9,7 @@
 #include "row.h"
 #include "../avx512/attention.h"
 
-/* 2^f for 0 <= f < 1 with the smallest largest relative error, 2^0 = 1 held (as fit_avx512.py does it). */
+/* 2^f for 0 <= f < 1 with the smallest largest relative error, 2^0 = 1 held (as polynomials.py does it). */
 static const float poly_pow2[4] = {0x1.000000p+0f, 0x1.63e658p-1f, 0x1.d23788p-3f, 0x1.3baaa8p-4f};
 
 /* 2^x for x up to 127 or so; 0 for -inf; NaN stays. vreduceps leaves x - floor(x), and vscalefps takes floor(x) itself. */

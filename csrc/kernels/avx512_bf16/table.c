@@ -1,8 +1,8 @@
 /* The avx512_bf16 row: what vdpbf16ps makes fast. */
+#include "../../base/cpu.h"
 #include "row.h"
 
-extern const struct tx_kernels txk_table_avx512_bf16;
-const struct tx_kernels txk_table_avx512_bf16 = {
+static const struct tx_kernels slots = {
     .gemm_bf16_nr = 32,
     .gemm_bf16_beside = 1,
     .gemm_bf16_packed = txk_gemm_narrow_packed_avx512,
@@ -14,3 +14,6 @@ const struct tx_kernels txk_table_avx512_bf16 = {
     .attention_int8_scratch = txk_attention_bf16_scratch_avx512_bf16,
     .attention_int8 = txk_attention_bf16_avx512_bf16,
 };
+
+const struct tx_row txk_row_avx512_bf16 = {.name = "avx512_bf16", .needs = TX_CPU_AVX512 | TX_CPU_AVX512_BF16, .slots = &slots,
+    .peak = {[TX_BF16] = txk_peak_bf16_avx512_bf16}};

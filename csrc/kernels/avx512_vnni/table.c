@@ -1,8 +1,8 @@
 /* The avx512_vnni row: what vpdpbusd makes fast. */
+#include "../../base/cpu.h"
 #include "row.h"
 
-extern const struct tx_kernels txk_table_avx512_vnni;
-const struct tx_kernels txk_table_avx512_vnni = {
+static const struct tx_kernels slots = {
     .gemm_int8_nr = 32,
     .gemm_int8_beside = 1,
     .gemm_int8_packed = txk_gemm_narrow_packed_avx512,
@@ -12,3 +12,6 @@ const struct tx_kernels txk_table_avx512_vnni = {
     .attention_int8_scratch = txk_attention_int8_scratch_avx512_vnni,
     .attention_int8 = txk_attention_int8_avx512_vnni,
 };
+
+const struct tx_row txk_row_avx512_vnni = {.name = "avx512_vnni", .needs = TX_CPU_AVX512 | TX_CPU_AVX512_VNNI, .slots = &slots,
+    .peak = {[TX_INT8] = txk_peak_int8_avx512_vnni}};

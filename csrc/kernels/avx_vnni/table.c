@@ -1,11 +1,13 @@
 /* The avx_vnni row: what the 256-bit vpdpbusd makes fast. */
+#include "../../base/cpu.h"
 #include "row.h"
 
-extern const struct tx_kernels txk_table_avx_vnni;
-const struct tx_kernels txk_table_avx_vnni = {
+static const struct tx_kernels slots = {
     .gemm_int8_nr = 16,
     .gemm_int8_packed = txk_gemm_int8_packed_avx_vnni,
     .gemm_int8_pack = txk_gemm_int8_pack_avx_vnni,
     .gemm_int8_unpack = txk_gemm_int8_unpack_avx_vnni,
     .gemm_int8 = txk_gemm_int8_avx_vnni,
 };
+
+const struct tx_row txk_row_avx_vnni = {.name = "avx_vnni", .needs = TX_CPU_AVX2 | TX_CPU_AVX_VNNI, .slots = &slots};

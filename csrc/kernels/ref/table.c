@@ -1,8 +1,7 @@
 /* The reference row: every slot. */
 #include "row.h"
 
-extern const struct tx_kernels txk_table_ref;
-const struct tx_kernels txk_table_ref = {
+static const struct tx_kernels slots = {
     .gemm_f32_nr = 1,
     .gemm_f32_fast = 0,
     .gemm_f32_packed = txk_gemm_f32_packed_ref,
@@ -38,3 +37,5 @@ const struct tx_kernels txk_table_ref = {
     .unpatchify_u8 = txk_unpatchify_u8_ref,
     .unpatchify_f32 = txk_unpatchify_f32_ref,
 };
+
+const struct tx_row txk_row_ref = {.name = "ref", .needs = 0, .slots = &slots};

@@ -1,11 +1,11 @@
 """The bfloat16 and int8 kernels of one ISA row on the models' own shapes: verified against float64, then timed beside the register-only rate.
 
-    python benchmarks/kernels_low.py                     all cases, one and two threads
-    python benchmarks/kernels_low.py --isa avx512_vnni --case int8 --threads 1
-    python benchmarks/kernels_low.py --torch             PyTorch's products of the same shapes too
+    python benchmarks/kernels_narrow.py                     all cases on the best row, one and two threads
+    python benchmarks/kernels_narrow.py --isa avx512_vnni --case int8 --threads 1
+    python benchmarks/kernels_narrow.py --torch             PyTorch's products of the same shapes too
 
-As kernels.py: CPU time of the threads that run a kernel, the register-only loop (of tiles; of vdpbf16ps and vpdpbusd in the rows named after
-them) timed in each round, medians over rounds. Work is cut as the engine cuts it: tiles of rows by runs of columns, attention head by head.
+As kernels.py: CPU time of the threads that run a kernel, the row's register-only loop (tiles, vdpbf16ps, vpdpbusd) timed in each round, medians
+over rounds. Work is cut as the engine cuts it: tiles of rows by runs of columns, attention head by head.
 "cold" weights are so many copies that none is in a cache when its turn comes. PyTorch's figures are CPU time of the whole process over its
 threads.
 """
@@ -18,13 +18,13 @@ import statistics
 import time
 
 import numpy as np
-from kernels import COLD_BYTES, RNG, column_runs, in_threads, one_pass
+from kernels import COLD_BYTES, RNG, column_runs, one_pass, peak_rate
 
+from textok import cpu_info
 from textok._core import Kernels
 
 ROWS, ROWS_FEW = 224, 288  # of a tile, as in csrc/model/linear.c
 HUGE_PAGE = 2 << 20
-KINDS = {"amx": "", "avx512_bf16": "_avx512", "avx512_vnni": "_avx512"}  # of register-only loops
 
 
 def wide(x):
@@ -77,8 +77,9 @@ class Gemm:
 
     def tasks(self, k, threads):
         height = self.M if self.M <= ROWS_FEW else ROWS
-        panels, runs = -(-self.N // 32), column_runs(threads, -(-self.M // height))
-        ends = [panels * run // runs * 32 for run in range(runs + 1)]
+        panel = k.panels()[self.dtype]
+        panels, runs = -(-self.N // panel), column_runs(threads, -(-self.M // height))
+        ends = [panels * run // runs * panel for run in range(runs + 1)]
         residual = self.out_type == "residual"
         return [
             lambda w=w, n=n, end=end, m=m: self.call(
@@ -135,23 +136,12 @@ def gemms(dtype):
 CASES = [*gemms("bf16"), *gemms("int8"), *(Attention(dtype, *shape) for dtype in ("bf16", "int8") for shape in ((1184, 12, 64), (416, 12, 64), (256, 16, 72), (1024, 16, 72)))]
 
 
-def peak_rate(kind, threads):
-    """Operations a second in registers, or None where there is no such loop for this CPU or row."""
-    loops = 100_000
-    try:
-        operations = Kernels.register_rounds(1, kind)
-    except NotImplementedError:
-        return None
-    return threads * loops * operations / in_threads(lambda _: Kernels.register_rounds(loops, kind), threads)
-
-
-def measure(case, k, isa, threads, rounds, seconds=0.03):
-    kind = case.dtype + KINDS.get(isa, "_none")
+def measure(case, k, threads, rounds, seconds=0.03):
     tasks = case.tasks(k, threads)
     repeats = max(1, round(seconds / one_pass(tasks, threads, 1)))
     rates, shares, peaks = [], [], []
     for _ in range(rounds):
-        peak = peak_rate(kind, threads)
+        peak = peak_rate(k, case.dtype, threads)
         rate = case.operations * len(getattr(case, "weights", [0])) * repeats / one_pass(tasks, threads, repeats)
         rates.append(rate)
         if peak:
@@ -189,7 +179,7 @@ def torch_rate(case, threads, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--isa", default="amx")
+    parser.add_argument("--isa", choices=cpu_info()["rows"], default=cpu_info()["rows"][-1])
     parser.add_argument("--case", default="", help="only cases whose name holds this")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=9)
@@ -208,7 +198,7 @@ def main():
         error = case.error(kernels)
         assert error < ({"bf16": 1e-2, "int8": 4e-2}[case.dtype] if isinstance(case, Attention) else 1e-5), f"{case.name}: error {error:.2g}, not worth timing"
         for threads in args.threads:
-            rate, share, peak = measure(case, kernels, args.isa, threads, args.rounds)
+            rate, share, peak = measure(case, kernels, threads, args.rounds)
             peer = f"{torch_rate(case, threads, args.rounds) / 1e9:.0f} GF/s" if args.torch else ""
             print(line.format(case.name, threads, f"{rate / 1e9:.0f} GF/s", f"{peak / 1e9:.0f} GF/s" if peak else "",
                               f"{share:.0%}" if share else "", f"{error:.1e}", peer), flush=True)  # fmt: skip
