@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 import textok
-from textok.text import full_text
+from textok.conditions import full_text
 
 
 def with_latents(dataset, model, embeddings, image="image", caption="caption", batch_size=32):

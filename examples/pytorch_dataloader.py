@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 import textok
 from textok.data import read_samples
-from textok.text import full_text
+from textok.conditions import full_text
 
 
 class Pictures(IterableDataset):

@@ -15,7 +15,7 @@ import webdataset as wds
 
 import textok
 from textok.data import read_latents
-from textok.text import full_text
+from textok.conditions import full_text
 
 
 def encode_shards(urls, model, embeddings, out, field="caption", batch_size=32, per_shard=1000):

@@ -74,7 +74,7 @@ def finish(process, timeout=600):
 
 def contents(store):
     """All records with their entries, sorted: what must be equal between stores."""
-    from textok.embeddings import EmbeddingStore, _checked_entry
+    from textok.text.embedding_store import EmbeddingStore, _checked_entry
 
     opened = EmbeddingStore.open(store)
     return sorted(_checked_entry(opened, number, row) for number, row in opened._places())
@@ -82,7 +82,7 @@ def contents(store):
 
 def kill_until(store, last, kills, seed, seconds=0.02, longest=0.3):
     """Starts a run over the same captions again and again and kills each at a random moment; returns how many were at work."""
-    from textok.embeddings import EmbeddingStore
+    from textok.text.embedding_store import EmbeddingStore
 
     rng = np.random.default_rng(seed)
     working = 0
@@ -104,7 +104,7 @@ def kill_until(store, last, kills, seed, seconds=0.02, longest=0.3):
 
 
 def main(store, first, last, seconds, limit=None):
-    from textok.embeddings import EmbeddingStore
+    from textok.text.embedding_store import EmbeddingStore
 
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-
 from reference import dit_model, textok_model
+
 from textok import _core
 from textok.config import DiTConfig, TexTokConfig
 

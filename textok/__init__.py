@@ -17,14 +17,14 @@ from typing import Any
 
 from ._core import cpu_info, get_num_threads, set_num_threads
 from .bundled import list_models
-from .captions import CaptionStore
 from .config import DiTConfig, SideConfig, TexTokConfig
 from .dit import DiT
-from .embeddings import EmbeddingStore, open_embeddings
 from .errors import ConfigError, TextokError, WeightsError
-from .images import preprocess, to_uint8
+from .image_tokenizer import TexTok
+from .pictures.preprocess import preprocess, to_uint8
 from .pipeline import Pipeline, PipelineResult
-from .tokenizer import TexTok
+from .text.caption_store import CaptionStore
+from .text.embedding_store import EmbeddingStore, open_embeddings
 
 __version__ = "0.1.0"
 

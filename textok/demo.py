@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bundled, weights
-from .captions import CaptionStore
+from . import bundled, files
 from .errors import WeightsError
-from .images import Entry, contact_sheet
+from .image_tokenizer import TexTok
 from .metrics import psnr, ssim
-from .model import progress_bar
+from .pictures.sheets import Entry, contact_sheet
 from .pipeline import Pipeline, PipelineResult
-from .tokenizer import TexTok
+from .progress import progress_bar
+from .text.caption_store import CaptionStore
 
 U8 = NDArray[np.uint8]
 
@@ -54,7 +54,7 @@ class HeldOut:
         folder = bundled.data_folder(bundled.HELD_OUT)
         captions = CaptionStore.from_folder(folder)
         images, pca = (_pictures(folder / name) for name in ("images.npz", "pca.npz"))
-        numbers = weights.read_json(folder / "scores.json", WeightsError)["pca"]["numbers"]
+        numbers = files.read_json(folder / "scores.json", WeightsError)["pca"]["numbers"]
         if not len(images) == len(pca) == len(captions):
             raise WeightsError(f"{folder}: expected as many captions as pictures, got {len(captions)} and {len(images)}")
         return cls(images, pca, numbers, captions)
@@ -85,7 +85,7 @@ class Demo:
 
     def sheet(self, name: str, entries: list[Entry], **layout: Any) -> None:
         path = self.out / name
-        with weights.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             contact_sheet(entries, **layout).save(temporary, "PNG")
         self.files.append(path)
 

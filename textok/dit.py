@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
+from .conditions import Conditions, class_labels, text_batch
 from .config import DiTConfig
-from .model import IMAGES_AT_ONCE, EngineModel, batch_parts, progress_bar
+from .model import IMAGES_AT_ONCE, EngineModel, batch_parts
 from .noise import MAX_INDEX, NoiseSource, resolve_seed
+from .progress import progress_bar
 from .schedules import DEFAULT_STEPS, SOLVERS, SPACINGS, Schedule, make_schedule, max_steps
-from .text import Conditions, class_labels, text_batch
 
 F32 = NDArray[np.float32]
 Callback = Callable[[int, int, F32], object]

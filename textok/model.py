@@ -205,25 +205,3 @@ def batch_parts(batch: int, batch_size: int | None, most: int = IMAGES_AT_ONCE) 
     """The parts of a batch that run one after another, of `batch_size` images or, where that is None, `most`."""
     step = most if batch_size is None else arrays.whole(batch_size, "batch_size", 1, arrays.MAX_BATCH)
     return [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
-
-
-def progress_bar(progress: bool, total: int, unit: str) -> Any:
-    """A tqdm bar, or one that does nothing where `progress` is false; a context manager with `update`."""
-    if not isinstance(progress, bool):
-        raise TypeError(f"progress: expected True or False, got {type(progress).__name__} {progress!r}")
-    if not progress:
-        return _NoBar()
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, unit=unit)
-
-
-class _NoBar:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, count: int = 1) -> None:
-        pass

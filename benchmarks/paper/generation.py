@@ -196,7 +196,7 @@ def markdown(rows, args):
 
 def write_sheet(path, emoji, asked, sets, guidances, count=12):
     """Test pictures, and what was generated for their label or caption at each guidance."""
-    from textok.images import Entry, contact_sheet
+    from textok.pictures.sheets import Entry, contact_sheet
 
     entries = [
         Entry(

@@ -4,12 +4,17 @@ that do not depend on what else is computed.
 Awkward sizes throughout, rows further apart than they are long, and padding that would show if it were read or missing.
 """
 
-import numpy as np
-import pytest
 from math import erf
 
 import numerics
+import numpy as np
+import pytest
 from numerics import check, check_rms, rejects, rejects_rms
+<<<<<<<< HEAD:tests/kernels/test_narrow.py
+========
+
+from textok import _core
+>>>>>>>> 56a557f (Python in rooms: text, pictures, networks; files and progress by themselves; tests in folders that CI chooses from):tests/kernels/test_kernels_low.py
 
 DTYPES = ("_bf16", "_int8")
 SIZES = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 65, 97)

@@ -17,8 +17,9 @@ import numpy as np
 
 from ..arrays import MAX_THREADS
 from ..dit import DiT
-from ..model import COMPUTE_TYPES, EngineModel, progress_bar
-from ..tokenizer import TexTok
+from ..image_tokenizer import TexTok
+from ..model import COMPUTE_TYPES, EngineModel
+from ..progress import progress_bar
 from .arguments import add_seed, integer
 
 EXAMPLE = "textok bench DiT-XL --dtype int8 --threads 1 2 --repeats 9"
@@ -73,7 +74,7 @@ def _model(name: str, dtype: str, seed: int) -> EngineModel:
     if name in SIZES:
         kind, config = SIZES[name]
         return kind.from_config(config, seed=seed, dtype=dtype)
-    from .. import bundled, weights
+    from .. import bundled, files, weights
     from ..errors import ConfigError
 
     try:
@@ -85,7 +86,7 @@ def _model(name: str, dtype: str, seed: int) -> EngineModel:
             f"{name}: expected one model, got a pipeline; its parts are named in {folder / weights.PIPELINE_FILE}"
         )
     kinds: dict[Any, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}
-    found = weights.read_json(folder / weights.CONFIG_FILE).get("model_type")
+    found = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
     if found not in kinds:
         raise ConfigError(f'{folder / weights.CONFIG_FILE}: expected "model_type" {" or ".join(kinds)}, got {found!r}')
     return kinds[found].from_pretrained(folder, dtype=dtype)

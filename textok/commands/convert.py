@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..weights import CONFIG_FILE, WEIGHTS_FILE, read_json
+from ..files import read_json
+from ..weights import CONFIG_FILE, WEIGHTS_FILE
 from .arguments import add_dtype
 
 EXAMPLE = "textok convert DiT-XL-2-256x256.pt dit-xl-2 --set num_heads=16"

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..embeddings import STORE_FILE, EmbeddingStore
+    from ..text.embedding_store import STORE_FILE, EmbeddingStore
 
     if not args.sources and not args.verify:
         raise ValueError("expected a SOURCE to embed, or --verify to check a store; got neither")
@@ -90,8 +90,8 @@ class _Chosen:
         self._of_label: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[str]:
-        from ..captions import fill_template
         from ..data import Skip, read_samples
+        from ..text.templates import fill_template
 
         by_label = self.args.captions is not None or self.args.per_class is not None
         need = (() if self.args.template else ("caption",)) + (("label",) if by_label else ())
@@ -117,7 +117,7 @@ class _Chosen:
         return True
 
     def save(self, store: Any) -> None:
-        from ..captions import CaptionStore
+        from ..text.caption_store import CaptionStore
 
         if not self.records:
             raise ValueError(f"{self.args.captions}: expected captions with labels to write, got none")
@@ -129,8 +129,8 @@ class _Chosen:
 
 
 def _embed(args: argparse.Namespace, chosen: _Chosen, progress: bool) -> Any:
-    from ..embeddings import EmbeddingStore
-    from ..text_encoders import STAND_IN, load_encoder
+    from ..text.embedding_store import EmbeddingStore
+    from ..text.torch_encoders import STAND_IN, load_encoder
 
     encoder = load_encoder(
         args.encoder, args.max_tokens, end_token=not args.no_end_token, compute=args.compute, threads=args.threads
@@ -155,8 +155,8 @@ def _embed(args: argparse.Namespace, chosen: _Chosen, progress: bool) -> Any:
 
 def _add_skips(store: Path, skips: list[Any]) -> Path:
     """Names skips in the store's file, beside those of other runs; each once."""
-    from ..segments import locked
-    from ..weights import replacing
+    from ..files import replacing
+    from ..text.segments import locked
 
     path = store / "skips.jsonl"
     with locked(store / "lock"):

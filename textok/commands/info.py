@@ -6,12 +6,12 @@ Sizes, config and memory of a model or pipeline; without one, the kernels in use
 import argparse
 import json
 
-from .. import __version__, _core, bundled, weights
+from .. import __version__, _core, bundled, files, weights
 from ..dit import DiT
 from ..errors import ConfigError
+from ..image_tokenizer import TexTok
 from ..model import EngineModel
 from ..pipeline import Pipeline
-from ..tokenizer import TexTok
 
 EXAMPLE = "textok info emoji-textok"
 MODELS: dict[str, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     if (folder / weights.PIPELINE_FILE).is_file():
         print(Pipeline.from_pretrained(folder))
         return
-    kind = weights.read_json(folder / weights.CONFIG_FILE).get("model_type")
+    kind = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
     if kind not in MODELS:
         raise ConfigError(
             f'{folder / weights.CONFIG_FILE}: expected "model_type": {" or ".join(map(json.dumps, MODELS))}, got {kind!r}'

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from .. import report
+    from ..metrics import report
 
     path = report.write(args.folder, args.out, args.title)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")

@@ -18,14 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from .. import data, weights
+    from .. import data, files, weights
     from ..config import DiTConfig
 
     skips: list[data.Skip] = []
     found = data.latent_statistics(args.latents, skips=skips, strict=args.strict, progress=sys.stderr.isatty()).to_dict()
     if args.config is not None:
         path = args.config / weights.CONFIG_FILE if args.config.is_dir() else args.config
-        config = weights.read_json(path) | {name: found[name] for name in ("latent_mean", "latent_std")}
+        config = files.read_json(path) | {name: found[name] for name in ("latent_mean", "latent_std")}
         DiTConfig.from_dict(config)
-        weights.write_json(path, config)
+        files.write_json(path, config)
     print(json.dumps(found | {"skipped": [list(skip[:3]) for skip in skips]}, ensure_ascii=False))

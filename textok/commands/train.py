@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
     path = config.find(args.config)
     if args.what == "tokenizer":
-        from ..train.tokenizer import train
+        from ..train.image_tokenizer import train
     else:
         from ..train.dit import train
     train(path, args.overrides, args.out)

@@ -13,11 +13,11 @@ sample), `runs` (processes, the bar), `batching` and `statistics`.
 
 from .batching import Batch, batches
 from .jobs import Summary
+from .latent_statistics import LatentStatistics, latent_statistics
 from .rows import open_rows, read_adm, write_adm
 from .runs import decode, encode, sample
 from .shards import Latent, TarWriter, read_latents, write_shards
 from .sources import Sample, Skip, Source, open_sources, read_samples
-from .statistics import LatentStatistics, latent_statistics
 
 __all__ = [
     "Batch",

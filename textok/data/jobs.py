@@ -35,9 +35,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .. import __version__, _core, arrays
-from ..embeddings import STORE_FILE, EmbeddingStore
 from ..errors import DataError
-from ..weights import read_json
+from ..files import read_json
+from ..text.embedding_store import STORE_FILE, EmbeddingStore
 from .ordered import ordered_map
 from .parts import (
     KEYS,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
-from ..weights import replacing
+from ..files import replacing
 
 
 class open_rows:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from .. import _core, arrays
-from ..embeddings import EmbeddingStore, open_embeddings
 from ..errors import DataError
 from ..noise import MAX_SEED
 from ..schedules import DEFAULT_STEPS
+from ..text.embedding_store import EmbeddingStore, open_embeddings
 from .jobs import BATCH_SIZE, SHARD_SIZE, Job, Summary, Unit
 from .sources import open_sources, read_samples
 from .tasks import OUTPUTS, DecodeTask, EncodeTask, SampleTask, TextFinder, Wishes, dit_config, folder_of, is_pipeline

@@ -41,8 +41,8 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from ..captions import fill_template
 from ..errors import DataError
+from ..text.templates import fill_template
 from .rows import open_rows
 
 PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "jp2")

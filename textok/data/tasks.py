@@ -18,18 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import arrays
-from .. import weights as files
+from .. import arrays, files, weights
 from ..bundled import FOLDER, find_model
-from ..captions import CAPTIONS_FILE, EMBEDDINGS_FILE
+from ..conditions import full_text
 from ..config import DiTConfig, TexTokConfig
 from ..dit import DiT
-from ..embeddings import STORE_FILE, EmbeddingStore, open_embeddings
 from ..errors import DataError
-from ..images import preprocess
+from ..image_tokenizer import TexTok
+from ..pictures.preprocess import preprocess
 from ..pipeline import PARTS, Pipeline
-from ..text import full_text
-from ..tokenizer import TexTok
+from ..text.caption_store import CAPTIONS_FILE, EMBEDDINGS_FILE
+from ..text.embedding_store import STORE_FILE, EmbeddingStore, open_embeddings
 from .jobs import NO_EMBEDDING, Product, Work
 from .parts import RAW
 from .shards import FLIPPED, FORMATS, LATENT, latent_of, pack_arrays, png_bytes
@@ -68,12 +67,12 @@ def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if place.is_file():
         return {"name": place.name, "sha256": _hash_files([place])}
     folder = find_model(path)
-    found = [folder / name for name in (files.CONFIG_FILE, files.PIPELINE_FILE, CAPTIONS_FILE, EMBEDDINGS_FILE)]
+    found = [folder / name for name in (weights.CONFIG_FILE, weights.PIPELINE_FILE, CAPTIONS_FILE, EMBEDDINGS_FILE)]
     found += sorted(folder.glob("*.safetensors")) if EMBEDDINGS_FILE not in os.listdir(folder) else []
     found = [file for file in found if file.is_file()]
     result = {"name": folder.name, "sha256": _hash_files(found)}
-    if (folder / files.PIPELINE_FILE).is_file():
-        index = files.read_json(folder / files.PIPELINE_FILE)
+    if (folder / weights.PIPELINE_FILE).is_file():
+        index = files.read_json(folder / weights.PIPELINE_FILE)
         for part in PARTS:
             if isinstance(index.get(part), str):
                 inside = folder / index[part]
@@ -204,7 +203,7 @@ def needs(config: TexTokConfig, side: str, finder: TextFinder) -> tuple[str, ...
 
 
 def textok_config(model: str) -> TexTokConfig:
-    return TexTokConfig.from_dict(files.load_config(find_model(model), TexTok.model_type))
+    return TexTokConfig.from_dict(weights.load_config(find_model(model), TexTok.model_type))
 
 
 # --- encode -------------------------------------------------------------------------------------------------------------------
@@ -290,7 +289,7 @@ def with_skips(
 
 def _latent_product(sample: Sample, format: str, latents: dict[str, F32]) -> Product:
     # The bytes of a shard's JSON go through as they are; captions and labels of other files come in as fields.
-    metadata = sample.files.get("json")
+    metadata = sample.weights.get("json")
     if metadata is None or any(extension in sample.files for extension in ("txt", "cls")):
         metadata = json.dumps(sample.metadata, ensure_ascii=False, default=str).encode()
     return Product(sample.key, {format: pack_arrays(format, latents), "json": metadata}, {})
@@ -483,13 +482,13 @@ def _consecutive(samples: list[Sample]) -> Iterator[slice]:
 
 
 def is_pipeline(model: str) -> bool:
-    return (find_model(model) / files.PIPELINE_FILE).is_file()
+    return (find_model(model) / weights.PIPELINE_FILE).is_file()
 
 
 def dit_config(model: str) -> DiTConfig:
     """The config of a DiT, or of a pipeline's."""
     folder = find_model(model)
-    if (folder / files.PIPELINE_FILE).is_file():
-        name = files.read_json(folder / files.PIPELINE_FILE).get("dit", "dit")
+    if (folder / weights.PIPELINE_FILE).is_file():
+        name = files.read_json(folder / weights.PIPELINE_FILE).get("dit", "dit")
         folder = folder / name if (folder / name).is_dir() else find_model(name)
-    return DiTConfig.from_dict(files.load_config(folder, DiT.model_type))
+    return DiTConfig.from_dict(weights.load_config(folder, DiT.model_type))

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from .. import _core
 from ..dit import DiT
 from ..errors import ConfigError, WeightsError
+from ..image_tokenizer import TexTok
 from ..model import EngineModel
-from ..tokenizer import TexTok
 from ..weights import Tensor, check_known, listed
 from .layouts import Change, Layout, expand, grid_positions, layout_of
 from .source import Source, open_source

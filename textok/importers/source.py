@@ -9,7 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import WeightsError
-from ..weights import TensorFile, read_json
+from ..files import read_json
+from ..weights import TensorFile
 from .pickles import StoredTensor, TorchFile
 
 # Where training files keep the weights; the running averages, which are what gets published, before the others.

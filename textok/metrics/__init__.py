@@ -26,8 +26,8 @@ from .distances import (
     kernel_mean,
     precision_recall,
 )
+from .feature_statistics import Statistics
 from .pictures import lpips, psnr, ssim
-from .statistics import Statistics
 
 __all__ = [
     "Statistics",

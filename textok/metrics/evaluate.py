@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import DataError
-from ..model import progress_bar
+from ..files import replacing, write_json
+from ..networks.feature_networks import FeatureNetwork
 from ..noise import generator
-from ..weights import replacing, write_json
+from ..progress import progress_bar
 from .cache import Arrays, Cache
 from .distances import (
     clip_score,
@@ -39,10 +40,9 @@ from .distances import (
     kernel_mean,
     precision_recall,
 )
-from .networks import FeatureNetwork
+from .feature_statistics import Statistics
+from .picture_sets import PictureSet, chosen_of, is_statistics, made_with, paired
 from .pictures import SSIM_SETTINGS, psnr, ssim
-from .sets import PictureSet, chosen_of, is_statistics, made_with, paired
-from .statistics import Statistics
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]

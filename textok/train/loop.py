@@ -36,7 +36,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import TextokError
-from ..weights import write_json
+from ..files import write_json
 from . import config as configs
 from .optim import Ema, build_optimisers, rate_share
 

@@ -42,7 +42,7 @@ def perceptual_loss(name, files=""):
         raise ConfigError(
             f"perceptual_weights: expected files of {name}'s weights, got none; perceptual_network {NAMES[0]!r} needs no files"
         )
-    from ..metrics.lpips_network import Lpips
+    from ..networks.lpips import Lpips
 
     return LpipsLoss(Lpips.load(name.removeprefix("lpips-"), files.split(",")))
 

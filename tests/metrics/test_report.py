@@ -1,0 +1,278 @@
+"""The report and the plots: what is in the file, that nothing outside it is asked for, and that a browser shows it."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from textok import cli
+from textok.errors import DataError
+from textok.metrics import report
+from textok.metrics.evaluate import Evaluation
+from textok.pictures import plots as viz
+
+MAGENTA = (220, 10, 190)
+VOID = {"meta", "img", "br", "path", "use", "rect", "link"}
+
+
+class Page(HTMLParser):
+    """Tags that are opened and closed in order, their addresses, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.images, self.words, self.tags = [], [], [], [], set()
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+                self.addresses.append(value)
+            if tag == "img" and name == "src":
+                self.images.append(value)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open and self.open[-1] == tag, f"</{tag}> in {self.open}"
+            self.open.pop()
+
+    def handle_data(self, data):
+        if not (self.open and self.open[-1] == "style"):
+            self.words.append(data)
+
+
+def smooth(n=12, size=32, seed=0):
+    small = np.random.default_rng(seed).integers(0, 256, (n, 3, 3, 3), np.uint8)
+    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in small])
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A reconstruction of two sets, one of which has a name that must be escaped; picture 5 is magenta and the worst."""
+    pytest.importorskip("skimage")
+    originals = smooth()
+    noise = np.random.default_rng(1).normal(size=originals.shape)
+    near, far = (np.clip(originals + scale * noise, 0, 255).astype(np.uint8) for scale in (6, 25))
+    near[5] = MAGENTA
+    for name, pictures in (("originals", originals), ("near", near), ("far", far)):
+        np.savez(tmp_path / f"{name}.npz", arr_0=pictures)
+    sets = {"<b>TexTok & co</b>": tmp_path / "near.npz", "Baseline": tmp_path / "far.npz"}
+    Evaluation(tmp_path / "results" / "first").reconstruction(sets, tmp_path / "originals.npz")
+    return tmp_path / "results"
+
+
+def test_report(results):
+    path = report.write(results)
+    text = path.read_text("utf-8")
+    page = Page(text)
+    words = " ".join(page.words)
+    assert path == results / "report.html" and text.startswith("<!DOCTYPE html>")
+    data = json.loads((results / "first" / "result.json").read_text())
+    for row in data["sets"]:
+        assert f"{row['metrics']['psnr']:.4g}" in words and f"{row['metrics']['ssim']:.4g}" in words and row["name"] in words
+    for phrase in (
+        "Evenly spread",
+        "Worst cases",
+        "Best cases",
+        "original",
+        "difference",
+        "How it was measured",
+        "gaussian_weights True",
+    ):
+        assert phrase in words, phrase
+    assert "<b>TexTok" not in text and "&lt;b&gt;TexTok &amp; co" in text
+    assert "script" not in page.tags and "curves" not in text.partition("</style>")[2]
+    # 8 spread, worst and best: the original, and of each set the picture and its difference.
+    assert len(page.images) == 3 * 8 * (1 + 2 * 2)
+
+
+def test_nothing_outside_is_asked_for(results):
+    text = report.write(results).read_text("utf-8")
+    page = Page(text)
+    assert page.addresses and all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
+    assert not re.search(r"url\(|@import|<link|<iframe|<script", text, re.IGNORECASE)
+    found = {address for address in re.findall(r"https?://[^\s\"'<]+", text)}
+    assert all("w3.org" in address for address in found), found  # names of namespaces only
+    planted = text.replace("</main>", '<img src="https://example.org/a.png"></main>')
+    assert not all(address.startswith(("#", "data:")) for address in Page(planted).addresses)
+
+
+def test_pictures_are_the_sets(results):
+    """Pixel for pixel; the worst case comes first in its row."""
+    text = report.write(results).read_text("utf-8")
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))) for uri in Page(text).images]
+    worst = images[8 * 5 : 8 * 10]  # after the spread's five lines of eight
+    with np.load(results.parent / "originals.npz") as file:
+        assert np.array_equal(worst[0], file["arr_0"][5])
+    assert (worst[8] == MAGENTA).all() and np.array_equal(worst[16], viz.difference(worst[8][None], worst[0][None])[0])
+    rows = re.findall(r"<figcaption>([\d.]+) dB</figcaption>", text)
+    values = [float(value) for value in rows[16:24]]  # the worst of the first set
+    assert values == sorted(values) and len(values) == 8
+
+
+def result_with(tmp_path, name, sets, **more):
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    rows = [
+        {"name": f"s{i}", "count": 9, "settings": settings, "metrics": metrics} for i, (settings, metrics) in enumerate(sets)
+    ]
+    (folder / "result.json").write_text(json.dumps({"format": "textok-eval 1", "kind": "samples", "sets": rows, **more}))
+    return folder
+
+
+def test_curves(tmp_path):
+    """One for each cost with several values and each metric; lines by solver; a lone point is no line."""
+    pytest.importorskip("matplotlib")
+    sets = [
+        ({"steps": s, "solver": solver, "tokens": 16}, {"kid@net": 1 / s, "psnr": None})
+        for solver in ("ddim", "ddpm")
+        for s in (5, 10, 20)
+    ]
+    sets.append(({"steps": 7, "solver": "alone"}, {"kid@net": 0.3}))
+    result_with(tmp_path, "steps", sets, network={"name": "net", "stand_in_for": "Inception-v3"})
+    text = report.write(tmp_path).read_text("utf-8")
+    page = Page(text)
+    assert text.count("<svg") == 1 and "Quality against cost" in text and "a stand-in for" in " ".join(page.words)
+    assert "0.05" in text and "class=best>0.05" in text  # KID falls
+    assert report.write(tmp_path).read_text("utf-8") == text, "the same results make the same file"
+
+
+def test_lines_of_curves(tmp_path):
+    """A line joins sets that differ in the cost alone, or in what follows from it; a series is what the user says."""
+    made = [
+        ({"solver": "ddim", "steps": s, "guidance_scale": g, "seconds": s / 10}, {"kid": s + g})
+        for g in (1, 3)
+        for s in (5, 10)
+    ]
+    result_with(tmp_path, "a", made)
+    rows = [(result, row) for result in report.find_results(tmp_path) for row in result.data["sets"]]
+
+    def lines(cost):
+        found = {}
+        for point in report.points_of(rows, cost, "kid"):
+            found.setdefault(point["line"], []).append((point[report.COSTS[cost]], point["KID"]))
+        return found
+
+    assert lines("steps") == {"ddim, guidance scale 1": [(5, 6), (10, 11)], "ddim, guidance scale 3": [(5, 8), (10, 13)]}
+    assert lines("guidance_scale") == {"ddim, steps 5": [(1, 6), (3, 8)], "ddim, steps 10": [(1, 11), (3, 13)]}
+    assert lines("seconds") == {"ddim, guidance scale 1": [(0.5, 6), (1, 11)], "ddim, guidance scale 3": [(0.5, 8), (1, 13)]}
+    for _, row in rows:
+        row["settings"]["series"] = "mine"
+    assert list(lines("steps")) == ["mine"] and len(lines("steps")["mine"]) == 4
+    del rows[1:]
+    assert lines("steps") == {}
+
+
+@pytest.mark.parametrize(
+    "content", ("textok-eval 1", '{"format": "textok-eval 1", "sets": [{}]}', '{"format": "textok-eval 1", "sets": 3}')
+)
+def test_broken_results(content, tmp_path, capsys):
+    (tmp_path / "result.json").write_text(content)
+    assert cli.main(["report", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert "result.json: expected a result" in err and err.count("\n") == 1
+
+
+def test_folders_without_results(tmp_path, capsys):
+    (tmp_path / "other.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "nothing", tmp_path / "other.json"):
+        with pytest.raises(DataError, match="expected"):
+            report.write(folder)
+    result_with(tmp_path, "a", [({}, {"psnr": 20.0})])
+    assert cli.main(["report", str(tmp_path), "--out", str(tmp_path / "made" / "r.html"), "--title", "A < B"]) == 0
+    assert "made/r.html" in capsys.readouterr().out and "<h1>A &lt; B</h1>" in (tmp_path / "made" / "r.html").read_text("utf-8")
+
+
+def browser():
+    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+@pytest.mark.skipif(browser() is None, reason="no headless browser here")
+def test_in_a_browser(results, tmp_path):
+    """The page as it looks: the planted colour covers most of a picture's place; a page without it fails."""
+    pytest.importorskip("matplotlib")
+    result_with(results, "steps", [({"steps": s}, {"kid@net": 1 / s}) for s in (5, 10, 20)])
+    path = report.write(results)
+
+    def shot(page):
+        out = tmp_path / "shot.png"
+        out.unlink(missing_ok=True)
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--window-size=1280,3600",
+            f"--user-data-dir={tmp_path / 'profile'}",
+        ]
+        subprocess.run([browser(), *flags, f"--screenshot={out}", page.as_uri()], capture_output=True, timeout=240, check=True)
+        return np.asarray(Image.open(out).convert("RGB")).astype(int)
+
+    def pixels_of(picture, color):
+        return int((np.abs(picture - color).max(axis=2) <= 3).sum())
+
+    whole = shot(path)
+    assert whole.shape[1] == 1280 and pixels_of(whole, MAGENTA) > 90 * 90
+    assert pixels_of(whole, [0x1F, 0x5F, 0xA8]) > 300, "no curve in its colour"
+    bare = tmp_path / "bare.html"
+    bare.write_text(re.sub(r'src="data:[^"]*"', 'src=""', path.read_text("utf-8")), "utf-8")
+    assert pixels_of(shot(bare), MAGENTA) == 0
+
+
+# ---- plots ----
+
+
+def test_mosaic_and_difference():
+    pictures = smooth(5, 8)
+    whole = viz.mosaic(pictures, columns=3, gap=2)
+    assert whole.shape == (18, 28, 3) and np.array_equal(whole[10:18, 10:18], pictures[4]) and (whole[:8, 8:10] == 255).all()
+    assert (whole[10:, 20:] == 255).all()
+    assert (viz.difference(pictures, pictures) == 255).all()
+    black, white = np.zeros((1, 2, 2, 3), np.uint8), np.full((1, 2, 2, 3), 255, np.uint8)
+    assert viz.difference(black, white).max() <= 20
+    slight = viz.difference(black, black + 20)
+    assert (slight[..., 0] > slight[..., 2]).all() and slight.min() > 150
+    for wrong in (pictures[0], pictures.astype(float), pictures[:0]):
+        with pytest.raises(ValueError, match="pictures: expected"):
+            viz.mosaic(wrong)
+
+
+def test_plots_return_axes():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    pictures = smooth(6, 8)
+    ax = viz.grid(pictures, columns=3, title="six")
+    assert ax.get_title(loc="left") == "six" and np.array_equal(ax.images[0].get_array(), viz.mosaic(pictures, 3))
+    mine = Figure().add_subplot()
+    assert viz.grid(pictures, ax=mine) is mine
+    ax = viz.reconstructions(pictures[:2], {"A": pictures[2:4]}, names=("x", "y"))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["original", "A", "difference"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "y"]
+    with pytest.raises(ValueError, match="expected A of the originals' shape"):
+        viz.reconstructions(pictures[:2], {"A": pictures[:3]})
+    points = [
+        {"steps": s, "kid": 1 / s, "kid_deviation": 0.01, "solver": solver} for s in (20, 5, 10) for solver in ("ddim", "ddpm")
+    ]
+    ax = viz.curve([*points, {"steps": 3}], "steps", "kid", by="solver", log=True)
+    lines = [line for line in ax.get_lines() if len(line.get_xdata()) == 3 and line.get_label() in ("ddim", "ddpm")]
+    assert (
+        len(lines) == 2 and lines[0].get_xdata().tolist() == [5, 10, 20] and lines[0].get_ydata().tolist() == [0.2, 0.1, 0.05]
+    )
+    assert ax.get_xscale() == "log" and (ax.get_xlabel(), ax.get_ylabel()) == ("steps", "kid")

@@ -1,0 +1,169 @@
+"""Models that compute in bfloat16 and int8: near float32, the same bits however they are called, and files that keep every number."""
+
+import pickle
+
+import numerics
+import numpy as np
+import pytest
+import small
+
+import textok
+from textok import DiT, TexTok, _core
+
+LOW = {"bfloat16": numerics.MODEL_BFLOAT16, "int8": numerics.MODEL_INT8}
+
+
+class Side(dict):
+    """Hashable, since small.textok remembers models by their arguments."""
+
+    def __hash__(self):
+        return hash(tuple(sorted(self.items())))
+
+
+# Widths that are no multiples of the padding of a product, wide enough for rounding errors to average out.
+SIDES = {"tokenizer": Side(hidden_size=120, depth=2, num_heads=3, mlp_ratio=2.5), "detokenizer": Side(hidden_size=80, depth=2, num_heads=5, mlp_ratio=4)}
+TEXTOK = {"in context": {"text_mask": True}, "cross-attention": {"text_mask": True, "text_injection": "cross_attention"},
+          "class": {"text_source": "class"}, "no text": {"text_condition": "none"}}
+DIT = {"class": {}, "text": {"condition": "text"}}
+
+
+def textok_arguments(model, batch):
+    config = model.config
+    if config.text_condition == "none":
+        return {}
+    if config.text_source == "class":
+        return {"labels": np.arange(batch) % config.num_classes}
+    return {"text": small.text_of(model, batch), "text_lengths": np.arange(batch) % config.num_text_tokens + 1}
+
+
+def dit_arguments(model, batch):
+    config = model.config
+    if config.condition == "class":
+        return {"labels": np.arange(batch) % (config.num_classes + 1)}
+    return {"text": small.text_of(model, batch), "text_lengths": np.arange(batch) % config.num_text_tokens + 1}
+
+
+def pair(kind, changes, dtype):
+    """The same weights in float32 and in `dtype`."""
+    plain = small.textok(**changes, **SIDES) if kind is TexTok else small.dit(**changes, hidden_size=96, num_heads=4)
+    return plain, kind(plain.config, plain.weights(), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("changes", TEXTOK.values(), ids=TEXTOK)
+def test_textok_near_float32(changes, dtype):
+    plain, low = pair(TexTok, changes, dtype)
+    x, z = small.pictures_of(plain), small.latents_of(plain)
+    arguments = textok_arguments(plain, len(x))
+    for expected, result in [
+        (plain.encode(x, **arguments), low.encode(x, **arguments)),
+        (plain.decode(z, **arguments, output="float32"), low.decode(z, **arguments, output="float32")),
+    ]:
+        numerics.check_rms(result, expected, LOW[dtype])
+        assert not np.array_equal(result, expected), "computed in float32 after all"
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("changes", DIT.values(), ids=DIT)
+def test_dit_near_float32(changes, dtype):
+    plain, low = pair(DiT, changes, dtype)
+    x, t = small.latents_of(plain), np.array([0, 500, 999])
+    arguments = dit_arguments(plain, len(x))
+    expected, result = plain.denoise(x, t, **arguments), low.denoise(x, t, **arguments)
+    numerics.check_rms(result, expected, LOW[dtype])
+    assert not np.array_equal(result, expected), "computed in float32 after all"
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_tolerances_reject_a_wrong_weight(dtype):
+    """One block's projection with its rows swapped."""
+    plain, low = pair(TexTok, TEXTOK["no text"], dtype)
+    weights = dict(plain.weights())
+    weights["tokenizer.blocks.0.attn.proj.weight"] = weights["tokenizer.blocks.0.attn.proj.weight"][::-1]
+    wrong = TexTok(plain.config, weights, dtype=dtype)
+    x = small.pictures_of(plain)
+    assert numerics.rejects_rms(wrong.encode(x), plain.encode(x), LOW[dtype])
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("changes", TEXTOK.values(), ids=TEXTOK)
+def test_textok_same_bits(changes, dtype):
+    """Alone, in a batch, shuffled, on one thread."""
+    _, model = pair(TexTok, changes, dtype)
+    x, z = small.pictures_of(model, 33), small.latents_of(model, 33)
+    arguments = textok_arguments(model, len(x))
+    whole = model.encode(x, **arguments), model.decode(z, **arguments, output="float32")
+    for rows in ([0], [32], [5, 4], list(range(20)), np.random.default_rng(0).permutation(33)):
+        part = {name: value[rows] for name, value in arguments.items()}
+        for threads in (1, 3):
+            assert np.array_equal(model.encode(x[rows], **part, threads=threads), whole[0][rows])
+            assert np.array_equal(model.decode(z[rows], **part, output="float32", threads=threads), whole[1][rows])
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("changes", DIT.values(), ids=DIT)
+def test_dit_same_bits(changes, dtype):
+    _, model = pair(DiT, changes, dtype)
+    arguments = dit_arguments(model, 5)
+    run = {"steps": 4, "guidance_scale": 2.0, "seed": 1}
+    whole = model.sample(**arguments, **run)
+    for k in range(5):
+        alone = model.sample(**{name: value[k : k + 1] for name, value in arguments.items()}, **run, first_index=k, threads=1)
+        assert np.array_equal(alone[0], whole[k])
+
+
+@pytest.mark.parametrize("kind", [TexTok, DiT])
+@pytest.mark.parametrize("dtype", ["float32", *LOW])
+def test_files_keep_every_number(tmp_path, kind, dtype):
+    """Saved, loaded in the same dtype and saved again: the same tensors, and the same results as before; so do pickles and copies."""
+    plain, model = pair(kind, {}, dtype)
+    model.save_pretrained(tmp_path / "one")
+    again = kind.from_pretrained(tmp_path / "one", dtype=dtype)
+    for other in (again, pickle.loads(pickle.dumps(model))):
+        assert other.dtype == dtype
+        ours, theirs = model.weights(), other.weights()
+        assert ours.keys() == theirs.keys()
+        for name, array in ours.items():
+            assert array.dtype == theirs[name].dtype and array.tobytes() == theirs[name].tobytes(), name
+
+
+def test_int8_files_have_rows_and_scales(tmp_path):
+    _, model = pair(TexTok, {}, "int8")
+    weights = model.weights()
+    rows, scale = weights["tokenizer.blocks.0.mlp.fc1.weight"], weights["tokenizer.blocks.0.mlp.fc1.weight.scale"]
+    assert rows.dtype == np.int8 and scale.dtype == np.float32 and scale.shape == rows.shape[:1]
+    assert (np.abs(rows).max(axis=1) == 127).all()
+    original = small.textok(**SIDES).weights()["tokenizer.blocks.0.mlp.fc1.weight"]
+    assert (np.abs(rows * scale[:, None] - original) <= scale[:, None] * 0.5001).all()
+    assert weights["tokenizer.text_proj.weight"].dtype.name == "bfloat16"
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "int8"])
+def test_stored_dtype_and_compute_dtype_are_free(tmp_path, stored):
+    """A file of any dtype loads into a model of any other."""
+    plain, model = pair(TexTok, TEXTOK["no text"], stored)
+    model.save_pretrained(tmp_path)
+    x = small.pictures_of(plain)
+    for dtype in ("float32", "bfloat16", "int8"):
+        numerics.check_rms(TexTok.from_pretrained(tmp_path, dtype=dtype).encode(x), plain.encode(x), numerics.MODEL_INT8)
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_low_models_are_smaller(dtype):
+    config = {"num_tokens": 4, "hidden_size": 512, "depth": 2, "num_heads": 8, "num_classes": 10}
+    plain, low = (DiT.from_config(config, dtype=d)._model.weight_bytes for d in ("float32", dtype))
+    assert low < plain * {"bfloat16": 0.56, "int8": 0.32}[dtype]
+
+
+def test_unknown_dtype():
+    with pytest.raises(ValueError, match="dtype: expected one of 'float32', 'bfloat16', 'int8', got 'float16'"):
+        textok.DiT.from_config({"num_tokens": 4, "hidden_size": 32, "depth": 1, "num_heads": 2}, dtype="float16")
+
+
+def test_rows_too_long_for_int32_sums():
+    """Products of int8 are summed in int32: a wider model is refused before a weight is asked for."""
+    config = textok.DiTConfig.from_dict({"num_tokens": 4, "num_classes": 3, "hidden_size": 2065, "depth": 1, "num_heads": 1, "mlp_ratio": 64.0})
+    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.fc2\.weight has rows of 132160 numbers, expected at most 132104 in an int8 model"):
+        _core.Model("dit", config.to_dict(), {}, "int8")
+    with pytest.raises(ValueError, match="is missing"):  # as any model, where it is narrow enough
+        _core.Model("dit", config.to_dict() | {"hidden_size": 2064}, {}, "int8")

@@ -1,0 +1,333 @@
+"""Whole trainings, small ones: killed and gone on with, on several processes, going wrong, learning. Needs torch."""
+
+import csv
+import json
+import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numerics
+import numpy as np
+import pytest
+import training_runs
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from textok import TexTok, metrics
+from textok.cli import main
+from textok.train import config as configs
+from textok.train import export, loop
+from textok.train import image_tokenizer as tokenizer
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return training_runs.make(tmp_path_factory.mktemp("discs"))
+
+
+def rows_of(folder):
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def build(config, folder, *overrides):
+    return tokenizer.build_run(configs.read(config, overrides, tokenizer.SECTIONS), folder)
+
+
+def tensors(value, path=""):
+    """{path: tensor} of everything in a state."""
+    if isinstance(value, torch.Tensor):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return {name: tensor for key, part in items for name, tensor in tensors(part, f"{path}/{key}").items()}
+
+
+def state_of(folder):
+    return torch.load(folder / loop.STATE_FILE, weights_only=True)
+
+
+def test_the_command_trains_a_model_that_learns(config, tmp_path, capsys):
+    """Every part of the recipe that needs no weights of others, to a model that the engine loads."""
+    out = tmp_path / "run"
+    assert (
+        main(["train", "tokenizer", str(config), "run.steps=150", "run.eval_every=50", "gan.start=120", "--out", str(out)]) == 0
+    )
+    rows = rows_of(out)
+    l2 = [float(row["l2"]) for row in rows]
+    assert l2[-1] < 0.5 * l2[0]
+    assert float(rows[-1]["psnr_concept"]) > float(rows[9]["psnr_concept"]) > 5
+    assert (
+        rows[0]["logits_real"] == "" and math.isfinite(float(rows[-1]["logits_real"])) and math.isfinite(float(rows[-1]["kl"]))
+    )
+    assert {"norm_discriminator", "adversarial", "gan_weight", "lecam", "r1", "accuracy"} <= set(rows[0])
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == [f"concept-{n:07d}.png" for n in (50, 100, 150)]
+    told = capsys.readouterr().out
+    assert "psnr_concept" in told
+
+    assert main(["info", str(out)]) == 1  # a run is no model yet: both say how to make one
+    printed = capsys.readouterr()
+    assert printed.err == f"textok: {out}: a training's folder; make a model of it with: textok export {out} MODEL\n"
+    assert f"150 steps; a model of it: textok export {out} MODEL" in told
+    assert main(["export", str(out), str(tmp_path / "model")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'model'}: textok after 150 steps\n"
+    _, _, history = export.load_average(out)
+    assert history["steps"] == 150 and history["images"] == 1200
+    model = TexTok.from_pretrained(tmp_path / "model")
+    pictures = build(config, out, "run.steps=150", "gan.start=120").task.pictures
+    rows = pictures.test_sets(4)["concept"]
+    condition = {name: value.numpy() for name, value in pictures.condition(rows).items()}
+    score = metrics.psnr(model.reconstruct(pictures.pairs.images[rows], **condition), pictures.pairs.images[rows]).mean()
+    assert score == pytest.approx(float(rows_of(out)[-1]["psnr_concept"]), rel=1e-4)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(config, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main(["train", "tokenizer", str(config), "--out", str(whole)]) == 0
+    rng, kills = random.Random(), 0
+    while True:
+        run = training_runs.start(training_runs.command(config, broken))
+        if kills < 2:
+            before = state_of(broken)["step"] if kills else 0
+            deadline = time.monotonic() + 200
+            while not (broken / loop.STATE_FILE).exists() or state_of(broken)["step"] <= before:
+                assert run.poll() is None and time.monotonic() < deadline, run.communicate()
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0, 0.2))
+            run.send_signal(signal.SIGKILL)
+            run.communicate()
+            kills += 1
+        else:
+            told, _ = run.communicate(timeout=300)
+            assert run.returncode == 0, told
+            break
+    one, other = state_of(whole), state_of(broken)
+    assert one["step"] == other["step"] == 30
+    one, other = tensors(one["parts"]), tensors(other["parts"])
+    assert one.keys() == other.keys() and len(one) > 100
+    assert any("/discriminator/optimisers" in name for name in one) and "/lecam/average_real" in one
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    same = ("step", "l2", "psnr_concept", "adversarial", "lecam")
+    assert [row["step"] for row in rows_of(whole)] == [row["step"] for row in rows_of(broken)]
+    last = [{name: rows_of(folder)[-1][name] for name in same} for folder in (whole, broken)]
+    assert last[0]["psnr_concept"] == last[1]["psnr_concept"]
+
+
+def test_two_processes_have_the_loss_curve_of_one(config, tmp_path):
+    """Launched by accelerate on CPUs; gradients averaged in another order, so equal to float32 rounding."""
+    pytest.importorskip("accelerate")
+    overrides = ("model.kl=false", "run.steps=16", "run.log_every=2", "run.eval_every=16", "gan.start=8", "gan.adaptive=false")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["train", "tokenizer", str(config), *overrides, "--out", str(one)]) == 0
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
+    arguments = [*launch, *training_runs.command(config, two, *overrides)[2:]]
+    told = subprocess.run(arguments, env=training_runs.environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert told.returncode == 0, told.stderr[-2000:]
+    for name in ("l2", "norm_model", "logits_real", "logits_fake", "lecam"):
+        curves = [[float(row[name]) for row in rows_of(folder) if row[name]] for folder in (one, two)]
+        assert len(curves[0]) >= 4
+        numerics.check(*curves, numerics.LOSS_CURVE, name)
+        assert numerics.rejects(curves[0][:-1], curves[1][1:], numerics.LOSS_CURVE)  # planted: a step late
+
+
+def test_parts_of_a_batch_add_up_to_it(config, tmp_path):
+    overrides = ("model.kl=false", "gan.adaptive=false", "gan.start=2", "gan.ahead=0")
+    whole, parted = (build(config, tmp_path / str(n), *overrides, f"run.accumulate={n}") for n in (1, 4))
+    for _ in range(6):
+        whole.advance()
+        parted.advance()
+    one, other = whole.means.take(), parted.means.take()
+    names = one.keys() - {"slope_ratio"}  # a ratio of norms, which does not add up
+    numerics.check([one[n] for n in names], [other[n] for n in names], numerics.LOSS_CURVE)
+    assert "r1" in names and whole.task.lecam.updates == 4
+
+
+@pytest.mark.parametrize("condition", ["both", "tokenizer", "detokenizer", "none"])
+def test_the_ablations_reach_the_model(config, tmp_path, condition):
+    for extra in ("model.text_injection=cross_attention", "model.text_source=class"):
+        overrides = [f"model.text_condition={condition}", extra] if condition != "none" else ["model.text_condition=none"]
+        if "class" in extra and condition != "none":
+            overrides.append("model.num_classes=3")
+        run = build(config, tmp_path / extra[-5:], *overrides)
+        run.advance()
+        scores, _ = run.task.evaluate(1)
+        assert math.isfinite(scores["psnr_concept"])
+        assert run.task.model.config["text_condition"] == condition
+
+
+class Spoilt:
+    """A task whose gradients are not finite in some steps."""
+
+    def __init__(self, bad):
+        self.bad, model = bad, torch.nn.Linear(2, 1)
+        self.trainees = {"model": loop.Trainee(model, configs.OptimSettings(warmup=1), 20)}
+        self.extras = {}
+
+    def active(self, step):
+        return ["model"]
+
+    def backward(self, step, part, parts):
+        loss = self.trainees["model"].model(torch.ones(3, 2)).square().mean()
+        (loss * (math.nan if step in self.bad else 1.0)).backward()
+        return {"loss": loss.detach()}
+
+    def evaluate(self, step):
+        return {}, {}
+
+
+def settings(**values):
+    return configs.RunSettings(steps=20, batch_size=4, save_seconds=0.0, tensorboard=False, log_every=10, nan_limit=4, **values)
+
+
+def test_a_step_without_finite_gradients_is_left_out(tmp_path):
+    run = loop.Run(tmp_path, settings(), Spoilt({3, 4, 9}), {}, {})
+    run.train()
+    assert run.skipped == 3 and rows_of(tmp_path)[-1]["skipped"] == "3"
+    assert all(torch.isfinite(p).all() for p in run.task.trainees["model"].model.parameters())
+
+
+def test_many_in_a_row_end_the_run_with_the_last_good_checkpoint_kept(tmp_path):
+    run = loop.Run(tmp_path, settings(), Spoilt(set(range(12, 20))), {}, {})
+    with pytest.raises(loop.TrainingError, match="in 4 steps in a row up to step 15"):
+        run.train()
+    held = state_of(tmp_path)
+    assert held["step"] == 12
+    assert all(torch.isfinite(tensor).all() for tensor in tensors(held["parts"]).values())
+
+
+def test_the_last_step_is_kept_though_its_gradients_were_not_finite(tmp_path):
+    run = loop.Run(tmp_path, settings(), Spoilt({18, 19}), {}, {})
+    run.train()
+    assert state_of(tmp_path)["step"] == 20 and run.skipped == 2
+
+
+HOLDER = """
+import sys; sys.path.insert(0, sys.argv[1])
+from textok.train import loop
+loop.hold(sys.argv[2]); print("held", flush=True); sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_trains_in_a_folder(config, tmp_path):
+    arguments = [sys.executable, "-c", HOLDER, str(training_runs.ROOT), str(tmp_path)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(loop.TrainingError, match=f"process {other.pid} on .*, since .*, trains here"):
+            build(config, tmp_path)
+        assert not (tmp_path / loop.SETTINGS_FILE).exists()
+        other.stdin.close()
+        other.wait(30)
+    build(config, tmp_path, "run.steps=1").train()
+    assert loop.Path(tmp_path).resolve() not in loop._held
+
+
+def test_tensorboard_gets_scalars_and_pictures(config, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = build(config, tmp_path, "run.steps=4", "run.log_every=2", "run.eval_every=4", "run.tensorboard=true")
+    run.train()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("l2")] == [2, 4]
+    assert events.Scalars("l2")[1].value == pytest.approx(float(rows_of(tmp_path)[1]["l2"]), rel=1e-4)
+    picture = events.Images("concept")[0]
+    assert (picture.height, picture.width) == (2 * 16, 4 * 16)
+
+
+def test_a_folder_of_another_run_is_refused(config, tmp_path):
+    run = build(config, tmp_path, "run.steps=1")
+    run.train()
+    with pytest.raises(loop.TrainingError, match=r"another \[model\]"):
+        build(config, tmp_path, "model.num_latent_tokens=5")
+    with pytest.raises(loop.TrainingError, match=r"another \[run.seed\]"):
+        build(config, tmp_path, "run.seed=5")
+    with pytest.raises(loop.TrainingError, match=r"another \[data.flip\]"):
+        build(config, tmp_path, "data.flip=true")
+    assert build(config, tmp_path, "run.steps=2").step == 1
+
+
+def test_other_data_are_refused_and_the_same_elsewhere_are_not(config, tmp_path):
+    build(config, tmp_path / "run", "run.steps=1").train()
+    fewer = training_runs.make(tmp_path / "fewer", count=42)
+    with pytest.raises(loop.TrainingError, match="a run on other data: 48 samples .*; here are 42 samples"):
+        build(fewer, tmp_path / "run")
+    shutil.copytree(config.parent, tmp_path / "moved")
+    moved = [f'data.paths="{tmp_path}/moved/discs.tar"', f'data.cache="{tmp_path}/moved/captions.npz"']
+    assert build(config, tmp_path / "run", *moved).step == 1
+
+
+def test_a_baseline_needs_no_captions_and_labels_may_be_words(tmp_path, config):
+    rng = np.random.default_rng(0)
+    (tmp_path / "plain").mkdir()
+    rows = []
+    for number in range(10):
+        Image.fromarray(training_runs.picture(rng)).save(tmp_path / "plain" / f"p{number}.png")
+        rows.append(json.dumps({"file_name": f"p{number}.png", "label": "disc"}))
+    (tmp_path / "plain" / "metadata.jsonl").write_text("\n".join(rows))
+    overrides = [f"data.paths={tmp_path / 'plain'}", "data.caption=", "data.cache=nowhere.npz", "run.steps=1"]
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", "tokenizer", str(config), *out, *overrides, "model.text_condition=none"]) == 0
+    assert state_of(tmp_path / "run")["step"] == 1
+    with pytest.raises(ValueError, match="data.caption: expected the field of the captions, which this model reads, got none"):
+        build(config, tmp_path / "other", *overrides)
+    with pytest.raises(ValueError, match="p0: expected a label from 0 to 2 .*, which this model takes, got 'disc'"):
+        build(config, tmp_path / "other", *overrides, "model.text_source=class", "model.num_classes=3")
+
+
+def test_a_word_after_the_options_that_is_no_override_is_wrong_usage(config, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "tokenizer", str(config), "--out", str(tmp_path), "run.steps"])
+    assert "unrecognized arguments: run.steps" in capsys.readouterr().err
+
+
+def test_means_begin_anew_when_taken():
+    means = loop.Means()
+    for value in (1.0, 2.0, 6.0):
+        means.add({"a": torch.tensor(value)})
+    means.add({"b": 4.0})
+    assert means.take() == {"a": 3.0, "b": 4.0}
+    means.add({"a": 5.0})
+    assert means.take() == {"a": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such file, and no packaged config of that name; there are"),
+        (["{config}", "run.stepz=3"], "unknown key run.stepz (did you mean 'steps'?)"),
+        (["{config}", "gann.weight=3"], "unknown key gann (did you mean 'gan'?)"),
+        (["{config}", "gan.start=1.5"], "gan.start: expected a whole number of steps, or a share of them"),
+        (["{config}", "gan.kind=wgan"], "gan.kind: expected 'hinge' or 'non-saturating', got 'wgan'"),
+        (["{config}", "run.steps"], "expected key=value, got 'run.steps'"),
+        (["{config}", "model.num_latent_tokens=0"], "num_latent_tokens: expected an integer"),
+        (["{config}", "model.image_size=32"], "model.image_size: expected that of the pictures, 16, got 32"),
+        (["{config}", "run.accumulate=3"], "run.batch_size: expected a multiple of 3"),
+        (["{config}", "run.batch_size=0"], "run.batch_size: expected a whole number, 1 or more, got 0"),
+        (["{config}", "run.accumulate=0"], "run.accumulate: expected a whole number, 1 or more, got 0"),
+        (["{config}", "gan.r1_every=0"], "gan.r1_every: expected a whole number, 1 or more, got 0"),
+        (["{config}", "model.text_source=class", "model.num_classes=2"], "expected a label from 0 to 1"),
+        (["{config}", "gan.multipliers=[1]"], "halve 16 pixels to 4, got 1"),
+    ],
+)
+def test_errors_have_one_line(config, tmp_path, capsys, arguments, message):
+    arguments = [text.format(config=config) for text in arguments]
+    assert main(["train", "tokenizer", *arguments, "--out", str(tmp_path / "run")]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and message in told
+
+
+def test_psnr_is_of_the_averaged_weights(config, tmp_path):
+    run = build(config, tmp_path)
+    run.advance()
+    before = run.task.evaluate(1)[0]
+    with torch.no_grad():
+        run.task.model.detokenizer.to_pixels.bias.fill_(9.0)
+    assert run.task.evaluate(1)[0] == before
+    run.task.trainees["model"].ema.weights["detokenizer.to_pixels.bias"].fill_(9.0)
+    assert run.task.evaluate(1)[0] != before
+    assert np.isfinite(list(before.values())).all()

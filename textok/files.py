@@ -1,0 +1,79 @@
+"""Files in and out: JSON read with suspicion, and files that are written whole and durably or not at all."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+
+MAX_JSON_BYTES = 64 << 20
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} is there twice")
+    return result
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """A JSON object without duplicate names; every flaw is a ValueError."""
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {type(value).__name__}")
+    return value
+
+
+def check_regular(path: Path, error: type[Exception]) -> os.stat_result:
+    """A plain file: opening a pipe or a device could block or never end."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except OSError as problem:
+        raise error(f"{path}: {problem.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"{path}: expected a file, got {'a folder' if stat.S_ISDIR(status.st_mode) else 'something else'}")
+    return status
+
+
+def read_json(path: Path, error: type[Exception] = ConfigError) -> dict[str, Any]:
+    """The object in a JSON file; `error`, naming the file and its flaw, where there is none."""
+    if check_regular(path, error).st_size > MAX_JSON_BYTES:
+        raise error(f"{path}: expected at most {MAX_JSON_BYTES >> 20} MB of JSON, got {path.stat().st_size >> 20} MB")
+    try:
+        return parse_object(path.read_bytes())
+    except ValueError as problem:
+        raise error(f"{path}: not a JSON file that textok can read: {problem}") from None
+    except OSError as problem:
+        raise error(f"{path}: {problem.strerror}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to, which takes its place if all goes well and vanishes if not."""
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        temporary.chmod(mode)  # safetensors lets nobody else read what it writes; the user's umask decides
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

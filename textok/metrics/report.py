@@ -1,0 +1,372 @@
+"""`textok report`: the results below a folder as one HTML file, with everything inside it.
+
+What `textok eval` wrote (result.json with pictures.npz beside it; other names will do) becomes tables, pictures and curves:
+originals, reconstructions and differences, where the first set is worst and best, samples, and quality against what the
+sets' settings say of cost (tokens, steps, evaluations, guidance, seconds). No script, no request to anywhere. Curves need
+matplotlib (extra "viz").
+"""
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..errors import DataError
+from ..files import replacing
+from ..pictures import plots as viz
+
+U8 = NDArray[np.uint8]
+
+FORMAT = "textok-eval "
+COSTS = {
+    "tokens": "tokens an image",
+    "evaluations": "network evaluations",
+    "steps": "steps",
+    "guidance_scale": "guidance scale",
+    "seconds": "seconds",
+}
+# What parts the sets of a plot against a cost into lines, where it differs; what only follows from the cost does not.
+APART = {
+    "tokens": ("steps", "guidance_scale"),
+    "evaluations": ("tokens", "guidance_scale"),
+    "steps": ("tokens", "guidance_scale"),
+    "guidance_scale": ("tokens", "steps"),
+    "seconds": ("guidance_scale",),
+}
+LOGARITHMIC = ("tokens", "evaluations", "steps", "seconds")
+FALLING = ("fid", "rfid", "kid", "rkid", "kid_subsets", "rkid_subsets", "perceptual", "lpips-vgg16", "lpips-alexnet")
+NAMES = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "perceptual": "perceptual distance",
+    "lpips-vgg16": "LPIPS (VGG-16)",
+    "lpips-alexnet": "LPIPS (AlexNet)",
+    "fid": "Fréchet distance",
+    "rfid": "rec. Fréchet distance",
+    "kid": "KID",
+    "rkid": "rec. KID",
+    "kid_subsets": "KID, mean of subsets",
+    "rkid_subsets": "rec. KID, mean of subsets",
+    "is": "inception score",
+    "ris": "rec. inception score",
+    "precision": "precision",
+    "recall": "recall",
+    "clip_score": "CLIP score",
+}
+GROUPS = {
+    "spread": ("Evenly spread", "every n-th picture of the set"),
+    "worst": ("Worst cases", "lowest PSNR or CLIP score of the first set"),
+    "best": ("Best cases", "highest of the same"),
+}
+WIDTH = 112  # of a picture on the page: eight and their label fill a line
+
+STYLE = """
+:root { --ink: #23272e; --muted: #6d7580; --line: #e4e7eb; --card: #fff; --back: #f6f7f9; --accent: #1f5fa8; --best: #e8f1fb; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--back); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 36px 24px 60px; }
+h1 { font-size: 28px; margin: 0 0 4px; letter-spacing: -.01em; }
+h2 { font-size: 20px; margin: 0 0 2px; }
+h3 { font-size: 15px; margin: 26px 0 10px; }
+h3 small, .muted { color: var(--muted); font-weight: normal; font-size: 13px; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 24px 26px 28px;
+  margin-top: 22px; }
+nav a { color: var(--accent); text-decoration: none; margin-right: 16px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 14px; }
+th, td { padding: 6px 16px 6px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-right: 28px; }
+th { font-weight: 600; white-space: normal; max-width: 150px; vertical-align: bottom; line-height: 1.25; }
+th small { font-weight: normal; color: var(--muted); }
+td.best { color: var(--accent); font-weight: 650; }
+td small { color: var(--muted); }
+.note { background: #fff7e8; border-left: 3px solid #d79a2b; padding: 8px 14px; margin: 16px 0 0; font-size: 13px; }
+.rows { display: grid; gap: 8px 10px; align-items: end; justify-content: start; }
+.rows .head { color: var(--muted); font-size: 12px; text-align: right; align-self: center; padding-right: 6px; }
+figure { margin: 0; }
+figure img { display: block; width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
+img.pixels { image-rendering: pixelated; }
+figcaption { color: var(--muted); font-size: 11px; text-align: center; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 18px; margin-top: 12px; }
+.curves svg { width: 100%; height: auto; }
+details { margin-top: 16px; font-size: 13px; } summary { color: var(--accent); cursor: pointer; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 8px 0 0; }
+dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+footer { color: var(--muted); font-size: 12px; margin-top: 26px; }
+@media print { body { background: #fff; } section { break-inside: avoid; } }
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result file: where it lies below the folder, what it says, and the arrays of the pictures beside it."""
+
+    name: str
+    data: Mapping[str, Any]
+    pictures: Mapping[str, NDArray[Any]]
+
+
+def find_results(folder: str | os.PathLike[str]) -> list[Result]:
+    """All results below a folder, by name; other files are passed over, a broken result is a DataError."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: expected a folder with results of `textok eval`, got {'a file' if root.exists() else 'nothing'}"
+        )
+    results = []
+    for path in sorted(root.rglob("*.json")):
+        with path.open("rb") as file:
+            head = file.read(200)
+        if FORMAT.encode() not in head:
+            continue
+        try:
+            data = json.loads(path.read_text("utf-8"))
+            for row in data["sets"]:
+                str(row["name"]), row["metrics"].items(), row.get("settings", {}).items()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+            raise DataError(f"{path}: expected a result of `textok eval`, got: {problem}") from None
+        place = path.parent if path.name == "result.json" else path.with_suffix("")
+        beside = path.with_name("pictures.npz")
+        pictures = {}
+        if path.name == "result.json" and beside.is_file():
+            with np.load(beside, allow_pickle=False) as arrays:
+                pictures = {key: arrays[key] for key in arrays.files}
+        results.append(Result(str(place.relative_to(root)) if place != root else root.resolve().name, data, pictures))
+    if not results:
+        raise DataError(f"{root}: expected results of `textok eval` below it, found none")
+    return results
+
+
+def write(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, title: str = "") -> Path:
+    """Write the report of a folder to `out`, for None `report.html` in it; returns the file's path.
+
+    Examples
+    --------
+    >>> write("results")  # doctest: +SKIP
+    PosixPath('results/report.html')
+    """
+    path = Path(folder) / "report.html" if out is None else Path(out)
+    text = page(find_results(folder), title or f"Evaluation of {Path(folder).resolve().name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def page(results: Sequence[Result], title: str) -> str:
+    """The whole file."""
+    curves = "".join(curve_section(results))
+    links = [f'<a href="#r{place}">{escape(result.name)}</a>' for place, result in enumerate(results)]
+    links += ['<a href="#curves">Quality against cost</a>'] if curves else []
+    sections = "".join("".join(section(result, f"r{place}")) for place, result in enumerate(results))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        f"<header><h1>{escape(title)}</h1><p class='muted'>{plural(len(results), 'result')} by textok {escape(__version__)}</p>"
+        f"<nav>{''.join(links)}</nav></header>\n{sections}{curves}"
+        "<footer>Made by <code>textok report</code>. Everything is inside this file.</footer>\n</main></body></html>\n"
+    )
+
+
+def section(result: Result, anchor: str) -> Iterator[str]:
+    data = result.data
+    counts = sorted({row.get("count") for row in data["sets"] if row.get("count")})
+    of = f"{counts[0]:,} pictures a set" if len(counts) == 1 else "sets of different sizes" if counts else ""
+    reference = data.get("reference") or {}
+    beside = f", beside {reference['count']:,} of {escape(short(reference['source']))}" if reference.get("count") else ""
+    yield f'<section id="{anchor}"><h2>{escape(result.name)}</h2><div class="muted">{escape(data["kind"])}: {of}{beside}</div>'
+    yield numbers(data)
+    network = data.get("network") or {}
+    if network.get("stand_in_for"):
+        yield (
+            f'<p class="note">Features of <b>{escape(network["name"])}</b>, a stand-in for {escape(network["stand_in_for"])}: '
+            "these distances and scores compare with each other, not with published ones.</p>"
+        )
+    yield from picture_groups(result)
+    yield details(data)
+    yield "</section>\n"
+
+
+def numbers(data: Mapping[str, Any]) -> str:
+    """The table: a row a set, the best of each column marked."""
+    rows = data["sets"]
+    keys = list(dict.fromkeys(key for row in rows for key in row["metrics"] if "_deviation" not in key))
+    heads = "".join(f"<th>{heading(key)}</th>" for key in keys)
+    lines = []
+    for row in rows:
+        cells = []
+        for key in keys:
+            value = row["metrics"].get(key)
+            base, at, network = key.partition("@")
+            deviation = row["metrics"].get(f"{base}_deviation{at}{network}")
+            known = [other["metrics"][key] for other in rows if other["metrics"].get(key) is not None]
+            best = known and value == (min(known) if base in FALLING else max(known)) and len(known) > 1
+            spread = f" <small>± {deviation:.2g}</small>" if deviation is not None and np.isfinite(deviation) else ""
+            cells.append(f"<td{' class=best' if best else ''}>{'–' if value is None else f'{value:.4g}'}{spread}</td>")
+        lines.append(f"<tr><td>{escape(row['name'])}{settings_words(row)}</td>{''.join(cells)}</tr>")
+    return f'<div class="scroll"><table><tr><th>set</th>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def settings_words(row: Mapping[str, Any]) -> str:
+    settings = row.get("settings", {})
+    words = [f"{key.replace('_', ' ')} {settings[key]:.4g}" for key in COSTS if isinstance(settings.get(key), int | float)]
+    return f"<br><small>{escape(', '.join(words))}</small>" if words else ""
+
+
+def metric_name(key: str) -> str:
+    base, _, network = key.partition("@")
+    name = NAMES.get(base, base.replace("_", " "))
+    return f"{name} ({network})" if network else name
+
+
+def heading(key: str) -> str:
+    """A metric's name, its network small below it."""
+    name, bracket, network = metric_name(key).partition(" (")
+    return escape(name) + (f"<br><small>({escape(network)}</small>" if bracket else "")
+
+
+def picture_groups(result: Result) -> Iterator[str]:
+    arrays = result.pictures
+    sets = {key.removeprefix("set/"): value for key, value in arrays.items() if key.startswith("set/")}
+    if not sets:
+        return
+    names = [row["name"] for row in result.data["sets"] if row["name"] in sets]
+    keys, captions = (arrays.get(name, np.array([])).tolist() for name in ("example_keys", "example_captions"))
+    places_of = {group: arrays[f"places/{group}"].tolist() for group in GROUPS if f"places/{group}" in arrays}
+    for group, places in places_of.items():
+        head, what = GROUPS[group]
+        yield f"<h3>{head} <small>{what}</small></h3>"
+        originals = arrays.get("originals")
+        columns: list[tuple[str, U8]] = [] if originals is None else [("original", originals)]
+        for name in names:
+            columns.append((name, sets[name]))
+            if originals is not None:
+                columns.append(("difference × 3", viz.difference(sets[name], originals)))
+        # Pictures run across, what was made of each down: eight side by side fill the page.
+        yield f'<div class="scroll"><div class="rows" style="grid-template-columns: 96px repeat({len(places)}, {WIDTH}px)">'
+        for column, (name, pictures) in enumerate(columns):
+            yield f'<div class="head">{escape(name)}</div>'
+            for place in places:
+                caption = captions[place] if place < len(captions) else ""
+                value = psnr_of(result, name, keys, place) if column else ""
+                under = value or (keys[place] if column == 0 and place < len(keys) else "")
+                yield picture(pictures[place], under, caption)
+        yield "</div></div>"
+
+
+def psnr_of(result: Result, name: str, keys: Sequence[str], place: int) -> str:
+    values, all_keys = result.pictures.get(f"value/{name}/psnr"), result.pictures.get("keys")
+    if values is None or all_keys is None or place >= len(keys):
+        return ""
+    found = np.flatnonzero(all_keys == keys[place])
+    return f"{values[found[0]]:.1f} dB" if len(found) else ""
+
+
+def picture(pixels: U8, under: str = "", hover: str = "") -> str:
+    small = " class=pixels" if pixels.shape[1] < 100 else ""
+    alternative = escape(hover or under or "picture")
+    line = f"<figcaption>{escape(under)}</figcaption>" if under else ""
+    return f'<figure title="{alternative}"><img{small} alt="{alternative}" src="{data_uri(pixels)}">{line}</figure>'
+
+
+def data_uri(pixels: U8) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def details(data: Mapping[str, Any]) -> str:
+    network, reference = data.get("network") or {}, data.get("reference") or {}
+    entries = {
+        "network": network.get("name"),
+        "preprocessing": network.get("preprocessing"),
+        "reference": reference.get("source"),
+    }
+    entries |= {"reference pictures": reference.get("preprocessing"), "seed": data.get("seed")}
+    entries |= data.get("settings", {})
+    for row in data["sets"]:
+        if row.get("source"):
+            entries[f"set {row['name']}"] = row["source"]
+        if row.get("skipped"):
+            entries[f"unreadable in {row['name']}"] = ", ".join(skip["key"] or skip["source"] for skip in row["skipped"][:20])
+    entries["versions"] = ", ".join(f"{name} {version}" for name, version in data.get("versions", {}).items())
+    lines = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in entries.items() if value not in (None, ""))
+    return f"<details><summary>How it was measured</summary><dl>{''.join(lines)}</dl></details>"
+
+
+def curve_section(results: Sequence[Result]) -> Iterator[str]:
+    """Each cost that at least two sets of a line have different values of, against each metric they share."""
+    plots = []
+    rows = [(result, row) for result in results for row in result.data["sets"]]
+    for cost, label in COSTS.items():
+        for key in dict.fromkeys(key for _, row in rows for key in row["metrics"] if "_deviation" not in key):
+            if points := points_of(rows, cost, key):
+                ax = viz.curve(points, label, metric_name(key), "line", log=cost in LOGARITHMIC)
+                plots.append(f"<div>{svg(ax.figure)}</div>")
+    if plots:
+        yield '<section id="curves"><h2>Quality against cost</h2><div class="muted">A line a series; points are sets</div>'
+        yield f'<div class="curves">{"".join(plots)}</div></section>\n'
+
+
+def points_of(rows: Iterable[tuple[Result, Mapping[str, Any]]], cost: str, key: str) -> list[dict[str, Any]]:
+    """The sets that have a cost and a metric, as points of a plot's lines.
+
+    A line is what settings say of `series`; or else all sets of a solver, or of a result where there is none, whose other settings
+    (APART) are the same. A line of one point shows nothing and is left out.
+    """
+    found = []
+    for result, row in rows:
+        settings = row.get("settings", {})
+        value, across = row["metrics"].get(key), settings.get(cost)
+        if value is not None and isinstance(across, int | float) and not isinstance(across, bool):
+            found.append((result, row, settings, value, across))
+    differing = [name for name in APART[cost] if len({settings.get(name) for _, _, settings, _, _ in found}) > 1]
+    base, at, network = key.partition("@")
+    points, of_line = [], {}
+    for result, row, settings, value, across in found:
+        others = {name: settings[name] for name in differing if isinstance(settings.get(name), int | float)}
+        apart = [f"{name.replace('_', ' ')} {other:.4g}" for name, other in others.items()]
+        line = str(settings.get("series") or ", ".join([str(settings.get("solver") or result.name), *apart]))
+        of_line.setdefault(line, set()).add(across)
+        deviation = row["metrics"].get(f"{base}_deviation{at}{network}")
+        points.append({COSTS[cost]: across, metric_name(key): value, f"{metric_name(key)}_deviation": deviation, "line": line})
+    return [point for point in points if len(of_line[point["line"]]) > 1]
+
+
+def svg(figure: Any) -> str:
+    """A figure as SVG that may stand in HTML, its text as paths, the same for the same figure."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "textok", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(
+        ' xmlns:xlink="http://www.w3.org/1999/xlink"', ' xmlns:xlink="http://www.w3.org/1999/xlink"', 1
+    )
+
+
+def escape(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def short(source: str) -> str:
+    return Path(source).name or source
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""Networks that metrics and losses look at pictures with."""

@@ -1,0 +1,1 @@
+"""Pictures: prepared for a model, put on sheets, drawn as plots."""

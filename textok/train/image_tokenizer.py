@@ -1,0 +1,323 @@
+"""Trains TexTok: l2, a perceptual distance, and a discriminator with R1 and LeCAM.
+
+The task of `loop.Run`. The model's last layer stands outside of what is compiled, and the losses see the pixels as a leaf: the
+gradients of the reconstruction and of the adversarial loss then meet at the pixels, each computed once, and VQGAN's adaptive
+weight costs two products of the last layer.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import torch
+
+from .. import image_tokenizer as engine
+from .. import metrics
+from ..config import TexTokConfig
+from ..errors import ConfigError
+from . import config as configs
+from . import data, losses
+from .discriminator import Discriminator
+from .loop import Run, Trainee
+from .modules import TexTok
+
+SECTIONS = {
+    "model": dict,
+    "data": configs.DataSettings,
+    "run": configs.RunSettings,
+    "optim": configs.OptimSettings,
+    "loss": configs.LossSettings,
+    "gan": configs.GanSettings,
+}
+TEXT_MULTIPLE = 16  # captions are padded to multiples of it, so that few shapes are compiled
+TESTS = {"concept": "test", "pair": "pair"}  # test set -> split of the data
+
+
+# Of both sides: width, blocks, heads. B is the paper's (arXiv 2412.05796); S and L are those of its ablation, as third parties
+# noted them.
+SIZES = {"S": (512, 8, 8), "B": (768, 12, 12), "L": (1024, 24, 16)}
+
+
+def model_config(given):
+    """The whole model config, a dict, from the section [model]: fields of config.json, or `size` S, B or L in place of the two
+    sides'."""
+    given = dict(given)
+    size = given.pop("size", None)
+    if size is not None:
+        if size not in SIZES:
+            raise ConfigError(f"model.size: expected {', '.join(SIZES)}, got {size!r}")
+        for side in ("tokenizer", "detokenizer"):
+            if side in given:
+                raise ConfigError(f"model.{side}: expected none beside model.size")
+            given[side] = dict(zip(("hidden_size", "depth", "num_heads"), SIZES[size], strict=True))
+    return TexTokConfig.from_dict(given).to_dict()
+
+
+def from_uint8(images):
+    """uint8 [B,S,S,3] -> float32 in [-1,1]."""
+    return torch.from_numpy(images).float() / 127.5 - 1
+
+
+def padded(text, most):
+    """text [B,t,Dt] -> the same with t a multiple of TEXT_MULTIPLE, at most `most`."""
+    rows = min(most, -(-text.shape[1] // TEXT_MULTIPLE) * TEXT_MULTIPLE)
+    return torch.nn.functional.pad(text, (0, 0, 0, rows - text.shape[1]))
+
+
+def load_pictures(settings, side):
+    """The pictures of DataSettings, `side` pixels wide."""
+    if not settings.paths:
+        raise ConfigError("data.paths: expected shards, folders or tables of pictures, got none")
+    pairs = data.load_pairs(
+        list(settings.paths), settings.held_out or None, caption=settings.caption or None, template=settings.template,
+        size=settings.size or None, memory=settings.memory, index=settings.index or None,
+    )  # fmt: skip
+    if pairs.images.shape[1] != side:
+        raise ConfigError(
+            f"model.image_size: expected that of the pictures, {pairs.images.shape[1]}, got {side}; or give data.size"
+        )
+    return pairs
+
+
+class Pictures:
+    """Batches and test sets of captioned pictures, for a tokenizer of `model_config`."""
+
+    def __init__(self, settings, model_config, batch_size, seed, devices=None, pairs=None):
+        self.config, self.caption, self.flip, self.seed = model_config, settings.caption, settings.flip, seed
+        self.pairs = load_pictures(settings, model_config["image_size"]) if pairs is None else pairs
+        reads = model_config["text_condition"] != "none"
+        if reads and model_config["text_source"] == "embedding" and not settings.caption:
+            raise ConfigError("data.caption: expected the field of the captions, which this model reads, got none")
+        if devices is not None and devices.count > 1 and settings.caption:
+            told = self.pairs, settings.caption, settings.cache
+            devices.make(lambda: data.open_texts(*told), lambda: data.has_texts(*told))
+        self.texts, lengths = data.load_texts(self.pairs, settings.caption, settings.cache)
+        if reads and model_config["text_source"] == "embedding":
+            width = self.texts.batch(np.arange(1))[0].shape[2]
+            if width != model_config["text_dim"]:
+                raise ConfigError(f"model.text_dim: expected that of the embeddings, {width}, got {model_config['text_dim']}")
+        self.train = self.pairs.rows("train")
+        self.batches = data.Batches(lengths[self.train], batch_size, seed, near=settings.near or None)
+        self.labels = None
+        if reads and model_config["text_source"] == "class":
+            self.take_labels(model_config["num_classes"])
+
+    def take_labels(self, classes=None):
+        """Look at the pictures' labels, each from 0 to `classes` less 1; returns how many classes that takes."""
+        labels = self.pairs.column("label")
+        most = (1 << 31) if classes is None else classes
+        for record, label in zip(self.pairs.records, labels, strict=True):
+            if type(label) is not int or not 0 <= label < most:
+                raise ConfigError(
+                    f"{record['key']}: expected a label{'' if classes is None else f' from 0 to {classes - 1}'} (an integer), "
+                    f"which this model takes, got {label!r}"
+                )
+        self.labels = torch.tensor(labels)
+        return max(labels) + 1
+
+    def condition(self, rows):
+        """What the model takes beside the pictures `rows`, as keyword arguments."""
+        found = data.condition(self.config, self.texts, self.labels, rows)
+        if "text" in found:
+            found["text"] = padded(found["text"], self.config["num_text_tokens"])
+        return found
+
+    def rows(self, step, part, parts):
+        """The rows of one part of a step's batch."""
+        return np.array_split(self.train[self.batches[step]], parts)[part]
+
+    def batch(self, step, part, parts):
+        """Pictures float32 [B/parts,S,S,3] of one part of a step's batch, and their condition."""
+        rows = self.rows(step, part, parts)
+        images = self.pairs.images[rows]
+        if self.flip:
+            images = data.mirrored(images, self.seed, step, part, parts)
+        if isinstance(self.pairs.images, data.Streamed):
+            self.pairs.images.expect(self.rows(step + 1, part, parts))
+        return from_uint8(images), self.condition(rows)
+
+    def test_sets(self, count):
+        """{name: rows of at most `count` pictures, evenly spread} (0: all) of the test sets that there are."""
+        sets = {name: self.pairs.rows(split) for name, split in TESTS.items()}
+        return {name: rows[:: max(1, len(rows) // count)] if count else rows for name, rows in sets.items() if len(rows)}
+
+
+def picture_grid(originals, pictures):
+    """uint8 [n,S,S,3] twice -> one picture [2S,nS,3]: originals above what the model makes of them."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in (originals, pictures)])
+
+
+class TokenizerTask:
+    """See `loop`. `config`: a namespace of SECTIONS; `pictures`: a `Pictures` or what has its methods."""
+
+    def __init__(self, config, model, pictures, device="cpu"):
+        self.config, self.model, self.pictures, self.device = config, model, pictures, torch.device(device)
+        self.data = pictures.pairs.stamp("key", "split", pictures.caption)
+        run, loss, gan, steps = config.run, config.loss, config.gan, config.run.steps
+        self.perceptual_start = configs.steps_of(loss.perceptual_start, steps) if loss.perceptual else steps
+        self.gan_start = configs.steps_of(gan.start, steps) if gan.weight else steps
+        self.judge_start = max(0, self.gan_start - configs.steps_of(gan.ahead, steps)) if gan.weight else steps
+        self.gan_warmup = configs.steps_of(gan.warmup, steps)
+        self.latent_shape = (model.config["num_latent_tokens"], model.config["latent_dim"])
+        model.to(device)
+        self.trainees, self.extras = {"model": Trainee(model, config.optim, steps)}, {}
+        if gan.weight:
+            torch.manual_seed(run.seed + 1)  # the discriminator's start is the same whatever the model
+            self.discriminator = Discriminator(model.config["image_size"], gan.base_channels, gan.multipliers).to(device)
+            settings = dataclasses.replace(
+                config.optim,
+                kind=gan.optimiser,
+                lr=gan.lr,
+                betas=gan.betas,
+                clip=gan.clip,
+                warmup=gan.warmup,
+                weight_decay=0.0,
+                ema=0.0,
+            )
+            self.trainees["discriminator"] = Trainee(self.discriminator, settings, steps, self.judge_start)
+            self.lecam = losses.LeCam(gan.lecam_decay).to(device)
+            self.extras["lecam"] = self.lecam
+            self.of_discriminator, self.of_generator = losses.ADVERSARIAL[gan.kind]
+        self.features = torch.compile(self.plain_features, dynamic=False) if run.compile else self.plain_features
+        # On CPUs the two convolutional networks are fastest uncompiled in float32: a third less time than compiled, half of
+        # bfloat16's.
+        self.fast_convolutions = self.device.type != "cpu"
+        self.judge = self.convolutional(self.discriminator) if gan.weight else None
+
+    @functools.cached_property
+    def perceptual(self):
+        """The perceptual loss, made when it is first wanted."""
+        from .perceptual import perceptual_loss
+
+        loss = self.config.loss
+        return self.convolutional(perceptual_loss(loss.perceptual_network, loss.perceptual_weights).to(self.device))
+
+    def convolutional(self, network):
+        """A network of convolutions, compiled where that pays."""
+        return torch.compile(network, dynamic=False) if self.config.run.compile and self.fast_convolutions else network
+
+    def autocast(self, pays=True):
+        """bfloat16 where the config wants it and it `pays`."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=pays and self.config.run.precision == "bfloat16")
+
+    def plain_features(self, images, noise, **condition):
+        """images [B,S,S,3] -> the last layer's input [B,P,D], and the latents' moments [B,N,d or 2d]."""
+        moments = self.model.tokenizer(images, **condition)
+        z = moments
+        if noise is not None:
+            z, log_variance = moments.chunk(2, dim=-1)
+            z = z + (0.5 * log_variance).exp() * noise
+        return self.model.detokenizer.features(z, **condition), moments
+
+    def active(self, step):
+        return ["model", "discriminator"] if step >= self.judge_start else ["model"]
+
+    def backward(self, step, part, parts):
+        images, condition = self.pictures.batch(step, part, parts)
+        images = images.to(self.device)
+        condition = {name: value.to(self.device) for name, value in condition.items()}
+        kl, share, values = self.model.config["kl"], 1 / self.config.run.accumulate, {}
+        noise = None
+        if kl:
+            noise = torch.randn(len(images), *self.latent_shape, device=self.device)
+        with self.autocast():
+            features, moments = self.features(images, noise, **condition)
+            pixels = self.model.detokenizer.pixels(features).float()  # [B,S,S,3]
+        leaf = pixels.detach().requires_grad_(True)
+        slope = self.reconstruction_slope(step, leaf, images, values)  # [B,S,S,3]
+        if step >= self.gan_start:
+            slope = slope + self.adversarial_slope(step, leaf, slope, pixels, values)
+        ends, slopes = [pixels], [slope * share]
+        if kl:
+            divergence = losses.kl_to_normal(*moments.float().chunk(2, dim=-1))
+            values["kl"] = divergence.detach()
+            ends.append(divergence)
+            slopes.append(torch.tensor(self.config.loss.kl * share, device=self.device))
+        torch.autograd.backward(ends, slopes)
+        if step >= self.judge_start:
+            self.discriminator_backward(step, images, leaf.detach(), share, values)
+        return values
+
+    def reconstruction_slope(self, step, leaf, images, values):
+        """The gradient of the reconstruction losses by the pixels `leaf`."""
+        l2 = (leaf - images).square().mean()
+        values["l2"] = l2.detach()
+        loss = self.config.loss.l2 * l2
+        if step >= self.perceptual_start:
+            with self.autocast(self.fast_convolutions):
+                perceptual = self.perceptual(leaf, images).float()
+            values["perceptual"] = perceptual.detach()
+            loss = loss + self.config.loss.perceptual * perceptual
+        return torch.autograd.grad(loss, leaf)[0]
+
+    def adversarial_slope(self, step, leaf, slope, pixels, values):
+        """The gradient of the weighted adversarial loss by the pixels; `slope` is that of the reconstruction."""
+        gan = self.config.gan
+        self.discriminator.requires_grad_(False)
+        with self.autocast(self.fast_convolutions):
+            logits = self.judge(leaf)
+        adversarial = self.of_generator(logits.float())
+        (own,) = torch.autograd.grad(adversarial, leaf)
+        self.discriminator.requires_grad_(True)
+        weight = gan.weight * min(1.0, (step - self.gan_start + 1) / max(1, self.gan_warmup))
+        if gan.adaptive:
+            weight = weight * losses.adaptive_weight(pixels, self.model.detokenizer.to_pixels.weight, slope, own)
+        values["adversarial"] = adversarial.detach()
+        values["gan_weight"] = weight
+        values["slope_ratio"] = (own.norm() / slope.norm()).detach()
+        return weight * own
+
+    def discriminator_backward(self, step, images, pictures, share, values):
+        """Adds the discriminator's gradients."""
+        gan = self.config.gan
+        with self.autocast(self.fast_convolutions):
+            real, fake = self.judge(torch.cat([images, pictures])).float().chunk(2)
+        judged = self.of_discriminator(real, fake)
+        lecam = self.lecam(real, fake)
+        loss = judged + gan.lecam * lecam
+        (loss * share).backward()
+        if gan.r1 and (step - self.judge_start) % gan.r1_every == 0:
+            r1 = losses.r1_penalty(self.discriminator, images, gan.r1 * gan.r1_every)
+            (r1 * share).backward()
+            values["r1"] = r1.detach() / gan.r1_every
+        right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+        values |= {"discriminator": judged.detach(), "lecam": lecam.detach(), "accuracy": right}
+        values |= {"logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
+
+    def after(self, means):
+        """The moving averages of the logits, over the whole batch."""
+        if "logits_real" in means:
+            self.lecam.update(means["logits_real"], means["logits_fake"])
+
+    def evaluate(self, step):
+        """PSNR on the test sets by the C engine, and originals above reconstructions."""
+        weights = {name: value.cpu().numpy() for name, value in self.trainees["model"].averaged().items()}
+        model = engine.TexTok(self.model.config, weights, threads=torch.get_num_threads())
+        scores, grids = {}, {}
+        for name, rows in self.pictures.test_sets(self.config.run.eval_images).items():
+            originals = self.pictures.pairs.images[rows]
+            condition = {key: value.numpy() for key, value in self.pictures.condition(rows).items()}
+            pictures = model.reconstruct(originals, **condition)
+            scores[f"psnr_{name}"] = float(metrics.psnr(pictures, originals).mean())
+            some = np.linspace(0, len(rows) - 1, min(len(rows), self.config.run.sample_images)).round().astype(int)
+            grids[name] = picture_grid(originals[some], pictures[some])
+        return scores, grids
+
+
+def build_run(config, folder, devices=None):
+    """The `Run` of a tokenizer's training config (a namespace of SECTIONS) in `folder`."""
+    from .loop import Devices
+
+    devices = devices or Devices()
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    model = model_config(config.model)
+    pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed, devices)
+    torch.manual_seed(config.run.seed)
+    task = TokenizerTask(config, TexTok(model), pictures, devices.device)
+    return Run(folder, config.run, task, {"model_type": "textok", **model}, configs.as_dict(config), devices)
+
+
+def train(path, overrides, folder):
+    """Trains by the config file `path` with `overrides` ("key=value") in `folder`; an unfinished run there goes on."""
+    build_run(configs.read(path, overrides, SECTIONS), folder).train()
