@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from textok import preprocess, to_uint8
-from textok.pictures import preprocess as images
+from textok.pictures import sheets
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (48, 40, 3), np.uint8)
@@ -221,14 +221,14 @@ def test_broken_files(tmp_path, path):
 def test_contact_sheet():
     """Pictures lie where they should, captions beside them; a caption of any length fits."""
     entries = [
-        images.Entry([NOISE[:40, :40], np.zeros((40, 40, 3), np.uint8)], f"title {i}", "word " * 10**i) for i in range(4)
+        sheets.Entry([NOISE[:40, :40], np.zeros((40, 40, 3), np.uint8)], f"title {i}", "word " * 10**i) for i in range(4)
     ]
-    sheet = images.contact_sheet(entries, columns=2, headings=["left", "right"], side=40, text_width=120)
+    sheet = sheets.contact_sheet(entries, columns=2, headings=["left", "right"], side=40, text_width=120)
     assert sheet.size == (12 + 2 * (2 * 52 + 132), 36 + 2 * 52)
     pixels = np.asarray(sheet)
     assert (pixels[36:76, 12:52] == NOISE[:40, :40]).all() and (pixels[36:76, 64:104] == 0).all()
     assert (pixels[36:76, 116:236] < 128).any(), "no text"
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    assert images.contact_sheet([images.Entry([NOISE])], side=8).size == (12 + 20, 12 + 20)
-    assert images.contact_sheet([]).size[0] > 0
+    assert sheets.contact_sheet([sheets.Entry([NOISE])], side=8).size == (12 + 20, 12 + 20)
+    assert sheets.contact_sheet([]).size[0] > 0

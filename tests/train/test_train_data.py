@@ -250,7 +250,7 @@ def test_mirrored_pictures_are_a_function_of_seed_and_step():
 
 
 def test_texts_from_a_store_equal_those_in_memory(tmp_path):
-    embeddings = pytest.importorskip("textok.embeddings")
+    embeddings = pytest.importorskip("textok.text.embedding_store")
     rng = np.random.default_rng(0)
     captions = ["a", "b", "c"]
     rows = [rng.standard_normal((count, 4)).astype(np.float16) for count in (2, 5, 3)]

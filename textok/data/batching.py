@@ -26,7 +26,7 @@ class Batch(NamedTuple):
         uint8 [B,S,S,3], as `textok.preprocess` makes them.
     text, text_lengths
         float32 [B,t,Dt] and int32 [B], the embeddings of the captions, t the longest of them (a model that does not mask text
-        wants `textok.text.full_text` of it); None without embeddings.
+        wants `textok.conditions.full_text` of it); None without embeddings.
     metadata
         What is known of each.
     """

@@ -62,7 +62,7 @@ def encode(
         The folder for shards latents-UUUUUU-PPPP.tar (KEY.npz or .safetensors with `latent` float32 [N,d], and KEY.json),
         index.json and skips.jsonl. Run again with the same arguments, an interrupted run goes on and ends with the same bytes.
     embeddings
-        Of the captions, for a model whose tokenizer takes text: a store or a file, see `textok.embeddings.open_embeddings`.
+        Of the captions, for a model whose tokenizer takes text: a store or a file, see `textok.open_embeddings`.
     field
         The metadata's field that is the caption.
     dtype

@@ -289,7 +289,7 @@ def with_skips(
 
 def _latent_product(sample: Sample, format: str, latents: dict[str, F32]) -> Product:
     # The bytes of a shard's JSON go through as they are; captions and labels of other files come in as fields.
-    metadata = sample.weights.get("json")
+    metadata = sample.files.get("json")
     if metadata is None or any(extension in sample.files for extension in ("txt", "cls")):
         metadata = json.dumps(sample.metadata, ensure_ascii=False, default=str).encode()
     return Product(sample.key, {format: pack_arrays(format, latents), "json": metadata}, {})

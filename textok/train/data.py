@@ -292,7 +292,7 @@ def load(paths, caption="caption_long", held_out=None, cache="captions.npz", ord
         As for `load_pairs`.
     cache
         Where the embeddings are: an embedding store that `textok embed` filled, or arrays of your own (.npy, .npz,
-        .safetensors), see `textok.embeddings.open_embeddings`; or a file .npz for those of MiniLM, which is written where it
+        .safetensors), see `textok.open_embeddings`; or a file .npz for those of MiniLM, which is written where it
         is not there, or was written for other captions.
     order_by
         The captions whose lengths order the batches, whichever are read: the order is then the same for every model of a seed.
@@ -327,7 +327,7 @@ def has_texts(pairs, caption, cache):
 
 
 class StoredTexts:
-    """Texts whose embeddings lie in what `textok.embeddings.open_embeddings` takes: an embedding store, which is mapped into
+    """Texts whose embeddings lie in what `textok.open_embeddings` takes: an embedding store, which is mapped into
     memory, or arrays made elsewhere, which are found by caption, by key or by position.
     """
 
