@@ -2,13 +2,13 @@
  *
  *     struct tx_model *model;
  *     if (tx_model_open(&model, kernels, TX_MODEL_TEXTOK, TX_BOTH_SIDES, TX_F32, &config, &err) != TX_OK) ...
- *                                                                                         tensors are known, memory is not yet taken
+ * tensors are known, memory is not yet taken
  *     tx_model_load(model, get, arg, threads, &err)                                       packs every tensor
  *     tx_textok_encode(model, &call, images, 0, &text, B, z)                              any number of times, from any thread
  *     tx_model_close(model);
  *
- * A model is read-only once loaded. Every call takes its own workspace and gives it back. Functions return a status; text of what went
- * wrong is in the caller's tx_error.
+ * A model is read-only once loaded. Every call takes its own workspace and gives it back. Functions return a status; text of
+ * what went wrong is in the caller's tx_error.
  */
 #ifndef TEXTOK_H
 #define TEXTOK_H
@@ -43,11 +43,13 @@ struct tx_call {
     struct tx_error *err;
 };
 
-/* Checks the config and lists the tensors, of a TexTok those of `sides`: nothing of another side is asked for, packed or planned, and its
- * calls must not be made. A DiT's `sides` is not looked at. `dtype` is what the large products are computed in: in int8 models the
- * projections of text stay bfloat16; small layers at the edges are float32 in all. *model is NULL unless TX_OK. */
-enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_sides sides,
-                             enum tx_dtype dtype, const union tx_model_config *config, struct tx_error *err);
+/* Checks the config and lists the tensors, of a TexTok those of `sides`: nothing of another side is asked for, packed or
+ * planned, and its calls must not be made. A DiT's `sides` is not looked at. `dtype` is what the large products are computed
+ * in: in int8 models the projections of text stay bfloat16; small layers at the edges are float32 in all. *model is NULL unless
+ * TX_OK. */
+enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind,
+                             enum tx_sides sides, enum tx_dtype dtype, const union tx_model_config *config,
+                             struct tx_error *err);
 void tx_model_close(struct tx_model *model);
 
 enum tx_model_kind tx_model_kind(const struct tx_model *model);
@@ -61,11 +63,12 @@ enum tx_dtype tx_model_tensor_dtype(const struct tx_model *model, size_t index);
 enum tx_dtype tx_model_dtype(const struct tx_model *model);
 size_t tx_model_weight_bytes(const struct tx_model *model);
 
-/* `get` gives each tensor's row-major values, which must stay until it is called again, or stops with anything but 0. They may come in any
- * dtype, and are converted to the one that the tensor is kept in. */
-enum tx_status tx_model_load(struct tx_model *model, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg, int threads,
-                             struct tx_error *err);
-/* A tensor's values, row-major, in the dtype it is kept in; scale [rows] is written for int8 only. float32 comes back as it came. */
+/* `get` gives each tensor's row-major values, which must stay until it is called again, or stops with anything but 0. They may
+ * come in any dtype, and are converted to the one that the tensor is kept in. */
+enum tx_status tx_model_load(struct tx_model *model, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg,
+                             int threads, struct tx_error *err);
+/* A tensor's values, row-major, in the dtype it is kept in; scale [rows] is written for int8 only. float32 comes back as it
+ * came. */
 void tx_model_export(const struct tx_model *model, size_t index, void *data, float *scale);
 
 /* Bytes of workspace that one call takes for B images with t text tokens each (a DiT: one guided run of `steps` steps). */
@@ -74,8 +77,8 @@ size_t tx_model_workspace(const struct tx_model *model, size_t B, size_t t, size
 /* images [B,S,S,3], uint8 where `bytes`, else float32 in [-1,1]; z [B,N,d]. Lengths and labels were checked by the caller. */
 enum tx_status tx_textok_encode(const struct tx_model *model, const struct tx_call *call, const void *images, int bytes,
                                 const struct tx_text *text, size_t B, float *z);
-enum tx_status tx_textok_decode(const struct tx_model *model, const struct tx_call *call, const float *z, const struct tx_text *text, size_t B,
-                                void *images, int bytes);
+enum tx_status tx_textok_decode(const struct tx_model *model, const struct tx_call *call, const float *z,
+                                const struct tx_text *text, size_t B, void *images, int bytes);
 /* x [B,T,C] or [B,C,S,S], t [B], out the same with C or 2C channels; text NULL: the null condition for every image. */
 enum tx_status tx_dit_denoise_call(const struct tx_model *model, const struct tx_call *call, const float *x, const float *t,
                                    const struct tx_text *text, size_t B, float *out);

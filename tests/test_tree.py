@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 C_FILES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h"))
 MOST_LINES = 800
+MOST_COLUMNS = 128
 
 pytestmark = pytest.mark.skipif(not C_FILES, reason="the sources are not here")
 
@@ -69,6 +70,17 @@ def test_nothing_prints_or_exits():
 def test_files_fit_in_a_head():
     files = [*C_FILES, *(ROOT / "textok").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     assert not offenders(files, lambda path: len(path.read_text().splitlines()) > MOST_LINES)
+
+
+def test_c_is_laid_out_evenly():
+    """No formatter writes the macros that kernels are made of, so this holds what it would: columns, tabs, blanks at ends."""
+
+    def is_uneven(path):
+        text = path.read_text()
+        lines = text.split("\n")
+        return any(len(line) > MOST_COLUMNS or "\t" in line or line != line.rstrip() for line in lines) or lines[-1] or not lines[-2]
+
+    assert not offenders(C_FILES, is_uneven)
 
 
 def test_only_the_module_is_exported():

@@ -7,8 +7,8 @@
 
 enum { HUGE_PAGE = 2 << 20 };
 
-/* AddressSanitizer knows nothing of pieces within a mapping, so a build with it keeps a strip behind each that nobody may touch. The
- * strips are wide: a row too many, which is how a buffer is overrun here, must not jump over one. */
+/* AddressSanitizer knows nothing of pieces within a mapping, so a build with it keeps a strip behind each that nobody may
+ * touch. The strips are wide: a row too many, which is how a buffer is overrun here, must not jump over one. */
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 enum { STRIP = 4096 };
@@ -73,8 +73,8 @@ static struct {
     size_t size;
 } kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* Leaves a block, or NULL, and takes what was there. Who cannot have the lock at once (another thread, or a fork in the middle of this) does
- * without: *size is then 0, and the block still its own. */
+/* Leaves a block, or NULL, and takes what was there. Who cannot have the lock at once (another thread, or a fork in the middle
+ * of this) does without: *size is then 0, and the block still its own. */
 static char *exchange(char *base, size_t *size)
 {
     if (pthread_mutex_trylock(&kept.lock) != 0) {

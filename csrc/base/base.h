@@ -22,7 +22,8 @@ __attribute__((format(printf, 3, 4)))
 enum tx_status tx_fail(struct tx_error *err, enum tx_status status, const char *format, ...);
 enum tx_status tx_fail_memory(struct tx_error *err, size_t bytes);
 
-/* Memory of the model's lifetime: aligned to TX_ALIGN, in huge pages where it is large and the system gives them. NULL: none left. */
+/* Memory of the model's lifetime: aligned to TX_ALIGN, in huge pages where it is large and the system gives them. NULL: none
+ * left. */
 void *tx_alloc(size_t bytes);
 void tx_free(void *p, size_t bytes);
 
@@ -41,8 +42,8 @@ static inline size_t tx_max(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* The distance between rows of an activation matrix with D columns: an odd number of cache lines, so that the rows that a kernel reads
- * side by side do not fall into the same sets of the first-level cache. */
+/* The distance between rows of an activation matrix with D columns: an odd number of cache lines, so that the rows that a
+ * kernel reads side by side do not fall into the same sets of the first-level cache. */
 static inline size_t tx_ld(size_t D)
 {
     const size_t lines = (D + 15) / 16;

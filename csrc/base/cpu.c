@@ -122,8 +122,8 @@ static int quota_in(const char *directory)
     return cpus > 4096 ? 4096 : (int)cpus;
 }
 
-/* The smallest of `least` (0: none) and the quotas of the cgroup `path` below `mount` and of those around it, in whole CPUs. A container may
- * see the path of its host while its own cgroup is the mount: what is not there is passed over. */
+/* The smallest of `least` (0: none) and the quotas of the cgroup `path` below `mount` and of those around it, in whole CPUs. A
+ * container may see the path of its host while its own cgroup is the mount: what is not there is passed over. */
 static int least_quota(int least, const char *root, const char *mount, const char *path)
 {
     char directory[4224];

@@ -1,10 +1,11 @@
-/* Workers are started when first needed and then wait for a job that they are wanted for: they look for a little while (a model runs
- * hundreds of short jobs in a row) and then sleep, each on a semaphore of its own. The caller takes tasks as they do. Each begins with a
- * share of its own: so a thread reads weights in one run, and finds in its cache what it wrote there in the job before.
+/* Workers are started when first needed and then wait for a job that they are wanted for: they look for a little while (a model
+ * runs hundreds of short jobs in a row) and then sleep, each on a semaphore of its own. The caller takes tasks as they do. Each
+ * begins with a share of its own: so a thread reads weights in one run, and finds in its cache what it wrote there in the job
+ * before.
  *
- * A job is nobody's but its caller's: a worker may come to it or not. While it is open, a worker whose index is below the job's threads
- * may enter; once the caller has no task left to take it closes the job, and waits for those only that are inside, each of which has
- * a task in hand. A worker that never got a core in time holds up nothing. */
+ * A job is nobody's but its caller's: a worker may come to it or not. While it is open, a worker whose index is below the job's
+ * threads may enter; once the caller has no task left to take it closes the job, and waits for those only that are inside, each
+ * of which has a task in hand. A worker that never got a core in time holds up nothing. */
 #define _GNU_SOURCE
 #include "pool.h"
 
@@ -27,8 +28,9 @@
 
 enum { SPIN_NS = 100000 }; /* how long an idle worker looks before it sleeps */
 
-/* The gate: the number of the job, the threads that may take part (0: closed) and the workers inside, in one word, so that entering
- * (inside + 1 while open) and closing (threads = 0) cannot cross. A job's number says to a worker whether it has been there already. */
+/* The gate: the number of the job, the threads that may take part (0: closed) and the workers inside, in one word, so that
+ * entering (inside + 1 while open) and closing (threads = 0) cannot cross. A job's number says to a worker whether it has been
+ * there already. */
 enum { THREADS_AT = 10, JOB_AT = 20, FIELD = 1023 };
 _Static_assert((int)TX_MAX_THREADS <= (int)FIELD, "the gate has no room for so many");
 
@@ -146,8 +148,8 @@ static uint64_t wait_for_job(struct worker *self, int worker, uint64_t last)
                 PAUSE();
             }
         } while (now_ns() < until);
-        /* The worker says that it sleeps, then looks at the gate; the caller opens the gate, then looks who sleeps. All four are
-         * sequentially consistent, so at least one sees the other's: no job goes by unnoticed. */
+        /* The worker says that it sleeps, then looks at the gate; the caller opens the gate, then looks who sleeps. All four
+         * are sequentially consistent, so at least one sees the other's: no job goes by unnoticed. */
         atomic_store(&self->asleep, 1);
         const uint64_t gate = atomic_load(&pool.gate);
         if (wanted(gate, worker, last) && atomic_exchange(&self->asleep, 0))
@@ -163,8 +165,8 @@ static void *worker_main(void *arg)
     const int worker = (int)(self - pool.workers);
     for (uint64_t last = 0;;) {
         uint64_t gate = wait_for_job(self, worker, last);
-        /* Fails where another came or went, or the job was closed or is another: then look again. Acquire: the job's fields were written
-         * before the gate was opened, and what others did to the gate since only adds to that release. */
+        /* Fails where another came or went, or the job was closed or is another: then look again. Acquire: the job's fields
+         * were written before the gate was opened, and what others did to the gate since only adds to that release. */
         if (!atomic_compare_exchange_weak_explicit(&pool.gate, &gate, gate + 1, memory_order_acquire, memory_order_relaxed))
             continue;
         last = job_of(gate);
@@ -175,7 +177,8 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-/* Signals are for Python's threads: a worker blocks all but those that its own instructions raise, which a handler should see. */
+/* Signals are for Python's threads: a worker blocks all but those that its own instructions raise, which a handler should
+ * see. */
 static void start_workers(int wanted)
 {
     static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
@@ -223,10 +226,11 @@ void tx_pool_run(int threads, tx_task *task, void *arg, size_t count)
         if (atomic_load(&pool.workers[i].asleep) && atomic_exchange(&pool.workers[i].asleep, 0))
             sem_post(&pool.workers[i].wake);
     take_tasks(0);
-    /* Close. Relaxed: it passes nothing on, and no worker can enter after it, since entering changes the word only as it was. */
+    /* Close. Relaxed: it passes nothing on, and no worker can enter after it, since entering changes the word only as it
+     * was. */
     atomic_fetch_and_explicit(&pool.gate, ~((uint64_t)FIELD << THREADS_AT), memory_order_relaxed);
-    /* Acquire: what those who left have written, all of them, since each leaving continues the release of those before. A worker inside
-     * may have lost its core to another process: then give way rather than spin against it. */
+    /* Acquire: what those who left have written, all of them, since each leaving continues the release of those before. A
+     * worker inside may have lost its core to another process: then give way rather than spin against it. */
     for (unsigned spins = 1; inside(atomic_load_explicit(&pool.gate, memory_order_acquire)) > 0; spins++)
         spins % 1024 ? PAUSE() : (void)sched_yield();
     pthread_mutex_unlock(&pool.busy);

@@ -30,7 +30,8 @@ static void shape_text(char *text, size_t size, int rank, const Py_ssize_t *shap
     size_t n = (size_t)snprintf(text, size, "[");
     for (int i = 0; i < rank && n < size; i++) {
         const char *comma = i ? "," : "";
-        n += (size_t)(shape[i] < 0 ? snprintf(text + n, size - n, "%s*", comma) : snprintf(text + n, size - n, "%s%zd", comma, shape[i]));
+        n += (size_t)(shape[i] < 0 ? snprintf(text + n, size - n, "%s*", comma)
+                                   : snprintf(text + n, size - n, "%s%zd", comma, shape[i]));
     }
     if (n < size)
         snprintf(text + n, size - n, "]");
@@ -59,7 +60,8 @@ void *tx_array(PyObject *object, const char *name, int type, int rank, const Py_
     char wanted[128], came[128];
     shape_text(wanted, sizeof wanted, rank, shape);
     if (!PyArray_Check(object)) {
-        PyErr_Format(PyExc_ValueError, "%s: expected a NumPy array %s %s, got %R", name, type_name(type), wanted, (PyObject *)Py_TYPE(object));
+        PyErr_Format(PyExc_ValueError, "%s: expected a NumPy array %s %s, got %R", name, type_name(type), wanted,
+                     (PyObject *)Py_TYPE(object));
         return NULL;
     }
     PyArrayObject *array = (PyArrayObject *)object;
@@ -73,7 +75,8 @@ void *tx_array(PyObject *object, const char *name, int type, int rank, const Py_
             dims[i] = PyArray_DIM(array, i);
         shape_text(came, sizeof came, known ? PyArray_NDIM(array) : 0, dims);
         PyErr_Format(PyExc_ValueError, "%s: expected a C-contiguous %s array %s, got %s %s%s", name, type_name(type), wanted,
-                     type_name(PyArray_TYPE(array)), came, PyArray_ISCARRAY_RO(array) ? "" : " (not contiguous or not aligned)");
+                     type_name(PyArray_TYPE(array)), came,
+                     PyArray_ISCARRAY_RO(array) ? "" : " (not contiguous or not aligned)");
         return NULL;
     }
     return PyArray_DATA(array);
@@ -105,7 +108,8 @@ static int set_field(PyObject *value, const struct tx_field *field, const char *
 {
     switch (field->kind) {
     case TX_FIELD_SIZE: {
-        /* None: a number that is not there, as guidance_channels where all are guided. Where 0 will not do, the range check says so. */
+        /* None: a number that is not there, as guidance_channels where all are guided. Where 0 will not do, the range check
+         * says so. */
         const size_t n = value == Py_None ? 0 : PyLong_Check(value) ? PyLong_AsSize_t(value) : (size_t)-1;
         if (n == (size_t)-1)
             return bad(where, field->name, value, "a whole number, 0 or more");

@@ -1,4 +1,5 @@
-/* Arguments of the kernels' Python methods: arrays checked and taken apart. Included by kernels_py.c and kernels_narrow_py.c alone. */
+/* Arguments of the kernels' Python methods: arrays checked and taken apart. Included by kernels_py.c and kernels_narrow_py.c
+ * alone. */
 #ifndef TX_KERNELS_ARGS_H
 #define TX_KERNELS_ARGS_H
 
@@ -56,8 +57,8 @@ static inline int extent(const char *name, int axis, npy_intp got, npy_intp want
 }
 
 /* A matrix; rows or columns -1: any number from 1. None leaves data NULL where `optional`. */
-static inline int matrix_of(struct matrix *m, PyObject *object, const char *name, int type, const char *type_name, npy_intp rows,
-                            npy_intp columns, int optional)
+static inline int matrix_of(struct matrix *m, PyObject *object, const char *name, int type, const char *type_name,
+                            npy_intp rows, npy_intp columns, int optional)
 {
     memset(m, 0, sizeof *m);
     if (optional && (!object || object == Py_None))
@@ -84,7 +85,8 @@ static inline int matrix(struct matrix *m, PyObject *object, const char *name, n
 }
 
 /* A contiguous array: its data and, in *count, how many elements; count given as -1: any. */
-static inline int vector(void *data, PyObject *object, const char *name, int type, const char *type_name, int rank, npy_intp count, int optional)
+static inline int vector(void *data, PyObject *object, const char *name, int type, const char *type_name, int rank,
+                         npy_intp count, int optional)
 {
     *(void **)data = NULL;
     if (optional && (!object || object == Py_None))
@@ -111,7 +113,8 @@ static inline int groups(const int32_t **data, PyObject *object, npy_intp rows, 
         return -1;
     for (npy_intp i = 0; *data && i < rows; i++)
         if ((*data)[i] < 0 || (size_t)(*data)[i] >= limit) {
-            PyErr_Format(PyExc_ValueError, "group: %d at row %zd, but there are %zu groups", (int)(*data)[i], (Py_ssize_t)i, limit);
+            PyErr_Format(PyExc_ValueError, "group: %d at row %zd, but there are %zu groups", (int)(*data)[i], (Py_ssize_t)i,
+                         limit);
             return -1;
         }
     return 0;
@@ -184,10 +187,13 @@ static inline int norm_args(struct tx_norm_f32 *job, PyObject *args, PyObject *k
     double eps;
     struct matrix x, shift, scale;
     memset(job, 0, sizeof *job);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Od|OOOOO", names, &x_object, &eps, &weight, &bias, &shift_object, &scale_object, &group) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Od|OOOOO", names, &x_object, &eps, &weight, &bias, &shift_object,
+                                     &scale_object, &group) ||
         matrix(&x, x_object, "x", -1, -1, 0) || floats(&job->weight, weight, "weight", (npy_intp)x.columns) ||
-        floats(&job->bias, bias, "bias", (npy_intp)x.columns) || matrix(&shift, shift_object, "shift", -1, (npy_intp)x.columns, 1) ||
-        matrix(&scale, scale_object, "scale", -1, (npy_intp)x.columns, 1) || groups(&job->group, group, (npy_intp)x.rows, scale.rows))
+        floats(&job->bias, bias, "bias", (npy_intp)x.columns) ||
+        matrix(&shift, shift_object, "shift", -1, (npy_intp)x.columns, 1) ||
+        matrix(&scale, scale_object, "scale", -1, (npy_intp)x.columns, 1) ||
+        groups(&job->group, group, (npy_intp)x.rows, scale.rows))
         return -1;
     if (!job->weight != !job->bias || !shift.data != !scale.data || shift.rows != scale.rows || shift.ld != scale.ld) {
         PyErr_SetString(PyExc_ValueError, "weight and bias, and shift and scale of one shape and layout, come together");

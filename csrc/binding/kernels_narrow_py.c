@@ -1,5 +1,6 @@
-/* The methods of textok._core.Kernels for the slots of bfloat16 and int8. bfloat16 arrays are uint16; matrices that are multiplied have rows
- * padded with zeros to a multiple of 64 elements, as round_bf16, quantize_int8 and the norms return them. No arithmetic here. */
+/* The methods of textok._core.Kernels for the slots of bfloat16 and int8. bfloat16 arrays are uint16; matrices that are
+ * multiplied have rows padded with zeros to a multiple of 64 elements, as round_bf16, quantize_int8 and the norms return them.
+ * No arithmetic here. */
 #include <math.h>
 
 #include "kernels_args.h"
@@ -99,27 +100,35 @@ static PyObject *unpack(PyObject *self, PyObject *args, const struct narrow_type
 /* (out, a, packed, k[, a_scale, w_scale], bias, ...): out float32, or uint16 for a bfloat16 result. */
 static PyObject *gemm(PyObject *self, PyObject *args, PyObject *kwargs, const struct narrow_type *type)
 {
-    static char *names_bf16[] = {"out", "a", "packed", "k", "bias", "activation", "residual", "gate", "group", "n0", "n1", NULL};
-    static char *names_int8[] = {"out", "a", "packed", "k", "a_scale", "w_scale", "bias", "activation", "residual", "gate", "group",
-                                 "n0", "n1", NULL};
+    static char *names_bf16[] = {"out", "a", "packed", "k", "bias", "activation", "residual", "gate", "group", "n0",
+                                 "n1", NULL};
+    static char *names_int8[] = {"out", "a", "packed", "k", "a_scale", "w_scale", "bias", "activation", "residual", "gate",
+                                 "group", "n0", "n1", NULL};
     struct epilogue_args e = {.activation = "none"};
     PyObject *out_object, *a_object, *packed_object, *a_scale = NULL, *w_scale = NULL;
     Py_ssize_t K, n0 = 0, n1 = -1;
-    if (type->int8 ? !PyArg_ParseTupleAndKeywords(args, kwargs, "OOOnOO|OsOOOnn", names_int8, &out_object, &a_object, &packed_object, &K,
-                                                  &a_scale, &w_scale, &e.bias, &e.activation, &e.residual, &e.gate, &e.group, &n0, &n1)
-                   : !PyArg_ParseTupleAndKeywords(args, kwargs, "OOOn|OsOOOnn", names_bf16, &out_object, &a_object, &packed_object, &K, &e.bias,
-                                                  &e.activation, &e.residual, &e.gate, &e.group, &n0, &n1))
+    if (type->int8
+            ? !PyArg_ParseTupleAndKeywords(args, kwargs, "OOOnOO|OsOOOnn", names_int8, &out_object, &a_object, &packed_object,
+                                           &K, &a_scale, &w_scale, &e.bias, &e.activation, &e.residual, &e.gate, &e.group, &n0,
+                                           &n1)
+            : !PyArg_ParseTupleAndKeywords(args, kwargs, "OOOn|OsOOOnn", names_bf16, &out_object, &a_object, &packed_object, &K,
+                                           &e.bias, &e.activation, &e.residual, &e.gate, &e.group, &n0, &n1))
         return NULL;
     struct matrix out, a;
-    struct tx_gemm_narrow job = {.out_bf16 = PyArray_Check(out_object) && PyArray_TYPE((PyArrayObject *)out_object) == NPY_UINT16};
-    if ((job.out_bf16 ? matrix_of(&out, out_object, "out", NPY_UINT16, "float32 or uint16", -1, -1, 0) : matrix(&out, out_object, "out", -1, -1, 0)) ||
-        tx_writeable(out_object, "out") ||
-        matrix_of(&a, a_object, "a", type->numpy, type->name, (npy_intp)out.rows, -1, 0))
+    struct tx_gemm_narrow job = {.out_bf16 =
+                                     PyArray_Check(out_object) && PyArray_TYPE((PyArrayObject *)out_object) == NPY_UINT16};
+    if ((job.out_bf16 ? matrix_of(&out, out_object, "out", NPY_UINT16, "float32 or uint16", -1, -1, 0)
+                      : matrix(&out, out_object, "out", -1, -1, 0)) ||
+        tx_writeable(out_object, "out") || matrix_of(&a, a_object, "a", type->numpy, type->name, (npy_intp)out.rows, -1, 0))
         return NULL;
     if (K < 1 || a.columns != tx_k_padded((size_t)K) || (uintptr_t)a.data % 64 || a.ld * type->size % 64)
-        return PyErr_Format(PyExc_ValueError, "a: expected 64-byte aligned rows of k = %zd elements padded to %zu, got %zu columns, rows %zu bytes apart",
-                            K, tx_k_padded((size_t)(K > 0 ? K : 1)), a.columns, a.ld * type->size);
-    if (packed((const void **)&job.w, self, packed_object, type, out.columns, (size_t)K) || (type->int8 && (floats(&job.a_scale, a_scale, "a_scale", (npy_intp)out.rows) || floats(&job.w_scale, w_scale, "w_scale", (npy_intp)out.columns))) ||
+        return PyErr_Format(
+            PyExc_ValueError,
+            "a: expected 64-byte aligned rows of k = %zd elements padded to %zu, got %zu columns, rows %zu bytes apart", K,
+            tx_k_padded((size_t)(K > 0 ? K : 1)), a.columns, a.ld * type->size);
+    if (packed((const void **)&job.w, self, packed_object, type, out.columns, (size_t)K) ||
+        (type->int8 && (floats(&job.a_scale, a_scale, "a_scale", (npy_intp)out.rows) ||
+                        floats(&job.w_scale, w_scale, "w_scale", (npy_intp)out.columns))) ||
         epilogue(&job.epilogue, &e, out.rows, out.columns))
         return NULL;
     if (type->int8 && (!job.a_scale || !job.w_scale))
@@ -127,7 +136,8 @@ static PyObject *gemm(PyObject *self, PyObject *args, PyObject *kwargs, const st
     const Py_ssize_t N = (Py_ssize_t)out.columns, nr = (Py_ssize_t)panel_columns(self, type);
     n1 = n1 < 0 ? N : n1;
     if (n0 < 0 || n0 % nr != 0 || n1 < n0 || n1 > N)
-        return PyErr_Format(PyExc_ValueError, "columns %zd..%zd: n0 must be a multiple of %zd, and n1 at most %zd", n0, n1, nr, N);
+        return PyErr_Format(PyExc_ValueError, "columns %zd..%zd: n0 must be a multiple of %zd, and n1 at most %zd", n0, n1, nr,
+                            N);
     if (job.out_bf16 && job.epilogue.residual)
         return PyErr_Format(PyExc_ValueError, "residual: not with a bfloat16 result");
     job.out = out.data, job.ldo = out.ld, job.a = a.data, job.lda = a.ld;
@@ -151,8 +161,8 @@ static PyObject *gemm_int8(PyObject *self, PyObject *args, PyObject *kwargs) { r
 static PyObject *panels(PyObject *self, PyObject *none)
 {
     (void)none;
-    return Py_BuildValue("{s:n,s:n,s:n}", "f32", (Py_ssize_t)table(self)->gemm_f32_nr, "bf16", (Py_ssize_t)table(self)->gemm_bf16_nr,
-                         "int8", (Py_ssize_t)table(self)->gemm_int8_nr);
+    return Py_BuildValue("{s:n,s:n,s:n}", "f32", (Py_ssize_t)table(self)->gemm_f32_nr, "bf16",
+                         (Py_ssize_t)table(self)->gemm_bf16_nr, "int8", (Py_ssize_t)table(self)->gemm_int8_nr);
 }
 
 /* ---- attention ---- */
@@ -168,7 +178,8 @@ static PyObject *attention(PyObject *args, attention_function *attend, scratch_f
         matrix_of(&q, q_object, "q", NPY_UINT16, BF16.name, -1, -1, 0) ||
         matrix_of(&k, k_object, "k", NPY_UINT16, BF16.name, -1, (npy_intp)q.columns, 0) ||
         matrix_of(&v, v_object, "v", NPY_UINT16, BF16.name, (npy_intp)k.rows, (npy_intp)q.columns, 0) ||
-        matrix_of(&out, out_object, "out", NPY_UINT16, BF16.name, (npy_intp)q.rows, (npy_intp)q.columns, 0) || tx_writeable(out_object, "out"))
+        matrix_of(&out, out_object, "out", NPY_UINT16, BF16.name, (npy_intp)q.rows, (npy_intp)q.columns, 0) ||
+        tx_writeable(out_object, "out"))
         return NULL;
     struct tx_attention_bf16 job = {
         .out = out.data, .ldo = out.ld, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,
@@ -211,7 +222,8 @@ static PyObject *round_bf16(PyObject *self, PyObject *object)
 static PyObject *new_int8(size_t rows, size_t columns, int8_t **data, float **scale)
 {
     npy_intp count = (npy_intp)rows;
-    PyObject *matrix = new_aligned(&INT8, rows, tx_k_padded(columns), data), *scales = PyArray_SimpleNew(1, &count, NPY_FLOAT32);
+    PyObject *matrix = new_aligned(&INT8, rows, tx_k_padded(columns), data),
+             *scales = PyArray_SimpleNew(1, &count, NPY_FLOAT32);
     if (scales)
         *scale = PyArray_DATA((PyArrayObject *)scales);
     PyObject *pair = matrix && scales ? PyTuple_Pack(2, matrix, scales) : NULL;

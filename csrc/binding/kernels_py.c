@@ -1,8 +1,8 @@
 /* textok._core.Kernels: every slot of one ISA row, callable from Python for tests and benchmarks; those of bfloat16 and int8
  * are in kernels_narrow_py.c. _core.pyi has the signatures.
  *
- * Matrices may be views with any distance between rows (elements of a row side by side); vectors are contiguous. Each call checks
- * shapes and dtypes, takes scratch from malloc, and runs one kernel without the GIL. No arithmetic here. */
+ * Matrices may be views with any distance between rows (elements of a row side by side); vectors are contiguous. Each call
+ * checks shapes and dtypes, takes scratch from malloc, and runs one kernel without the GIL. No arithmetic here. */
 #include <math.h>
 
 #include "kernels_args.h"
@@ -73,8 +73,9 @@ static PyObject *gemm_packed_f32(PyObject *self, PyObject *args, PyObject *kwarg
         return NULL;
     struct matrix out, a;
     struct tx_gemm_f32 job = {0};
-    if (matrix(&out, out_object, "out", -1, -1, 0) || tx_writeable(out_object, "out") || matrix(&a, a_object, "a", (npy_intp)out.rows, -1, 0) ||
-        packed(&job.w, self, packed_object, out.columns, a.columns) || epilogue(&job.epilogue, &e, out.rows, out.columns))
+    if (matrix(&out, out_object, "out", -1, -1, 0) || tx_writeable(out_object, "out") ||
+        matrix(&a, a_object, "a", (npy_intp)out.rows, -1, 0) || packed(&job.w, self, packed_object, out.columns, a.columns) ||
+        epilogue(&job.epilogue, &e, out.rows, out.columns))
         return NULL;
     const Py_ssize_t N = (Py_ssize_t)out.columns;
     n1 = n1 < 0 ? N : n1;
@@ -123,7 +124,8 @@ static PyObject *epilogue_f32(PyObject *self, PyObject *args, PyObject *kwargs)
     struct matrix acc;
     struct tx_epilogue_f32 job;
     float *out;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OsOOO", names, &object, &e.bias, &e.activation, &e.residual, &e.gate, &e.group) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OsOOO", names, &object, &e.bias, &e.activation, &e.residual, &e.gate,
+                                     &e.group) ||
         matrix(&acc, object, "acc", -1, -1, 0) || epilogue(&job, &e, acc.rows, acc.columns))
         return NULL;
     PyObject *result = new_matrix(acc.rows, acc.columns, &out);
@@ -237,7 +239,9 @@ static PyObject *patchify(PyObject *self, PyObject *args)
     const npy_intp S = PyArray_DIM((PyArrayObject *)object, 0);
     if (p < 1 || S < 1 || S % p || extent("image", 1, PyArray_DIM((PyArrayObject *)object, 1), S) ||
         extent("image", 2, PyArray_DIM((PyArrayObject *)object, 2), 3))
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "image: %zd pixels do not divide into patches of %zd", (Py_ssize_t)S, p);
+        return PyErr_Occurred()
+                   ? NULL
+                   : PyErr_Format(PyExc_ValueError, "image: %zd pixels do not divide into patches of %zd", (Py_ssize_t)S, p);
     const size_t side = (size_t)(S / p), columns = (size_t)(3 * p * p);
     PyObject *result = new_matrix(side * side, columns, &patches);
     if (result && bytes)
@@ -273,7 +277,7 @@ static PyObject *unpatchify(PyObject *self, PyObject *args)
 PyObject *tx_slot_rows(int row)
 {
     PyObject *dict = PyDict_New();
-#define SLOT(slot)                                                                        \
+#define SLOT(slot)                                                                      \
     if (dict && tx_put(dict, #slot, PyUnicode_FromString(tx_slot_row(row, #slot))) < 0) \
         Py_CLEAR(dict);
     TXK_SLOTS(SLOT, TXK_NOT_WITH)
@@ -303,7 +307,8 @@ static PyObject *register_rounds(PyObject *self, PyObject *args)
         return PyErr_Format(PyExc_ValueError, "dtype %s is not known; choose from f32, bf16, int8", name);
     tx_peak_loop *peak = tx_row_peak(((Kernels *)self)->row, dtype);
     if (!peak)
-        return PyErr_Format(PyExc_NotImplementedError, "row %s has no loop in registers for %s", tx_rows[((Kernels *)self)->row]->name, name);
+        return PyErr_Format(PyExc_NotImplementedError, "row %s has no loop in registers for %s",
+                            tx_rows[((Kernels *)self)->row]->name, name);
     double operations;
     Py_BEGIN_ALLOW_THREADS
     operations = peak((size_t)rounds);
@@ -380,7 +385,8 @@ int tx_add_kernels_type(PyObject *module)
         {Py_tp_methods, all},
         {0, NULL},
     };
-    PyType_Spec spec = {.name = "textok._core.Kernels", .basicsize = sizeof(Kernels), .flags = Py_TPFLAGS_DEFAULT, .slots = slots};
+    PyType_Spec spec = {
+        .name = "textok._core.Kernels", .basicsize = sizeof(Kernels), .flags = Py_TPFLAGS_DEFAULT, .slots = slots};
     PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
     const int status = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
     Py_XDECREF(type);

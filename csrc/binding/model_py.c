@@ -1,5 +1,5 @@
-/* The type _core.Model: a loaded TexTok or DiT. Each method checks its arrays, gives up the GIL, calls the engine, and turns the status
- * into an exception. */
+/* The type _core.Model: a loaded TexTok or DiT. Each method checks its arrays, gives up the GIL, calls the engine, and turns
+ * the status into an exception. */
 #include "binding.h"
 
 #include <stdio.h>
@@ -162,7 +162,8 @@ static int check_labels(PyObject *object, size_t B, size_t classes, struct tx_te
     return text->labels ? 0 : -1;
 }
 
-static int check_text(PyObject *rows, PyObject *lengths, PyObject *labels, size_t B, const struct wanted *wanted, struct tx_text *text)
+static int check_text(PyObject *rows, PyObject *lengths, PyObject *labels, size_t B, const struct wanted *wanted,
+                      struct tx_text *text)
 {
     *text = (struct tx_text){0};
     if (wanted->classes)
@@ -209,7 +210,8 @@ static PyObject *encode(PyObject *self, PyObject *args, PyObject *kwargs)
     static char *names[] = {"x", "text", "text_lengths", "labels", "out", "threads", "trace", NULL};
     PyObject *x, *rows, *lengths, *labels, *out, *trace = NULL;
     int threads = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|iO:encode", names, &x, &rows, &lengths, &labels, &out, &threads, &trace))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|iO:encode", names, &x, &rows, &lengths, &labels, &out, &threads,
+                                     &trace))
         return NULL;
     struct tx_model *model = with_side(self, TX_TOKENIZER, "encode");
     if (!model)
@@ -221,11 +223,13 @@ static PyObject *encode(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!images)
         return NULL;
     const Py_ssize_t B = tx_array_extent(x, 0);
-    float *z = tx_array(out, "out", NPY_FLOAT32, 3, (Py_ssize_t[]){B, (Py_ssize_t)c->num_latent_tokens, (Py_ssize_t)c->latent_dim});
+    float *z =
+        tx_array(out, "out", NPY_FLOAT32, 3, (Py_ssize_t[]){B, (Py_ssize_t)c->num_latent_tokens, (Py_ssize_t)c->latent_dim});
     const struct wanted wanted = textok_text(c, TX_TEXT_TOKENIZER);
     struct tx_text text;
     struct call call;
-    if (!z || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 || begin(&call, threads, trace) < 0)
+    if (!z || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
+        begin(&call, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
     const enum tx_status status = B ? tx_textok_encode(model, &call.c, images, bytes, &text, (size_t)B, z) : TX_OK;
@@ -238,14 +242,16 @@ static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
     static char *names[] = {"z", "text", "text_lengths", "labels", "out", "threads", "trace", NULL};
     PyObject *latents, *rows, *lengths, *labels, *out, *trace = NULL;
     int threads = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|iO:decode", names, &latents, &rows, &lengths, &labels, &out, &threads, &trace))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOO|iO:decode", names, &latents, &rows, &lengths, &labels, &out, &threads,
+                                     &trace))
         return NULL;
     struct tx_model *model = with_side(self, TX_DETOKENIZER, "decode");
     if (!model)
         return NULL;
     const struct tx_textok_config *c = &tx_model_config(model)->textok;
     const Py_ssize_t S = (Py_ssize_t)c->image_size;
-    const float *z = tx_array(latents, "z", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, (Py_ssize_t)c->num_latent_tokens, (Py_ssize_t)c->latent_dim});
+    const float *z =
+        tx_array(latents, "z", NPY_FLOAT32, 3, (Py_ssize_t[]){-1, (Py_ssize_t)c->num_latent_tokens, (Py_ssize_t)c->latent_dim});
     if (!z)
         return NULL;
     const Py_ssize_t B = tx_array_extent(latents, 0);
@@ -281,8 +287,8 @@ static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
     static char *names[] = {"x", "t", "labels", "text", "text_lengths", "null", "out", "threads", "trace", NULL};
     PyObject *tokens, *times, *labels, *rows, *lengths, *out, *trace = NULL;
     int null, threads = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOpO|iO:denoise", names, &tokens, &times, &labels, &rows, &lengths, &null, &out,
-                                     &threads, &trace))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOpO|iO:denoise", names, &tokens, &times, &labels, &rows, &lengths,
+                                     &null, &out, &threads, &trace))
         return NULL;
     struct tx_model *model = of_kind(self, TX_MODEL_DIT, "denoise");
     if (!model)
@@ -311,11 +317,12 @@ static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
 
 static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x", "t", "update", "guidance", "step_noise", "labels", "text", "text_lengths", "callback", "threads", NULL};
+    static char *names[] = {"x", "t", "update", "guidance", "step_noise", "labels", "text", "text_lengths", "callback",
+                            "threads", NULL};
     PyObject *tokens, *times, *update, *guidance, *noise, *labels, *rows, *lengths, *callback = Py_None;
     int threads = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOOO|Oi:sample", names, &tokens, &times, &update, &guidance, &noise, &labels, &rows,
-                                     &lengths, &callback, &threads))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOOO|Oi:sample", names, &tokens, &times, &update, &guidance, &noise,
+                                     &labels, &rows, &lengths, &callback, &threads))
         return NULL;
     struct tx_model *model = of_kind(self, TX_MODEL_DIT, "sample");
     if (!model)
@@ -367,7 +374,8 @@ static int config_from(PyObject *type, PyObject *dict, enum tx_model_kind *kind,
 
 static PyObject *shape_tuple(int rank, const size_t *shape)
 {
-    return rank == 2 ? Py_BuildValue("(nn)", (Py_ssize_t)shape[0], (Py_ssize_t)shape[1]) : Py_BuildValue("(n)", (Py_ssize_t)shape[0]);
+    return rank == 2 ? Py_BuildValue("(nn)", (Py_ssize_t)shape[0], (Py_ssize_t)shape[1])
+                     : Py_BuildValue("(n)", (Py_ssize_t)shape[0]);
 }
 
 PyObject *tx_weight_table(PyObject *module, PyObject *args)
@@ -499,8 +507,8 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     enum tx_dtype dtype;
     union tx_model_config config;
     struct tx_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO|ssi:Model", names, &model_type, &dict, &weights, &dtype_name, &side_name,
-                                     &threads) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "UOO|ssi:Model", names, &model_type, &dict, &weights, &dtype_name,
+                                     &side_name, &threads) ||
         dtype_from(dtype_name, &dtype) < 0 || sides_from(side_name, &sides) < 0 || threads_given(threads) < 0 ||
         config_from(model_type, dict, &kind, &config) < 0)
         return NULL;
@@ -575,7 +583,8 @@ static PyObject *memory_plan(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nn|ni:memory_plan", names, &batch, &text_tokens, &steps, &threads))
         return NULL;
     if (batch < 1 || text_tokens < 0 || steps < 1 || threads < 0)
-        return PyErr_Format(PyExc_ValueError, "memory_plan: expected batch and steps of 1 or more, text_tokens and threads of 0 or more");
+        return PyErr_Format(PyExc_ValueError,
+                            "memory_plan: expected batch and steps of 1 or more, text_tokens and threads of 0 or more");
     const struct tx_model *model = model_of(self);
     return Py_BuildValue("{snsn}", "weights", (Py_ssize_t)tx_model_weight_bytes(model), "workspace",
                          (Py_ssize_t)tx_model_workspace(model, (size_t)batch, (size_t)text_tokens, (size_t)steps, threads));
@@ -633,7 +642,8 @@ static PyGetSetDef model_attributes[] = {
 };
 
 static PyType_Slot model_slots[] = {
-    {Py_tp_doc, "Model(model_type, config, weights, dtype=\"float32\", side=\"both\", threads=0): packed weights of one TexTok, a side of it, or "
+    {Py_tp_doc, "Model(model_type, config, weights, dtype=\"float32\", side=\"both\", threads=0): packed weights of one "
+                "TexTok, a side of it, or "
                 "one DiT."},
     {Py_tp_new, (void *)model_new},
     {Py_tp_dealloc, (void *)model_dealloc},

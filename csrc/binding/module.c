@@ -46,10 +46,12 @@ static PyObject *cpu_info(PyObject *module, PyObject *none)
     (void)module;
     (void)none;
     PyObject *dict = PyDict_New();
-    if (!dict || tx_put(dict, "isa", PyUnicode_FromString(tx_rows[active_row]->name)) < 0 || tx_put(dict, "rows", rows_here()) < 0 ||
-        tx_put(dict, "features", features()) < 0 || tx_put(dict, "kernels", tx_slot_rows(active_row)) < 0 ||
+    if (!dict || tx_put(dict, "isa", PyUnicode_FromString(tx_rows[active_row]->name)) < 0 ||
+        tx_put(dict, "rows", rows_here()) < 0 || tx_put(dict, "features", features()) < 0 ||
+        tx_put(dict, "kernels", tx_slot_rows(active_row)) < 0 ||
         tx_put(dict, "gemm", PyUnicode_FromString(tx_active_kernels->gemm_f32_fast ? "own" : "openblas")) < 0 ||
-        tx_put(dict, "threads", PyLong_FromLong(tx_pool_threads())) < 0 || tx_put(dict, "cpus", PyLong_FromLong(tx_cpu_count())) < 0 ||
+        tx_put(dict, "threads", PyLong_FromLong(tx_pool_threads())) < 0 ||
+        tx_put(dict, "cpus", PyLong_FromLong(tx_cpu_count())) < 0 ||
         tx_put(dict, "openblas", PyUnicode_FromString(tx_blas_config())) < 0)
         Py_CLEAR(dict);
     return dict;
@@ -102,7 +104,8 @@ static PyMethodDef methods[] = {
     {"set_num_threads", set_num_threads, METH_O, "How many threads a call may use from now on."},
     {"get_num_threads", get_num_threads, METH_NOARGS, "How many threads a call may use."},
     {"cpu_quota", cpu_quota, METH_VARARGS, "CPUs that the cgroup's quotas allow; 0: no limit."},
-    {"weight_table", (PyCFunction)(void (*)(void))tx_weight_table, METH_VARARGS, "weight_table(model_type, config) -> [(name, shape)]"},
+    {"weight_table", (PyCFunction)(void (*)(void))tx_weight_table, METH_VARARGS,
+     "weight_table(model_type, config) -> [(name, shape)]"},
     {0},
 };
 

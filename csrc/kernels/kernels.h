@@ -1,14 +1,15 @@
 /* The kernel contract: what every ISA row must compute.
  *
- * A kernel is a pure function on pointers. It allocates nothing, starts no threads, knows no models and cannot fail: the caller has
- * checked every size. Slots are named op_dtype, implementations txk_op_dtype_isa, in a folder a row, an op a file. dispatch.c copies the
- * reference table and lays over it each row whose CPU bits are there, so a slot is never NULL.
+ * A kernel is a pure function on pointers. It allocates nothing, starts no threads, knows no models and cannot fail: the caller
+ * has checked every size. Slots are named op_dtype, implementations txk_op_dtype_isa, in a folder a row, an op a file.
+ * dispatch.c copies the reference table and lays over it each row whose CPU bits are there, so a slot is never NULL.
  *
- * Letters, used everywhere: B batch, T tokens, D width, H heads, Dh head width, F MLP width, Np/Nl/Nt patches, latents, text tokens;
- * in a product C[M,N] = A[M,K] W[N,K]^T. Matrices are row-major; ld* is the distance between rows in elements.
+ * Letters, used everywhere: B batch, T tokens, D width, H heads, Dh head width, F MLP width, Np/Nl/Nt patches, latents, text
+ * tokens; in a product C[M,N] = A[M,K] W[N,K]^T. Matrices are row-major; ld* is the distance between rows in elements.
  *
- * Determinism: an element of a result depends only on the values it is computed from, never on the position of its row in a block, on
- * how many rows come with it or on which columns are asked for. The order of every sum is a function of K, D, Tk and Dh alone.
+ * Determinism: an element of a result depends only on the values it is computed from, never on the position of its row in a
+ * block, on how many rows come with it or on which columns are asked for. The order of every sum is a function of K, D, Tk and
+ * Dh alone.
  */
 #ifndef TXK_KERNELS_H
 #define TXK_KERNELS_H
@@ -39,8 +40,8 @@ struct tx_fetch {
     size_t beside_bytes;
 };
 
-/* One block of a product: rows 0..M of A against columns n0..n1 of the packed W; n0 is a multiple of gemm_f32_nr. `out`, `residual`,
- * `bias` and `gate` are indexed by the full column number. */
+/* One block of a product: rows 0..M of A against columns n0..n1 of the packed W; n0 is a multiple of gemm_f32_nr. `out`,
+ * `residual`, `bias` and `gate` are indexed by the full column number. */
 struct tx_gemm_f32 {
     float *out;             /* [M,N], ld ldo */
     size_t ldo;
@@ -53,7 +54,8 @@ struct tx_gemm_f32 {
     struct tx_fetch fetch;
 };
 
-/* One head of one image: out = softmax(scale q k^T) v, with rows of q in any number and order. Never stores more scores than a strip. */
+/* One head of one image: out = softmax(scale q k^T) v, with rows of q in any number and order. Never stores more scores than a
+ * strip. */
 struct tx_attention_f32 {
     float *out;             /* [Tq,Dh], ld ldo; must not overlap the inputs */
     size_t ldo;
@@ -69,7 +71,8 @@ struct tx_attention_f32 {
 };
 
 /* y = (x - mean(x)) / sqrt(var(x) + eps), each row over its D elements (population variance);
- * then y = y * weight + bias where weight is given; then y = y * (1 + scale[g]) + shift[g], g = group[row], where scale is given. */
+ * then y = y * weight + bias where weight is given; then y = y * (1 + scale[g]) + shift[g], g = group[row], where scale is
+ * given. */
 struct tx_norm_f32 {
     float *out;             /* [M,D], ld ldo; may be x itself */
     size_t ldo;
@@ -84,8 +87,8 @@ struct tx_norm_f32 {
 };
 
 /* One sampling step on n elements, all products and sums in double, x stored back as float32:
- *   x0 = u[0] x + u[1] m;  x = u[2] x + u[3] m + u[4] x0_prev + u[5] noise + u[6] exp(0.5 (w u[8] + (1-w) u[7])) noise,  w = (v+1)/2
- * and x0_prev becomes x0. v NULL: the last term is left out; noise NULL: the last two are. u[9] is reserved. */
+ * x0 = u[0] x + u[1] m; x = u[2] x + u[3] m + u[4] x0_prev + u[5] noise + u[6] exp(0.5 (w u[8] + (1-w) u[7])) noise, w =
+ * (v+1)/2 and x0_prev becomes x0. v NULL: the last term is left out; noise NULL: the last two are. u[9] is reserved. */
 struct tx_step_f32 {
     float *x;               /* [n], state, in and out */
     float *x0_prev;         /* [n], in and out */
@@ -98,12 +101,12 @@ struct tx_step_f32 {
 
 /* ---- Narrow: bfloat16 and int8 ----
  *
- * A matrix that is multiplied lies in rows padded to a multiple of TX_K_PAD elements; the padding holds zeros, and so does a packed weight's.
- * bfloat16 is the upper half of a float32, rounded to nearest even (NaN stays NaN), kept as uint16_t. Products of bfloat16 are summed in
- * float32, subnormal factors may count as 0. int8 is symmetric: activations have a scale a row (token), weights a scale an output row;
- * scale = max|x| / 127 and q = round to nearest even of x * (127 / max|x|), |q| <= 127 (a row whose max|x| is below 2^-100 counts as zeros,
- * with scale 1; a row with an Inf or NaN gets scale NaN and zeros). Sums are exact int32, the same on every row of the dispatch table:
- * y = (float)sum * (a_scale[row] * w_scale[n]). */
+ * A matrix that is multiplied lies in rows padded to a multiple of TX_K_PAD elements; the padding holds zeros, and so does a
+ * packed weight's. bfloat16 is the upper half of a float32, rounded to nearest even (NaN stays NaN), kept as uint16_t. Products
+ * of bfloat16 are summed in float32, subnormal factors may count as 0. int8 is symmetric: activations have a scale a row
+ * (token), weights a scale an output row; scale = max|x| / 127 and q = round to nearest even of x * (127 / max|x|), |q| <= 127
+ * (a row whose max|x| is below 2^-100 counts as zeros, with scale 1; a row with an Inf or NaN gets scale NaN and zeros). Sums
+ * are exact int32, the same on every row of the dispatch table: y = (float)sum * (a_scale[row] * w_scale[n]). */
 enum { TX_K_PAD = 64 };
 enum tx_dtype { TX_F32, TX_BF16, TX_INT8, TX_DTYPE_COUNT };
 
@@ -145,8 +148,8 @@ struct tx_gemm_narrow {
     struct tx_fetch fetch;
 };
 
-/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product as bfloat16; in
- * attention_int8 a row may quantise what both products take. */
+/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product as
+ * bfloat16; in attention_int8 a row may quantise what both products take. */
 struct tx_attention_bf16 {
     uint16_t *out;
     size_t ldo;
@@ -166,8 +169,8 @@ struct tx_kernels {
     size_t gemm_f32_nr;
     /* 1 where gemm_f32 is worth running; 0: the model prefers a BLAS (the reference row is written to be read). */
     int gemm_f32_fast;
-    /* 1 where gemm_f32 fetches what tx_fetch asks for beside it; gemm_bf16_beside and gemm_int8_beside likewise. 0 on tiles, whose products
-     * leave memory no rest. */
+    /* 1 where gemm_f32 fetches what tx_fetch asks for beside it; gemm_bf16_beside and gemm_int8_beside likewise. 0 on tiles,
+     * whose products leave memory no rest. */
     int gemm_f32_beside;
     /* Elements of the packed form of W[N,K]. */
     size_t (*gemm_f32_packed)(size_t N, size_t K);
@@ -208,11 +211,13 @@ struct tx_kernels {
     size_t (*attention_int8_scratch)(size_t Tk, size_t Dh);
     void (*attention_int8)(const struct tx_attention_bf16 *job);
 
-    /* Rows of float32 or bfloat16 (from_bf16) -> bfloat16 or int8 with scales [M]; K is padded with zeros up to tx_k_padded(K). */
+    /* Rows of float32 or bfloat16 (from_bf16) -> bfloat16 or int8 with scales [M]; K is padded with zeros up to
+     * tx_k_padded(K). */
     void (*round_bf16)(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
     void (*quantize_int8)(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M, size_t K);
 
-    /* norm_f32 whose result goes straight into the next product: job->out is bfloat16, or int8 with scales [M]; both zero padded. */
+    /* norm_f32 whose result goes straight into the next product: job->out is bfloat16, or int8 with scales [M]; both zero
+     * padded. */
     void (*norm_bf16)(const struct tx_norm_f32 *job, uint16_t *out);
     void (*norm_int8)(const struct tx_norm_f32 *job, int8_t *out, float *scale);
 
@@ -223,8 +228,9 @@ struct tx_kernels {
 
     void (*step_f32)(const struct tx_step_f32 *job);
 
-    /* Pixels to patch rows and back. Image [S,S,3] in (row, column, channel) order; patches [(S/p)^2, 3pp] in raster order of patches,
-     * pixels of a patch in (row, column, channel) order, ld ldp. uint8: v / 127.5 - 1, and back clip, then floor((v + 1) 127.5 + 0.5). */
+    /* Pixels to patch rows and back. Image [S,S,3] in (row, column, channel) order; patches [(S/p)^2, 3pp] in raster order of
+     * patches, pixels of a patch in (row, column, channel) order, ld ldp. uint8: v / 127.5 - 1, and back clip, then floor((v +
+     * 1) 127.5 + 0.5). */
     void (*patchify_u8)(float *patches, size_t ldp, const uint8_t *image, size_t S, size_t p);
     void (*patchify_f32)(float *patches, size_t ldp, const float *image, size_t S, size_t p);
     void (*unpatchify_u8)(uint8_t *image, const float *patches, size_t ldp, size_t S, size_t p);
@@ -232,28 +238,29 @@ struct tx_kernels {
 };
 
 /* Every slot, and WITH it the fields that come from the same row: a packed layout, or the size of a scratch. */
-#define TXK_SLOTS(X, WITH) \
-    X(gemm_f32) WITH(gemm_f32, gemm_f32_nr) WITH(gemm_f32, gemm_f32_fast) WITH(gemm_f32, gemm_f32_beside) \
-    WITH(gemm_f32, gemm_f32_packed) WITH(gemm_f32, gemm_f32_pack) WITH(gemm_f32, gemm_f32_unpack) \
-    X(epilogue_f32) \
-    X(attention_f32) WITH(attention_f32, attention_f32_scratch) \
+#define TXK_SLOTS(X, WITH)                                                                                         \
+    X(gemm_f32) WITH(gemm_f32, gemm_f32_nr) WITH(gemm_f32, gemm_f32_fast) WITH(gemm_f32, gemm_f32_beside)          \
+    WITH(gemm_f32, gemm_f32_packed) WITH(gemm_f32, gemm_f32_pack) WITH(gemm_f32, gemm_f32_unpack)                  \
+    X(epilogue_f32)                                                                                                \
+    X(attention_f32) WITH(attention_f32, attention_f32_scratch)                                                    \
     X(gemm_bf16) WITH(gemm_bf16, gemm_bf16_nr) WITH(gemm_bf16, gemm_bf16_beside) WITH(gemm_bf16, gemm_bf16_packed) \
-    WITH(gemm_bf16, gemm_bf16_pack) WITH(gemm_bf16, gemm_bf16_unpack) \
+    WITH(gemm_bf16, gemm_bf16_pack) WITH(gemm_bf16, gemm_bf16_unpack)                                              \
     X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_beside) WITH(gemm_int8, gemm_int8_packed) \
-    WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack) \
-    X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch) \
-    X(attention_int8) WITH(attention_int8, attention_int8_scratch) \
-    X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8) \
-    X(norm_f32) X(activate_f32) X(step_f32) \
+    WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack)                                              \
+    X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch)                                                 \
+    X(attention_int8) WITH(attention_int8, attention_int8_scratch)                                                 \
+    X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8)                                                       \
+    X(norm_f32) X(activate_f32) X(step_f32)                                                                        \
     X(patchify_u8) X(patchify_f32) X(unpatchify_u8) X(unpatchify_f32)
 #define TXK_NOT_WITH(slot, field)
 
-/* `rounds` rounds of multiply-adds in registers, which touch no memory; returns how many operations that was. Over their time: the most that
- * this thread can do, of which benchmarks state the rates of kernels as a share. */
+/* `rounds` rounds of multiply-adds in registers, which touch no memory; returns how many operations that was. Over their time:
+ * the most that this thread can do, of which benchmarks state the rates of kernels as a share. */
 typedef double tx_peak_loop(size_t rounds);
 
-/* A row of the dispatch table: a name as TEXTOK_ISA takes it, the CPU bits it needs (base/cpu.h), the slots it fills (others NULL), and the loops
- * in registers whose instructions it brings, by the dtype of the factors (others NULL). Each is defined in its folder's table.c. */
+/* A row of the dispatch table: a name as TEXTOK_ISA takes it, the CPU bits it needs (base/cpu.h), the slots it fills (others
+ * NULL), and the loops in registers whose instructions it brings, by the dtype of the factors (others NULL). Each is defined in
+ * its folder's table.c. */
 struct tx_row {
     const char *name;
     uint32_t needs;
@@ -272,7 +279,8 @@ const char *tx_slot_row(int row, const char *slot);
 /* The loop in registers of row `row` or the best before it that has one; NULL: none. */
 tx_peak_loop *tx_row_peak(int row, enum tx_dtype dtype);
 
-/* The best row that this CPU, its OS and TEXTOK_ISA allow, or -1 with the reason in err (an unknown name, or one that can't run here). */
+/* The best row that this CPU, its OS and TEXTOK_ISA allow, or -1 with the reason in err (an unknown name, or one that can't run
+ * here). */
 int tx_choose_row(const char *isa, char *err, size_t err_size);
 
 #endif

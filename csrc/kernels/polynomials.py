@@ -45,7 +45,7 @@ def gelu_table(tail: Callable[[float], float], points: int) -> np.ndarray:
     """[5, SEGMENTS], a column a segment. G(0) = 0 exactly, so that tiny x keep their digits."""
     half = WIDTH / 2
     first = fit(tail, 0.0, half, 4, points, (0.0,))
-    return np.array([first, *(fit(lambda u: tail(s * WIDTH + u), -half, half, 4, points) for s in range(1, SEGMENTS))]).T
+    return np.array([first, *(fit(lambda u, s=s: tail(s * WIDTH + u), -half, half, 4, points) for s in range(1, SEGMENTS))]).T
 
 
 def polynomials(row: str) -> Iterator[tuple[str, str, np.ndarray | float]]:

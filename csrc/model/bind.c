@@ -69,7 +69,8 @@ void tx_bind_norm(struct tx_tensors *t, struct tx_norm *norm, size_t D, const ch
 void tx_bind_block(struct tx_tensors *t, struct tx_block *block, int affine, int qkv_bias, const char *prefix, size_t index)
 {
     const size_t D = block->D;
-    struct tx_linear *const weights[] = {&block->qkv, &block->proj, &block->cross_q, &block->cross_kv, &block->cross_proj, &block->fc1, &block->fc2};
+    struct tx_linear *const weights[] = {&block->qkv,        &block->proj, &block->cross_q, &block->cross_kv,
+                                         &block->cross_proj, &block->fc1,  &block->fc2};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         weights[i]->dtype = t->bulk;
     char p[TX_NAME_SIZE - 32];

@@ -1,5 +1,5 @@
-/* The list of a model's tensors: name, shape and where it goes, one line each in the model's own file. From this one list come the
- * table of names and shapes, loading, export and the memory that weights take. */
+/* The list of a model's tensors: name, shape and where it goes, one line each in the model's own file. From this one list come
+ * the table of names and shapes, loading, export and the memory that weights take. */
 #ifndef TX_BIND_H
 #define TX_BIND_H
 
@@ -32,7 +32,8 @@ void tx_bind_array(struct tx_tensors *t, float **array, int rank, size_t rows, s
 void tx_bind_linear(struct tx_tensors *t, struct tx_linear *linear, size_t N, size_t K, int bias, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
 /* PREFIX.weight and PREFIX.bias, [D]. */
-void tx_bind_norm(struct tx_tensors *t, struct tx_norm *norm, size_t D, const char *format, ...) __attribute__((format(printf, 4, 5)));
+void tx_bind_norm(struct tx_tensors *t, struct tx_norm *norm, size_t D, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 /* All of a block, its weights in t->bulk. affine: the norms have weights (no adaLN); cross: it has a cross-attention. */
 void tx_bind_block(struct tx_tensors *t, struct tx_block *block, int affine, int qkv_bias, const char *prefix, size_t index);
 

@@ -12,7 +12,8 @@ enum {
     PARTS_A_THREAD = 4, /* of an attention: so that a thread that starts late has less left to do */
 };
 
-void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *b, struct tx_arena *arena, size_t rows, size_t kept_rows)
+void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *b, struct tx_arena *arena, size_t rows,
+                   size_t kept_rows)
 {
     const enum tx_dtype dtype = block->qkv.dtype, attention = tx_attention_dtype(dtype);
     const size_t D = block->D, F = block->F;
@@ -92,7 +93,8 @@ static void attention_task(void *arg, size_t task, int worker)
     const size_t text = job->keys_of ? job->keys_of[image] : image;
     if (chunk * job->chunk_rows >= count || tx_run_stopped(job->run, worker))
         return;
-    const size_t q0 = job->queries->start[image] + job->first + chunk * job->chunk_rows, k0 = job->keys->start[text], column = h * job->Dh;
+    const size_t q0 = job->queries->start[image] + job->first + chunk * job->chunk_rows, k0 = job->keys->start[text],
+                 column = h * job->Dh;
     const size_t o0 = (job->count ? image * job->count : job->queries->start[image]) + chunk * job->chunk_rows;
     const size_t Tq = tx_min(job->chunk_rows, count - chunk * job->chunk_rows), Tk = tx_seq_length(job->keys, text);
     const struct tx_mat out = tx_mat_at(job->out, o0, column), q = tx_mat_at(job->q, q0, column);
@@ -126,17 +128,19 @@ static void attend(const struct tx_run *run, struct attention_job *job)
 static void norm(const struct tx_run *run, const struct tx_block *block, struct tx_mat out, struct tx_mat x, size_t rows,
                  const struct tx_norm *weights, const struct tx_modulation *modulation, size_t part)
 {
-    tx_norm_run(run, out, &(struct tx_norm_f32){
-        .x = x.data, .ldx = x.ld, .M = rows, .D = block->D, .eps = weights == &block->norm2 ? block->mlp_eps : block->eps, .weight = weights->weight, .bias = weights->bias,
-        .shift = modulation ? modulation->rows + part * block->D : NULL,
-        .scale = modulation ? modulation->rows + (part + 1) * block->D : NULL,
-        .ldm = modulation ? modulation->ld : 0, .group = modulation ? modulation->group : NULL,
-    });
+    tx_norm_run(run, out,
+                &(struct tx_norm_f32){
+                    .x = x.data, .ldx = x.ld, .M = rows, .D = block->D,
+                    .eps = weights == &block->norm2 ? block->mlp_eps : block->eps, .weight = weights->weight,
+                    .bias = weights->bias, .shift = modulation ? modulation->rows + part * block->D : NULL,
+                    .scale = modulation ? modulation->rows + (part + 1) * block->D : NULL,
+                    .ldm = modulation ? modulation->ld : 0, .group = modulation ? modulation->group : NULL,
+                });
 }
 
 /* The share in modulation->next that goes beside `linear`: as much of it as there is of the block's weights in this one. */
-static const struct tx_beside *beside(struct tx_beside *share, const struct tx_block *block, const struct tx_modulation *modulation,
-                                      const struct tx_linear *linear)
+static const struct tx_beside *beside(struct tx_beside *share, const struct tx_block *block,
+                                      const struct tx_modulation *modulation, const struct tx_linear *linear)
 {
     const struct tx_linear *const all[] = {&block->qkv, &block->proj, &block->fc1, &block->fc2};
     if (!modulation || !modulation->next)
@@ -154,8 +158,8 @@ static const struct tx_beside *beside(struct tx_beside *share, const struct tx_b
 }
 
 /* x += gate * (a W^T + b) */
-static void add(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat x, struct tx_mat a, const struct tx_seq *seq,
-                const struct tx_modulation *modulation, size_t part, const struct tx_beside *beside)
+static void add(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat x, struct tx_mat a,
+                const struct tx_seq *seq, const struct tx_modulation *modulation, size_t part, const struct tx_beside *beside)
 {
     tx_linear_run_beside(run, linear, x, a, seq, &(struct tx_epilogue_f32){
         .residual = x.data, .ldr = x.ld,
@@ -164,7 +168,8 @@ static void add(const struct tx_run *run, const struct tx_linear *linear, struct
     }, beside);
 }
 
-static void tap(const struct tx_run *run, const char *name, size_t index, const char *what, struct tx_mat x, size_t rows, size_t D)
+static void tap(const struct tx_run *run, const char *name, size_t index, const char *what, struct tx_mat x, size_t rows,
+                size_t D)
 {
     char format[96];
     if (!run->tap)
@@ -182,7 +187,8 @@ static struct tx_mat wide_as(const struct tx_block_buffers *buffers, size_t D)
 }
 
 /* The MLP's inside as fc2 takes it. */
-static struct tx_mat inner_for(const struct tx_run *run, const struct tx_block_buffers *buffers, struct tx_mat wide, size_t rows, size_t F)
+static struct tx_mat inner_for(const struct tx_run *run, const struct tx_block_buffers *buffers, struct tx_mat wide,
+                               size_t rows, size_t F)
 {
     const size_t padding = tx_k_padded(F) - F;
     if (buffers->inner.data) {
@@ -214,7 +220,8 @@ void tx_block_plan_fixed(struct tx_block *block, struct tx_arena *arena, size_t 
 }
 
 /* Norm and queries, keys, values of `rows` rows of x into as many of qkv. */
-static void project(const struct tx_run *run, const struct tx_block *block, struct tx_mat qkv, struct tx_mat x, struct tx_mat h, size_t rows)
+static void project(const struct tx_run *run, const struct tx_block *block, struct tx_mat qkv, struct tx_mat x, struct tx_mat h,
+                    size_t rows)
 {
     const size_t start[2] = {0, rows};
     if (!rows)
@@ -244,8 +251,8 @@ static void copy_task(void *arg, size_t task, int worker)
 }
 
 /* project for the rows before and after the fixed ones of each image, which are copied. */
-static void project_around(const struct tx_run *run, const struct tx_block *block, struct tx_mat qkv, struct tx_mat x, struct tx_mat h,
-                           const struct tx_seq *seq)
+static void project_around(const struct tx_run *run, const struct tx_block *block, struct tx_mat qkv, struct tx_mat x,
+                           struct tx_mat h, const struct tx_seq *seq)
 {
     const size_t first = block->fixed_first, count = block->fixed_count, parts = (count + NORM_ROWS - 1) / NORM_ROWS;
     struct copy_job job = {qkv, block->fixed_qkv, seq, first, count, parts};
@@ -257,8 +264,8 @@ static void project_around(const struct tx_run *run, const struct tx_block *bloc
     }
 }
 
-/* Whether the stored rows save time: a few rows of each of many images are sooner computed with all others in one product. The bits are the
- * same, but with a BLAS, whose calls must not depend on how many images come together. */
+/* Whether the stored rows save time: a few rows of each of many images are sooner computed with all others in one product. The
+ * bits are the same, but with a BLAS, whose calls must not depend on how many images come together. */
 static int stored_pays(const struct tx_run *run, const struct tx_block *block, const struct tx_seq *seq)
 {
     const int blas = block->qkv.dtype == TX_F32 && !run->kernels->gemm_f32_fast;
@@ -266,11 +273,12 @@ static int stored_pays(const struct tx_run *run, const struct tx_block *block, c
 }
 
 void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, const struct tx_seq *seq,
-                  const struct tx_block_buffers *buffers, const struct tx_modulation *modulation, const struct tx_cross_text *text,
-                  const struct tx_keep *keep, const char *name, size_t index)
+                  const struct tx_block_buffers *buffers, const struct tx_modulation *modulation,
+                  const struct tx_cross_text *text, const struct tx_keep *keep, const char *name, size_t index)
 {
     const size_t D = block->D, Dh = D / block->H;
-    const struct tx_mat h = buffers->h, qkv = wide_as(buffers, 3 * D), q_cross = wide_as(buffers, D), inner = wide_as(buffers, block->F);
+    const struct tx_mat h = buffers->h, qkv = wide_as(buffers, 3 * D), q_cross = wide_as(buffers, D),
+                        inner = wide_as(buffers, block->F);
     struct tx_beside share;
 
     if (stored_pays(run, block, seq)) {
@@ -280,9 +288,10 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
         tx_linear_run_beside(run, &block->qkv, qkv, h, seq, NULL, beside(&share, block, modulation, &block->qkv));
     }
     attend(run, &(struct attention_job){
-        .products = block->qkv.dtype, .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D), .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh,
-        .queries = seq, .keys = seq, .first = keep ? keep->first : 0, .count = keep ? keep->count : 0,
-    });
+                    .products = block->qkv.dtype, .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D),
+                    .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh, .queries = seq, .keys = seq,
+                    .first = keep ? keep->first : 0, .count = keep ? keep->count : 0,
+                });
     if (keep) {
         for (size_t b = 0; b < seq->images; b++)
             memcpy(tx_mat_at(buffers->kept, b * keep->count, 0).data, tx_mat_at(x, seq->start[b] + keep->first, 0).data,
@@ -291,16 +300,18 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
         seq = keep->seq;
     }
     const size_t rows = tx_seq_rows(seq);
-    add(run, &block->proj, x, attended_for(run, buffers, rows, D), seq, modulation, 2, beside(&share, block, modulation, &block->proj));
+    add(run, &block->proj, x, attended_for(run, buffers, rows, D), seq, modulation, 2,
+        beside(&share, block, modulation, &block->proj));
     tap(run, name, index, ".attn", x, rows, D);
 
     if (block->cross) {
         norm(run, block, h, x, rows, &block->norm_cross, NULL, 0);
         tx_linear_run(run, &block->cross_q, q_cross, h, seq, NULL);
         attend(run, &(struct attention_job){
-            .products = block->qkv.dtype, .out = buffers->attended, .q = q_cross, .k = text->kv, .v = tx_mat_at(text->kv, 0, D), .H = block->H, .Dh = Dh,
-            .queries = seq, .keys = text->seq, .keys_of = text->text_of,
-        });
+                        .products = block->qkv.dtype, .out = buffers->attended, .q = q_cross, .k = text->kv,
+                        .v = tx_mat_at(text->kv, 0, D), .H = block->H, .Dh = Dh, .queries = seq, .keys = text->seq,
+                        .keys_of = text->text_of,
+                    });
         add(run, &block->cross_proj, x, attended_for(run, buffers, rows, D), seq, NULL, 0, NULL);
         tap(run, name, index, ".cross", x, rows, D);
     }

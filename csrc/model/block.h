@@ -2,7 +2,8 @@
  *
  *   x += attn(norm1(x));  x += cross(norm_cross(x), text) where there is one;  x += mlp(norm2(x))
  *
- * With adaLN the norms have no weights but take shift and scale from the conditioning vector, and what attention and MLP add is gated.
+ * With adaLN the norms have no weights but take shift and scale from the conditioning vector, and what attention and MLP add is
+ * gated.
  */
 #ifndef TX_BLOCK_H
 #define TX_BLOCK_H
@@ -26,8 +27,8 @@ struct tx_block {
     struct tx_linear cross_kv;      /* [2D, D] */
     struct tx_linear cross_proj;    /* [D, D] */
     struct tx_linear fc1, fc2;      /* [F, D], [D, F] */
-    /* Where some rows of every image come in the same in every call (learned tokens, in the first block): their queries, keys and values,
-     * made at load, for rows fixed_first .. fixed_first + fixed_count. */
+    /* Where some rows of every image come in the same in every call (learned tokens, in the first block): their queries, keys
+     * and values, made at load, for rows fixed_first .. fixed_first + fixed_count. */
     struct tx_mat fixed_qkv;        /* [fixed_count, 3D] */
     size_t fixed_first, fixed_count; /* count 0: none */
 };
@@ -53,7 +54,7 @@ struct tx_block_buffers {
     struct tx_mat attended; /* [rows, D]: what attention gives; h itself, but in int8 models, where that is bfloat16 */
     struct tx_mat wide;     /* [rows, max(3D, F)]: queries, keys, values; then the MLP's inside. Its ld changes with its use */
     struct tx_mat inner;    /* [rows, F]: the MLP's inside in int8, int8 models only */
-    struct tx_mat kept;     /* [kept rows, D] float32: the residual stream after the last block, where it keeps some rows only */
+    struct tx_mat kept;     /* [kept rows, D] float32: the residual stream after a last block that keeps some rows only */
 };
 
 /* What attention reads and writes in a model whose products have this dtype. */
@@ -69,14 +70,15 @@ struct tx_keep {
 };
 
 struct tx_arena;
-void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *buffers, struct tx_arena *arena, size_t rows, size_t kept_rows);
+void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *buffers, struct tx_arena *arena, size_t rows,
+                   size_t kept_rows);
 size_t tx_block_scratch(const struct tx_block *block, const struct tx_kernels *kernels, size_t longest, size_t longest_text);
 
 /* Runs the block on x [rows,D] float32 in place. With `keep`, the result is buffers->kept, compact, and x is spent. `name` and
  * `index` make the names that a tap sees: "NAME.blocks.INDEX.attn". */
 void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, const struct tx_seq *seq,
-                  const struct tx_block_buffers *buffers, const struct tx_modulation *modulation, const struct tx_cross_text *text,
-                  const struct tx_keep *keep, const char *name, size_t index);
+                  const struct tx_block_buffers *buffers, const struct tx_modulation *modulation,
+                  const struct tx_cross_text *text, const struct tx_keep *keep, const char *name, size_t index);
 
 /* Room for the fixed rows' queries, keys and values; on an arena without memory this only measures. */
 void tx_block_plan_fixed(struct tx_block *block, struct tx_arena *arena, size_t first, size_t count);

@@ -97,10 +97,11 @@ static enum tx_status check_side(const char *name, const struct tx_side_config *
     WITHIN("depth", side->depth, 1, MOST_DEPTH);
     WITHIN("num_heads", side->num_heads, 1, side->hidden_size);
     if (side->hidden_size % side->num_heads)
-        return tx_fail(err, TX_EINVAL, "config: %s: hidden_size %zu is not a multiple of num_heads %zu", name, side->hidden_size,
-                       side->num_heads);
+        return tx_fail(err, TX_EINVAL, "config: %s: hidden_size %zu is not a multiple of num_heads %zu", name,
+                       side->hidden_size, side->num_heads);
     if (!(side->mlp_ratio > 0 && side->mlp_ratio <= 64) || tx_mlp_width(side) < 1)
-        return tx_fail(err, TX_EINVAL, "config: %s: mlp_ratio is %g, expected more than 0 and at most 64", name, side->mlp_ratio);
+        return tx_fail(err, TX_EINVAL, "config: %s: mlp_ratio is %g, expected more than 0 and at most 64", name,
+                       side->mlp_ratio);
     return TX_OK;
 }
 
@@ -109,7 +110,8 @@ enum tx_status tx_textok_config_check(const struct tx_textok_config *c, struct t
     WITHIN("image_size", c->image_size, 1, 1 << 14);
     WITHIN("patch_size", c->patch_size, 1, tx_min(c->image_size, 128));
     if (c->image_size % c->patch_size)
-        return tx_fail(err, TX_EINVAL, "config: image_size %zu is not a multiple of patch_size %zu", c->image_size, c->patch_size);
+        return tx_fail(err, TX_EINVAL, "config: image_size %zu is not a multiple of patch_size %zu", c->image_size,
+                       c->patch_size);
     WITHIN("number of patches", tx_num_patches(c), 1, MOST_TOKENS);
     WITHIN("num_latent_tokens", c->num_latent_tokens, 1, MOST_TOKENS);
     WITHIN("latent_dim", c->latent_dim, 1, MOST_WIDTH);
@@ -133,9 +135,10 @@ enum tx_status tx_dit_config_check(const struct tx_dit_config *c, struct tx_erro
     WITHIN("guidance_channels", c->guidance_channels, 0, c->in_channels);
     WITHIN("input_size", c->input_size, 0, 1 << 14);
     WITHIN("patch_size", c->patch_size, 1, c->input_size ? tx_min(c->input_size, 128) : 1);
-    if (c->input_size && (c->input_size % c->patch_size || c->num_tokens != (c->input_size / c->patch_size) * (c->input_size / c->patch_size)))
-        return tx_fail(err, TX_EINVAL, "config: num_tokens is %zu, expected the patches of input_size %zu and patch_size %zu", c->num_tokens,
-                       c->input_size, c->patch_size);
+    if (c->input_size &&
+        (c->input_size % c->patch_size || c->num_tokens != (c->input_size / c->patch_size) * (c->input_size / c->patch_size)))
+        return tx_fail(err, TX_EINVAL, "config: num_tokens is %zu, expected the patches of input_size %zu and patch_size %zu",
+                       c->num_tokens, c->input_size, c->patch_size);
     WITHIN("time_freq_shift", c->time_freq_shift, 0, 1);
     WITHIN("time_freq_dim", c->time_freq_dim, 2 + 2 * c->time_freq_shift, MOST_WIDTH);
     if (c->time_freq_dim % 2)
@@ -146,7 +149,8 @@ enum tx_status tx_dit_config_check(const struct tx_dit_config *c, struct tx_erro
     } else {
         WITHIN("num_classes", c->num_classes, 1, MOST_CLASSES);
     }
-    if (check_eps("norm_eps", c->norm_eps, err) != TX_OK || (c->mlp_norm_eps != 0 && check_eps("mlp_norm_eps", c->mlp_norm_eps, err) != TX_OK))
+    if (check_eps("norm_eps", c->norm_eps, err) != TX_OK ||
+        (c->mlp_norm_eps != 0 && check_eps("mlp_norm_eps", c->mlp_norm_eps, err) != TX_OK))
         return err->status;
     return check_side("dit", &c->body, err);
 }

@@ -1,5 +1,5 @@
-/* What a model is, as plain numbers. Defaults and friendly errors live in textok/config.py, which hands over every key; here stands what
- * the C side needs in order to stay inside its arrays whatever it is given. */
+/* What a model is, as plain numbers. Defaults and friendly errors live in textok/config.py, which hands over every key; here
+ * stands what the C side needs in order to stay inside its arrays whatever it is given. */
 #ifndef TX_CONFIG_H
 #define TX_CONFIG_H
 

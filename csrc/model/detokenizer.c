@@ -27,8 +27,8 @@ enum tx_status tx_detokenizer_init(struct tx_detokenizer *t, const struct tx_tex
     return TX_OK;
 }
 
-void tx_detokenizer_plan(const struct tx_detokenizer *t, struct tx_detokenizer_buffers *buffers, struct tx_arena *arena, size_t images,
-                         size_t text_tokens)
+void tx_detokenizer_plan(const struct tx_detokenizer *t, struct tx_detokenizer_buffers *buffers, struct tx_arena *arena,
+                         size_t images, size_t text_tokens)
 {
     tx_side_plan(&t->side, &buffers->side, arena, images, text_tokens, 1);
     buffers->patches = tx_mat_take(arena, TX_F32, images * t->side.P, t->to_pixels.N);
@@ -99,8 +99,8 @@ static void bytes_task(void *arg, size_t image, int worker)
     job->run->kernels->unpatchify_u8((uint8_t *)job->images + image * pixels, job->after + image * pixels, pixels, S, S);
 }
 
-static void put_images(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers, size_t count,
-                       void *images, int bytes)
+static void put_images(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers,
+                       size_t count, void *images, int bytes)
 {
     struct unpatchify_job job = {.run = run, .t = t, .patches = buffers->patches, .images = images, .bytes = bytes};
     if (t->convolves) {
@@ -118,8 +118,9 @@ static void put_images(const struct tx_run *run, const struct tx_detokenizer *t,
         tx_pool_run(run->threads, bytes_task, &job, count);
 }
 
-enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers,
-                                  const float *z, const struct tx_text *text, size_t B, void *images, int bytes)
+enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_detokenizer *t,
+                                  const struct tx_detokenizer_buffers *buffers, const float *z, const struct tx_text *text,
+                                  size_t B, void *images, int bytes)
 {
     const size_t N = t->side.N, image_size = t->S * t->S * 3 * (bytes ? 1 : sizeof(float));
     for (size_t b0 = 0; b0 < B; b0 += buffers->side.images) {
@@ -130,8 +131,8 @@ enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_deto
                       &(struct tx_epilogue_f32){.residual = buffers->side.part.data, .ldr = buffers->side.part.ld});
         if (tx_side_run(run, &t->side, &buffers->side, count, text, b0, 1, "detokenizer.") != TX_OK)
             return run->err->status;
-        tx_linear_run(run, &t->to_pixels, buffers->patches, buffers->side.normed, &(struct tx_seq){count, buffers->side.kept_start},
-                      &(struct tx_epilogue_f32){.act = t->activation});
+        tx_linear_run(run, &t->to_pixels, buffers->patches, buffers->side.normed,
+                      &(struct tx_seq){count, buffers->side.kept_start}, &(struct tx_epilogue_f32){.act = t->activation});
         put_images(run, t, buffers, count, (char *)images + b0 * image_size, bytes);
     }
     return tx_run_tick(run);

@@ -28,11 +28,12 @@ struct tx_detokenizer_buffers {
 
 enum tx_status tx_detokenizer_init(struct tx_detokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors,
                                    struct tx_error *err);
-void tx_detokenizer_plan(const struct tx_detokenizer *t, struct tx_detokenizer_buffers *buffers, struct tx_arena *arena, size_t images,
-                         size_t text_tokens);
+void tx_detokenizer_plan(const struct tx_detokenizer *t, struct tx_detokenizer_buffers *buffers, struct tx_arena *arena,
+                         size_t images, size_t text_tokens);
 
 /* z [B,N,d]; images float32 (as computed) or, where `bytes`, uint8 (clipped, rounded half up). */
-enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers,
-                                  const float *z, const struct tx_text *text, size_t B, void *images, int bytes);
+enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_detokenizer *t,
+                                  const struct tx_detokenizer_buffers *buffers, const float *z, const struct tx_text *text,
+                                  size_t B, void *images, int bytes);
 
 #endif

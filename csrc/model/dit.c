@@ -9,18 +9,20 @@ enum {
     PAIRS_TOGETHER = 128,   /* (timestep, condition) pairs whose modulations are held at a time */
 };
 
-enum tx_status tx_dit_init(struct tx_dit *dit, const struct tx_dit_config *config, struct tx_tensors *tensors, struct tx_error *err)
+enum tx_status tx_dit_init(struct tx_dit *dit, const struct tx_dit_config *config, struct tx_tensors *tensors,
+                           struct tx_error *err)
 {
     const struct tx_side_config *body = &config->body;
     const int text = config->condition == TX_CONDITION_TEXT;
     const size_t D = body->hidden_size;
     *dit = (struct tx_dit){
-        .D = D, .H = body->num_heads, .F = tx_mlp_width(body), .depth = body->depth, .T = config->num_tokens, .C = config->in_channels,
-        .out_channels = (config->learn_sigma ? 2 : 1) * config->in_channels, .classes = text ? 0 : config->num_classes,
-        .Nt = text ? config->num_text_tokens : 0, .Dt = text ? config->text_dim : 0, .freq = config->time_freq_dim,
-        .guided = config->guidance_channels ? config->guidance_channels : config->in_channels, .eps = (float)config->norm_eps,
-        .freq_shift = config->time_freq_shift, .S = config->input_size, .p = config->patch_size,
-        .rows = config->input_size ? 1 : config->num_tokens, .plane = config->input_size ? config->input_size * config->input_size : 1,
+        .D = D, .H = body->num_heads, .F = tx_mlp_width(body), .depth = body->depth, .T = config->num_tokens,
+        .C = config->in_channels, .out_channels = (config->learn_sigma ? 2 : 1) * config->in_channels,
+        .classes = text ? 0 : config->num_classes, .Nt = text ? config->num_text_tokens : 0, .Dt = text ? config->text_dim : 0,
+        .freq = config->time_freq_dim, .guided = config->guidance_channels ? config->guidance_channels : config->in_channels,
+        .eps = (float)config->norm_eps, .freq_shift = config->time_freq_shift, .S = config->input_size, .p = config->patch_size,
+        .rows = config->input_size ? 1 : config->num_tokens,
+        .plane = config->input_size ? config->input_size * config->input_size : 1,
     };
     const size_t pp = dit->p * dit->p;
     const float mlp_eps = config->mlp_norm_eps != 0 ? (float)config->mlp_norm_eps : dit->eps;
@@ -63,7 +65,8 @@ void tx_dit_free(struct tx_dit *dit)
     free(dit->ada);
 }
 
-void tx_dit_plan(const struct tx_dit *dit, struct tx_dit_buffers *b, struct tx_arena *arena, size_t B, int null, size_t t, size_t steps)
+void tx_dit_plan(const struct tx_dit *dit, struct tx_dit_buffers *b, struct tx_arena *arena, size_t B, int null, size_t t,
+                 size_t steps)
 {
     const size_t D = dit->D;
     b->conditions = B + (null ? 1 : 0);
@@ -74,16 +77,16 @@ void tx_dit_plan(const struct tx_dit *dit, struct tx_dit_buffers *b, struct tx_a
     b->y = tx_mat_take(arena, TX_F32, b->conditions, D);
     b->time = tx_mat_take(arena, TX_F32, b->pairs, D);
     b->frequencies = tx_mat_take(arena, TX_F32, b->pairs, dit->freq);
-    b->c = b->c_low = tx_mat_take(arena, TX_F32, b->pairs, D);
+    b->c = b->c_narrow = tx_mat_take(arena, TX_F32, b->pairs, D);
     if (dit->final_ada.dtype != TX_F32)
-        b->c_low = tx_mat_take(arena, dit->final_ada.dtype, b->pairs, D);
+        b->c_narrow = tx_mat_take(arena, dit->final_ada.dtype, b->pairs, D);
     b->mod = tx_mat_take(arena, TX_F32, dit->depth * b->pairs, 6 * D);
     b->final_mod = tx_mat_take(arena, TX_F32, b->pairs, 2 * D);
     if (dit->Nt) {
         const enum tx_dtype cross = dit->blocks->cross_kv.dtype;
-        b->text_in = b->text_low = tx_mat_take(arena, TX_F32, b->text_rows, dit->Dt);
+        b->text_in = b->text_narrow = tx_mat_take(arena, TX_F32, b->text_rows, dit->Dt);
         if (dit->text_proj.dtype != TX_F32)
-            b->text_low = tx_mat_take(arena, dit->text_proj.dtype, b->text_rows, dit->Dt);
+            b->text_narrow = tx_mat_take(arena, dit->text_proj.dtype, b->text_rows, dit->Dt);
         b->text = b->cross_in = tx_mat_take(arena, TX_F32, b->text_rows, D);
         if (cross != TX_F32)
             b->cross_in = tx_mat_take(arena, cross, b->text_rows, D);
@@ -118,7 +121,8 @@ static void mean_rows(float *out, const float *rows, size_t count, size_t ld, si
     }
 }
 
-static void condition_on_text(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const struct tx_text *text, size_t B)
+static void condition_on_text(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b,
+                              const struct tx_text *text, size_t B)
 {
     b->text_start[0] = 0;
     for (size_t g = 0; g < b->conditions; g++) {
@@ -134,17 +138,17 @@ static void condition_on_text(const struct tx_run *run, const struct tx_dit *dit
     const struct tx_seq seq = {b->conditions, b->text_start}, ones = {b->conditions, b->one_start};
     const size_t rows = tx_seq_rows(&seq);
     tx_linear_run(run, &dit->text_pool, b->y, b->pooled, &ones, NULL);
-    if (b->text_low.dtype != TX_F32)
-        tx_convert_run(run, b->text_low, b->text_in, rows, dit->Dt);
-    tx_linear_run(run, &dit->text_proj, b->text, b->text_low, &seq, NULL);
+    if (b->text_narrow.dtype != TX_F32)
+        tx_convert_run(run, b->text_narrow, b->text_in, rows, dit->Dt);
+    tx_linear_run(run, &dit->text_proj, b->text, b->text_narrow, &seq, NULL);
     if (b->cross_in.dtype != TX_F32)
         tx_convert_run(run, b->cross_in, b->text, rows, dit->D);
     for (size_t i = 0; i < dit->depth; i++)
         tx_linear_run(run, &dit->blocks[i].cross_kv, tx_mat_at(b->kv, i * b->text_rows, 0), b->cross_in, &seq, NULL);
 }
 
-void tx_dit_condition(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const struct tx_text *text, size_t B,
-                      int null)
+void tx_dit_condition(const struct tx_run *run, const struct tx_dit *dit, struct tx_dit_buffers *b, const struct tx_text *text,
+                      size_t B, int null)
 {
     b->conditions = (text ? B : 0) + (null ? 1 : 0);
     for (size_t i = 0; i <= b->pairs; i++)
@@ -186,13 +190,13 @@ void tx_dit_modulate(const struct tx_run *run, const struct tx_dit *dit, struct 
         float *c = tx_mat_at(b->c, i, 0).data;
         run->kernels->activate_f32(c, c, D, TX_ACT_SILU);
     }
-    if (b->c_low.dtype != TX_F32)
-        tx_convert_run(run, b->c_low, b->c, count, D);
+    if (b->c_narrow.dtype != TX_F32)
+        tx_convert_run(run, b->c_narrow, b->c, count, D);
     b->beside = beside && tx_linear_beside(run->kernels, dit->final_ada.dtype) ? count : 0;
     for (size_t i = 0; i < (b->beside ? 1 : dit->depth); i++)
-        tx_linear_run(run, &dit->ada[i], tx_mat_at(b->mod, i * b->pairs, 0), b->c_low, &ones, NULL);
+        tx_linear_run(run, &dit->ada[i], tx_mat_at(b->mod, i * b->pairs, 0), b->c_narrow, &ones, NULL);
     if (!b->beside)
-        tx_linear_run(run, &dit->final_ada, b->final_mod, b->c_low, &ones, NULL);
+        tx_linear_run(run, &dit->final_ada, b->final_mod, b->c_narrow, &ones, NULL);
 }
 
 /* A sample's patches as the rows of `to`, (channel, row, column) within a patch; tokens as they are. */
@@ -240,14 +244,15 @@ enum tx_status tx_dit_evaluate(const struct tx_run *run, const struct tx_dit *di
         }
         b->start[count] = count * T;
         const struct tx_seq seq = {count, b->start}, texts = {b->conditions, b->text_start};
-        tx_linear_run(run, &dit->x_embedder, b->x, b->in, &seq, &(struct tx_epilogue_f32){.residual = b->x.data, .ldr = b->x.ld});
+        tx_linear_run(run, &dit->x_embedder, b->x, b->in, &seq,
+                      &(struct tx_epilogue_f32){.residual = b->x.data, .ldr = b->x.ld});
         tx_run_tap(run, "embed", 0, b->x.data, count * T, D, b->x.ld);
         for (size_t i = 0; i < dit->depth; i++) {
             if (tx_run_tick(run) != TX_OK)
                 return TX_STOPPED;
             const int last = i + 1 == dit->depth;
             const struct tx_beside beside = {.linear = last ? &dit->final_ada : &dit->ada[i + 1],
-                .out = last ? b->final_mod : tx_mat_at(b->mod, (i + 1) * b->pairs, 0), .a = b->c_low, .rows = b->beside};
+                .out = last ? b->final_mod : tx_mat_at(b->mod, (i + 1) * b->pairs, 0), .a = b->c_narrow, .rows = b->beside};
             const struct tx_modulation modulation = {tx_mat_at(b->mod, i * b->pairs, 0).data, b->mod.ld, b->group,
                                                     b->beside && e0 == 0 ? &beside : NULL};
             const struct tx_cross_text text = {dit->Nt ? tx_mat_at(b->kv, i * b->text_rows, 0) : b->kv, &texts, b->text_of};
@@ -265,8 +270,8 @@ enum tx_status tx_dit_evaluate(const struct tx_run *run, const struct tx_dit *di
     return tx_run_tick(run);
 }
 
-enum tx_status tx_dit_denoise(const struct tx_run *run, const struct tx_dit *dit, struct tx_arena *arena, const float *x, const float *t,
-                              const struct tx_text *text, size_t B, float *out)
+enum tx_status tx_dit_denoise(const struct tx_run *run, const struct tx_dit *dit, struct tx_arena *arena, const float *x,
+                              const float *t, const struct tx_text *text, size_t B, float *out)
 {
     struct tx_dit_buffers b;
     const size_t conditions = text ? B : 0;

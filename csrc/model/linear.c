@@ -3,8 +3,8 @@
  * Own kernels: tiles of ROWS rows by a run of columns. An element's sum has one order whatever tile it falls into, so where the
  * borders lie never changes a bit, and they are free to follow the number of threads.
  *
- * BLAS (OpenBLAS, float32 only, one thread a call): its bits change with the shape of a call, so a call always takes the rows of one image
- * and a fixed run of columns. The sums go to scratch, since a residual may be the output itself.
+ * BLAS (OpenBLAS, float32 only, one thread a call): its bits change with the shape of a call, so a call always takes the rows
+ * of one image and a fixed run of columns. The sums go to scratch, since a residual may be the output itself.
  */
 #include "linear.h"
 
@@ -187,7 +187,8 @@ static void cut_columns(struct job *job, const struct tx_linear *l, int threads)
     job->runs = tx_min(job->panels, (wanted + count - 1) / count * count);
 }
 
-/* Where this thread reads on after a run of columns: behind it, or, if it is the last of a share, where the same rows' next product begins. */
+/* Where this thread reads on after a run of columns: behind it, or, if it is the last of a share, where the same rows' next
+ * product begins. */
 static const char *read_next(const struct job *job, size_t run, int worker)
 {
     const struct tx_linear *next = job->linear->next;
@@ -218,21 +219,21 @@ static struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *e, size_
 }
 
 /* M rows by panels p0..p1. */
-static void multiply(const struct tx_run *run, const struct tx_linear *l, struct tx_mat out, struct tx_mat a, size_t M, size_t p0,
-                     size_t p1, const struct tx_epilogue_f32 *epilogue, const struct tx_fetch *fetch)
+static void multiply(const struct tx_run *run, const struct tx_linear *l, struct tx_mat out, struct tx_mat a, size_t M,
+                     size_t p0, size_t p1, const struct tx_epilogue_f32 *epilogue, const struct tx_fetch *fetch)
 {
     const size_t n0 = p0 * panel_width(l), n1 = tx_min(p1 * panel_width(l), l->N);
     if (n0 >= n1)
         return;
     if (l->dtype == TX_F32) {
-        run->kernels->gemm_f32(&(struct tx_gemm_f32){
-            .out = out.data, .ldo = out.ld, .a = a.data, .lda = a.ld, .w = l->w, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1,
-            .epilogue = *epilogue, .fetch = *fetch});
+        run->kernels->gemm_f32(&(struct tx_gemm_f32){.out = out.data, .ldo = out.ld, .a = a.data, .lda = a.ld, .w = l->w,
+                                                     .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1, .epilogue = *epilogue,
+                                                     .fetch = *fetch});
         return;
     }
-    const struct tx_gemm_narrow job = {
-        .out = out.data, .ldo = out.ld, .out_bf16 = out.dtype == TX_BF16, .a = a.data, .lda = a.ld, .a_scale = a.scale, .w = l->w,
-        .w_scale = l->scale, .M = M, .N = l->N, .K = l->K, .n0 = n0, .n1 = n1, .epilogue = *epilogue, .fetch = *fetch};
+    const struct tx_gemm_narrow job = {.out = out.data, .ldo = out.ld, .out_bf16 = out.dtype == TX_BF16, .a = a.data,
+                                       .lda = a.ld, .a_scale = a.scale, .w = l->w, .w_scale = l->scale, .M = M, .N = l->N,
+                                       .K = l->K, .n0 = n0, .n1 = n1, .epilogue = *epilogue, .fetch = *fetch};
     if (l->dtype == TX_BF16)
         run->kernels->gemm_bf16(&job);
     else
@@ -281,8 +282,9 @@ static void blas_task(void *arg, size_t task, int worker)
     float *sums = tx_run_scratch(job->run, worker);
     if (!rows || tx_run_stopped(job->run, worker))
         return;
-    scipy_cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)l->K, 1.0f, tx_mat_at(job->a, r0, 0).data,
-                      (int)job->a.ld, (const float *)l->w + n0 * l->K, (int)l->K, 0.0f, sums, COLUMNS_BLAS);
+    scipy_cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)l->K, 1.0f,
+                      tx_mat_at(job->a, r0, 0).data, (int)job->a.ld, (const float *)l->w + n0 * l->K, (int)l->K, 0.0f, sums,
+                      COLUMNS_BLAS);
     struct tx_epilogue_f32 e = epilogue_at(&job->epilogue, r0);
     e.bias = e.bias ? e.bias + n0 : NULL;
     e.residual = e.residual ? e.residual + n0 : NULL;
@@ -295,8 +297,8 @@ int tx_linear_beside(const struct tx_kernels *k, enum tx_dtype dtype)
     return dtype == TX_F32 ? k->gemm_f32_beside : dtype == TX_BF16 ? k->gemm_bf16_beside : k->gemm_int8_beside;
 }
 
-void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a, const struct tx_seq *seq,
-                   const struct tx_epilogue_f32 *epilogue)
+void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a,
+                   const struct tx_seq *seq, const struct tx_epilogue_f32 *epilogue)
 {
     tx_linear_run_beside(run, linear, out, a, seq, epilogue, NULL);
 }

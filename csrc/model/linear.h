@@ -38,13 +38,14 @@ void tx_linear_unpack(const struct tx_linear *linear, void *data, float *scale);
 /* Bytes of scratch that one worker needs for segments of up to this many rows. */
 size_t tx_linear_scratch(const struct tx_kernels *kernels, size_t longest_segment);
 
-/* out [rows,N] = epilogue(a [rows,K] W^T + bias); epilogue's own bias is filled in here. a has the weight's dtype; out is float32, or
- * bfloat16 where the weight is not float32 and there is no residual. */
-void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a, const struct tx_seq *seq,
-                   const struct tx_epilogue_f32 *epilogue);
+/* out [rows,N] = epilogue(a [rows,K] W^T + bias); epilogue's own bias is filled in here. a has the weight's dtype; out is
+ * float32, or bfloat16 where the weight is not float32 and there is no residual. */
+void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a,
+                   const struct tx_seq *seq, const struct tx_epilogue_f32 *epilogue);
 
-/* Some columns of another product that goes along with one: while the one's tasks multiply they fetch the other's weight, and then multiply
- * with what has come. Memory would rest beside the one, and multipliers beside the other, where that has few rows. */
+/* Some columns of another product that goes along with one: while the one's tasks multiply they fetch the other's weight, and
+ * then multiply with what has come. Memory would rest beside the one, and multipliers beside the other, where that has few
+ * rows. */
 struct tx_beside {
     const struct tx_linear *linear; /* of a dtype that tx_linear_beside says 1 for */
     struct tx_mat out, a;

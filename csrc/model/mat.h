@@ -1,5 +1,5 @@
-/* Rows of activations in the dtype that a product takes them in. The residual stream is float32 in every model; what goes into a product is
- * the model's dtype, and what attention reads is bfloat16 in bfloat16 and int8 models. */
+/* Rows of activations in the dtype that a product takes them in. The residual stream is float32 in every model; what goes into
+ * a product is the model's dtype, and what attention reads is bfloat16 in bfloat16 and int8 models. */
 #ifndef TX_MAT_H
 #define TX_MAT_H
 
@@ -20,8 +20,9 @@ static inline size_t tx_dtype_size(enum tx_dtype dtype)
     return dtype == TX_F32 ? sizeof(float) : dtype == TX_BF16 ? sizeof(uint16_t) : sizeof(int8_t);
 }
 
-/* The distance between rows with D columns: an odd number of cache lines, so that the rows that a kernel reads side by side do not fall
- * into the same sets of the first-level cache; and for bfloat16 and int8 room for the zeros that kernels.h asks for. */
+/* The distance between rows with D columns: an odd number of cache lines, so that the rows that a kernel reads side by side do
+ * not fall into the same sets of the first-level cache; and for bfloat16 and int8 room for the zeros that kernels.h asks
+ * for. */
 static inline size_t tx_mat_ld(enum tx_dtype dtype, size_t D)
 {
     if (dtype == TX_F32)

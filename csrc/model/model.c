@@ -45,14 +45,15 @@ static enum tx_status check_sums(const struct tx_tensors *tensors, struct tx_err
     for (size_t i = 0; i < tensors->count; i++) {
         const struct tx_linear *linear = tensors->list[i].linear;
         if (linear && linear->dtype == TX_INT8 && linear->K > most)
-            return tx_fail(err, TX_EINVAL, "config: %s has rows of %zu numbers, expected at most %zu in an int8 model", tensors->list[i].name,
-                           linear->K, most);
+            return tx_fail(err, TX_EINVAL, "config: %s has rows of %zu numbers, expected at most %zu in an int8 model",
+                           tensors->list[i].name, linear->K, most);
     }
     return TX_OK;
 }
 
-enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind, enum tx_sides sides,
-                             enum tx_dtype dtype, const union tx_model_config *config, struct tx_error *err)
+enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind,
+                             enum tx_sides sides, enum tx_dtype dtype, const union tx_model_config *config,
+                             struct tx_error *err)
 {
     *model = NULL;
     struct tx_model *m = calloc(1, sizeof *m);
@@ -142,8 +143,8 @@ static void plan_weights(struct tx_model *m, struct tx_arena *arena)
         tx_side_plan_fixed(&m->detokenizer.side, arena, 1);
 }
 
-enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg, int threads,
-                             struct tx_error *err)
+enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg,
+                             int threads, struct tx_error *err)
 {
     struct tx_arena measure = {0};
     plan_weights(m, &measure);
@@ -190,8 +191,8 @@ static void begin(struct workspace *w, const struct tx_model *m, const struct tx
     const int threads = call->threads > 0 ? call->threads : tx_pool_threads();
     *w = (struct workspace){
         .run = {.kernels = m->kernels, .threads = threads < TX_MAX_THREADS ? threads : TX_MAX_THREADS,
-                .scratch_size = tx_round_up(scratch, TX_ALIGN), .tick = call->tick, .tick_arg = call->tick_arg, .tap = call->tap,
-                .tap_arg = call->tap_arg, .err = call->err},
+                .scratch_size = tx_round_up(scratch, TX_ALIGN), .tick = call->tick, .tick_arg = call->tick_arg,
+                .tap = call->tap, .tap_arg = call->tap_arg, .err = call->err},
     };
     w->run.stopped = &w->stopped;
     w->run.scratch = tx_arena_take(&w->arena, (size_t)w->run.threads, w->run.scratch_size);
@@ -227,13 +228,14 @@ enum tx_status tx_textok_encode(const struct tx_model *m, const struct tx_call *
     return status;
 }
 
-static void plan_decode(struct workspace *w, const struct tx_model *m, struct tx_detokenizer_buffers *buffers, size_t B, size_t t)
+static void plan_decode(struct workspace *w, const struct tx_model *m, struct tx_detokenizer_buffers *buffers, size_t B,
+                        size_t t)
 {
     tx_detokenizer_plan(&m->detokenizer, buffers, &w->arena, tx_side_together(&m->detokenizer.side, B, t), t);
 }
 
-enum tx_status tx_textok_decode(const struct tx_model *m, const struct tx_call *call, const float *z, const struct tx_text *text, size_t B,
-                                void *images, int bytes)
+enum tx_status tx_textok_decode(const struct tx_model *m, const struct tx_call *call, const float *z,
+                                const struct tx_text *text, size_t B, void *images, int bytes)
 {
     struct workspace w;
     struct tx_detokenizer_buffers buffers;

@@ -23,7 +23,8 @@ static inline size_t tx_seq_length(const struct tx_seq *seq, size_t image)
     return seq->start[image + 1] - seq->start[image];
 }
 
-/* Asked by the calling thread between tiles and between steps: anything but 0 stops the run with TX_STOPPED, and it is not asked again. */
+/* Asked by the calling thread between tiles and between steps: anything but 0 stops the run with TX_STOPPED, and it is not
+ * asked again. */
 typedef int tx_tick(void *arg);
 /* Shown an intermediate [rows,D] (ld): for tests. */
 typedef void tx_tap(void *arg, const char *name, const float *x, size_t rows, size_t D, size_t ld);
@@ -35,7 +36,8 @@ struct tx_run {
     size_t scratch_size;    /* a multiple of TX_ALIGN */
     tx_tick *tick;          /* or NULL */
     void *tick_arg;
-    atomic_int *stopped;    /* 1 once tick said so: tasks that have not begun are left out, and what was computed since means nothing */
+    /* 1 once tick said so: tasks that have not begun are left out, and what was computed since means nothing. */
+    atomic_int *stopped;
     tx_tap *tap;            /* or NULL */
     void *tap_arg;
     struct tx_error *err;

@@ -35,7 +35,8 @@ static void plan(const struct tx_dit *dit, struct buffers *b, struct tx_arena *a
 }
 
 /* Modulations of the steps from `step` on, as many as there is room for; returns how many steps that is. */
-static size_t modulate(const struct tx_run *run, const struct tx_dit *dit, struct buffers *b, const struct tx_sample *s, size_t step)
+static size_t modulate(const struct tx_run *run, const struct tx_dit *dit, struct buffers *b, const struct tx_sample *s,
+                       size_t step)
 {
     const size_t G = b->dit.conditions, count = tx_min(b->dit.pairs / G, s->steps - step);
     for (size_t i = 0; i < count * G; i++) {
@@ -46,10 +47,12 @@ static size_t modulate(const struct tx_run *run, const struct tx_dit *dit, struc
     return count;
 }
 
-/* The guided prediction u + scale (c - u) of the first `guided` channels, the conditional's own for the rest and for the variance. */
+/* The guided prediction u + scale (c - u) of the first `guided` channels, the conditional's own for the rest and for the
+ * variance. */
 static void guide(const struct tx_dit *dit, struct buffers *b, size_t B, float scale)
 {
-    const size_t C = dit->C * dit->plane, Co = dit->out_channels * dit->plane, guided = dit->guided * dit->plane, rows = B * dit->rows;
+    const size_t C = dit->C * dit->plane, Co = dit->out_channels * dit->plane, guided = dit->guided * dit->plane,
+                 rows = B * dit->rows;
     for (size_t r = 0; r < rows; r++) {
         const float *c = b->out + r * Co, *u = b->out + (rows + r) * Co;
         memcpy(b->m + r * C, c, C * sizeof *c);
@@ -61,7 +64,8 @@ static void guide(const struct tx_dit *dit, struct buffers *b, size_t B, float s
     }
 }
 
-enum tx_status tx_sample_run(const struct tx_run *run, const struct tx_dit *dit, struct tx_arena *arena, const struct tx_sample *s)
+enum tx_status tx_sample_run(const struct tx_run *run, const struct tx_dit *dit, struct tx_arena *arena,
+                             const struct tx_sample *s)
 {
     struct buffers b;
     const int guided = any_guided(s);

@@ -1,5 +1,5 @@
-/* All steps of a sampling run. Which solver it is stands in coefficient rows that Python computes (textok/schedules.py); here is the loop:
- * evaluate, guide, combine linearly. The core draws no random numbers: noise comes in as arrays. */
+/* All steps of a sampling run. Which solver it is stands in coefficient rows that Python computes (textok/schedules.py); here
+ * is the loop: evaluate, guide, combine linearly. The core draws no random numbers: noise comes in as arrays. */
 #ifndef TX_SAMPLER_H
 #define TX_SAMPLER_H
 
@@ -21,6 +21,7 @@ struct tx_sample {
 };
 
 /* Runs on an arena that a first call without memory has measured. */
-enum tx_status tx_sample_run(const struct tx_run *run, const struct tx_dit *dit, struct tx_arena *arena, const struct tx_sample *sample);
+enum tx_status tx_sample_run(const struct tx_run *run, const struct tx_dit *dit, struct tx_arena *arena,
+                             const struct tx_sample *sample);
 
 #endif

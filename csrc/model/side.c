@@ -6,8 +6,8 @@
 
 enum { ROWS_TOGETHER = 1024 };
 
-enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config *config, const struct tx_side_config *sizes, int has_text,
-                            struct tx_error *err)
+enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config *config, const struct tx_side_config *sizes,
+                            int has_text, struct tx_error *err)
 {
     *side = (struct tx_side){
         .D = sizes->hidden_size, .H = sizes->num_heads, .F = tx_mlp_width(sizes), .depth = sizes->depth,
@@ -70,7 +70,8 @@ size_t tx_side_together(const struct tx_side *side, size_t batch, size_t t)
     return tx_max(1, tx_min(batch, ROWS_TOGETHER / rows));
 }
 
-void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *b, struct tx_arena *arena, size_t images, size_t t, int keep_patches)
+void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *b, struct tx_arena *arena, size_t images, size_t t,
+                  int keep_patches)
 {
     const size_t kept = keep_patches ? side->P : side->N, part = keep_patches ? side->N : side->P;
     t = text_rows(side, t);
@@ -80,7 +81,8 @@ void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *b, struct 
     b->part = tx_mat_take(arena, TX_F32, images * part, side->D);
     b->normed = tx_mat_take(arena, TX_F32, images * kept, side->D);
     b->text_in = tx_mat_take(arena, TX_F32, images * t, side->Dt);
-    b->text_low = side->text_proj.dtype == TX_F32 ? b->text_in : tx_mat_take(arena, side->text_proj.dtype, images * t, side->Dt);
+    b->text_narrow =
+        side->text_proj.dtype == TX_F32 ? b->text_in : tx_mat_take(arena, side->text_proj.dtype, images * t, side->Dt);
     b->text = b->cross_in = tx_mat_take(arena, TX_F32, images * t, side->D);
     if (side->cross) {
         const enum tx_dtype dtype = side->blocks->cross_kv.dtype;
@@ -146,7 +148,8 @@ enum tx_status tx_side_fix(const struct tx_side *side, const struct tx_kernels *
         if (real && tx_arena_open(&arena, &measured, err) != TX_OK)
             return err->status;
         run.scratch = tx_arena_take(&arena, (size_t)threads, run.scratch_size);
-        const struct tx_mat x = tx_mat_take(&arena, TX_F32, count, side->D), h = tx_mat_take(&arena, block->qkv.dtype, count, side->D);
+        const struct tx_mat x = tx_mat_take(&arena, TX_F32, count, side->D),
+                            h = tx_mat_take(&arena, block->qkv.dtype, count, side->D);
         if (real) {
             learned_rows(side, x.data, x.ld);
             norm_input(&run, side, x, count);
@@ -163,14 +166,15 @@ void tx_side_begin(const struct tx_side *side, const struct tx_side_buffers *buf
     for (size_t b = 0; b < images; b++) {
         buffers->part_start[b] = b * count;
         for (size_t r = 0; r < count; r++)
-            memcpy(tx_mat_at(buffers->part, b * count + r, 0).data, side->pos_embed + (first + r) * side->D, side->D * sizeof(float));
+            memcpy(tx_mat_at(buffers->part, b * count + r, 0).data, side->pos_embed + (first + r) * side->D,
+                   side->D * sizeof(float));
     }
     buffers->part_start[images] = images * count;
 }
 
 /* Text of these images -> buffers->text [rows, D], and where each one's rows start. */
-static void project_text(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images,
-                         const struct tx_text *text, size_t b0)
+static void project_text(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers,
+                         size_t images, const struct tx_text *text, size_t b0)
 {
     size_t *start = buffers->text_start;
     start[0] = 0;
@@ -188,9 +192,9 @@ static void project_text(const struct tx_run *run, const struct tx_side *side, c
     }
     if (!side->Nt || side->classes)
         return;
-    if (buffers->text_low.dtype != TX_F32)
-        tx_convert_run(run, buffers->text_low, buffers->text_in, start[images], side->Dt);
-    tx_linear_run(run, &side->text_proj, buffers->text, buffers->text_low, &(struct tx_seq){images, start}, NULL);
+    if (buffers->text_narrow.dtype != TX_F32)
+        tx_convert_run(run, buffers->text_narrow, buffers->text_in, start[images], side->Dt);
+    tx_linear_run(run, &side->text_proj, buffers->text, buffers->text_narrow, &(struct tx_seq){images, start}, NULL);
 }
 
 /* [patches; registers; latents; text] of each image, one after the other, in buffers->x. */
@@ -206,15 +210,17 @@ static void assemble(const struct tx_side *side, const struct tx_side_buffers *b
         learned_rows(side, x + side->blocks->fixed_first * ld, ld);
         if (!side->cross)
             for (size_t r = 0; r < text_start[b + 1] - text_start[b]; r++)
-                add_row(x + (fixed + r) * ld, tx_mat_at(buffers->text, text_start[b] + r, 0).data, side->pos_embed + (fixed + r) * D, D);
+                add_row(x + (fixed + r) * ld, tx_mat_at(buffers->text, text_start[b] + r, 0).data,
+                        side->pos_embed + (fixed + r) * D, D);
     }
 }
 
-enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images,
-                           const struct tx_text *text, size_t b0, int keep_patches, const char *prefix)
+enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers,
+                           size_t images, const struct tx_text *text, size_t b0, int keep_patches, const char *prefix)
 {
     const size_t D = side->D, kept = keep_patches ? side->P : side->N;
-    const struct tx_seq seq = {images, buffers->start}, text_seq = {images, buffers->text_start}, kept_seq = {images, buffers->kept_start};
+    const struct tx_seq seq = {images, buffers->start}, text_seq = {images, buffers->text_start},
+                        kept_seq = {images, buffers->kept_start};
     const struct tx_keep keep = {keep_patches ? 0 : side->P + side->R, kept, &kept_seq};
     const struct tx_cross_text cross = {.kv = buffers->kv, .seq = &text_seq};
 
@@ -223,7 +229,8 @@ enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side,
         tx_convert_run(run, buffers->cross_in, buffers->text, tx_seq_rows(&text_seq), D);
     buffers->start[0] = buffers->kept_start[0] = 0;
     for (size_t b = 0; b < images; b++) {
-        buffers->start[b + 1] = buffers->start[b] + side->P + side->R + side->N + (side->cross ? 0 : tx_seq_length(&text_seq, b));
+        buffers->start[b + 1] =
+            buffers->start[b] + side->P + side->R + side->N + (side->cross ? 0 : tx_seq_length(&text_seq, b));
         buffers->kept_start[b + 1] = (b + 1) * kept;
     }
     assemble(side, buffers, images, keep_patches);
@@ -237,7 +244,8 @@ enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side,
             return TX_STOPPED;
         if (side->cross)
             tx_linear_run(run, &side->blocks[i].cross_kv, buffers->kv, buffers->cross_in, &text_seq, NULL);
-        tx_block_run(run, &side->blocks[i], buffers->x, &seq, &buffers->block, NULL, &cross, i + 1 == side->depth ? &keep : NULL, prefix, i);
+        tx_block_run(run, &side->blocks[i], buffers->x, &seq, &buffers->block, NULL, &cross,
+                     i + 1 == side->depth ? &keep : NULL, prefix, i);
     }
     tx_norm_run(run, buffers->normed, &(struct tx_norm_f32){
         .x = buffers->block.kept.data, .ldx = buffers->block.kept.ld, .M = images * kept, .D = D, .eps = side->eps,

@@ -5,7 +5,8 @@
  *   blocks, with cross-attention to text_proj(text) where the config says so
  *   norm of the kept part
  *
- * A side without text has no text part. Each image has its own number of text rows: rows that a mask leaves out are not there at all.
+ * A side without text has no text part. Each image has its own number of text rows: rows that a mask leaves out are not there
+ * at all.
  */
 #ifndef TX_SIDE_H
 #define TX_SIDE_H
@@ -42,7 +43,7 @@ struct tx_side_buffers {
     struct tx_mat part;         /* [images * (P or N), D]: the part that comes from outside, positions added */
     struct tx_mat normed;       /* [images * (N or P), D]: the result */
     struct tx_mat text_in;      /* [images * t, Dt] */
-    struct tx_mat text_low;     /* the same in text_proj's dtype; text_in itself where that is float32 */
+    struct tx_mat text_narrow;     /* the same in text_proj's dtype; text_in itself where that is float32 */
     struct tx_mat text;         /* [images * t, D] */
     struct tx_mat cross_in;     /* the same in cross_kv's dtype, cross-attention only; text itself where that is float32 */
     struct tx_mat kv;           /* [images * t, 2D], cross-attention only */
@@ -50,28 +51,30 @@ struct tx_side_buffers {
     size_t *start, *text_start, *part_start, *kept_start;  /* [images + 1] */
 };
 
-enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config *config, const struct tx_side_config *sizes, int has_text,
-                            struct tx_error *err);
+enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config *config, const struct tx_side_config *sizes,
+                            int has_text, struct tx_error *err);
 /* Names and shapes of what the sides share, with PREFIX "tokenizer." or "detokenizer.". */
 void tx_side_bind(struct tx_side *side, struct tx_tensors *tensors, const struct tx_textok_config *config, const char *prefix);
 void tx_side_free(struct tx_side *side);
 
-/* What depends on the weights alone: the first block's queries, keys and values of the learned tokens. Room for them, in the model's
- * memory; and, once the tensors are there, their values. */
+/* What depends on the weights alone: the first block's queries, keys and values of the learned tokens. Room for them, in the
+ * model's memory; and, once the tensors are there, their values. */
 void tx_side_plan_fixed(struct tx_side *side, struct tx_arena *arena, int keep_patches);
 enum tx_status tx_side_fix(const struct tx_side *side, const struct tx_kernels *kernels, int threads, struct tx_error *err);
 
 /* Images that are computed together: enough rows to fill the kernels, few enough to stay in the caches. */
 size_t tx_side_together(const struct tx_side *side, size_t batch, size_t t);
-void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *buffers, struct tx_arena *arena, size_t images, size_t t, int keep_patches);
+void tx_side_plan(const struct tx_side *side, struct tx_side_buffers *buffers, struct tx_arena *arena, size_t images, size_t t,
+                  int keep_patches);
 size_t tx_side_scratch(const struct tx_side *side, const struct tx_kernels *kernels, size_t t);
 
-/* Positions of the part that comes from outside, copied into buffers->part for `images` images: the linear that makes the part adds them. */
+/* Positions of the part that comes from outside, copied into buffers->part for `images` images: the linear that makes the part
+ * adds them. */
 void tx_side_begin(const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images, int keep_patches);
 
 /* From buffers->part to the normed kept rows, in buffers->normed [images * kept, D]. `b0`: the first image's index in text. The
  * tokenizer keeps the latents and gets patches from outside, the detokenizer the other way round (keep_patches). */
-enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers, size_t images,
-                           const struct tx_text *text, size_t b0, int keep_patches, const char *prefix);
+enum tx_status tx_side_run(const struct tx_run *run, const struct tx_side *side, const struct tx_side_buffers *buffers,
+                           size_t images, const struct tx_text *text, size_t b0, int keep_patches, const char *prefix);
 
 #endif

@@ -4,7 +4,8 @@
 
 #include "../base/pool.h"
 
-enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors, struct tx_error *err)
+enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors,
+                                 struct tx_error *err)
 {
     const int has_text = config->text_condition == TX_TEXT_BOTH || config->text_condition == TX_TEXT_TOKENIZER;
     const size_t p = config->patch_size;
@@ -20,7 +21,8 @@ enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_
     return TX_OK;
 }
 
-void tx_tokenizer_plan(const struct tx_tokenizer *t, struct tx_tokenizer_buffers *buffers, struct tx_arena *arena, size_t images, size_t text_tokens)
+void tx_tokenizer_plan(const struct tx_tokenizer *t, struct tx_tokenizer_buffers *buffers, struct tx_arena *arena,
+                       size_t images, size_t text_tokens)
 {
     tx_side_plan(&t->side, &buffers->side, arena, images, text_tokens, 0);
     buffers->patches = tx_mat_take(arena, TX_F32, images * t->side.P, t->patch_embed.K);
@@ -48,8 +50,9 @@ static void patchify_task(void *arg, size_t image, int worker)
         job->run->kernels->patchify_f32(patches, ld, (const float *)job->images + image * pixels, t->S, t->p);
 }
 
-enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokenizer *t, const struct tx_tokenizer_buffers *buffers,
-                                const void *images, int bytes, const struct tx_text *text, size_t B, float *z)
+enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokenizer *t,
+                                const struct tx_tokenizer_buffers *buffers, const void *images, int bytes,
+                                const struct tx_text *text, size_t B, float *z)
 {
     const size_t N = t->side.N, image_size = t->S * t->S * 3 * (bytes ? 1 : sizeof(float));
     for (size_t b0 = 0; b0 < B; b0 += buffers->side.images) {
@@ -57,11 +60,13 @@ enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokeni
         struct patchify_job job = {run, t, buffers->patches, (const char *)images + b0 * image_size, bytes};
         tx_pool_run(run->threads, patchify_task, &job, count);
         tx_side_begin(&t->side, &buffers->side, count, 0);
-        tx_linear_run(run, &t->patch_embed, buffers->side.part, buffers->patches, &(struct tx_seq){count, buffers->side.part_start},
+        tx_linear_run(run, &t->patch_embed, buffers->side.part, buffers->patches,
+                      &(struct tx_seq){count, buffers->side.part_start},
                       &(struct tx_epilogue_f32){.residual = buffers->side.part.data, .ldr = buffers->side.part.ld});
         if (tx_side_run(run, &t->side, &buffers->side, count, text, b0, 0, "tokenizer.") != TX_OK)
             return run->err->status;
-        tx_linear_run(run, &t->to_latent, buffers->moments, buffers->side.normed, &(struct tx_seq){count, buffers->side.kept_start}, NULL);
+        tx_linear_run(run, &t->to_latent, buffers->moments, buffers->side.normed,
+                      &(struct tx_seq){count, buffers->side.kept_start}, NULL);
         for (size_t r = 0; r < count * N; r++)
             memcpy(z + (b0 * N + r) * t->d, tx_mat_at(buffers->moments, r, 0).data, t->d * sizeof *z);
     }

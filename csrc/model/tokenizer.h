@@ -22,11 +22,14 @@ struct tx_tokenizer_buffers {
     struct tx_mat moments;          /* [images * N, to_latent.N] */
 };
 
-enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors, struct tx_error *err);
-void tx_tokenizer_plan(const struct tx_tokenizer *t, struct tx_tokenizer_buffers *buffers, struct tx_arena *arena, size_t images, size_t text_tokens);
+enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_config *config, struct tx_tensors *tensors,
+                                 struct tx_error *err);
+void tx_tokenizer_plan(const struct tx_tokenizer *t, struct tx_tokenizer_buffers *buffers, struct tx_arena *arena,
+                       size_t images, size_t text_tokens);
 
 /* images: float32 in [-1,1], or uint8 where `bytes`; z [B,N,d]. */
-enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokenizer *t, const struct tx_tokenizer_buffers *buffers,
-                                const void *images, int bytes, const struct tx_text *text, size_t B, float *z);
+enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokenizer *t,
+                                const struct tx_tokenizer_buffers *buffers, const void *images, int bytes,
+                                const struct tx_text *text, size_t B, float *z);
 
 #endif

@@ -1,18 +1,19 @@
 /* attention_bf16 on tiles: out[Tq,Dh] = softmax(scale q k^T) v of one head.
  *
- * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector then holds 16 queries, whose maxima and sums
- * need no reduction across lanes; q and v are turned around, k is copied. All that tiles read or write lies in scratch tile by tile, 1 KB
- * each: K [Tk/16][Dp/32], v^T [Tk/32][Dm/16], and for 32 queries at a time (two groups of 16) q^T [Dp/32][2], scores [keys/16][2],
- * probabilities in pairs of keys [keys/32][2] and the output [Dm/16][2].
+ * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector then holds 16 queries, whose maxima
+ * and sums need no reduction across lanes; q and v are turned around, k is copied. All that tiles read or write lies in scratch
+ * tile by tile, 1 KB each: K [Tk/16][Dp/32], v^T [Tk/32][Dm/16], and for 32 queries at a time (two groups of 16) q^T
+ * [Dp/32][2], scores [keys/16][2], probabilities in pairs of keys [keys/32][2] and the output [Dm/16][2].
  *
- * A probability is 2^(t - base) in bfloat16, made with integers: adding 1.5 2^16 to t - base + 127 leaves its exponent and seven bits of
- * fraction in the low half of the float, that is 2^x with 1 + f for 2^f, and a table takes f + 1 - 2^f off. Error: 0.7% at most, 0.23%
- * RMS, of which the rounding to bfloat16 is 0.4% and 0.16%. The sum of a row is of the rounded numbers.
+ * A probability is 2^(t - base) in bfloat16, made with integers: adding 1.5 2^16 to t - base + 127 leaves its exponent and
+ * seven bits of fraction in the low half of the float, that is 2^x with 1 + f for 2^f, and a table takes f + 1 - 2^f off.
+ * Error: 0.7% at most, 0.23% RMS, of which the rounding to bfloat16 is 0.4% and 0.16%. The sum of a row is of the rounded
+ * numbers.
  *
- * Where |q| |k| bounds a query's scores well, the base follows from the bound and nothing needs to know the maximum. Otherwise (`steep`) it
- * is the running maximum, which follows the true one only when that has risen by more than 8. Which of the two is decided query by query,
- * so that a result depends on its q, k and v alone; 32 queries with a steep one among them take the slower way together. Rows whose scores
- * hold NaN or +inf come out as NaN. */
+ * Where |q| |k| bounds a query's scores well, the base follows from the bound and nothing needs to know the maximum. Otherwise
+ * (`steep`) it is the running maximum, which follows the true one only when that has risen by more than 8. Which of the two is
+ * decided query by query, so that a result depends on its q, k and v alone; 32 queries with a steep one among them take the
+ * slower way together. Rows whose scores hold NaN or +inf come out as NaN. */
 #include <math.h>
 
 #include "tiles.h"
@@ -112,7 +113,8 @@ static void turn_values(const struct attention *a, const struct tx_attention_bf1
             for (size_t i = 0; i < 16; i++) {
                 const uint16_t *v = job->v + (t + 2 * i) * job->ldv + 16 * o;
                 const __m256i even = t + 2 * i < a->Tk ? _mm256_maskz_loadu_epi16(lanes, v) : _mm256_setzero_si256();
-                const __m256i odd = t + 2 * i + 1 < a->Tk ? _mm256_maskz_loadu_epi16(lanes, v + job->ldv) : _mm256_setzero_si256();
+                const __m256i odd =
+                    t + 2 * i + 1 < a->Tk ? _mm256_maskz_loadu_epi16(lanes, v + job->ldv) : _mm256_setzero_si256();
                 r[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
             }
             transpose_32x16x16(r);
@@ -144,7 +146,8 @@ static void turn_queries(struct attention *a, const struct tx_attention_bf16 *jo
             }
         }
         /* A hundredth and one more than enough for the rounding of squares and scores. */
-        const __m512 size = _mm512_mul_ps(_mm512_sqrt_ps(squares), _mm512_mul_ps(a->factor, _mm512_set1_ps(1.01f * a->longest)));
+        const __m512 size =
+            _mm512_mul_ps(_mm512_sqrt_ps(squares), _mm512_mul_ps(a->factor, _mm512_set1_ps(1.01f * a->longest)));
         const __m512 bound = _mm512_add_ps(size, _mm512_set1_ps(1.0f));
         a->steep[g] = _mm512_cmp_ps_mask(bound, _mm512_set1_ps(STEEP), _CMP_NLE_UQ);
         set_base(a, (int)g, _mm512_sub_ps(bound, _mm512_set1_ps(TOP - 127)));
@@ -153,8 +156,8 @@ static void turn_queries(struct attention *a, const struct tx_attention_bf16 *jo
     }
 }
 
-/* Scores of the pieces of keys from `first` to `end`. Four stores in a row would hold up the loads behind them: a tile of scores is stored
- * just before it is begun anew. */
+/* Scores of the pieces of keys from `first` to `end`. Four stores in a row would hold up the loads behind them: a tile of
+ * scores is stored just before it is begun anew. */
 static void score(const struct attention *a, size_t first, size_t end)
 {
     const char *k = a->keys + first * a->steps * TILE, *q = a->q;
@@ -243,7 +246,8 @@ static const uint8_t excess[64] __attribute__((aligned(64))) = {
     11, 11, 11, 11, 11, 11, 11, 11, 11, 10, 10, 10, 10, 10, 9, 9, 9, 8, 8, 8, 7, 7, 6, 6, 5, 5, 4, 3, 3, 2, 1, 1,
 };
 
-/* Scores of a piece become probabilities, at `pairs`; `count` of the keys exist. `steep`: scores below the range count as nothing. */
+/* Scores of a piece become probabilities, at `pairs`; `count` of the keys exist. `steep`: scores below the range count as
+ * nothing. */
 TXK_INLINE void soften(struct attention *a, const char *scores, char *pairs, size_t count, const int steep, const int whole)
 {
     const __m512i table = _mm512_load_si512(excess), ones = _mm512_set1_epi16(0x3f80);
@@ -262,7 +266,8 @@ TXK_INLINE void soften(struct attention *a, const char *scores, char *pairs, siz
                 even = _mm512_max_ps(even, magic);
                 odd = _mm512_max_ps(odd, magic);
             }
-            const __m512i x = _mm512_mask_shuffle_epi8(_mm512_castps_si512(even), 0xcccccccccccccccc, _mm512_castps_si512(odd), up);
+            const __m512i x =
+                _mm512_mask_shuffle_epi8(_mm512_castps_si512(even), 0xcccccccccccccccc, _mm512_castps_si512(odd), up);
             __m512i p = _mm512_sub_epi16(x, _mm512_maskz_permutexvar_epi8(0x5555555555555555, _mm512_srli_epi16(x, 1), table));
             if (!whole && 2 * r + 1 >= count)
                 p = 2 * r < count ? _mm512_and_si512(p, _mm512_set1_epi32(0xffff)) : _mm512_setzero_si512();
@@ -300,7 +305,8 @@ static void rebase(struct attention *a, size_t count, int first)
             set_base(a, g, _mm512_mask_blend_ps(a->steep[g], a->base[g], max));
             continue;
         }
-        const __mmask16 higher = _mm512_mask_cmp_ps_mask(a->steep[g], max, _mm512_add_ps(a->base[g], _mm512_set1_ps(8.0f)), _CMP_GT_OQ);
+        const __mmask16 higher =
+            _mm512_mask_cmp_ps_mask(a->steep[g], max, _mm512_add_ps(a->base[g], _mm512_set1_ps(8.0f)), _CMP_GT_OQ);
         if (!higher)
             continue;
         const __m512 shrink = _mm512_mask_blend_ps(higher, _mm512_set1_ps(1.0f), exp2_f32x16(_mm512_sub_ps(a->base[g], max)));
@@ -332,7 +338,8 @@ static void attend(struct attention *a)
 static void store_rows(const struct attention *a, const struct tx_attention_bf16 *job, size_t q0, size_t rows)
 {
     for (size_t g = 0; 16 * g < rows; g++) {
-        const __m512 share = _mm512_mask_blend_ps(a->bad[g], _mm512_div_ps(_mm512_set1_ps(1.0f), a->sum[g]), _mm512_set1_ps(NAN));
+        const __m512 share =
+            _mm512_mask_blend_ps(a->bad[g], _mm512_div_ps(_mm512_set1_ps(1.0f), a->sum[g]), _mm512_set1_ps(NAN));
         const size_t count = rows - 16 * g < 16 ? rows - 16 * g : 16;
         for (size_t o = 0; o < a->outputs; o++) {
             __m512i r[16];

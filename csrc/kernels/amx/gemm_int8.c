@@ -5,5 +5,5 @@ NARROW_ROWS_FUNCTIONS(1)
 
 void txk_gemm_int8_amx(const struct tx_gemm_narrow *job)
 {
-    gemm_low_amx(job, narrow_rows_of_act[job->epilogue.act], 1);
+    gemm_narrow(job, narrow_rows_of_act[job->epilogue.act], 1);
 }

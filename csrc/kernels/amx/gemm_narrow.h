@@ -1,15 +1,18 @@
-/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) on tiles, the body of gemm_bf16.c and gemm_int8.c: the two differ in one instruction.
+/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) on tiles, the body of gemm_bf16.c and gemm_int8.c: the two differ in one
+ * instruction.
  *
- * A is read in place. Packed W (avx512/pack_narrow.c): panels of 32 columns; a line of 128 bytes holds the 32 columns' next 4 bytes of K, so 16
- * lines are two tiles. In a block of 32 x 32, two tiles of A meet two of W in four tiles of sums, over the whole of K: four products of 16
- * cycles for four loads. Rows come in groups that stay in L2 while the panels go by, and the panels to come are fetched meanwhile.
+ * A is read in place. Packed W (avx512/pack_narrow.c): panels of 32 columns; a line of 128 bytes holds the 32 columns' next 4
+ * bytes of K, so 16 lines are two tiles. In a block of 32 x 32, two tiles of A meet two of W in four tiles of sums, over the
+ * whole of K: four products of 16 cycles for four loads. Rows come in groups that stay in L2 while the panels go by, and the
+ * panels to come are fetched meanwhile.
  *
- * Two things run beside the products of a block: the epilogue of the block before, a few rows a step (vectors run at half their rate beside
- * tiles, one a cycle), and the stores of sums. Four tiles stored in one go hold up the loads behind them by about 1,000 cycles; so the
- * lower half of a block runs SKEW steps behind the upper at both ends, and its sums leave in the next block.
+ * Two things run beside the products of a block: the epilogue of the block before, a few rows a step (vectors run at half their
+ * rate beside tiles, one a cycle), and the stores of sums. Four tiles stored in one go hold up the loads behind them by about
+ * 1,000 cycles; so the lower half of a block runs SKEW steps behind the upper at both ends, and its sums leave in the next
+ * block.
  *
- * An element's sum is one chain over ascending K, wherever it lies. Bounds: a last block of fewer rows has tiles with fewer rows; no row
- * beyond M is read, nor any column beyond n1 written. */
+ * An element's sum is one chain over ascending K, wherever it lies. Bounds: a last block of fewer rows has tiles with fewer
+ * rows; no row beyond M is read, nor any column beyond n1 written. */
 #ifndef TXK_AMX_GEMM_NARROW_H
 #define TXK_AMX_GEMM_NARROW_H
 
@@ -32,14 +35,14 @@ struct amx_job {
     size_t steps;           /* of 64 bytes of K */
     size_t lines;           /* of the next panel to fetch a step, or 0 */
     const char *soon;       /* rows of A to fetch: the next block's, where they come for the first time; or NULL */
-    /* Where blocks are few: so many times a line of each of PAGES pages a step, from `at` on while that is before `until`; from `end` on,
-     * it goes on at `next`. */
+    /* Where blocks are few: so many times a line of each of PAGES pages a step, from `at` on while that is before `until`; from
+     * `end` on, it goes on at `next`. */
     size_t rounds;
     const char *at, *until, *end, *next;
     struct narrow_rows rows;   /* the epilogue of the block before */
     const char *out;        /* where this block's epilogue will write, rows ldo bytes apart */
     size_t ldo;
-    char *late;             /* that block's place for sums, where its lower half is still to be stored; or NULL */
+    char *rest;             /* that block's place for sums, where its lower half is still to be stored; or NULL */
 };
 
 /* One step of the upper or lower half; `both` halves together load W once. */
@@ -79,8 +82,8 @@ static inline void go_on(struct amx_job *j)
     }
 }
 
-/* W streams as fast as memory gives it only while the hardware's own prefetcher runs ahead. It does so by some 20 lines within a page of
- * 4 KB, too few for the latency of memory: so PAGES pages are fetched side by side, a line of each in turn. */
+/* W streams as fast as memory gives it only while the hardware's own prefetcher runs ahead. It does so by some 20 lines within
+ * a page of 4 KB, too few for the latency of memory: so PAGES pages are fetched side by side, a line of each in turn. */
 static inline void fetch(struct amx_job *j)
 {
     for (size_t i = 0; i < j->rounds && j->at < j->until; i++) {
@@ -94,24 +97,26 @@ static inline void fetch(struct amx_job *j)
     }
 }
 
-static inline void store_late(struct amx_job *j)
+static inline void store_rest(struct amx_job *j)
 {
-    if (j->late) {
-        amx_store(2, j->late + 16 * 128, 128);
-        amx_store(3, j->late + 16 * 128 + 64, 128);
-        j->late = NULL;
+    if (j->rest) {
+        amx_store(2, j->rest + 16 * 128, 128);
+        amx_store(3, j->rest + 16 * 128 + 64, 128);
+        j->rest = NULL;
     }
 }
 
 /* All that is left of the block before. */
 static inline void finish(struct amx_job *j)
 {
-    store_late(j);
+    store_rest(j);
     narrow_rows_next(&j->rows, j->rows.left);
 }
 
-/* The sums of a block of more than 16 rows (`wide`) or up to 16; the upper half's are stored to c, the lower half's stay on the tiles. */
-TXK_INLINE void amx_block(struct amx_job *j, const char *a, const char *w, const char *ahead, char *c, const int wide, const int int8)
+/* The sums of a block of more than 16 rows (`wide`) or up to 16; the upper half's are stored to c, the lower half's stay on the
+ * tiles. */
+TXK_INLINE void amx_block(struct amx_job *j, const char *a, const char *w, const char *ahead, char *c, const int wide,
+                          const int int8)
 {
     const size_t lda = j->lda, steps = j->steps, skew = wide && steps > 2 * SKEW ? SKEW : 0, lines = j->lines;
     const char *a2 = a + AMX_ROWS * lda;
@@ -121,7 +126,7 @@ TXK_INLINE void amx_block(struct amx_job *j, const char *a, const char *w, const
         upper(a + 64 * s, lda, w + STEP_W * s, int8);
         fetch(j);
     }
-    store_late(j);
+    store_rest(j);
     if (wide) {
         amx_zero(2);
         amx_zero(3);
@@ -166,15 +171,18 @@ static inline void amx_shape_for(struct amx_shape *s, size_t rows)
     s->rows[2] = s->rows[3] = s->rows[5] = (uint8_t)low;
 }
 
-TXK_INLINE void gemm_low_amx(const struct tx_gemm_narrow *job, void (*rows_of_act)(struct narrow_rows *, size_t), const int int8)
+TXK_INLINE void gemm_narrow(const struct tx_gemm_narrow *job, void (*rows_of_act)(struct narrow_rows *, size_t),
+                             const int int8)
 {
-    const size_t size = int8 ? 1 : 2, out_size = job->out_bf16 ? 2 : 4, Kb = tx_k_padded(job->K) * size, panel_bytes = Kb * BLOCK, tail = job->M % BLOCK;
+    const size_t size = int8 ? 1 : 2, out_size = job->out_bf16 ? 2 : 4, Kb = tx_k_padded(job->K) * size,
+                 panel_bytes = Kb * BLOCK, tail = job->M % BLOCK;
     struct amx_shape whole, part;
     amx_shape_for(&whole, job->M < BLOCK ? job->M : BLOCK);
     amx_shape_for(&part, tail);
     const int reshape = job->M > BLOCK && tail % AMX_ROWS != 0;
     char sums[2][BLOCK * BLOCK * 4] __attribute__((aligned(64)));
-    struct amx_job j = {.lda = job->lda * size, .steps = Kb / 64, .ldo = job->ldo * out_size, .rows = {.job = job, .run = rows_of_act}};
+    struct amx_job j = {
+        .lda = job->lda * size, .steps = Kb / 64, .ldo = job->ldo * out_size, .rows = {.job = job, .run = rows_of_act}};
 
     const size_t blocks = (job->M + BLOCK - 1) / BLOCK;
     size_t groups = (job->M * Kb + A_BYTES - 1) / A_BYTES, turn = 0;
@@ -182,8 +190,8 @@ TXK_INLINE void gemm_low_amx(const struct tx_gemm_narrow *job, void (*rows_of_ac
     amx_config(&whole);
     for (size_t group = 0; group < groups; group++) {
         const size_t b0 = blocks * group / groups, b1 = blocks * (group + 1) / groups;
-        /* What is fetched: the next panel, which has BLOCK lines a step of this one, spread over the blocks; or with few blocks, which leave
-         * W no rest, AHEAD of it, and in the end the beginning of what is read next. */
+        /* What is fetched: the next panel, which has BLOCK lines a step of this one, spread over the blocks; or with few
+         * blocks, which leave W no rest, AHEAD of it, and in the end the beginning of what is read next. */
         const int few = b1 - b0 <= FEW;
         const size_t spread = (BLOCK + b1 - b0 - 1) / (b1 - b0);
         const char *first = (const char *)job->w + job->n0 / BLOCK * panel_bytes;
@@ -212,10 +220,10 @@ TXK_INLINE void gemm_low_amx(const struct tx_gemm_narrow *job, void (*rows_of_ac
                 else
                     amx_block(&j, a, panel, ahead, sums[turn], 0, int8);
                 ahead += 64 * j.lines * j.steps;
-                j.late = rows > AMX_ROWS ? sums[turn] : NULL;
+                j.rest = rows > AMX_ROWS ? sums[turn] : NULL;
                 narrow_rows_start(&j.rows, sums[turn], m, rows, n);
                 if (odd) {
-                    store_late(&j);
+                    store_rest(&j);
                     amx_config(&whole);
                 }
             }

@@ -1,8 +1,8 @@
-/* Tiles: eight registers of up to 16 rows of 64 bytes. Wrappers of the instructions, since the compiler's own intrinsics for loads do not
- * tell it that memory is read; the shapes of the eight tiles; nothing here runs before the CPU check.
+/* Tiles: eight registers of up to 16 rows of 64 bytes. Wrappers of the instructions, since the compiler's own intrinsics for
+ * loads do not tell it that memory is read; the shapes of the eight tiles; nothing here runs before the CPU check.
  *
- * The configuration belongs to the thread. Each kernel call loads its own and gives the tiles back at its end (amx_done), so that it
- * neither relies on nor leaves anything: some 60 ns a call, and a thread without live tiles is cheaper to switch. */
+ * The configuration belongs to the thread. Each kernel call loads its own and gives the tiles back at its end (amx_done), so
+ * that it neither relies on nor leaves anything: some 60 ns a call, and a thread without live tiles is cheaper to switch. */
 #ifndef TXK_AMX_TILES_H
 #define TXK_AMX_TILES_H
 

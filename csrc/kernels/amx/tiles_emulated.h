@@ -1,6 +1,6 @@
-/* Tiles in plain C, for tests where the CPU has none (TEXTOK_EMULATE_AMX in setup.py), after the pseudocode of Intel's manual. Unlike the
- * instructions it is seen by the sanitizers: every byte that a tile loads or stores. A tile that is used without a configuration, or with
- * shapes that do not fit, ends the process, as the instruction would. */
+/* Tiles in plain C, for tests where the CPU has none (TEXTOK_EMULATE_AMX in setup.py), after the pseudocode of Intel's manual.
+ * Unlike the instructions it is seen by the sanitizers: every byte that a tile loads or stores. A tile that is used without a
+ * configuration, or with shapes that do not fit, ends the process, as the instruction would. */
 #ifndef TXK_AMX_TILES_EMULATED_H
 #define TXK_AMX_TILES_EMULATED_H
 

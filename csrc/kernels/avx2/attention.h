@@ -1,9 +1,11 @@
-/* out[Tq,Dh] = softmax(scale q k^T) v of one head, for attention_f32 and attention_bf16: the element type is a constant of each.
+/* out[Tq,Dh] = softmax(scale q k^T) v of one head, for attention_f32 and attention_bf16: the element type is a constant of
+ * each.
  *
- * Once a call k and v become float32 panels in scratch: k as [Tk/16][Dh][16] (16 keys side by side), v as [Dh/16][Tk][16] (16 columns),
- * both zero padded. For each QUERIES rows of q, blocks of BLOCK keys (borders at multiples of BLOCK from key 0) go by: scores by the tile
- * of tile.h into a strip, running maximum and sum of each row, exp, the old sums rescaled, then P V by the same tile. A panel of k
- * serves all tiles of the rows while it is in L1. A row's arithmetic depends on its q, Tk and Dh alone.
+ * Once a call k and v become float32 panels in scratch: k as [Tk/16][Dh][16] (16 keys side by side), v as [Dh/16][Tk][16] (16
+ * columns), both zero padded. For each QUERIES rows of q, blocks of BLOCK keys (borders at multiples of BLOCK from key 0) go
+ * by: scores by the tile of tile.h into a strip, running maximum and sum of each row, exp, the old sums rescaled, then P V by
+ * the same tile. A panel of k serves all tiles of the rows while it is in L1. A row's arithmetic depends on its q, Tk and Dh
+ * alone.
  *
  * bfloat16: widened exactly when packed; probabilities are rounded to bfloat16 before P V, their sum is of the unrounded ones.
  * Rows whose scores hold NaN or +inf come out as NaN. Probabilities below 2^-126 are 0. */
@@ -81,7 +83,8 @@ TXK_INLINE void pack_values(float *values, const struct attention *job, const in
     for (size_t t = 0; t < Tk; t++) {
         const void *row = row_at(job->v, t, job->ldv, bf16);
         for (size_t d = 0; d < padded(Dh); d += 8)
-            _mm256_store_ps(values + (d / PANEL * Tk + t) * PANEL + d % PANEL, d < Dh ? widened(row, d, Dh - d, bf16) : _mm256_setzero_ps());
+            _mm256_store_ps(values + (d / PANEL * Tk + t) * PANEL + d % PANEL,
+                            d < Dh ? widened(row, d, Dh - d, bf16) : _mm256_setzero_ps());
     }
 }
 
@@ -99,8 +102,8 @@ TXK_INLINE __m256 exp2_f32x8(__m256 x)
     return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
 }
 
-/* Turns one row of scores into exp(scale (s - max)) with the new running maximum, updates the running sum and tells by how much the sums
- * so far shrink. The strip holds whole vectors; lanes past `keys` are read but count for nothing. */
+/* Turns one row of scores into exp(scale (s - max)) with the new running maximum, updates the running sum and tells by how much
+ * the sums so far shrink. The strip holds whole vectors; lanes past `keys` are read but count for nothing. */
 TXK_INLINE float soften(float *p, size_t keys, float log2_scale, float *max, float *sum, const int bf16)
 {
     const size_t whole = keys / 8 * 8;
@@ -140,7 +143,8 @@ struct rows {
     float max[QUERIES], sum[QUERIES];
 };
 
-TXK_INLINE void attend_block(const struct attention *job, struct rows *r, const float *keys, const float *values, size_t t0, const int bf16)
+TXK_INLINE void attend_block(const struct attention *job, struct rows *r, const float *keys, const float *values, size_t t0,
+                             const int bf16)
 {
     const size_t Tk = job->Tk, Dh = job->Dh, ldacc = padded(Dh), t1 = t0 + BLOCK < Tk ? t0 + BLOCK : Tk;
     const size_t parts = (r->n + TILE_ROWS - 1) / TILE_ROWS;
@@ -160,8 +164,8 @@ TXK_INLINE void attend_block(const struct attention *job, struct rows *r, const 
     for (size_t d = 0; d < Dh; d += PANEL)
         for (size_t i = 0; i < parts; i++) {
             const size_t m = part_begin(r->n, parts, i), rows = part_begin(r->n, parts, i + 1) - m;
-            const struct tile_f32 o = {.a = r->strip + m * BLOCK, .lda = BLOCK, .w = values + (d / PANEL * Tk + t0) * PANEL, .K = t1 - t0,
-                                       .c = r->acc + m * ldacc + d, .ldc = ldacc, .more = 1};
+            const struct tile_f32 o = {.a = r->strip + m * BLOCK, .lda = BLOCK, .w = values + (d / PANEL * Tk + t0) * PANEL,
+                                       .K = t1 - t0, .c = r->acc + m * ldacc + d, .ldc = ldacc, .more = 1};
             tiles[Dh - d > 8][rows - 1](&o);
         }
 }

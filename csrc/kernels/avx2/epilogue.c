@@ -1,10 +1,11 @@
 /* The epilogue of a product, row by row, 8 columns at a time with a masked tail: y = act(acc + bias), then residual + gate y.
- * Used on the strips of the gemms while they lie in L1, and alone on the output of a BLAS. acc, out and residual may be one matrix: each
- * element is read before it is written. */
+ * Used on the strips of the gemms while they lie in L1, and alone on the output of a BLAS. acc, out and residual may be one
+ * matrix: each element is read before it is written. */
 #include "row.h"
 #include "simd.h"
 
-TXK_INLINE void rows(float *out, size_t ldo, const float *acc, size_t ldacc, size_t M, size_t N, const struct tx_epilogue_f32 *e, int act)
+TXK_INLINE void rows(float *out, size_t ldo, const float *acc, size_t ldacc, size_t M, size_t N,
+                     const struct tx_epilogue_f32 *e, int act)
 {
     for (size_t m = 0; m < M; m++) {
         const float *acc_row = acc + m * ldacc, *gate = NULL, *residual = NULL;

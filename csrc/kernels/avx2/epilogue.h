@@ -19,9 +19,10 @@ static inline struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *w
     return e;
 }
 
-/* What the epilogue of a tile of 16 columns will touch, on its way while the sums are made: `out` is its corner, rows ldo bytes apart. A
- * row's columns may straddle two lines; the second one is the first of the next panel. */
-static inline void prefetch_out(const void *out, size_t ldo, const struct tx_epilogue_f32 *whole, size_t m, size_t rows, size_t n)
+/* What the epilogue of a tile of 16 columns will touch, on its way while the sums are made: `out` is its corner, rows ldo bytes
+ * apart. A row's columns may straddle two lines; the second one is the first of the next panel. */
+static inline void prefetch_out(const void *out, size_t ldo, const struct tx_epilogue_f32 *whole, size_t m, size_t rows,
+                                size_t n)
 {
     for (size_t i = 0; i < rows; i++) {
         __builtin_prefetch((const char *)out + i * ldo, 1);

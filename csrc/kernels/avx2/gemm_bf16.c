@@ -1,7 +1,9 @@
-/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) with factors in bfloat16, widened to float32: products are exact, sums float32 in ascending k.
+/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) with factors in bfloat16, widened to float32: products are exact, sums float32 in
+ * ascending k.
  *
- * Packed W: panels of 16 columns, [N/16][Kp][16] with Kp = tx_k_padded(K), zero padded; the columns of a k lie in the order 0-3, 8-11,
- * 4-7, 12-15, which is what packing two vectors to 16 bits gives and what the tile of tile.h wants. gemm_narrow.h has the rest. */
+ * Packed W: panels of 16 columns, [N/16][Kp][16] with Kp = tx_k_padded(K), zero padded; the columns of a k lie in the order
+ * 0-3, 8-11, 4-7, 12-15, which is what packing two vectors to 16 bits gives and what the tile of tile.h wants. gemm_narrow.h
+ * has the rest. */
 #include "gemm_narrow.h"
 #include "pack.h"
 
@@ -47,8 +49,8 @@ static void widen_a(char *to, const char *from, size_t K)
 
 TXK_INLINE void tile(const struct narrow_tile *t, const int MR)
 {
-    const struct tile_f32 f = {.a = (const float *)t->a, .lda = WIDE_LD / sizeof(float), .w = t->w, .K = t->K, .c = t->c, .ldc = RUN,
-                               .more = t->more, .ahead = t->ahead, .ahead_step = t->ahead_step};
+    const struct tile_f32 f = {.a = (const float *)t->a, .lda = WIDE_LD / sizeof(float), .w = t->w, .K = t->K, .c = t->c,
+                               .ldc = RUN, .more = t->more, .ahead = t->ahead, .ahead_step = t->ahead_step};
     tile_f32(&f, MR, 2, 1);
 }
 
@@ -63,7 +65,7 @@ static void finish_sums(const struct tx_gemm_narrow *job, void *c, size_t m, siz
 
 void txk_gemm_bf16_avx2(const struct tx_gemm_narrow *job)
 {
-    static const struct low_kind kind = {.size = sizeof(uint16_t), .section = SECTION_BYTES / sizeof(float), .step = 4, .tiles = tiles,
-                                         .widen_a = widen_a, .finish_sums = finish_sums};
-    gemm_low(job, &kind);
+    static const struct narrow_kind kind = {.size = sizeof(uint16_t), .section = SECTION_BYTES / sizeof(float), .step = 4,
+                                         .tiles = tiles, .widen_a = widen_a, .finish_sums = finish_sums};
+    gemm_narrow(job, &kind);
 }

@@ -1,8 +1,9 @@
 /* out[M, n0:n1] = epilogue(sum * (a_scale w_scale)), sum = A[M,K] W[N,K]^T in int8, exact in int32.
  *
- * Bytes are widened to int16; vpmaddwd multiplies and adds pairs of them into int32, where nothing is lost. (vpmaddubsw would take bytes,
- * but saturates; with signs moved to one side it does not, and then needs as many instructions as this.) A multiply and an add for 16
- * products, on three ports, where float32 has 8 products an instruction on two: 1.5 times the float32 rate at best.
+ * Bytes are widened to int16; vpmaddwd multiplies and adds pairs of them into int32, where nothing is lost. (vpmaddubsw would
+ * take bytes, but saturates; with signs moved to one side it does not, and then needs as many instructions as this.) A multiply
+ * and an add for 16 products, on three ports, where float32 has 8 products an instruction on two: 1.5 times the float32 rate at
+ * best.
  *
  * Packed W: panels of 16 columns, [N/16][Kp/2][16][2]: k and k + 1 of a column side by side; Kp = tx_k_padded(K), zero padded.
  * gemm_narrow.h has order and method. */
@@ -70,8 +71,8 @@ static void widen_a(char *to, const char *from, size_t K)
         _mm256_store_si256((__m256i *)(to + 2 * k), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from + k))));
 }
 
-/* acc[i] += a pair of A[i] times the pairs of w, for one row i and one pair p (both literals). In assembly, since gcc 12 adds the products
- * of several pairs first, and spills what it then has too much of; tile.h says more on the addresses. */
+/* acc[i] += a pair of A[i] times the pairs of w, for one row i and one pair p (both literals). In assembly, since gcc 12 adds
+ * the products of several pairs first, and spills what it then has too much of; tile.h says more on the addresses. */
 #if defined(__SANITIZE_ADDRESS__)
 #define PAIR_ROW(i, p)                                                                                                  \
     if (MR > i) {                                                                                                       \
@@ -140,7 +141,7 @@ static narrow_tile_function *const tiles[TILE_ROWS] = {tile_1, tile_2, tile_3, t
 
 void txk_gemm_int8_avx2(const struct tx_gemm_narrow *job)
 {
-    static const struct low_kind kind = {.size = 1, .section = SECTION_BYTES / sizeof(int16_t), .step = 8, .tiles = tiles,
+    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / sizeof(int16_t), .step = 8, .tiles = tiles,
                                          .widen_a = widen_a, .finish_sums = finish_int8};
-    gemm_low(job, &kind);
+    gemm_narrow(job, &kind);
 }

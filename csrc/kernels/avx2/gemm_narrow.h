@@ -1,9 +1,11 @@
-/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16.c, gemm_int8.c and avx_vnni/gemm_int8.c share. AVX2 multiplies
- * neither. Rows of A are widened, to float32 or int16, once for RUN columns; W is widened by the tiles, in registers.
+/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16.c, gemm_int8.c and avx_vnni/gemm_int8.c share.
+ * AVX2 multiplies neither. Rows of A are widened, to float32 or int16, once for RUN columns; W is widened by the tiles, in
+ * registers.
  *
- * Order: blocks of rows > runs of RUN columns > sections of K (1 KB of a widened row) > tiles of at most 6 rows, widened into L1 > panels.
- * A section of W for a run is 128 KB packed: it stays in L2 for all tiles of the block, and while they work on it, the next one is
- * prefetched a little with each. Sums over sections wait in a strip on the stack, 112 KB. The chain of each sum knows about none of this.
+ * Order: blocks of rows > runs of RUN columns > sections of K (1 KB of a widened row) > tiles of at most 6 rows, widened into
+ * L1 > panels. A section of W for a run is 128 KB packed: it stays in L2 for all tiles of the block, and while they work on it,
+ * the next one is prefetched a little with each. Sums over sections wait in a strip on the stack, 112 KB. The chain of each sum
+ * knows about none of this.
  *
  * A file that includes this gives: widen_a, the tiles, finish_sums. The kind is a constant of each.
  * A's rows and the packed W are zero padded to tx_k_padded(K), so there are no tails in K. */
@@ -33,7 +35,7 @@ struct narrow_tile {
 
 typedef void narrow_tile_function(const struct narrow_tile *);
 
-struct low_kind {
+struct narrow_kind {
     size_t size;                /* of an element, packed */
     size_t section;             /* elements of K */
     size_t step;                /* elements of K that ahead_step goes with */
@@ -70,7 +72,8 @@ static void store_tile(const struct tx_gemm_narrow *job, float *c, size_t m, siz
 }
 
 /* Rows m0..m1 against columns n0..n1 (at most NARROW_ROWS and RUN). */
-TXK_INLINE void gemm_narrow_block(const struct tx_gemm_narrow *job, const struct low_kind *kind, size_t m0, size_t m1, size_t n0, size_t n1)
+TXK_INLINE void gemm_narrow_block(const struct tx_gemm_narrow *job, const struct narrow_kind *kind, size_t m0, size_t m1,
+                                  size_t n0, size_t n1)
 {
     char a_wide[TILE_ROWS * WIDE_LD] __attribute__((aligned(64)));
     float strip[NARROW_ROWS * RUN] __attribute__((aligned(64)));
@@ -105,7 +108,7 @@ TXK_INLINE void gemm_narrow_block(const struct tx_gemm_narrow *job, const struct
     }
 }
 
-TXK_INLINE void gemm_low(const struct tx_gemm_narrow *job, const struct low_kind *kind)
+TXK_INLINE void gemm_narrow(const struct tx_gemm_narrow *job, const struct narrow_kind *kind)
 {
     const size_t blocks = (job->M + NARROW_ROWS - 1) / NARROW_ROWS;
     for (size_t b = 0; b < blocks; b++)

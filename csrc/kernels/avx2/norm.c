@@ -1,11 +1,12 @@
 /* LayerNorm of each row, with affine and adaLN modulation.
  *
- * Three passes over a row that stays in L1. The first takes a mean m0, good to some ulp of the largest elements; the second sums
- * d = x - m0 and d^2, so mean = m0 + avg(d) and var = avg(d^2) - avg(d)^2, with nothing to cancel since avg(d) is tiny: a row with mean
- * 1000 and deviation 1 keeps all its digits. Each sum runs in four vectors, whose order is a function of D alone. Deviations from about
- * 1e19 have squares beyond float32: the moments of such a row are taken again in double.
+ * Three passes over a row that stays in L1. The first takes a mean m0, good to some ulp of the largest elements; the second
+ * sums d = x - m0 and d^2, so mean = m0 + avg(d) and var = avg(d^2) - avg(d)^2, with nothing to cancel since avg(d) is tiny: a
+ * row with mean 1000 and deviation 1 keeps all its digits. Each sum runs in four vectors, whose order is a function of D alone.
+ * Deviations from about 1e19 have squares beyond float32: the moments of such a row are taken again in double.
  *
- * norm_int8 works its elements out twice, for the largest and for the integers: x is in L1, and there is nowhere to keep them. */
+ * norm_int8 works its elements out twice, for the largest and for the integers: x is in L1, and there is nowhere to keep
+ * them. */
 #include "row.h"
 #include "norm.h"
 #include "quantize.h"

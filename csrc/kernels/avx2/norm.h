@@ -1,4 +1,5 @@
-/* One row of a LayerNorm, for norm_f32, norm_bf16 and norm_int8: its moments, and its elements 8 at a time. norm.c has the method. */
+/* One row of a LayerNorm, for norm_f32, norm_bf16 and norm_int8: its moments, and its elements 8 at a time. norm.c has the
+ * method. */
 #ifndef TXK_AVX2_NORM_H
 #define TXK_AVX2_NORM_H
 
@@ -51,7 +52,8 @@ TXK_INLINE struct norm_row norm_row(const struct tx_norm_f32 *job, size_t m)
     for (int j = 0; d + 8 * (size_t)j < D; j++) {
         const size_t left = D - d - 8 * (size_t)j;
         /* The lanes past the row count as its mean. */
-        const __m256 v = _mm256_and_ps(_mm256_sub_ps(load_f32x8(x + d + 8 * j, left), near), _mm256_castsi256_ps(lanes_f32x8(left)));
+        const __m256 v =
+            _mm256_and_ps(_mm256_sub_ps(load_f32x8(x + d + 8 * j, left), near), _mm256_castsi256_ps(lanes_f32x8(left)));
         sum[j] = _mm256_add_ps(sum[j], v);
         square[j] = _mm256_fmadd_ps(v, v, square[j]);
     }
@@ -76,7 +78,8 @@ TXK_INLINE __m256 norm_at(const struct norm_row *row, size_t d, size_t left)
     if (row->weight)
         y = _mm256_fmadd_ps(y, load_f32x8(row->weight + d, left), load_f32x8(row->bias + d, left));
     if (row->scale)
-        y = _mm256_fmadd_ps(y, _mm256_add_ps(_mm256_set1_ps(1.0f), load_f32x8(row->scale + d, left)), load_f32x8(row->shift + d, left));
+        y = _mm256_fmadd_ps(y, _mm256_add_ps(_mm256_set1_ps(1.0f), load_f32x8(row->scale + d, left)),
+                            load_f32x8(row->shift + d, left));
     return y;
 }
 

@@ -1,5 +1,5 @@
-/* The register-only rate of 256-bit multiply-adds, as avx512/peak.c measures it for 512 bits: 12 independent chains, so that latency
- * hides, and no memory is touched. Benchmarks state this row's rates as a share of it. */
+/* The register-only rate of 256-bit multiply-adds, as avx512/peak.c measures it for 512 bits: 12 independent chains, so that
+ * latency hides, and no memory is touched. Benchmarks state this row's rates as a share of it. */
 #include "row.h"
 #include "simd.h"
 

@@ -1,6 +1,6 @@
-/* float32 or bfloat16 rows -> bfloat16, or int8 with a scale a row, zero padded to tx_k_padded(K), 32 elements at a time (the padding is a
- * multiple of 64, so only loads have tails). Two passes over a row: the largest magnitude, then the integers; the same as the
- * reference's, bit for bit. */
+/* float32 or bfloat16 rows -> bfloat16, or int8 with a scale a row, zero padded to tx_k_padded(K), 32 elements at a time (the
+ * padding is a multiple of 64, so only loads have tails). Two passes over a row: the largest magnitude, then the integers; the
+ * same as the reference's, bit for bit. */
 #include "row.h"
 #include "quantize.h"
 
@@ -26,7 +26,8 @@ TXK_INLINE float quantize_row(int8_t *out, const void *row, size_t K, const int 
     for (size_t k = 0; k < K; k += 32)
         for (size_t j = 0; j < 4; j++)
             max[j] = max_magnitude(max[j], at(row, k + 8 * j, K, from_bf16));
-    const struct row_scale s = scale_of_max(_mm256_max_epi32(_mm256_max_epi32(max[0], max[1]), _mm256_max_epi32(max[2], max[3])));
+    const struct row_scale s =
+        scale_of_max(_mm256_max_epi32(_mm256_max_epi32(max[0], max[1]), _mm256_max_epi32(max[2], max[3])));
     if (s.factor == 0) {
         memset(out, 0, Kp);
         return s.scale;

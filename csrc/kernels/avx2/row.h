@@ -26,7 +26,8 @@ void txk_gemm_int8_avx2(const struct tx_gemm_narrow *job);
 size_t txk_attention_bf16_scratch_avx2(size_t Tk, size_t Dh);
 void txk_attention_bf16_avx2(const struct tx_attention_bf16 *job);
 void txk_round_bf16_avx2(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
-void txk_quantize_int8_avx2(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M, size_t K);
+void txk_quantize_int8_avx2(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M,
+                            size_t K);
 void txk_norm_bf16_avx2(const struct tx_norm_f32 *job, uint16_t *out);
 void txk_norm_int8_avx2(const struct tx_norm_f32 *job, int8_t *out, float *scale);
 

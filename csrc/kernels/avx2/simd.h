@@ -1,7 +1,7 @@
 /* Vector mathematics of the AVX2 row: masked tails, sums, exp, and the activations, on 8 floats.
  *
- * Errors were measured against float64; ulp is of the exact result. NaN passes through everywhere, and no argument, however large, gives
- * NaN where the function has a limit. AVX2 has no mask registers: a mask is a vector, and only tails pay for it.
+ * Errors were measured against float64; ulp is of the exact result. NaN passes through everywhere, and no argument, however
+ * large, gives NaN where the function has a limit. AVX2 has no mask registers: a mask is a vector, and only tails pay for it.
  * Static inline functions and const data only: nothing here runs before the CPU check. */
 #ifndef TXK_AVX2_SIMD_H
 #define TXK_AVX2_SIMD_H
@@ -57,7 +57,8 @@ TXK_INLINE __m256i bf16_of_f32x8(__m256 x)
 {
     const __m256i nan = _mm256_or_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x400000));
     const __m256 is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
-    return _mm256_srli_epi32(_mm256_castps_si256(_mm256_blendv_ps(rounded_to_bf16_f32x8(x), _mm256_castsi256_ps(nan), is_nan)), 16);
+    return _mm256_srli_epi32(_mm256_castps_si256(_mm256_blendv_ps(rounded_to_bf16_f32x8(x), _mm256_castsi256_ps(nan), is_nan)),
+                             16);
 }
 
 TXK_INLINE void store_bf16x8(uint16_t *p, size_t left, __m256 x)
@@ -116,11 +117,12 @@ TXK_INLINE void transpose_f32x8(__m256 r[8])
     }
 }
 
-/* e^(x + low), where low is what x lost when it was rounded. Cody-Waite reduction, degree 6; at most 1.0 ulp, gradual underflow, inf from
- * 88.73 on. */
+/* e^(x + low), where low is what x lost when it was rounded. Cody-Waite reduction, degree 6; at most 1.0 ulp, gradual
+ * underflow, inf from 88.73 on. */
 TXK_INLINE __m256 exp_sum_f32x8(__m256 x, __m256 low)
 {
-    /* Operand order: min and max return the second operand where one is NaN. The clamp keeps n within what two scalings can do. */
+    /* Operand order: min and max return the second operand where one is NaN. The clamp keeps n within what two scalings can
+     * do. */
     x = _mm256_min_ps(_mm256_set1_ps(128.0f), _mm256_max_ps(_mm256_set1_ps(-128.0f), x));
     const __m256 magic = _mm256_set1_ps(0x1.8p23f);
     const __m256 m = _mm256_fmadd_ps(x, _mm256_set1_ps(0x1.715476p+0f), magic), n = _mm256_sub_ps(m, magic);
@@ -143,8 +145,8 @@ TXK_INLINE __m256 exp_f32x8(__m256 x)
     return exp_sum_f32x8(x, _mm256_setzero_ps());
 }
 
-/* x Phi(x) = max(x, 0) - t Q(t), t = |x|: see polynomials.py. Relative error at most 5e-7 down to where float32 ends. From t = 16 on
- * Q is 0. */
+/* x Phi(x) = max(x, 0) - t Q(t), t = |x|: see polynomials.py. Relative error at most 5e-7 down to where float32 ends. From t =
+ * 16 on Q is 0. */
 TXK_INLINE __m256 gelu_erf_f32x8(__m256 x)
 {
     const __m256 t = _mm256_min_ps(_mm256_set1_ps(16.0f), abs_f32x8(x));
@@ -160,8 +162,8 @@ TXK_INLINE __m256 gelu_erf_f32x8(__m256 x)
     return _mm256_sub_ps(_mm256_max_ps(x, _mm256_setzero_ps()), tail);
 }
 
-/* x (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))) / 2 = max(x, 0) - t / (1 + e^v), v = 2 sqrt(2/pi)(t + 0.044715 t^3), t = |x|: no difference
- * of near numbers. Relative error at most 5e-7 for x > -3.5, 2e-6 for x > -6, 1.5e-5 below, where float32 ends. */
+/* x (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))) / 2 = max(x, 0) - t / (1 + e^v), v = 2 sqrt(2/pi)(t + 0.044715 t^3), t = |x|: no
+ * difference of near numbers. Relative error at most 5e-7 for x > -3.5, 2e-6 for x > -6, 1.5e-5 below, where float32 ends. */
 TXK_INLINE __m256 gelu_tanh_f32x8(__m256 x)
 {
     const __m256 t = _mm256_min_ps(_mm256_set1_ps(16.0f), abs_f32x8(x)), two = _mm256_set1_ps(1.5957691216057308f);

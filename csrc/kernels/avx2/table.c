@@ -34,4 +34,5 @@ static const struct tx_kernels slots = {
     .activate_f32 = txk_activate_f32_avx2,
 };
 
-const struct tx_row txk_row_avx2 = {.name = "avx2", .needs = TX_CPU_AVX2, .slots = &slots, .peak = {[TX_F32] = txk_peak_f32_avx2}};
+const struct tx_row txk_row_avx2 = {
+    .name = "avx2", .needs = TX_CPU_AVX2, .slots = &slots, .peak = {[TX_F32] = txk_peak_f32_avx2}};

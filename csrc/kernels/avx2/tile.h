@@ -1,11 +1,13 @@
-/* The product of a few rows of A with one panel of W, in registers: C[MR, 8 NV] = A[MR,K] W[K,16], the heart of GEMM and attention.
+/* The product of a few rows of A with one panel of W, in registers: C[MR, 8 NV] = A[MR,K] W[K,16], the heart of GEMM and
+ * attention.
  *
- * MR is at most 6 and NV is 2 (1: the upper half of the panel is not wanted). 6 x 2 accumulators, two vectors of W and one or two
- * broadcasts of A fill the 16 registers. W may be bfloat16 (bf16): widening is an interleaving with zeros, on a port that the
- * multiply-adds leave idle, if the columns of a k lie in the order 0-3, 8-11, 4-7, 12-15 (AVX2 interleaves in either half of a vector).
+ * MR is at most 6 and NV is 2 (1: the upper half of the panel is not wanted). 6 x 2 accumulators, two vectors of W and one or
+ * two broadcasts of A fill the 16 registers. W may be bfloat16 (bf16): widening is an interleaving with zeros, on a port that
+ * the multiply-adds leave idle, if the columns of a k lie in the order 0-3, 8-11, 4-7, 12-15 (AVX2 interleaves in either half
+ * of a vector).
  *
- * Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however K is cut into pieces (`more` takes
- * up the sum where C left it), so its bits depend on nothing else.
+ * Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however K is cut into pieces
+ * (`more` takes up the sum where C left it), so its bits depend on nothing else.
  *
  * A is read in place, MR streams; W is packed, 16 columns a k, 32-byte aligned.
  * Not here: masks (panels are padded) and the epilogue (it works on C while that is in L1). */
@@ -30,8 +32,8 @@ struct tile_f32 {
 
 /* acc[i] += A[i, k] * w for one row i and one k (both literals: they become part of the instruction's address).
  *
- * In assembly, since gcc 12 picks multiply-adds that overwrite a factor, and then copies and spills to get it back. Rows 3g, 3g+1 and
- * 3g+2 lie 0, 1 and 2 ld past base[g]: one index register serves all. The sanitizers see the plain version. */
+ * In assembly, since gcc 12 picks multiply-adds that overwrite a factor, and then copies and spills to get it back. Rows 3g,
+ * 3g+1 and 3g+2 lie 0, 1 and 2 ld past base[g]: one index register serves all. The sanitizers see the plain version. */
 #if defined(__SANITIZE_ADDRESS__)
 #define TILE_ROW(i, k)                                                                              \
     if (MR > i) {                                                                                   \
@@ -45,30 +47,30 @@ struct tile_f32 {
     if (MR > i && i % 3 == 0) TILE_ROW_AT(i, #k "*4(%[base])")                                      \
     if (MR > i && i % 3 == 1) TILE_ROW_AT(i, #k "*4(%[base],%[ld])")                                \
     if (MR > i && i % 3 == 2) TILE_ROW_AT(i, #k "*4(%[base],%[ld],2)")
-#define TILE_ROW_AT(i, address)                                                                     \
-    {                                                                                               \
-        __m256 x;                                                                                   \
-        __asm__("vbroadcastss " address ", %[x]"                                                    \
-                : [x] "=x"(x)                                                                       \
-                : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[])base[i / 3]));      \
-        __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));    \
-        if (NV > 1)                                                                                 \
+#define TILE_ROW_AT(i, address)                                                                      \
+    {                                                                                                \
+        __m256 x;                                                                                    \
+        __asm__("vbroadcastss " address ", %[x]"                                                     \
+                : [x] "=x"(x)                                                                        \
+                : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[])base[i / 3]));       \
+        __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));     \
+        if (NV > 1)                                                                                  \
             __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x)); \
     }
 #endif
 
-#define TILE_K(k)                                                                                   \
-    {                                                                                               \
-        __m256 w0, w1;                                                                              \
-        if (bf16) {                                                                                  \
-            const __m256i row = _mm256_load_si256((const __m256i *)w + k);                          \
-            w0 = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, row));                             \
-            w1 = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, row));                             \
-        } else {                                                                                    \
-            w0 = _mm256_load_ps((const float *)w + 16 * k);                                         \
-            w1 = NV > 1 ? _mm256_load_ps((const float *)w + 16 * k + 8) : w0;                       \
-        }                                                                                           \
-        TILE_ROW(0, k) TILE_ROW(1, k) TILE_ROW(2, k) TILE_ROW(3, k) TILE_ROW(4, k) TILE_ROW(5, k)   \
+#define TILE_K(k)                                                                                 \
+    {                                                                                             \
+        __m256 w0, w1;                                                                            \
+        if (bf16) {                                                                               \
+            const __m256i row = _mm256_load_si256((const __m256i *)w + k);                        \
+            w0 = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, row));                           \
+            w1 = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, row));                           \
+        } else {                                                                                  \
+            w0 = _mm256_load_ps((const float *)w + 16 * k);                                       \
+            w1 = NV > 1 ? _mm256_load_ps((const float *)w + 16 * k + 8) : w0;                     \
+        }                                                                                         \
+        TILE_ROW(0, k) TILE_ROW(1, k) TILE_ROW(2, k) TILE_ROW(3, k) TILE_ROW(4, k) TILE_ROW(5, k) \
     }
 
 /* MR, NV and bf16 are constants wherever this is inlined. */

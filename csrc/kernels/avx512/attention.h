@@ -1,20 +1,21 @@
-/* out[Tq,Dh] = softmax(scale q k^T) v of one head, for attention_f32 and attention_bf16: the two differ in what a product's step takes (one
- * element, or a pair of bfloat16) and in how a probability is made and stored.
+/* out[Tq,Dh] = softmax(scale q k^T) v of one head, for attention_f32 and attention_bf16: the two differ in what a product's
+ * step takes (one element, or a pair of bfloat16) and in how a probability is made and stored.
  *
- * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector holds 16 queries, whose maxima and sums need no
- * reduction across lanes; keys and values are the operand that is broadcast, so they are read where they lie and need no padding; q is
- * turned around once for 64 queries, the output too. "Lines" are NV vectors side by side, for 16 NV queries.
+ * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector holds 16 queries, whose maxima and
+ * sums need no reduction across lanes; keys and values are the operand that is broadcast, so they are read where they lie and
+ * need no padding; q is turned around once for 64 queries, the output too. "Lines" are NV vectors side by side, for 16 NV
+ * queries.
  *
- * Keys go by six at a time: a tile of scores, 6 x 4 vectors in registers. While one tile is multiplied, the scores of the tile before become
- * probabilities: between multiply-adds their operations cost next to nothing, where a pass of its own takes a tenth of the time. After
- * BLOCK keys the output takes up their probabilities, which are in L1.
+ * Keys go by six at a time: a tile of scores, 6 x 4 vectors in registers. While one tile is multiplied, the scores of the tile
+ * before become probabilities: between multiply-adds their operations cost next to nothing, where a pass of its own takes a
+ * tenth of the time. After BLOCK keys the output takes up their probabilities, which are in L1.
  *
- * Probabilities are 2^(t - base), base a whole number; it follows the maximum of a query's scores only where that has risen by more than 8, six
- * keys at a time. What was made under the old base shrinks by a power of two, exactly. No probability passes 2^9.
- * A lane's arithmetic depends on its q, k, v, Tk and Dh alone. Rows whose scores hold NaN or +inf come out as NaN.
+ * Probabilities are 2^(t - base), base a whole number; it follows the maximum of a query's scores only where that has risen by
+ * more than 8, six keys at a time. What was made under the old base shrinks by a power of two, exactly. No probability passes
+ * 2^9. A lane's arithmetic depends on its q, k, v, Tk and Dh alone. Rows whose scores hold NaN or +inf come out as NaN.
  *
- * An includer defines, before: SPACING, steps of a tile to each pair of vectors softened, 2 or 4; PAIR, keys in a line of probabilities; DOT,
- * the instruction; DOT_PLAIN, the same as a function; and after: soften_pair and shrink_line. */
+ * An includer defines, before: SPACING, steps of a tile to each pair of vectors softened, 2 or 4; PAIR, keys in a line of
+ * probabilities; DOT, the instruction; DOT_PLAIN, the same as a function; and after: soften_pair and shrink_line. */
 #ifndef TXK_AVX512_ATTENTION_H
 #define TXK_AVX512_ATTENTION_H
 
@@ -59,10 +60,11 @@ TXK_INLINE void soften_pair(struct attention *a, float *p, const float *scores, 
 /* p[0:16] times 2^shrink */
 TXK_INLINE void shrink_line(float *p, __m512 shrink);
 
-/* acc[0:MR] += A[:, k] w for step k (a literal, as MR and NV are: they become part of the instructions). In assembly for the reasons that
- * tile.h gives; the sanitizers see the plain version, which compiles in a hundredth of the time. */
+/* acc[0:MR] += A[:, k] w for step k (a literal, as MR and NV are: they become part of the instructions). In assembly for the
+ * reasons that tile.h gives; the sanitizers see the plain version, which compiles in a hundredth of the time. */
 #if defined(__SANITIZE_ADDRESS__)
-static __attribute__((noinline)) void step(__m512 acc[ROWS][VECTORS], const float *line, const char *a, size_t ld, int MR, int NV)
+static
+    __attribute__((noinline)) void step(__m512 acc[ROWS][VECTORS], const float *line, const char *a, size_t ld, int MR, int NV)
 {
     for (int i = 0; i < MR; i++) {
         float x;
@@ -194,13 +196,16 @@ TXK_INLINE void value_tile(const struct tile *t, const int MR, const int NV)
     static int score_##MR##_##NV(const struct tile *t) { return score_tile(t, MR, NV); }                        \
     static void value_##MR##_##NV(const struct tile *t) { value_tile(t, MR, NV); }
 #define TILES(NV) TILE(1, NV) TILE(2, NV) TILE(3, NV) TILE(4, NV) TILE(5, NV) TILE(6, NV)
-TILES(1) TILES(2) TILES(3) TILES(4)
+TILES(1)
+TILES(2) TILES(3) TILES(4)
 #define NAMES(of, NV) {of##_1_##NV, of##_2_##NV, of##_3_##NV, of##_4_##NV, of##_5_##NV, of##_6_##NV}
-static int (*const score_tiles[VECTORS][ROWS])(const struct tile *) = {NAMES(score, 1), NAMES(score, 2), NAMES(score, 3), NAMES(score, 4)};
-static void (*const value_tiles[VECTORS][ROWS])(const struct tile *) = {NAMES(value, 1), NAMES(value, 2), NAMES(value, 3), NAMES(value, 4)};
+    static int (*const score_tiles[VECTORS][ROWS])(const struct tile *) = {NAMES(score, 1), NAMES(score, 2), NAMES(score, 3),
+                                                                           NAMES(score, 4)};
+static void (*const value_tiles[VECTORS][ROWS])(const struct tile *) = {NAMES(value, 1), NAMES(value, 2), NAMES(value, 3),
+                                                                        NAMES(value, 4)};
 
-/* Bases rise to a tile's scores where these are above the limit, or `first`; out, sums and the probabilities of the first `done` keys of
- * the block shrink. */
+/* Bases rise to a tile's scores where these are above the limit, or `first`; out, sums and the probabilities of the first
+ * `done` keys of the block shrink. */
 static void rebase(struct attention *a, const float *scores, size_t rows, size_t done, int first)
 {
     const size_t NV = a->NV;
@@ -214,7 +219,8 @@ static void rebase(struct attention *a, const float *scores, size_t rows, size_t
         if (!higher)
             continue;
         const __m512 old = _mm512_load_ps(a->base + 16 * g);
-        const __m512 base = _mm512_mask_roundscale_ps(old, higher, _mm512_mul_ps(max, factor), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+        const __m512 base =
+            _mm512_mask_roundscale_ps(old, higher, _mm512_mul_ps(max, factor), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
         _mm512_store_ps(a->base + 16 * g, base);
         _mm512_store_ps(a->limit + 16 * g, _mm512_div_ps(_mm512_add_ps(base, _mm512_set1_ps(8.0f)), factor));
         if (first)
@@ -233,7 +239,8 @@ static void multiply_values(struct attention *a, size_t t, size_t keys)
 {
     for (size_t d = 0; d < a->Dh; d += ROWS) {
         const size_t rows = a->Dh - d < ROWS ? a->Dh - d : ROWS;
-        const struct tile tile = {.a = a->values + t / PAIR * a->ldv + 4 * d, .lda = a->ldv, .w = a->p, .K = (keys + PAIR - 1) / PAIR,
+        const struct tile tile = {.a = a->values + t / PAIR * a->ldv + 4 * d, .lda = a->ldv, .w = a->p,
+                                  .K = (keys + PAIR - 1) / PAIR,
                                   .c = a->out + 16 * d * a->NV};
         value_tiles[a->NV - 1][rows - 1](&tile);
     }
@@ -275,7 +282,8 @@ static void attend(struct attention *a)
 TXK_INLINE void turn_output(const struct attention *a, size_t g, size_t d, __m512 share, __m512i r[16])
 {
     for (size_t i = 0; i < 16; i++)
-        r[i] = d + i < a->Dh ? _mm512_castps_si512(_mm512_mul_ps(_mm512_load_ps(a->out + 16 * ((d + i) * a->NV + g)), share)) : _mm512_setzero_si512();
+        r[i] = d + i < a->Dh ? _mm512_castps_si512(_mm512_mul_ps(_mm512_load_ps(a->out + 16 * ((d + i) * a->NV + g)), share))
+                             : _mm512_setzero_si512();
     transpose_32x16x16(r);
 }
 

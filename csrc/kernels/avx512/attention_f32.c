@@ -46,8 +46,10 @@ static void turn_queries(struct attention *a, const struct tx_attention_f32 *job
         for (size_t d = 0; d < a->Dh; d += 16) {
             __m512 r[16];
             for (size_t i = 0; i < 16; i++)
-                r[i] = 16 * g + i < rows ? _mm512_mul_ps(factor, _mm512_maskz_loadu_ps(lanes_f32x16(a->Dh - d), job->q + (q0 + 16 * g + i) * job->ldq + d))
-                                         : _mm512_setzero_ps();
+                r[i] = 16 * g + i < rows
+                           ? _mm512_mul_ps(factor, _mm512_maskz_loadu_ps(lanes_f32x16(a->Dh - d),
+                                                                         job->q + (q0 + 16 * g + i) * job->ldq + d))
+                           : _mm512_setzero_ps();
             transpose_f32x16(r);
             for (size_t i = 0; i < 16 && d + i < a->Dh; i++)
                 _mm512_store_ps(a->q + 16 * ((d + i) * a->NV + g), r[i]);
@@ -62,7 +64,8 @@ static void store_rows(const struct attention *a, const struct tx_attention_f32 
             __m512i r[16];
             turn_output(a, g, d, share, r);
             for (size_t i = 0; i < 16 && 16 * g + i < rows; i++)
-                _mm512_mask_storeu_ps(job->out + (q0 + 16 * g + i) * job->ldo + d, lanes_f32x16(a->Dh - d), _mm512_castsi512_ps(r[i]));
+                _mm512_mask_storeu_ps(job->out + (q0 + 16 * g + i) * job->ldo + d, lanes_f32x16(a->Dh - d),
+                                      _mm512_castsi512_ps(r[i]));
         }
     }
 }
@@ -77,8 +80,8 @@ size_t txk_attention_f32_scratch_avx512(size_t Tk, size_t Dh)
 void txk_attention_f32_avx512(const struct tx_attention_f32 *job)
 {
     struct attention a = {
-        .Tk = job->Tk, .Dh = job->Dh, .steps = job->Dh, .factor = 1.0f, .keys = (const char *)job->k, .ldk = job->ldk * sizeof(float),
-        .values = (const char *)job->v, .ldv = job->ldv * sizeof(float),
+        .Tk = job->Tk, .Dh = job->Dh, .steps = job->Dh, .factor = 1.0f, .keys = (const char *)job->k,
+        .ldk = job->ldk * sizeof(float), .values = (const char *)job->v, .ldv = job->ldv * sizeof(float),
     };
     carve(&a, job->scratch);
     for (size_t q0 = 0; q0 < job->Tq; q0 += QUERIES) {

@@ -1,6 +1,6 @@
-/* The epilogue of a low-precision product, row by row of a block of 32 columns of sums that lies in L1: int8 sums get their scales, then
- * bias, activation, residual and gate, then float32 or bfloat16 is stored, with the last columns masked. It is an object that can be worked
- * off a few rows at a time between other work. */
+/* The epilogue of a low-precision product, row by row of a block of 32 columns of sums that lies in L1: int8 sums get their
+ * scales, then bias, activation, residual and gate, then float32 or bfloat16 is stored, with the last columns masked. It is an
+ * object that can be worked off a few rows at a time between other work. */
 #ifndef TXK_AVX512_EPILOGUE_NARROW_H
 #define TXK_AVX512_EPILOGUE_NARROW_H
 
@@ -30,7 +30,8 @@ TXK_INLINE void narrow_rows_run(struct narrow_rows *rows, size_t count, const in
             const __mmask16 lanes = rows->lanes[j];
             __m512 y;
             if (int8) {
-                const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(job->a_scale[m]), _mm512_maskz_loadu_ps(lanes, job->w_scale + n + 16 * j));
+                const __m512 scale =
+                    _mm512_mul_ps(_mm512_set1_ps(job->a_scale[m]), _mm512_maskz_loadu_ps(lanes, job->w_scale + n + 16 * j));
                 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(c + 64 * j)), scale);
             } else {
                 y = _mm512_load_ps(c + 64 * j);
@@ -58,13 +59,15 @@ TXK_INLINE void narrow_rows_run(struct narrow_rows *rows, size_t count, const in
 }
 
 /* One function an activation: `int8` of the including file's product. */
-#define NARROW_ROWS_FUNCTIONS(int8) \
-    static void narrow_rows_none_act(struct narrow_rows *r, size_t count) { narrow_rows_run(r, count, TX_ACT_NONE, int8); } \
-    static void narrow_rows_gelu_erf(struct narrow_rows *r, size_t count) { narrow_rows_run(r, count, TX_ACT_GELU_ERF, int8); } \
-    static void narrow_rows_gelu_tanh(struct narrow_rows *r, size_t count) { narrow_rows_run(r, count, TX_ACT_GELU_TANH, int8); } \
-    static void narrow_rows_silu(struct narrow_rows *r, size_t count) { narrow_rows_run(r, count, TX_ACT_SILU, int8); } \
-    static void narrow_rows_tanh(struct narrow_rows *r, size_t count) { narrow_rows_run(r, count, TX_ACT_TANH, int8); } \
-    static void (*const narrow_rows_of_act[TX_ACT_COUNT])(struct narrow_rows *, size_t) = { \
+#define NARROW_ROWS(name, act, int8) \
+    static void narrow_rows_##name(struct narrow_rows *r, size_t count) { narrow_rows_run(r, count, act, int8); }
+#define NARROW_ROWS_FUNCTIONS(int8)                                                                            \
+    NARROW_ROWS(none_act, TX_ACT_NONE, int8)                                                                   \
+    NARROW_ROWS(gelu_erf, TX_ACT_GELU_ERF, int8)                                                               \
+    NARROW_ROWS(gelu_tanh, TX_ACT_GELU_TANH, int8)                                                             \
+    NARROW_ROWS(silu, TX_ACT_SILU, int8)                                                                       \
+    NARROW_ROWS(tanh, TX_ACT_TANH, int8)                                                                       \
+    static void (*const narrow_rows_of_act[TX_ACT_COUNT])(struct narrow_rows *, size_t) = {                    \
         narrow_rows_none_act, narrow_rows_gelu_erf, narrow_rows_gelu_tanh, narrow_rows_silu, narrow_rows_tanh, \
     };
 

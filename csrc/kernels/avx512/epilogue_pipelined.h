@@ -1,10 +1,11 @@
-/* The epilogue of a tile beside the products of the next one: a vector of 16 sums at a time, in four stages that stand between steps of k.
- * The same bits as narrow_rows_run of epilogue_narrow.h; whole panels only, without activation or with GELU.
+/* The epilogue of a tile beside the products of the next one: a vector of 16 sums at a time, in four stages that stand between
+ * steps of k. The same bits as narrow_rows_run of epilogue_narrow.h; whole panels only, without activation or with GELU.
  *
- * A CPU with one 512-bit multiplier (Zen 4) does additions, integers, permutations and conversions for nothing beside products, if they
- * come a few at a time and are ready when they come: in one piece the vector's chain fills the scheduler, and products wait behind it. What
- * reads three registers or makes a mask takes the multiplier's ports, hence two permutations and a blend in place of one permutation of two
- * registers, and integers in place of a comparison. Constants are read from memory, since the sums have the registers. */
+ * A CPU with one 512-bit multiplier (Zen 4) does additions, integers, permutations and conversions for nothing beside products,
+ * if they come a few at a time and are ready when they come: in one piece the vector's chain fills the scheduler, and products
+ * wait behind it. What reads three registers or makes a mask takes the multiplier's ports, hence two permutations and a blend
+ * in place of one permutation of two registers, and integers in place of a comparison. Constants are read from memory, since
+ * the sums have the registers. */
 #ifndef TXK_AVX512_EPILOGUE_PIPELINED_H
 #define TXK_AVX512_EPILOGUE_PIPELINED_H
 
@@ -53,7 +54,8 @@ struct pipelined_constants {
     float segments, magic, width, limit;
     int32_t magnitude, sixteen, infinity, below_half, one;
 };
-static const struct pipelined_constants pipelined_constants = {16.0f / 3.0f, 0x1.8p23f, 0.1875f, 31.5f * 0.1875f, 0x7fffffff, 16, 0x7f800000, 0x7fff, 1};
+static const struct pipelined_constants pipelined_constants = {
+    16.0f / 3.0f, 0x1.8p23f, 0.1875f, 31.5f * 0.1875f, 0x7fffffff, 16, 0x7f800000, 0x7fff, 1};
 
 /* b where k, else a. In assembly, or gcc makes a permutation of three operands of it. */
 TXK_INLINE __m512 pipelined_blend(__mmask16 k, __m512 a, __m512 b)
@@ -64,7 +66,8 @@ TXK_INLINE __m512 pipelined_blend(__mmask16 k, __m512 a, __m512 b)
 }
 
 /* gelu_table_f32x16 of simd.h in three parts. */
-TXK_INLINE void pipelined_gelu(struct pipelined_vector *v, const int stage, const float (*table)[32], const struct pipelined_constants *q)
+TXK_INLINE void pipelined_gelu(struct pipelined_vector *v, const int stage, const float (*table)[32],
+                               const struct pipelined_constants *q)
 {
     const __m512i segment = _mm512_castps_si512(v->m);
     if (stage == 1) {
@@ -75,7 +78,8 @@ TXK_INLINE void pipelined_gelu(struct pipelined_vector *v, const int stage, cons
         v->upper = _mm512_test_epi32_mask(_mm512_castps_si512(v->m), _mm512_set1_epi32(q->sixteen));
         v->y = _mm512_max_ps(v->y, _mm512_setzero_ps());
     }
-#define C(i) pipelined_blend(v->upper, _mm512_permutexvar_ps(segment, _mm512_load_ps(table[i])), _mm512_permutexvar_ps(segment, _mm512_load_ps(table[i] + 16)))
+#define HALF(from) _mm512_permutexvar_ps(segment, _mm512_load_ps(from))
+#define C(i) pipelined_blend(v->upper, HALF(table[i]), HALF(table[i] + 16))
     if (stage == 2) {
         v->p = C(4);
         v->p = _mm512_fmadd_ps(v->p, v->u, C(3));
@@ -86,6 +90,7 @@ TXK_INLINE void pipelined_gelu(struct pipelined_vector *v, const int stage, cons
         v->y = _mm512_sub_ps(v->y, _mm512_maskz_fmadd_ps(v->inside, v->p, v->u, C(0)));
     }
 #undef C
+#undef HALF
 }
 
 /* A result of arithmetic, so no signalling NaN: as bf16_of_f32x16. */

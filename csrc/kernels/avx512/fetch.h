@@ -1,6 +1,6 @@
-/* What a tile fetches into L2 while it multiplies: the weights whose turn is next, or what its product was asked to fetch beside them (struct
- * tx_fetch). Both are shared out among tiles in whole lines, as evenly as those allow; a tile fetches one of the two, since a second loop in
- * its steps costs products that need none of it up to a hundredth. */
+/* What a tile fetches into L2 while it multiplies: the weights whose turn is next, or what its product was asked to fetch
+ * beside them (struct tx_fetch). Both are shared out among tiles in whole lines, as evenly as those allow; a tile fetches one
+ * of the two, since a second loop in its steps costs products that need none of it up to a hundredth. */
 #ifndef TXK_AVX512_FETCH_H
 #define TXK_AVX512_FETCH_H
 
@@ -18,7 +18,8 @@ static inline struct fetch fetch_part(const void *at, size_t lines, size_t parts
     return (struct fetch){(const char *)at + before * steps * 64, lines * (i + 1) / parts - before};
 }
 
-/* How many of `parts` tiles fetch the weights whose turn is next. What goes beside them is half as much: a third of the tiles fetch that. */
+/* How many of `parts` tiles fetch the weights whose turn is next. What goes beside them is half as much: a third of the tiles
+ * fetch that. */
 static inline size_t fetch_tiles(const struct tx_fetch *job, size_t parts)
 {
     return job->beside_bytes && parts > 1 ? parts - (parts + 2) / 3 : parts;

@@ -2,10 +2,10 @@
  *
  * Packed W: panels of 64 columns, [N/64][K][64], the last one padded with zeros; A is read in place.
  *
- * Order: blocks of rows (so that their part of A stays in L2) > panels > sections of K (so that a section of W stays in L2) > tiles of
- * at most 6 rows. While the tiles work on one section, the next one is prefetched a little with each, so W arrives from memory at an
- * even pace and never stops the arithmetic. Sums over sections wait in a strip of C on the stack, and the epilogue runs on a tile when
- * its sums are whole. The chain of each sum does not know about any of this (tile.h). */
+ * Order: blocks of rows (so that their part of A stays in L2) > panels > sections of K (so that a section of W stays in L2) >
+ * tiles of at most 6 rows. While the tiles work on one section, the next one is prefetched a little with each, so W arrives
+ * from memory at an even pace and never stops the arithmetic. Sums over sections wait in a strip of C on the stack, and the
+ * epilogue runs on a tile when its sums are whole. The chain of each sum does not know about any of this (tile.h). */
 #include <string.h>
 
 #include "row.h"
@@ -74,9 +74,9 @@ static void prefetch_out(const struct tx_gemm_f32 *job, size_t m, size_t rows, s
         }
 }
 
-/* k of a section. Few rows: W streams from memory, and short sections keep what is prefetched close to its use (M 32: 136 GFLOP/s with 96,
- * 125 with 192 or more). Many rows: fewer sums are put down and taken up again; and one tile has nobody to share a section with. Measured, see
- * benchmarks/RESULTS.md. */
+/* k of a section. Few rows: W streams from memory, and short sections keep what is prefetched close to its use (M 32: 136
+ * GFLOP/s with 96, 125 with 192 or more). Many rows: fewer sums are put down and taken up again; and one tile has nobody to
+ * share a section with. Measured, see benchmarks/RESULTS.md. */
 static size_t section_length(size_t M, size_t K)
 {
     return M <= TILE_ROWS && K ? K : M <= 64 ? 96 : M <= 256 ? 384 : 768;

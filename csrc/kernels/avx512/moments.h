@@ -1,9 +1,9 @@
 /* Mean and deviation of a row, for the norms.
  *
- * The first pass takes a mean m0, good to some ulp of the largest elements; the second sums d = x - m0 and d^2, so mean = m0 + avg(d) and
- * var = avg(d^2) - avg(d)^2, with nothing to cancel since avg(d) is tiny: a row with mean 1000 and deviation 1 keeps all its digits. Each
- * sum runs in four vectors, whose order is a function of D alone. Deviations from about 1e19 have squares beyond float32: such a row is
- * done again in double. */
+ * The first pass takes a mean m0, good to some ulp of the largest elements; the second sums d = x - m0 and d^2, so mean = m0 +
+ * avg(d) and var = avg(d^2) - avg(d)^2, with nothing to cancel since avg(d) is tiny: a row with mean 1000 and deviation 1 keeps
+ * all its digits. Each sum runs in four vectors, whose order is a function of D alone. Deviations from about 1e19 have squares
+ * beyond float32: such a row is done again in double. */
 #ifndef TXK_AVX512_MOMENTS_H
 #define TXK_AVX512_MOMENTS_H
 

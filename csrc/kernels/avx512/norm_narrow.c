@@ -1,5 +1,6 @@
-/* LayerNorm of each row, with affine and modulation, straight into the next product's operand: bfloat16, or int8 with a scale a row, zero
- * padded. int8 needs the row's largest magnitude first, so its elements are computed twice: that is cheaper than storing them. */
+/* LayerNorm of each row, with affine and modulation, straight into the next product's operand: bfloat16, or int8 with a scale a
+ * row, zero padded. int8 needs the row's largest magnitude first, so its elements are computed twice: that is cheaper than
+ * storing them. */
 #include "row.h"
 #include "moments.h"
 #include "simd_narrow.h"
@@ -65,7 +66,7 @@ void txk_norm_int8_avx512(const struct tx_norm_f32 *job, int8_t *out, float *sca
         }
         for (; d < job->D; d += 16)
             max[0] = max_magnitude_f32x16(max[0], norm_f32x16(&row, d, 0));
-        const struct low_scale s = scale_of_max(max_magnitude_f32x16(max[0], max[1]));
+        const struct row_scale s = scale_of_max(max_magnitude_f32x16(max[0], max[1]));
         const __m512 factor = _mm512_set1_ps(s.factor);
         scale[m] = s.scale;
         for (d = 0; d + 16 <= job->D; d += 16)

@@ -1,7 +1,7 @@
-/* Packed weights of gemm_bf16 and gemm_int8, one layout for every row from AVX-512 on: panels of 32 columns, the last one filled up with
- * zeros, [N/32][Kp/2][32][2] in bfloat16 and [N/32][Kp/4][32][4] in int8, Kp = tx_k_padded(K). Seen as dwords (2 or 4 elements of K) a panel
- * is a transposed matrix: that is how vpdpbusd and vdpbf16ps take a line of 16 columns, and tiles 16 lines.
- * "unsigned": int8 as w + 128, for the row whose instruction takes one factor so. */
+/* Packed weights of gemm_bf16 and gemm_int8, one layout for every row from AVX-512 on: panels of 32 columns, the last one
+ * filled up with zeros, [N/32][Kp/2][32][2] in bfloat16 and [N/32][Kp/4][32][4] in int8, Kp = tx_k_padded(K). Seen as dwords (2
+ * or 4 elements of K) a panel is a transposed matrix: that is how vpdpbusd and vdpbf16ps take a line of 16 columns, and tiles
+ * 16 lines. "unsigned": int8 as w + 128, for the row whose instruction takes one factor so. */
 #include <string.h>
 
 #include "row.h"
@@ -18,7 +18,8 @@ size_t txk_gemm_narrow_packed_avx512(size_t N, size_t K)
 TXK_INLINE __m512i row_bf16(const float *w, size_t k, size_t K)
 {
     const __mmask16 low = k < K ? lanes_f32x16(K - k) : 0, high = k + 16 < K ? lanes_f32x16(K - k - 16) : 0;
-    const __m256i first = bf16_of_f32x16(_mm512_maskz_loadu_ps(low, w + k)), second = bf16_of_f32x16(_mm512_maskz_loadu_ps(high, w + k + 16));
+    const __m256i first = bf16_of_f32x16(_mm512_maskz_loadu_ps(low, w + k)),
+                  second = bf16_of_f32x16(_mm512_maskz_loadu_ps(high, w + k + 16));
     return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
 }
 
@@ -39,7 +40,8 @@ TXK_INLINE void pack(char *dst, const void *w, size_t K, size_t n0, size_t n1, c
                 if (n + j >= n1)
                     r[j] = _mm512_setzero_si512();
                 else
-                    r[j] = int8 ? row_int8((const int8_t *)w + (n + j) * K, k, K) : row_bf16((const float *)w + (n + j) * K, k, K);
+                    r[j] =
+                        int8 ? row_int8((const int8_t *)w + (n + j) * K, k, K) : row_bf16((const float *)w + (n + j) * K, k, K);
             }
             if (flip)
                 for (size_t j = 0; j < GROUP; j++)

@@ -1,5 +1,6 @@
-/* The register-only rate: how many float32 operations a second this thread can do when no memory is touched. Benchmarks measure it in
- * the same minute as the kernels and state their rates as a share of it. 24 independent chains of multiply-adds, so that latency hides. */
+/* The register-only rate: how many float32 operations a second this thread can do when no memory is touched. Benchmarks measure
+ * it in the same minute as the kernels and state their rates as a share of it. 24 independent chains of multiply-adds, so that
+ * latency hides. */
 #include "row.h"
 #include "simd.h"
 

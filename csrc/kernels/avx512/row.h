@@ -1,4 +1,5 @@
-/* The functions of the avx512 row (F, BW, DQ, VL). Included by its table.c, by the files that call one another, and by the rows above, for which it packs. */
+/* The functions of the avx512 row (F, BW, DQ, VL). Included by its table.c, by the files that call one another, and by the rows
+ * above, for which it packs. */
 #ifndef TXK_AVX512_ROW_H
 #define TXK_AVX512_ROW_H
 
@@ -23,7 +24,8 @@ void txk_gemm_int8_unpack_avx512(int8_t *w, const int8_t *packed, size_t N, size
 void txk_gemm_int8_pack_unsigned_avx512(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
 void txk_gemm_int8_unpack_unsigned_avx512(int8_t *w, const int8_t *packed, size_t N, size_t K);
 void txk_round_bf16_avx512(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
-void txk_quantize_int8_avx512(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M, size_t K);
+void txk_quantize_int8_avx512(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M,
+                              size_t K);
 void txk_norm_bf16_avx512(const struct tx_norm_f32 *job, uint16_t *out);
 void txk_norm_int8_avx512(const struct tx_norm_f32 *job, int8_t *out, float *scale);
 

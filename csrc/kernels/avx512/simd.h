@@ -1,8 +1,8 @@
 /* Vector mathematics of the AVX-512 row: masked tails, sums, exp, and the activations, on 16 floats.
  *
- * Errors below were measured against float64 over every range the tests name (tests/kernels/test_float32.py repeats that); ulp is of the exact
- * result. NaN passes through everywhere, and no argument, however large, gives NaN where the function has a limit.
- * Static inline functions and const data only: nothing here runs before the CPU check. */
+ * Errors below were measured against float64 over every range the tests name (tests/kernels/test_float32.py repeats that); ulp
+ * is of the exact result. NaN passes through everywhere, and no argument, however large, gives NaN where the function has a
+ * limit. Static inline functions and const data only: nothing here runs before the CPU check. */
 #ifndef TXK_AVX512_SIMD_H
 #define TXK_AVX512_SIMD_H
 
@@ -49,7 +49,8 @@ TXK_INLINE void transpose_f32x16(__m512 r[16])
     }
 }
 
-/* dst[D, width] <- the transpose of src[rows, D]; columns from `rows` to width, a multiple of 16, become zeros. dst is 64-byte aligned. */
+/* dst[D, width] <- the transpose of src[rows, D]; columns from `rows` to width, a multiple of 16, become zeros. dst is 64-byte
+ * aligned. */
 TXK_INLINE void transpose_f32(float *dst, size_t width, const float *src, size_t ld, size_t rows, size_t D)
 {
     for (size_t c = 0; c < width; c += 16)
@@ -70,7 +71,8 @@ TXK_INLINE void transpose_f32(float *dst, size_t width, const float *src, size_t
 /* e^x. Cody-Waite reduction, degree 6; at most 0.88 ulp, gradual underflow, inf from 88.73 on. */
 TXK_INLINE __m512 exp_f32x16(__m512 x)
 {
-    /* Operand order: min and max return the second operand where one is NaN. The clamp keeps the rounding trick within its range. */
+    /* Operand order: min and max return the second operand where one is NaN. The clamp keeps the rounding trick within its
+     * range. */
     x = _mm512_min_ps(_mm512_set1_ps(128.0f), _mm512_max_ps(_mm512_set1_ps(-128.0f), x));
     const __m512 magic = _mm512_set1_ps(0x1.8p23f);
     const __m512 n = _mm512_sub_ps(_mm512_fmadd_ps(x, _mm512_set1_ps(0x1.715476p+0f), magic), magic);
@@ -82,7 +84,8 @@ TXK_INLINE __m512 exp_f32x16(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
-/* 2^x for x <= 0, as softmax needs it: relative error at most 1.7e-7 (2.03 ulp); no less than 2^-125, so that no product meets denormals. */
+/* 2^x for x <= 0, as softmax needs it: relative error at most 1.7e-7 (2.03 ulp); no less than 2^-125, so that no product meets
+ * denormals. */
 TXK_INLINE __m512 exp2_f32x16(__m512 x)
 {
     const __m512 magic = _mm512_set1_ps(0x1.8p23f);
@@ -119,7 +122,8 @@ TXK_INLINE __m512 gelu_erf_f32x16(__m512 x)
     return gelu_table_f32x16(x, poly_gelu_erf);
 }
 
-/* x (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))) / 2: relative error at most 4.8e-7 for x > -3.3, 1.3e-4 down to -5.9, absolute 3e-10 below. */
+/* x (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))) / 2: relative error at most 4.8e-7 for x > -3.3, 1.3e-4 down to -5.9, absolute
+ * 3e-10 below. */
 TXK_INLINE __m512 gelu_tanh_f32x16(__m512 x)
 {
     return gelu_table_f32x16(x, poly_gelu_tanh);

@@ -59,8 +59,10 @@ TXK_INLINE void transpose_32x16x16(__m512i r[16])
     /* The quarters themselves are a 4 x 4 matrix for each j. */
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        const __m512i even_low = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), odd_low = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
-        const __m512i even_high = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88), odd_high = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+        const __m512i even_low = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88),
+                      odd_low = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
+        const __m512i even_high = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88),
+                      odd_high = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
         t[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
         t[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
         t[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
@@ -79,20 +81,20 @@ TXK_INLINE __m512 max_magnitude_f32x16(__m512 max, __m512 x)
     return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(max), magnitude));
 }
 
-struct low_scale {
+struct row_scale {
     float scale, factor;    /* factor 0: the row is zeros */
 };
 
 /* The scale of a row whose magnitudes max_magnitude_f32x16 has seen. */
-TXK_INLINE struct low_scale scale_of_max(__m512 maxima)
+TXK_INLINE struct row_scale scale_of_max(__m512 maxima)
 {
     const float max = _mm512_reduce_max_ps(maxima);
     const int whole = _mm512_cmp_ps_mask(maxima, _mm512_set1_ps(3.4028235e38f), _CMP_NLE_UQ) == 0;
     if (!whole)
-        return (struct low_scale){__builtin_nanf(""), 0};
+        return (struct row_scale){__builtin_nanf(""), 0};
     if (max < 0x1p-100f)
-        return (struct low_scale){1, 0};
-    return (struct low_scale){max / 127.0f, 127.0f / max};
+        return (struct row_scale){1, 0};
+    return (struct row_scale){max / 127.0f, 127.0f / max};
 }
 
 /* Where factor is 0, x may be anything and gives 0: the conversion of NaN is taken back by the mask. */

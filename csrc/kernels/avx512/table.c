@@ -21,4 +21,5 @@ static const struct tx_kernels slots = {
     .activate_f32 = txk_activate_f32_avx512,
 };
 
-const struct tx_row txk_row_avx512 = {.name = "avx512", .needs = TX_CPU_AVX512, .slots = &slots, .peak = {[TX_F32] = txk_peak_f32_avx512}};
+const struct tx_row txk_row_avx512 = {
+    .name = "avx512", .needs = TX_CPU_AVX512, .slots = &slots, .peak = {[TX_F32] = txk_peak_f32_avx512}};

@@ -1,10 +1,10 @@
 /* The product of a few rows of A with one panel of W, in registers: C[MR, 16 NV] = A[MR,K] W[K, 16 NV].
  *
- * MR x NV is at most 6 x 4: 24 accumulators, 4 vectors of W and one broadcast of A, 10 loads for 24 multiply-adds. Larger tiles fit, but
- * loads for each multiply-add are what counts: all of these tiles do two multiply-adds a cycle, and the clock falls with the power that
- * loads take (14 x 2 has 16 loads for 28 and was 6% slower, 9 x 3 with 12 for 27 was 2%; benchmarks/RESULTS.md).
- * Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however K is cut into pieces (`more` takes
- * up the sum where C left it), so its bits depend on nothing else.
+ * MR x NV is at most 6 x 4: 24 accumulators, 4 vectors of W and one broadcast of A, 10 loads for 24 multiply-adds. Larger tiles
+ * fit, but loads for each multiply-add are what counts: all of these tiles do two multiply-adds a cycle, and the clock falls
+ * with the power that loads take (14 x 2 has 16 loads for 28 and was 6% slower, 9 x 3 with 12 for 27 was 2%;
+ * benchmarks/RESULTS.md). Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however K
+ * is cut into pieces (`more` takes up the sum where C left it), so its bits depend on nothing else.
  *
  * A is read in place, MR streams; W is packed, so that its rows are aligned and need no masks.
  * Not here: masks on rows (the caller picks MR) and the epilogue (it works on C while that is in L1). */
@@ -28,9 +28,9 @@ struct tile_f32 {
 
 /* acc[i][j] += A[i, k] * w[j] for one row i and one k (both literals: they become part of the instruction's address).
  *
- * In assembly, since gcc 12 (a) folds the broadcast into each multiply-add, which doubles the loads, and (b) makes up an address register
- * for each row and keeps most of them on the stack. Rows 3g, 3g+1 and 3g+2 lie 0, 1 and 2 ld past base[g]: one index register serves
- * all. The sanitizers see the plain version. */
+ * In assembly, since gcc 12 (a) folds the broadcast into each multiply-add, which doubles the loads, and (b) makes up an
+ * address register for each row and keeps most of them on the stack. Rows 3g, 3g+1 and 3g+2 lie 0, 1 and 2 ld past base[g]: one
+ * index register serves all. The sanitizers see the plain version. */
 #if defined(__SANITIZE_ADDRESS__)
 #define TILE_ROW(i, k)                                                                      \
     if (MR > i) {                                                                           \
@@ -43,13 +43,13 @@ struct tile_f32 {
     if (MR > i && i % 3 == 0) TILE_ROW_AT(i, #k "*4(%[base])")                              \
     if (MR > i && i % 3 == 1) TILE_ROW_AT(i, #k "*4(%[base],%[ld])")                        \
     if (MR > i && i % 3 == 2) TILE_ROW_AT(i, #k "*4(%[base],%[ld],2)")
-#define TILE_ROW_AT(i, address)                                                             \
-    {                                                                                       \
-        __m512 x;                                                                           \
-        __asm__("vbroadcastss " address ", %[x]"                                            \
-                : [x] "=v"(x)                                                               \
+#define TILE_ROW_AT(i, address)                                                                \
+    {                                                                                          \
+        __m512 x;                                                                              \
+        __asm__("vbroadcastss " address ", %[x]"                                               \
+                : [x] "=v"(x)                                                                  \
                 : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[])base[i / 3])); \
-        TILE_FMA(i, 0) TILE_FMA(i, 1) TILE_FMA(i, 2) TILE_FMA(i, 3)                         \
+        TILE_FMA(i, 0) TILE_FMA(i, 1) TILE_FMA(i, 2) TILE_FMA(i, 3)                            \
     }
 #define TILE_FMA(i, j)                                                                      \
     if (NV > j)                                                                             \
@@ -112,7 +112,8 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
             _mm512_store_ps(c + i * ldc + 16 * j, acc[i][j]);
 }
 
-/* Where part `i` begins of `parts` that split M as evenly as whole numbers allow: 14 rows become 5 + 5 + 4 and not 6 + 6 + 2. */
+/* Where part `i` begins of `parts` that split M as evenly as whole numbers allow: 14 rows become 5 + 5 + 4 and not 6 + 6 +
+ * 2. */
 TXK_INLINE size_t part_begin(size_t M, size_t parts, size_t i)
 {
     return M / parts * i + (i < M % parts ? i : M % parts);

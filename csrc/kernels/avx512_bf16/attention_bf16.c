@@ -1,5 +1,6 @@
-/* attention_bf16 with vdpbf16ps: out[Tq,Dh] = softmax(scale q k^T) v of one head. avx512/attention.h has layout, method and bounds; a step of
- * a product takes two elements of Dh, or two keys. v is copied so that two keys' elements lie side by side, k only where Dh is odd.
+/* attention_bf16 with vdpbf16ps: out[Tq,Dh] = softmax(scale q k^T) v of one head. avx512/attention.h has layout, method and
+ * bounds; a step of a product takes two elements of Dh, or two keys. v is copied so that two keys' elements lie side by side, k
+ * only where Dh is odd.
  *
  * 2^x by a cubic: 9e-5 relative, a fortieth of bfloat16's rounding. Sums are of the unrounded probabilities. */
 #define SPACING 2
@@ -25,8 +26,8 @@ TXK_INLINE __m512 power_of_2(__m512 x)
 TXK_INLINE void soften_pair(struct attention *a, float *p, const float *scores, size_t pair, size_t g, size_t rows, size_t NV)
 {
     /* The two halves of a rounded vector (16 even keys, 16 odd) become pairs. */
-    const __m512i weave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                                           18, 2, 17, 1, 16, 0);
+    const __m512i weave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const float *s = scores + 16 * (2 * pair * NV + g);
     const __m512 base = _mm512_load_ps(a->base + 16 * g), factor = _mm512_set1_ps(a->factor);
     const __m512 even = power_of_2(_mm512_fmsub_ps(_mm512_load_ps(s), factor, base));
@@ -43,7 +44,8 @@ TXK_INLINE void shrink_line(float *p, __m512 shrink)
     const __m512i pairs = _mm512_load_si512(p), high = _mm512_set1_epi32((int)0xffff0000);
     const __m512 even = _mm512_scalef_ps(_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), shrink);
     const __m512 odd = _mm512_scalef_ps(_mm512_castsi512_ps(_mm512_and_si512(pairs, high)), shrink);
-    _mm512_store_si512(p, _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_and_si512(_mm512_castps_si512(odd), high)));
+    _mm512_store_si512(
+        p, _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_and_si512(_mm512_castps_si512(odd), high)));
 }
 
 static size_t up(size_t n, size_t to)
@@ -101,7 +103,8 @@ static void pair_values(char *values, size_t ldv, const struct tx_attention_bf16
             }
             const __m256i even = _mm256_maskz_loadu_epi16(lanes, v);
             const __m256i odd = t + 1 < job->Tk ? _mm256_maskz_loadu_epi16(lanes, v + job->ldv) : _mm256_setzero_si256();
-            _mm512_store_si512(values + t / 2 * ldv + 4 * d, _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16)));
+            _mm512_store_si512(values + t / 2 * ldv + 4 * d,
+                               _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16)));
         }
 }
 

@@ -1,4 +1,5 @@
-/* gemm_bf16 with vdpbf16ps: avx512/gemm_narrow.h, two elements of K a step. Sums in float32, to nearest even, subnormals flushed. */
+/* gemm_bf16 with vdpbf16ps: avx512/gemm_narrow.h, two elements of K a step. Sums in float32, to nearest even, subnormals
+ * flushed. */
 #include <immintrin.h>
 
 #define NARROW_INT8 0
@@ -11,5 +12,5 @@
 
 void txk_gemm_bf16_avx512_bf16(const struct tx_gemm_narrow *job)
 {
-    gemm_low(job, NULL);
+    gemm_narrow(job, NULL);
 }

@@ -1,24 +1,27 @@
 /* attention_int8 with vpdpbusd: out[Tq,Dh] = softmax(scale q k^T) v of one head, bfloat16 outside, both products in int8.
  *
- * Quantised here, once a call: q and k less its mean over the keys (which softmax does not see) by row, v less its mean over the keys (added
- * again at the end) by channel in each block of 64 keys. A probability is an unsigned byte, 255 times 2^(t - m), m the maximum of the query's
- * scores in the block: relative to the block's own maximum, diffuse attention keeps a digit more than relative to the row's. A block's
- * output is an exact integer; it enters the float32 output with its weight 2^(m - base). The sum of a row is of the rounded bytes.
+ * Quantised here, once a call: q and k less its mean over the keys (which softmax does not see) by row, v less its mean over
+ * the keys (added again at the end) by channel in each block of 64 keys. A probability is an unsigned byte, 255 times 2^(t -
+ * m), m the maximum of the query's scores in the block: relative to the block's own maximum, diffuse attention keeps a digit
+ * more than relative to the row's. A block's output is an exact integer; it enters the float32 output with its weight 2^(m -
+ * base). The sum of a row is of the rounded bytes.
  *
- * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector holds 16 queries, whose maxima and sums need no
- * reduction across lanes. The instruction's unsigned factor is q + 128 (the sums of a key begin at -128 times the sum of its row), then the
- * probabilities. Both products are of eight rows with 32 queries: 16 sums, a line of 32 queries' dwords (four elements of Dh, or four
- * keys) and eight broadcast dwords, which lie side by side: K [Tk/8][Dh/4][8], v^T by blocks [Dh/8][keys/4][8].
+ * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector holds 16 queries, whose maxima and
+ * sums need no reduction across lanes. The instruction's unsigned factor is q + 128 (the sums of a key begin at -128 times the
+ * sum of its row), then the probabilities. Both products are of eight rows with 32 queries: 16 sums, a line of 32 queries'
+ * dwords (four elements of Dh, or four keys) and eight broadcast dwords, which lie side by side: K [Tk/8][Dh/4][8], v^T by
+ * blocks [Dh/8][keys/4][8].
  *
- * Blocks go by in a pipeline of three: while the scores of one become probabilities, those of the next and the output of the one before
- * are multiplied, a tile of either and a few probabilities in turn.
+ * Blocks go by in a pipeline of three: while the scores of one become probabilities, those of the next and the output of the
+ * one before are multiplied, a tile of either and a few probabilities in turn.
  *
- * Scores are kept as words of 16 bits, in units that a whole head shares and no score can pass. Times a query's factor they are 64ths of a power
- * of two: 2^(t - m) is a table's entry for the last six bits, shifted by the others (0.54% at most, 0.31% RMS, against half a unit of 255 from
- * the rounding). A query whose scores may pass 512 powers of two has coarser steps: by then int8 has left no digit that these would drop.
+ * Scores are kept as words of 16 bits, in units that a whole head shares and no score can pass. Times a query's factor they are
+ * 64ths of a power of two: 2^(t - m) is a table's entry for the last six bits, shifted by the others (0.54% at most, 0.31% RMS,
+ * against half a unit of 255 from the rounding). A query whose scores may pass 512 powers of two has coarser steps: by then
+ * int8 has left no digit that these would drop.
  *
- * A lane's arithmetic depends on its q, k, v, Tk and Dh alone. A row of q with a NaN or Inf comes out as NaN, so does a channel of v, and all
- * where k holds one; so does a row whose scores may pass float32. */
+ * A lane's arithmetic depends on its q, k, v, Tk and Dh alone. A row of q with a NaN or Inf comes out as NaN, so does a channel
+ * of v, and all where k holds one; so does a row whose scores may pass float32. */
 #include <math.h>
 
 #include "row.h"
@@ -122,14 +125,16 @@ static void average(float *mean, const uint16_t *x, size_t ld, size_t T, size_t 
         for (size_t t = 0; t < T; t++) {
             fetch_rows(x + (t + 24) * ld + d, ld, t + 24 < T, Dh - d < 64 ? Dh - d : 64);
             for (size_t j = 0; j < 4; j++)
-                sum[j] = _mm512_fmadd_ps(f32_of_bf16x16(_mm256_maskz_loadu_epi16(lanes[j], x + t * ld + d + 16 * j)), part, sum[j]);
+                sum[j] =
+                    _mm512_fmadd_ps(f32_of_bf16x16(_mm256_maskz_loadu_epi16(lanes[j], x + t * ld + d + 16 * j)), part, sum[j]);
         }
         for (size_t j = 0; j < 4; j++)
             _mm512_store_ps(mean + d + 16 * j, sum[j]);
     }
 }
 
-/* 127 / max and the scales max / 127 of 16 rows or channels, as quantize_int8 has them: 0 and 1 for zeros, 0 and NaN where one is not finite. */
+/* 127 / max and the scales max / 127 of 16 rows or channels, as quantize_int8 has them: 0 and 1 for zeros, 0 and NaN where one
+ * is not finite. */
 TXK_INLINE __m512 factors_of_max(__m512 max, __m512 *scale)
 {
     const __m512 steps = _mm512_set1_ps(127.0f);
@@ -173,8 +178,10 @@ TXK_INLINE __m512 factors_of_rows(__m512 *scale, const uint16_t *x, size_t ld, s
     return factors_of_max(_mm512_castsi512_ps(most[0]), scale);
 }
 
-/* 64 columns of those rows in int8, turned: lanes are rows, r[i] is dword 4 (i % 4) + i / 4. What is no number may become anything. */
-TXK_INLINE void turn_rows(__m512i r[16], const uint16_t *x, size_t ld, size_t count, size_t d, size_t Dh, const float *mean, const float factor[16])
+/* 64 columns of those rows in int8, turned: lanes are rows, r[i] is dword 4 (i % 4) + i / 4. What is no number may become
+ * anything. */
+TXK_INLINE void turn_rows(__m512i r[16], const uint16_t *x, size_t ld, size_t count, size_t d, size_t Dh, const float *mean,
+                          const float factor[16])
 {
     for (size_t i = 0; i < 16; i++) {
         __m512 e[4];
@@ -223,16 +230,19 @@ static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
     /* No score passes a word. */
     const float largest = _mm512_reduce_max_ps(most), word = largest * ((float)(BYTE * BYTE) / (float)WORD * (float)a->Dh);
     for (size_t t = 0; t < a->Tk; t += 16) {
-        const __m512 scale = _mm512_mask_blend_ps(lanes_f32x16(a->Tk - t), _mm512_set1_ps(largest), _mm512_load_ps(a->key_scale + t));
+        const __m512 scale =
+            _mm512_mask_blend_ps(lanes_f32x16(a->Tk - t), _mm512_set1_ps(largest), _mm512_load_ps(a->key_scale + t));
         _mm512_store_ps(a->key_scale + t, _mm512_div_ps(scale, _mm512_set1_ps(word)));
     }
     a->scale *= word;
 }
 
-/* Four bytes of each of four vectors, one vector after the other as two packs leave them, become four dwords of a byte of each. */
+/* Four bytes of each of four vectors, one vector after the other as two packs leave them, become four dwords of a byte of
+ * each. */
 TXK_INLINE __m512i interleave_bytes(__m512i packed)
 {
-    return _mm512_shuffle_epi8(packed, _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0)));
+    return _mm512_shuffle_epi8(packed,
+                               _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0)));
 }
 
 static void pack_values(struct attention *a, const struct tx_attention_bf16 *job)
@@ -252,9 +262,11 @@ static void pack_values(struct attention *a, const struct tx_attention_bf16 *job
             for (size_t t = 0; t < count; t += 4, to += 4 * ROWS) {
                 __m512i q[4];
                 for (size_t i = 0; i < 4; i++)
-                    q[i] = t + i < count ? _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_sub_ps(element(v + (t + i) * job->ldv, d, a->Dh), mean), factor))
+                    q[i] = t + i < count ? _mm512_cvtps_epi32(_mm512_mul_ps(
+                                               _mm512_sub_ps(element(v + (t + i) * job->ldv, d, a->Dh), mean), factor))
                                          : _mm512_setzero_si512();
-                const __m512i packed = interleave_bytes(_mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3])));
+                const __m512i packed =
+                    interleave_bytes(_mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3])));
                 _mm256_store_si256((__m256i *)to, _mm512_castsi512_si256(packed));
                 if (d + ROWS < a->Dm)
                     _mm256_store_si256((__m256i *)(to + KEYS * ROWS), _mm512_extracti64x4_epi64(packed, 1));
@@ -275,7 +287,8 @@ static void turn_queries(struct attention *a, const struct tx_attention_bf16 *jo
             __m512i r[16];
             turn_rows(r, q, job->ldq, rows - first, d, a->Dh, NULL, factors);
             for (size_t i = 0; i < 16; i++)
-                _mm512_store_si512(a->q + (d / 4 + 4 * (i % 4) + i / 4) * LINE + 64 * g, _mm512_xor_si512(r[i], _mm512_set1_epi8(-128)));
+                _mm512_store_si512(a->q + (d / 4 + 4 * (i % 4) + i / 4) * LINE + 64 * g,
+                                   _mm512_xor_si512(r[i], _mm512_set1_epi8(-128)));
         }
         a->log2[g] = _mm512_mul_ps(scale, _mm512_set1_ps(a->scale));
         a->lost[g] = _mm512_cmp_ps_mask(a->log2[g], _mm512_set1_ps(INFINITY), _CMP_NLT_UQ);
@@ -290,8 +303,9 @@ static void turn_queries(struct attention *a, const struct tx_attention_bf16 *jo
     }
 }
 
-/* acc[r] += row r's dword by 32 queries' dwords. In assembly, since gcc 12 folds the broadcast into each of the two instructions that take it,
- * which doubles the loads, or copies all sums from one register to another and back. The sanitizers see the plain version. */
+/* acc[r] += row r's dword by 32 queries' dwords. In assembly, since gcc 12 folds the broadcast into each of the two
+ * instructions that take it, which doubles the loads, or copies all sums from one register to another and back. The sanitizers
+ * see the plain version. */
 #if defined(__SANITIZE_ADDRESS__)
 TXK_INLINE __m512i broadcast_dword(const char *x)
 {
@@ -340,7 +354,8 @@ static void multiply_keys(struct attention *a, size_t t)
 #pragma GCC unroll 2
         for (int g = 0; g < 2; g++) {
             const __m512i even = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][g]), _mm512_set1_ps(scale[r])));
-            const __m512i odd = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r + 1][g]), _mm512_set1_ps(scale[r + 1])));
+            const __m512i odd =
+                _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r + 1][g]), _mm512_set1_ps(scale[r + 1])));
             const __m512i both = _mm512_packs_epi32(even, odd);
             _mm512_store_si512(scores + r / 2 * LINE + 64 * g, both);
             most[g] = _mm512_max_epi16(most[g], both);
@@ -366,7 +381,8 @@ static void multiply_values(const struct attention *a, size_t b, size_t d)
 #pragma GCC unroll 2
         for (size_t g = 0; g < 2; g++) {
             const __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][g]), _mm512_set1_ps(scale[r]));
-            _mm512_store_ps(out + r * QUERIES + 16 * g, _mm512_fmadd_ps(sum, share[g], _mm512_load_ps(out + r * QUERIES + 16 * g)));
+            _mm512_store_ps(out + r * QUERIES + 16 * g,
+                            _mm512_fmadd_ps(sum, share[g], _mm512_load_ps(out + r * QUERIES + 16 * g)));
         }
 }
 
@@ -413,13 +429,15 @@ static void add_sums(struct attention *a, size_t b, size_t count)
         a->sum[g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[g]), a->share[b % 2][g], a->sum[g]);
 }
 
-/* What the maxima of block b say: its offset, its share, and, where a lane's maximum has left its base far below, a new base. */
+/* What the maxima of block b say: its offset, its share, and, where a lane's maximum has left its base far below, a new
+ * base. */
 static int begin_block(struct attention *a, size_t b, __m512 shrink[2])
 {
     int any = 0;
     for (int g = 0; g <= a->wide; g++) {
         const __m512i words = a->max[b % 2][g], most = _mm512_max_epi16(words, _mm512_shuffle_epi32(words, 0x4e));
-        const __m512 max = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_unpacklo_epi16(most, most), 16)), a->log2[g]);
+        const __m512 max =
+            _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_unpacklo_epi16(most, most), 16)), a->log2[g]);
         a->max[b % 2][g] = _mm512_set1_epi16(-WORD - 1);
         a->offset[g] = _mm512_mulhrs_epi16(most, a->factor[g]);
         shrink[g] = _mm512_set1_ps(1.0f);
@@ -516,8 +534,14 @@ TXK_INLINE void attend(struct attention *a, const struct tx_attention_bf16 *job,
     store_rows(a, job, q0, rows);
 }
 
-static void attend_level(struct attention *a, const struct tx_attention_bf16 *job, size_t q0, size_t rows) { attend(a, job, q0, rows, 0); }
-static void attend_steep(struct attention *a, const struct tx_attention_bf16 *job, size_t q0, size_t rows) { attend(a, job, q0, rows, 1); }
+static void attend_level(struct attention *a, const struct tx_attention_bf16 *job, size_t q0, size_t rows)
+{
+    attend(a, job, q0, rows, 0);
+}
+static void attend_steep(struct attention *a, const struct tx_attention_bf16 *job, size_t q0, size_t rows)
+{
+    attend(a, job, q0, rows, 1);
+}
 
 size_t txk_attention_int8_scratch_avx512_vnni(size_t Tk, size_t Dh)
 {
@@ -536,7 +560,8 @@ void txk_attention_int8_avx512_vnni(const struct tx_attention_bf16 *job)
         a.wide = rows > 16;
         turn_queries(&a, job, q0, rows);
         fetch_rows(job->out + q0 * job->ldo, job->ldo, rows, a.Dh);
-        fetch_rows(job->q + (q0 + rows) * job->ldq, job->ldq, job->Tq - q0 - rows < QUERIES ? job->Tq - q0 - rows : QUERIES, a.Dh);
+        fetch_rows(job->q + (q0 + rows) * job->ldq, job->ldq, job->Tq - q0 - rows < QUERIES ? job->Tq - q0 - rows : QUERIES,
+                   a.Dh);
         if (a.steep)
             attend_steep(&a, job, q0, rows);
         else

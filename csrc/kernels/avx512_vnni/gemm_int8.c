@@ -1,7 +1,7 @@
 /* gemm_int8 with vpdpbusd: avx512/gemm_narrow.h, four elements of K a step.
  *
- * The instruction multiplies unsigned by signed, so W is packed as w + 128 and the sums of a row begin at -128 times the sum of that row of
- * A. Nothing saturates: four products of at most 255 x 127 fit, and the sums wrap and unwrap as one. */
+ * The instruction multiplies unsigned by signed, so W is packed as w + 128 and the sums of a row begin at -128 times the sum of
+ * that row of A. Nothing saturates: four products of at most 255 x 127 fit, and the sums wrap and unwrap as one. */
 #include <immintrin.h>
 
 #define NARROW_INT8 1
@@ -24,5 +24,5 @@ static void begin(int32_t *begins, const char *a, size_t lda, size_t rows, size_
 
 void txk_gemm_int8_avx512_vnni(const struct tx_gemm_narrow *job)
 {
-    gemm_low(job, begin);
+    gemm_narrow(job, begin);
 }

@@ -1,4 +1,5 @@
-/* The register-only rate of vpdpbusd: as avx512/peak.c, four multiply-adds a lane. In assembly, since gcc 12 copies the sums to and fro. */
+/* The register-only rate of vpdpbusd: as avx512/peak.c, four multiply-adds a lane. In assembly, since gcc 12 copies the sums to
+ * and fro. */
 #include "row.h"
 #include "../avx512/simd.h"
 

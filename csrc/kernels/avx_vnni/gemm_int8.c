@@ -1,11 +1,12 @@
-/* out[M, n0:n1] = epilogue(sum * (a_scale w_scale)), sum = A[M,K] W[N,K]^T in int8, exact in int32, with the 256-bit vpdpbusd of CPUs that have
- * AVX-VNNI and no AVX-512.
+/* out[M, n0:n1] = epilogue(sum * (a_scale w_scale)), sum = A[M,K] W[N,K]^T in int8, exact in int32, with the 256-bit vpdpbusd
+ * of CPUs that have AVX-VNNI and no AVX-512.
  *
- * The instruction multiplies unsigned by signed: W is packed as w + 128, and each row's sum begins at -128 times the sum of A's row, found
- * where the row is copied. Nothing saturates: four products of at most 255 x 127 fit, and the sums wrap and unwrap as one.
+ * The instruction multiplies unsigned by signed: W is packed as w + 128, and each row's sum begins at -128 times the sum of A's
+ * row, found where the row is copied. Nothing saturates: four products of at most 255 x 127 fit, and the sums wrap and unwrap
+ * as one.
  *
- * Packed W: panels of 16 columns, [N/16][Kp/4][16][4]: four k of a column side by side; Kp = tx_k_padded(K). Padding holds 128 (zero).
- * avx2/gemm_narrow.h has order and method; a "widened" row of A is a copy, with -128 times its sum behind it. */
+ * Packed W: panels of 16 columns, [N/16][Kp/4][16][4]: four k of a column side by side; Kp = tx_k_padded(K). Padding holds 128
+ * (zero). avx2/gemm_narrow.h has order and method; a "widened" row of A is a copy, with -128 times its sum behind it. */
 #include "../avx2/gemm_narrow.h"
 
 static size_t at(size_t n, size_t k, size_t Kp)
@@ -65,7 +66,8 @@ TXK_INLINE __m256i broadcast(const char *x)
     return _mm256_set1_epi32(value);
 }
 
-/* acc[i] += four of A[i] times the fours of w, for one row i and one step q (both literals). In assembly, as in avx2/gemm_int8.c. */
+/* acc[i] += four of A[i] times the fours of w, for one row i and one step q (both literals). In assembly, as in
+ * avx2/gemm_int8.c. */
 #if defined(__SANITIZE_ADDRESS__)
 #define QUAD_ROW(i, q)                                                                                                  \
     if (MR > i) {                                                                                                       \
@@ -74,13 +76,13 @@ TXK_INLINE __m256i broadcast(const char *x)
         acc[i][1] = _mm256_dpbusd_avx_epi32(acc[i][1], w1, x);                                                          \
     }
 #else
-#define QUAD_ROW(i, q)                                                                                                  \
-    if (MR > i) {                                                                                                       \
-        __m256i x;                                                                                                      \
-        __asm__("vpbroadcastd %c[offset](%[base]), %[x]" : [x] "=x"(x)                                                  \
-                : [base] "r"(base[i / 3]), [offset] "i"(i % 3 * WIDE_LD + 4 * q), "m"(*(const char(*)[])base[i / 3]));  \
-        __asm__("%{vex%} vpdpbusd %[x], %[w], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));                     \
-        __asm__("%{vex%} vpdpbusd %[x], %[w], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x));                     \
+#define QUAD_ROW(i, q)                                                                                                 \
+    if (MR > i) {                                                                                                      \
+        __m256i x;                                                                                                     \
+        __asm__("vpbroadcastd %c[offset](%[base]), %[x]" : [x] "=x"(x)                                                 \
+                : [base] "r"(base[i / 3]), [offset] "i"(i % 3 * WIDE_LD + 4 * q), "m"(*(const char(*)[])base[i / 3])); \
+        __asm__("%{vex%} vpdpbusd %[x], %[w], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));                  \
+        __asm__("%{vex%} vpdpbusd %[x], %[w], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x));                  \
     }
 #endif
 
@@ -128,7 +130,7 @@ static narrow_tile_function *const tiles[TILE_ROWS] = {tile_1, tile_2, tile_3, t
 
 void txk_gemm_int8_avx_vnni(const struct tx_gemm_narrow *job)
 {
-    static const struct low_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .tiles = tiles, .widen_a = copy_a,
+    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .tiles = tiles, .widen_a = copy_a,
                                          .finish_sums = finish_int8};
-    gemm_low(job, &kind);
+    gemm_narrow(job, &kind);
 }

@@ -1,6 +1,7 @@
-/* out[Tq,Dh] = softmax(scale q k^T) v of one head in bfloat16, the version to read first: one row of scores at a time in scratch, the
- * maximum subtracted before exp, sums in double in ascending order of keys. Probabilities (before they are divided by their sum) enter
- * the product with v as bfloat16; their sum is of the unrounded ones. A row with a NaN or +inf score comes out as NaN. */
+/* out[Tq,Dh] = softmax(scale q k^T) v of one head in bfloat16, the version to read first: one row of scores at a time in
+ * scratch, the maximum subtracted before exp, sums in double in ascending order of keys. Probabilities (before they are divided
+ * by their sum) enter the product with v as bfloat16; their sum is of the unrounded ones. A row with a NaN or +inf score comes
+ * out as NaN. */
 #include "row.h"
 
 #include <math.h>

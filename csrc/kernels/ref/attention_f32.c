@@ -1,5 +1,6 @@
-/* out[Tq,Dh] = softmax(scale q k^T) v of one head, the version to read first: one row of scores at a time in scratch, the maximum
- * subtracted before exp, all sums in double and in ascending order of keys. A row with a NaN or +inf score comes out as NaN. */
+/* out[Tq,Dh] = softmax(scale q k^T) v of one head, the version to read first: one row of scores at a time in scratch, the
+ * maximum subtracted before exp, all sums in double and in ascending order of keys. A row with a NaN or +inf score comes out as
+ * NaN. */
 #include "row.h"
 
 #include <math.h>

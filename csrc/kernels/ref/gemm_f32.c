@@ -1,8 +1,8 @@
 /* C[M,N] = epilogue(A[M,K] W[N,K]^T), the version to read first.
  *
- * "Packed" is W itself, row-major, so a panel is one column of C and any n0 will do. Each element is one sum over k in ascending order,
- * in double: products of two floats are exact there, and this row is what the fast ones are measured against. The model prefers a BLAS
- * (gemm_f32_fast is 0). */
+ * "Packed" is W itself, row-major, so a panel is one column of C and any n0 will do. Each element is one sum over k in
+ * ascending order, in double: products of two floats are exact there, and this row is what the fast ones are measured against.
+ * The model prefers a BLAS (gemm_f32_fast is 0). */
 #include "row.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
-/* C[M,N] = epilogue(sum * (a_scale w_scale)), sum = A[M,K] W[N,K]^T in int8, exact in int32 (K up to 133,000), the version to read first.
- * "Packed" is W itself with padded rows, as in gemm_bf16.c. */
+/* C[M,N] = epilogue(sum * (a_scale w_scale)), sum = A[M,K] W[N,K]^T in int8, exact in int32 (K up to 133,000), the version to
+ * read first. "Packed" is W itself with padded rows, as in gemm_bf16.c. */
 #include "row.h"
 
 void txk_gemm_int8_pack_ref(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1)

@@ -1,5 +1,5 @@
-/* LayerNorm, the version to read first: mean, then the variance around it, in double; then the affine parts that are given; the result
- * as float32, or rounded from there to bfloat16 or int8 for the next product. */
+/* LayerNorm, the version to read first: mean, then the variance around it, in double; then the affine parts that are given; the
+ * result as float32, or rounded from there to bfloat16 or int8 for the next product. */
 #include "row.h"
 
 #include <math.h>

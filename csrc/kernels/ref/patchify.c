@@ -1,5 +1,6 @@
-/* Pixels to patch rows and back: image [S,S,3] <-> patches [(S/p)^2, 3pp], both in (row, column, channel) order, so that a patch row is
- * p runs of 3p consecutive values of the image. The only version: memory traffic of one image, nothing beside the model. */
+/* Pixels to patch rows and back: image [S,S,3] <-> patches [(S/p)^2, 3pp], both in (row, column, channel) order, so that a
+ * patch row is p runs of 3p consecutive values of the image. The only version: memory traffic of one image, nothing beside the
+ * model. */
 #include "row.h"
 
 #include <string.h>

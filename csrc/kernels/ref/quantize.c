@@ -1,6 +1,6 @@
-/* float32 or bfloat16 rows -> bfloat16, or int8 with a scale a row, zero padded to tx_k_padded(K). kernels.h has the definition; the
- * float32 operations here (one division for the scale, one for the factor, one product an element) are what every row repeats, so that
- * the integers are the same everywhere. */
+/* float32 or bfloat16 rows -> bfloat16, or int8 with a scale a row, zero padded to tx_k_padded(K). kernels.h has the
+ * definition; the float32 operations here (one division for the scale, one for the factor, one product an element) are what
+ * every row repeats, so that the integers are the same everywhere. */
 #include "row.h"
 
 #include <math.h>

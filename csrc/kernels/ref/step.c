@@ -1,5 +1,5 @@
-/* One sampling step, the update of kernels.h element by element in double. The only version: it touches each number once, a thousandth
- * of what the model costs. */
+/* One sampling step, the update of kernels.h element by element in double. The only version: it touches each number once, a
+ * thousandth of what the model costs. */
 #include "row.h"
 
 #include <math.h>
