@@ -10,11 +10,6 @@ import numerics
 import numpy as np
 import pytest
 from numerics import check, check_rms, rejects, rejects_rms
-<<<<<<<< HEAD:tests/kernels/test_narrow.py
-========
-
-from textok import _core
->>>>>>>> 56a557f (Python in rooms: text, pictures, networks; files and progress by themselves; tests in folders that CI chooses from):tests/kernels/test_kernels_low.py
 
 DTYPES = ("_bf16", "_int8")
 SIZES = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 65, 97)
