@@ -313,7 +313,11 @@ class DiTConfig:
     latent_mean, latent_std
         One number a channel (or one for all): the model works on (z - mean)/std.
     num_train_timesteps, beta_start, beta_end, beta_schedule, prediction
-        The diffusion: T steps with betas rising in a "linear" schedule; what the model predicts, "epsilon", "v" or "sample".
+        The diffusion: T steps with betas of a "linear" or a "cosine" schedule (the latter takes no account of beta_start and beta_end);
+        what the model predicts, "epsilon", "v" or "sample", or, with flow matching, the "velocity" noise - z of x_t = (1 - t) z + t noise
+        at times t from 0 to 1, where betas mean nothing.
+    time_scale
+        What a time is multiplied with before it is embedded.
 
     Raises
     ------
@@ -351,6 +355,7 @@ class DiTConfig:
     beta_end: float = 0.02
     beta_schedule: str = "linear"
     prediction: str = "epsilon"
+    time_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _check_width("", self)
@@ -374,14 +379,16 @@ class DiTConfig:
         checked["num_train_timesteps"] = steps = _integer("num_train_timesteps", self.num_train_timesteps, 1, MAX_TIMESTEPS)
         checked["beta_start"] = low = _number("beta_start", self.beta_start, 1e-8, 0.999)
         checked["beta_end"] = high = _number("beta_end", self.beta_end, low, 0.999)
-        checked["beta_schedule"] = _choice("beta_schedule", self.beta_schedule, ("linear",))
-        if steps * (math.log1p(-low) + math.log1p(-high)) / 2 < MIN_LOG_ALPHA:
+        checked["beta_schedule"] = _choice("beta_schedule", self.beta_schedule, ("linear", "cosine"))
+        checked["prediction"] = _choice("prediction", self.prediction, ("epsilon", "v", "sample", "velocity"))
+        checked["time_scale"] = _number("time_scale", self.time_scale, 1e-6, 1e6)
+        betas_count = self.beta_schedule == "linear" and self.prediction != "velocity"
+        if betas_count and steps * (math.log1p(-low) + math.log1p(-high)) / 2 < MIN_LOG_ALPHA:
             raise _fail(
                 "num_train_timesteps, beta_start, beta_end",
                 f"a schedule whose last step keeps some of the signal (log of the cumulative alpha above {MIN_LOG_ALPHA:g})",
                 (steps, low, high),
             )
-        checked["prediction"] = _choice("prediction", self.prediction, ("epsilon", "v", "sample"))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -429,6 +436,11 @@ class DiTConfig:
         for name in ("latent_mean", "latent_std"):
             values[name] = list(values[name])
         return values
+
+    @property
+    def last_time(self) -> float:
+        """The noisiest time that the model is asked about: the last train timestep, or 1 for a velocity."""
+        return 1.0 if self.prediction == "velocity" else float(self.num_train_timesteps - 1)
 
     @property
     def num_outputs(self) -> int:

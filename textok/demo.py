@@ -29,7 +29,6 @@ U8 = NDArray[np.uint8]
 SHOWN_RECONSTRUCTIONS = 10
 SHOWN_CLASSES = 12
 SHOWN_CAPTIONS = 10
-SAMPLING: dict[str, Any] = {"steps": 50, "solver": "dpmsolver++", "guidance_scale": 3.0}
 
 
 @dataclass(frozen=True)
@@ -138,13 +137,13 @@ class Demo:
 
     def generate(self, name: str, pipeline: Pipeline, **conditions: Any) -> PipelineResult:
         start = time.perf_counter()
-        result = pipeline(**conditions, **SAMPLING, seed=self.seed, threads=self.threads)
+        result = pipeline(**conditions, seed=self.seed, threads=self.threads)
         each = (time.perf_counter() - start) / len(result)
         if not any(line.startswith("Generation") for line in self.lines):
+            used = pipeline.sampling.resolved(pipeline.dit.config)
             self.lines += [
                 "",
-                f"Generation, {SAMPLING['steps']} steps of {SAMPLING['solver']}, guidance {SAMPLING['guidance_scale']:g}, "
-                f"seed {self.seed}",
+                f"Generation, {used.steps} steps of {used.solver}, guidance {used.guidance_scale:g}, seed {self.seed}",
             ]
         self.lines.append(f"{name:45}{'':10}{each:>14.4f} s")
         return result

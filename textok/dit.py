@@ -1,7 +1,6 @@
 """DiT: sampling a tokenizer's latents from a class or a caption."""
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,14 +10,13 @@ from . import arrays
 from .conditions import Conditions, class_labels, text_batch
 from .config import DiTConfig
 from .model import IMAGES_AT_ONCE, EngineModel, batch_parts
-from .noise import MAX_INDEX, NoiseSource, resolve_seed
+from .noise import NoiseSource
 from .progress import progress_bar
-from .schedules import DEFAULT_STEPS, SOLVERS, SPACINGS, Schedule, make_schedule, max_steps
+from .sampling import Callback, RunOptions, Sampling
+from .schedules import Schedule
 
 F32 = NDArray[np.float32]
-Callback = Callable[[int, int, F32], object]
 
-MAX_GUIDANCE = 1000.0
 STEP_NOISE_BYTES = 256 << 20  # of the noise of all steps, held at a time
 
 
@@ -79,7 +77,7 @@ class DiT(EngineModel):
         x
             Noisy normalised latents [B,N,C] of any float type.
         t
-            [B] train timesteps, 0..T-1, integers or floats.
+            [B] train timesteps, 0..T-1, integers or floats; times 0..1 for a model that predicts a velocity.
         labels
             int [B], 0..num_classes, the last of which is the null class; for a class-conditional model.
         text, text_lengths
@@ -127,11 +125,11 @@ class DiT(EngineModel):
         text: Any = None,
         text_lengths: Any = None,
         *,
-        steps: int = DEFAULT_STEPS,
-        solver: str = "dpmsolver++",
+        steps: int | None = None,
+        solver: str | None = None,
         spacing: str = "linspace",
         eta: float = 0.0,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         noise: Any = None,
         step_noise: Any = None,
@@ -152,19 +150,22 @@ class DiT(EngineModel):
         text, text_lengths
             Caption embeddings [B,t,Dt], t at most Nt, and how many rows of each are real; for a model with `condition` "text".
         steps
-            Evaluations of the network (two each where guidance is on), at most T.
+            Steps of the solver; None for `sampling.DEFAULTS`: 20 with "dpmsolver++", 50 with "sde". Each is one evaluation of the network,
+            two with "heun"; and two each where guidance is on.
         solver
-            "dpmsolver++" (second order; 20 steps come as close to the data as 250 of "ddpm" on both bundled DiTs, on that of
-            classes 15 do), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps).
+            For diffusion: "dpmsolver++" (second order, the default; 20 steps come as close to the data as 250 of "ddpm" on both bundled
+            DiTs, on that of classes 15 do), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a model that predicts
+            a velocity: "sde" (Euler-Maruyama, the default), "euler" or "heun". See `schedules.SOLVERS`.
         spacing
             Which timesteps the steps visit, see `schedules.spaced_timesteps`: "linspace", "leading" or "trailing".
         eta
             For "ddim" only: the share of fresh noise, 0 to 1.
         guidance_scale
             s of classifier-free guidance u + s (c - u), from the null condition's prediction u and the condition's c; 1 runs
-            only c. Channels beyond `guidance_channels`, and the variance, are the condition's.
+            only c, and is the default. Channels beyond `guidance_channels`, and the variance, are the condition's.
         guidance_interval
-            (low, high) train timesteps, both included, outside which only c runs.
+            (low, high) train timesteps (times for a velocity), both included, outside which only c runs. Heun's second evaluation goes by
+            its step's time.
         noise
             [B,N,C], in place of the start noise drawn from `seed`.
         step_noise
@@ -200,26 +201,41 @@ class DiT(EngineModel):
         >>> dit.sample(labels=[3, 7], steps=4, guidance_scale=2.0, seed=0).shape
         (2, 4, 8)
         """
-        config = self._config
-        schedule = self._schedule(steps, solver, spacing, eta)
-        guidance = self._guidance(schedule, guidance_scale, guidance_interval)
-        conditions = self._conditions(None, labels, text, text_lengths)
-        batch = conditions.batch
-        draw = self._noise_source(batch, schedule, noise, step_noise, seed, first_index)
-        result = arrays.output(out, "out", (batch, *config.latent_shape), np.float32, [*conditions.given(), *draw.given()])
-        count = self._call_threads(threads)
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback: expected a function (step, steps, x), got {type(callback).__name__}")
-        noise_bytes = 4 * len(schedule.timesteps) * math.prod(config.latent_shape) if schedule.needs_noise else 0
-        parts = batch_parts(batch, batch_size, max(1, min(IMAGES_AT_ONCE, STEP_NOISE_BYTES // max(noise_bytes, 1))))
-        times = schedule.timesteps.astype(np.float32)
-        mean, deviation = (self._by_channel(value) for value in (config.latent_mean, config.latent_std))
-        with progress_bar(progress, len(parts) * steps, "step") as bar:
+        sampling = Sampling(
+            steps, solver, spacing, eta, guidance_scale, guidance_interval, noise, step_noise, seed, first_index
+        )
+        run = RunOptions(batch_size, threads, progress, callback, out)
+        return self.run_sampling(self.conditions(labels, text, text_lengths), sampling, run)
 
-            def tick(step: int, x: F32) -> None:
+    def conditions(self, labels: Any, text: Any, text_lengths: Any) -> Conditions:
+        """The conditions of a batch of any size, checked: what `run_sampling` takes."""
+        return self._conditions(None, labels, text, text_lengths)
+
+    def run_sampling(self, conditions: Conditions, sampling: Sampling, run: RunOptions) -> F32:
+        """`sample`, from its keywords as they are bundled: the conditions checked, what is open in `sampling` still open."""
+        config = self._config
+        sampling = sampling.resolved(config)
+        schedule = sampling.schedule(config)
+        guidance = sampling.guidance(config, schedule)
+        batch = conditions.batch
+        draw = self._noise_source(batch, schedule, sampling)
+        result = arrays.output(run.out, "out", (batch, *config.latent_shape), np.float32, [*conditions.given(), *draw.given()])
+        count = self._call_threads(run.threads)
+        callback = run.checked_callback()
+        noise_bytes = 4 * len(schedule.timesteps) * math.prod(config.latent_shape) if schedule.needs_noise else 0
+        most = max(1, min(IMAGES_AT_ONCE, STEP_NOISE_BYTES // max(noise_bytes, 1)))
+        parts = batch_parts(batch, run.batch_size, most)
+        times = (schedule.timesteps * config.time_scale).astype(np.float32)
+        mean, deviation = (self._by_channel(value) for value in (config.latent_mean, config.latent_std))
+        step_of = np.cumsum(schedule.ends) - 1
+        with progress_bar(run.progress, len(parts) * schedule.steps, "step") as bar:
+
+            def tick(evaluation: int, x: F32) -> None:
+                if not schedule.ends[evaluation]:
+                    return
                 bar.update()
                 if callback is not None:
-                    callback(step, steps, x)
+                    callback(int(step_of[evaluation]), schedule.steps, x)
 
             for part in parts:
                 x = result[part]
@@ -234,7 +250,7 @@ class DiT(EngineModel):
                     classes,
                     condition,
                     lengths,
-                    tick if progress or callback is not None else None,
+                    tick if run.progress or callback is not None else None,
                     count,
                 )
                 x *= deviation
@@ -255,15 +271,15 @@ class DiT(EngineModel):
         return np.asarray(values, np.float32).reshape(shape)
 
     def _timesteps(self, t: Any, batch: int) -> F32:
-        last = self._config.num_train_timesteps - 1
+        last = self._config.last_time
         array = arrays.view(t, "t")
         if array.dtype.kind not in "iu" and not arrays.is_float(array.dtype):
             raise ValueError(f"t: expected train timesteps [B], integers or floats, got {arrays.describe(array)}")
         arrays.check_shape(array, "t", (("B", batch),), "pass one timestep an image" if array.ndim == 0 else "")
         times = arrays.as_float32(array, "t")
         if times.size and not (times.min() >= 0 and times.max() <= last):
-            raise ValueError(f"t: expected train timesteps from 0 to {last}, got {times.min():g} to {times.max():g}")
-        return times
+            raise ValueError(f"t: expected train timesteps from 0 to {last:g}, got {times.min():g} to {times.max():g}")
+        return times * np.float32(self._config.time_scale)
 
     def _conditions(self, batch: int | None, labels: Any, text: Any, text_lengths: Any) -> Conditions:
         config = self._config
@@ -273,41 +289,21 @@ class DiT(EngineModel):
             raise ValueError("labels: expected None, this model takes text [B,t,Dt]; got labels")
         return text_batch(text, text_lengths, batch, config.text_dim, config.num_text_tokens, "every image", lengths_count=True)
 
-    def _schedule(self, steps: Any, solver: Any, spacing: Any, eta: Any) -> Schedule:
-        config = self._config
-        solver, spacing = arrays.choice(solver, "solver", SOLVERS), arrays.choice(spacing, "spacing", SPACINGS)
-        steps = arrays.whole(steps, "steps", 1, max_steps(config, solver, spacing))
-        eta = arrays.number(eta, "eta", 0, 1)
-        if eta and solver != "ddim":
-            raise ValueError(f"eta: expected 0 with solver {solver!r}, only 'ddim' has an eta; got {eta}")
-        return make_schedule(config, steps, solver, spacing, eta)
-
-    def _guidance(self, schedule: Schedule, scale: Any, interval: Any) -> F32:
-        """The guidance scale of each step, float32 [S]."""
-        scale = arrays.number(scale, "guidance_scale", -MAX_GUIDANCE, MAX_GUIDANCE)
-        scales = np.full(len(schedule.timesteps), scale, np.float32)
-        if interval is not None:
-            if not isinstance(interval, tuple | list | np.ndarray) or len(interval) != 2:
-                raise ValueError(f"guidance_interval: expected a pair (low, high) of train timesteps, got {interval!r}")
-            last = self._config.num_train_timesteps - 1
-            low, high = (arrays.number(bound, "guidance_interval", 0, last) for bound in interval)
-            if low > high:
-                raise ValueError(f"guidance_interval: expected (low, high) with low <= high, got {interval!r}")
-            scales[(schedule.timesteps < low) | (schedule.timesteps > high)] = 1
-        return scales
-
-    def _noise_source(self, batch: int, schedule: Schedule, start: Any, steps: Any, seed: Any, first_index: Any) -> NoiseSource:
+    def _noise_source(self, batch: int, schedule: Schedule, sampling: Sampling) -> NoiseSource:
+        start, step, count = sampling.noise, sampling.step_noise, len(schedule.timesteps)
         if start is not None:
             start = self._latents(start, "noise", batch)
-        if steps is not None:
-            steps = arrays.floats(steps, "step_noise", (("steps", len(schedule.timesteps)), ("B", batch), *self._axes()))
+        if step is not None:
+            step = arrays.floats(step, "step_noise", (("steps", count), ("B", batch), *self._axes()))
+        seed = sampling.seed
+        assert seed is not None, "settings that are resolved have a seed"
         return NoiseSource(
             shape=self._config.latent_shape,
-            steps=len(schedule.timesteps) if schedule.needs_noise else 0,
+            steps=count if schedule.needs_noise else 0,
             start=start,
-            step=steps if schedule.needs_noise else None,
-            seed=resolve_seed(seed),
-            first_index=arrays.whole(first_index, "first_index", 0, MAX_INDEX),
+            step=step if schedule.needs_noise else None,
+            seed=seed,
+            first_index=sampling.checked_first_index(),
         )
 
     def __repr__(self) -> str:

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from . import arrays, bundled, files, weights
 from .conditions import full_text
-from .dit import Callback, DiT
+from .dit import DiT
 from .errors import ConfigError
 from .image_tokenizer import PIXEL_TYPES, TexTok
 from .model import batch_parts
-from .noise import MAX_INDEX, resolve_seed
 from .progress import progress_bar
-from .schedules import DEFAULT_STEPS
+from .sampling import Callback, RunOptions, Sampling
 from .text.caption_store import CaptionStore
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 PARTS = ("textok", "dit", "captions")
+SAMPLING_KEYS = ("steps", "solver", "guidance_scale", "guidance_interval")  # of `Sampling`, in a pipeline's model_index.json
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,6 +89,9 @@ class Pipeline:
     captions
         Where `dit` is class-conditional and the detokenizer takes text: what to draw each image's caption from. Not needed
         otherwise.
+    sampling
+        What this pipeline samples with where a call leaves `steps`, `solver`, `guidance_scale` or `guidance_interval` open; what it leaves
+        open itself is `sampling.DEFAULTS`'.
 
     Raises
     ------
@@ -107,14 +110,24 @@ class Pipeline:
     (2, 64, 64, 3)
     """
 
-    def __init__(self, textok: TexTok, dit: DiT, captions: CaptionStore | None = None) -> None:
+    def __init__(
+        self, textok: TexTok, dit: DiT, captions: CaptionStore | None = None, sampling: Sampling | None = None
+    ) -> None:
         for name, part, kind in (("textok", textok, TexTok), ("dit", dit, DiT)):
             if not isinstance(part, kind):
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {type(part).__name__}")
         if captions is not None and not isinstance(captions, CaptionStore):
             raise TypeError(f"captions: expected a CaptionStore or None, got {type(captions).__name__}")
+        if sampling is not None and not isinstance(sampling, Sampling):
+            raise TypeError(f"sampling: expected a Sampling or None, got {type(sampling).__name__}")
         self.textok, self.dit, self.captions = textok, dit, captions
+        self.sampling = Sampling() if sampling is None else sampling
         self._check_fit()
+        try:
+            settings = self.sampling.resolved(dit.config)
+            settings.guidance(dit.config, settings.schedule(dit.config))
+        except (ValueError, TypeError) as problem:
+            raise ConfigError(f"sampling: {problem}") from None
 
     def _check_fit(self) -> None:
         t, d = self.textok.config, self.dit.config
@@ -151,8 +164,9 @@ class Pipeline:
 
         `side` is for the TexTok: making pictures needs its "detokenizer" only; "both", so that `pipe.textok` can encode too.
 
-        The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z}, where X, Y and Z
-        name folders inside it, X and Y else bundled models, and "captions" may be left out.
+        The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z, "sampling": {...}}, where X,
+        Y and Z name folders inside it, X and Y else bundled models. "captions" may be left out, and so may "sampling", whose keys are
+        those of SAMPLING_KEYS.
         """
         folder = bundled.find_model(path)
         index = files.read_json(folder / weights.PIPELINE_FILE)
@@ -161,15 +175,16 @@ class Pipeline:
                 f'{folder / weights.PIPELINE_FILE}: expected "_class_name": "Pipeline", got {index.get("_class_name")!r}'
             )
         parts = {name: _part_folder(folder, name, index) for name in PARTS if name != "captions" or index.get(name) is not None}
-        unknown = sorted(index.keys() - {*PARTS, "_class_name"})
+        unknown = sorted(index.keys() - {*PARTS, "_class_name", "sampling"})
         if unknown:
             raise ConfigError(
-                f"{folder / weights.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}"
+                f"{folder / weights.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}, sampling"
             )
         return cls(
             TexTok.from_pretrained(parts["textok"], dtype, threads, side),
             DiT.from_pretrained(parts["dit"], dtype, threads),
             CaptionStore.from_folder(parts["captions"]) if "captions" in parts else None,
+            _sampling_from(index.get("sampling", {}), folder / weights.PIPELINE_FILE),
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -177,10 +192,13 @@ class Pipeline:
         path = Path(folder)
         self.textok.save_pretrained(path / "textok")
         self.dit.save_pretrained(path / "dit")
-        index = {"_class_name": "Pipeline", "textok": "textok", "dit": "dit"}
+        index: dict[str, Any] = {"_class_name": "Pipeline", "textok": "textok", "dit": "dit"}
         if self.captions is not None:
             self.captions.save(path / "captions")
             index["captions"] = "captions"
+        settings = {key: value for key in SAMPLING_KEYS if (value := getattr(self.sampling, key)) is not None}
+        if settings:
+            index["sampling"] = settings
         files.write_json(path / weights.PIPELINE_FILE, index)
 
     def __call__(
@@ -189,11 +207,11 @@ class Pipeline:
         text: Any = None,
         text_lengths: Any = None,
         *,
-        steps: int = DEFAULT_STEPS,
-        solver: str = "dpmsolver++",
+        steps: int | None = None,
+        solver: str | None = None,
         spacing: str = "linspace",
         eta: float = 0.0,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         noise: Any = None,
         step_noise: Any = None,
@@ -218,48 +236,33 @@ class Pipeline:
         output
             "uint8" or "float32" images, as in `TexTok.decode`.
         steps ... callback
-            As in `DiT.sample`. The captions drawn are, like the noise, determined by `seed` and a sample's index.
+            As in `DiT.sample`, with the pipeline's `sampling` in place of its defaults. The captions drawn are, like the noise, determined by `seed` and a sample's index.
 
         Returns
         -------
         `PipelineResult` with images, latents, captions, labels and seed.
         """
-        seed = resolve_seed(seed)
         arrays.choice(output, "output", list(PIXEL_TYPES))
-        drawn = self._draw(labels, seed, first_index)
-        latents = self.dit.sample(
-            labels,
-            text,
-            text_lengths,
-            steps=steps,
-            solver=solver,
-            spacing=spacing,
-            eta=eta,
-            guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
-            noise=noise,
-            step_noise=step_noise,
-            seed=seed,
-            first_index=first_index,
-            batch_size=batch_size,
-            threads=threads,
-            progress=progress,
-            callback=callback,
-        )
+        asked = Sampling(steps, solver, spacing, eta, guidance_scale, guidance_interval, noise, step_noise, seed, first_index)
+        sampling = asked.over(self.sampling).resolved(self.dit.config)
+        run = RunOptions(batch_size, threads, progress, callback)
+        drawn = self._draw(labels, sampling)
+        latents = self.dit.run_sampling(self.dit.conditions(labels, text, text_lengths), sampling, run)
+        captions = None
         if self.captions is not None and drawn is not None:
             captions = self.captions.captions(drawn)
-            images = self._decode_drawn(self.captions, latents, drawn, output, batch_size, threads, progress)
+            images = self._decode_drawn(self.captions, latents, drawn, output, run)
         else:
-            captions = None
             same: dict[str, Any] = {"output": output, "batch_size": batch_size, "threads": threads, "progress": progress}
             if self.textok.config.text_source == "class":
                 images = self.textok.decode(latents, labels=labels, **same)
             else:
                 images = self.textok.decode(latents, self._full(text), text_lengths, **same)
         names = None if labels is None else [int(label) for label in labels]
-        return PipelineResult(images, latents, captions, names, seed)
+        assert sampling.seed is not None, "settings that are resolved have a seed"
+        return PipelineResult(images, latents, captions, names, sampling.seed)
 
-    def _draw(self, labels: Any, seed: int, first_index: Any) -> list[int] | None:
+    def _draw(self, labels: Any, sampling: Sampling) -> list[int] | None:
         """Checks the labels, also as the detokenizer's; where it takes text, the caption of each."""
         t, d = self.textok.config, self.dit.config
         if d.condition != "class" or labels is None or not t.has_text("detokenizer"):
@@ -268,25 +271,16 @@ class Pipeline:
         if self.captions is None or t.text_source == "class":
             arrays.integers(labels, "labels", None, 0, t.num_classes - 1, "the detokenizer's classes")
             return None
-        first = arrays.whole(first_index, "first_index", 0, MAX_INDEX)
-        return self.captions.draw(classes.tolist(), seed, first, any_label=d.num_classes)
+        assert sampling.seed is not None, "settings that are resolved have a seed"
+        return self.captions.draw(classes.tolist(), sampling.seed, sampling.checked_first_index(), any_label=d.num_classes)
 
-    def _decode_drawn(
-        self,
-        captions: CaptionStore,
-        latents: F32,
-        drawn: list[int],
-        output: str,
-        batch_size: int | None,
-        threads: int | None,
-        progress: bool,
-    ) -> U8 | F32:
+    def _decode_drawn(self, captions: CaptionStore, latents: F32, drawn: list[int], output: str, run: RunOptions) -> U8 | F32:
         """Images with the embeddings of the captions drawn, of which only those of a part are in memory at a time."""
         images: U8 | F32 = np.empty((len(latents), *self.textok.config.image_shape), PIXEL_TYPES[output])
-        with progress_bar(progress, len(latents), "image") as bar:
-            for part in batch_parts(len(latents), batch_size):
+        with progress_bar(run.progress, len(latents), "image") as bar:
+            for part in batch_parts(len(latents), run.batch_size):
                 text, lengths = captions.embeddings(drawn[part])
-                self.textok.decode(latents[part], self._full(text), lengths, output=output, out=images[part], threads=threads)
+                self.textok.decode(latents[part], self._full(text), lengths, output=output, out=images[part], threads=run.threads)
                 bar.update(part.stop - part.start)
         return images
 
@@ -300,6 +294,12 @@ class Pipeline:
     def __repr__(self) -> str:
         parts = [self.textok, self.dit] + ([] if self.captions is None else [self.captions])
         return "Pipeline(\n  " + ",\n  ".join(map(repr, parts)) + ")"
+
+
+def sampling_of(path: str | os.PathLike[str]) -> Sampling:
+    """What a pipeline samples with where nobody says otherwise, from its index alone; nothing of a DiT's folder."""
+    index = bundled.find_model(path) / weights.PIPELINE_FILE
+    return _sampling_from(files.read_json(index).get("sampling", {}), index) if index.is_file() else Sampling()
 
 
 def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
@@ -319,3 +319,12 @@ def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
         else f" and no bundled model of that name; bundled are {', '.join(bundled.list_models()) or 'none'}"
     )
     raise ConfigError(f"{folder / weights.PIPELINE_FILE}: {name}: no folder {value!r} beside it{elsewhere}")
+
+
+def _sampling_from(values: Any, where: Path) -> Sampling:
+    """The defaults of a pipeline's index; their values are checked beside the models."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: sampling: expected an object, got {type(values).__name__}")
+    if unknown := sorted(values.keys() - set(SAMPLING_KEYS)):
+        raise ConfigError(f"{where}: sampling: unknown key {unknown[0]!r}; known are {', '.join(SAMPLING_KEYS)}")
+    return Sampling(**values)

@@ -1,22 +1,25 @@
-"""Diffusion schedules and solvers, reduced to one row of coefficients a step.
+"""Schedules and solvers of diffusion and flow matching, reduced to one row of coefficients an evaluation.
 
-The forward process is x_t = sqrt(a_t) z + sqrt(1 - a_t) noise with a_t the cumulative product of 1 - beta. Every solver here is
-a linear recipe for the next state from the state, the model's prediction, the estimate of the clean sample at the step before,
-and noise, so a whole run is two arrays: the timesteps, and the coefficients that `_core.Model.sample` applies. All of it is
-float64.
+The forward process of diffusion is x_t = sqrt(a_t) z + sqrt(1 - a_t) noise with a_t the cumulative product of 1 - beta; that of flow
+matching (prediction "velocity") is x_t = (1 - t) z + t noise with t from 0 to 1, and the model predicts noise - z. Every solver here is
+a linear recipe for the next state from the state, the model's prediction, an estimate made at the evaluation before, and noise, so a
+whole run is two arrays: the timesteps, and the coefficients that `_core.Model.sample` applies. All of it is float64.
+
+A new solver is a function that makes a `Schedule`, and its line in `SOLVERS`.
 
 Sources: DDPM (arXiv 2006.11239) with the learned range of variances of Improved DDPM (2102.09672) and respacing as its authors'
-code and DiT's do it; DDIM (2010.02502) and DPM-Solver++ 2M (2211.01095) as the schedulers of diffusers do them.
+code and DiT's do it; DDIM (2010.02502) and DPM-Solver++ 2M (2211.01095) as the schedulers of diffusers do them; Euler, Heun and
+Euler-Maruyama as SiT (2401.08740) does over the tokens of SoftVQ-VAE (2412.10958) and MAETok (2502.03444).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import DiTConfig
+from .config import MAX_TIMESTEPS, DiTConfig
 
-SOLVERS = ("ddpm", "ddim", "dpmsolver++")
 SPACINGS = ("linspace", "leading", "trailing")
 
 # Columns of an update row; the formulas are in _core.pyi.
@@ -33,30 +36,50 @@ class Schedule:
     Attributes
     ----------
     timesteps
-        int64 [S], the train timestep that the model sees at each step, falling.
+        [E], the train timestep that the model sees at each evaluation, falling: int64, or float64 in [0, 1] for a velocity.
     update
-        float64 [S,10], the coefficients of each step as `_core.Model.sample` takes them.
-    needs_noise
-        Whether any step adds noise.
+        float64 [E,10], the coefficients of each evaluation as `_core.Model.sample` takes them.
+    ends
+        bool [E], whether an evaluation ends a step: all but Heun's first halves do, so E is the number of steps with other solvers.
+    guidance_times
+        [E], the timesteps that a guidance interval looks at: those of the steps.
     """
 
-    timesteps: NDArray[np.int64]
+    timesteps: NDArray[np.int64] | F64
     update: F64
-    needs_noise: bool
+    ends: NDArray[np.bool_]
+    guidance_times: NDArray[np.int64] | F64
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        return int(self.ends.sum())
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether any step adds noise."""
+        return bool(self.update[:, [NOISE, LEARNED_NOISE]].any())
 
 
 def cumulative_alphas(config: DiTConfig) -> F64:
-    """float64 [T], the cumulative product of 1 - beta of the training schedule, betas linear from beta_start to beta_end."""
-    betas = np.linspace(config.beta_start, config.beta_end, config.num_train_timesteps, dtype=np.float64)
+    """float64 [T], the cumulative product of 1 - beta of the training schedule.
+
+    "linear": betas from beta_start to beta_end. "cosine": those of alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi / 2) for t in [0, 1],
+    each at most 0.999 (Improved DDPM, arXiv 2102.09672, section 3.2).
+    """
+    count = config.num_train_timesteps
+    if config.beta_schedule == "cosine":
+        alpha_bar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    else:
+        betas = np.linspace(config.beta_start, config.beta_end, count, dtype=np.float64)
     return np.cumprod(1.0 - betas, dtype=np.float64)
 
 
-# As few of dpmsolver++ as give samples as near the data as 250 of DDPM do, on both bundled DiTs (benchmarks/paper/steps.py).
-DEFAULT_STEPS = 20
-
-
 def max_steps(config: DiTConfig, solver: str, spacing: str) -> int:
-    """The most steps of a run: timesteps must be distinct, and DPM-Solver++ leaves out timestep 0 except with "trailing"."""
+    """The most steps of a run. Diffusion's timesteps must be distinct, and DPM-Solver++ leaves out timestep 0 except with "trailing"."""
+    if config.prediction == "velocity":
+        return MAX_TIMESTEPS
     leaves_out_zero = solver == "dpmsolver++" and spacing != "trailing"
     return config.num_train_timesteps - (1 if leaves_out_zero else 0)
 
@@ -88,11 +111,9 @@ def make_schedule(config: DiTConfig, steps: int, solver: str, spacing: str = "li
     steps
         1 to `max_steps`; not checked here.
     solver
-        "ddpm": ancestral sampling over the kept timesteps with betas recomputed from their cumulative alphas; the variance is
-        the model's where it learns sigma, else the posterior's. "ddim": with `eta`. "dpmsolver++": second order multistep,
-        midpoint, to sigma 0, first and last step of first order.
+        One of `solvers_of(config)`; see `SOLVERS` for what each does.
     spacing
-        See `spaced_timesteps`.
+        See `spaced_timesteps`; for diffusion only.
     eta
         DDIM's share of noise, 0 (none) to 1 (as much as DDPM).
 
@@ -101,18 +122,65 @@ def make_schedule(config: DiTConfig, steps: int, solver: str, spacing: str = "li
     >>> make_schedule(DiTConfig(num_tokens=16), steps=4, solver="ddim").timesteps
     array([999, 666, 333,   0])
     """
-    timesteps = spaced_timesteps(config.num_train_timesteps, steps, solver, spacing)
+    return SOLVERS[solver].schedule(config, steps, spacing, eta)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One way from noise to a sample.
+
+    Attributes
+    ----------
+    schedule
+        Makes the run of (config, steps, spacing, eta).
+    flow
+        Whether it is for models that predict a velocity; else it is for those of diffusion.
+    """
+
+    schedule: Callable[[DiTConfig, int, str, float], Schedule]
+    flow: bool = False
+
+
+def solvers_of(config: DiTConfig) -> list[str]:
+    """The names of the solvers that fit what a model predicts."""
+    return [name for name, solver in SOLVERS.items() if solver.flow == (config.prediction == "velocity")]
+
+
+# --- Diffusion ----------------------------------------------------------------------------------------------------------------
+
+
+def _diffusion(config: DiTConfig, timesteps: NDArray[np.int64]) -> tuple[F64, F64]:
+    """The update rows with the clean estimate filled in, and the cumulative alphas of all train timesteps."""
     alphas = cumulative_alphas(config)
-    update = np.zeros((steps, COLUMNS))
-    clean = _clean_estimate(alphas[timesteps], config.prediction)
-    update[:, X0_FROM_X : X0_FROM_MODEL + 1] = clean
-    if solver == "ddpm":
-        _fill_ddpm(update, alphas, timesteps, config.learn_sigma)
-    elif solver == "ddim":
-        _fill_ddim(update, alphas, timesteps, spacing, eta)
-    else:
-        _fill_dpmsolver(update, alphas[timesteps])
-    return Schedule(timesteps, update, bool(update[:, [NOISE, LEARNED_NOISE]].any()))
+    update = np.zeros((len(timesteps), COLUMNS))
+    update[:, X0_FROM_X : X0_FROM_MODEL + 1] = _clean_estimate(alphas[timesteps], config.prediction)
+    return update, alphas
+
+
+def _all_steps(timesteps: NDArray[np.int64] | F64, update: F64) -> Schedule:
+    """A schedule of one evaluation a step."""
+    return Schedule(timesteps, update, np.ones(len(timesteps), bool), timesteps)
+
+
+def _ddpm(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
+    timesteps = spaced_timesteps(config.num_train_timesteps, steps, "ddpm", spacing)
+    update, alphas = _diffusion(config, timesteps)
+    _fill_ddpm(update, alphas, timesteps, config.learn_sigma)
+    return _all_steps(timesteps, update)
+
+
+def _ddim(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
+    timesteps = spaced_timesteps(config.num_train_timesteps, steps, "ddim", spacing)
+    update, alphas = _diffusion(config, timesteps)
+    _fill_ddim(update, alphas, timesteps, spacing, eta)
+    return _all_steps(timesteps, update)
+
+
+def _dpmsolver(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
+    timesteps = spaced_timesteps(config.num_train_timesteps, steps, "dpmsolver++", spacing)
+    update, alphas = _diffusion(config, timesteps)
+    _fill_dpmsolver(update, alphas[timesteps])
+    return _all_steps(timesteps, update)
 
 
 def _clean_estimate(a: F64, prediction: str) -> F64:
@@ -178,3 +246,61 @@ def _fill_dpmsolver(update: F64, a: F64) -> None:
     change[1:-1] = 0.5 * gains[1:] / gains[:-1]
     _set_from_clean(update, of_x=of_x, of_clean=of_clean * (1 + change))
     update[:, FROM_LAST_X0] = -of_clean * change
+
+
+# --- Flow matching ------------------------------------------------------------------------------------------------------------
+
+
+def _euler(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
+    times = np.linspace(1.0, 0.0, steps + 1)
+    update = np.zeros((steps, COLUMNS))
+    update[:, FROM_X] = 1
+    update[:, FROM_MODEL] = np.diff(times)
+    return _all_steps(times[:-1], update)
+
+
+def _heun(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
+    """Each step but the last is two evaluations: Euler's step, then half of it taken back and half a step with the new velocity added."""
+    times = np.linspace(1.0, 0.0, steps + 1)
+    gain = np.diff(times)
+    count = 2 * steps - 1
+    first, second = slice(0, count, 2), slice(1, count, 2)
+    seen, guided = np.empty(count), np.empty(count)
+    seen[first], seen[second] = times[:-1], times[1:-1]
+    guided[first], guided[second] = times[:-1], times[:-2]
+    update = np.zeros((count, COLUMNS))
+    update[:, FROM_X] = 1
+    update[first, X0_FROM_MODEL] = 1  # what the second half finds as the estimate before: the first half's velocity
+    update[first, FROM_MODEL] = gain
+    update[second, FROM_MODEL] = gain[:-1] / 2
+    update[second, FROM_LAST_X0] = -gain[:-1] / 2
+    ends = np.zeros(count, bool)
+    ends[second] = ends[-1] = True
+    return Schedule(seen, update, ends, guided)
+
+
+LAST_SDE_TIME = 0.04  # the last step leads from here to 0 and adds no noise
+
+
+def _sde(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
+    """Euler-Maruyama with diffusion w = 2t: the drift v - w score / 2 is x + (2 - t) v, since the score is -((1 - t) v + x) / t."""
+    times = np.append(np.linspace(1.0, LAST_SDE_TIME, steps), 0.0)
+    t, gain = times[:-1], np.diff(times)
+    update = np.zeros((steps, COLUMNS))
+    update[:, FROM_X] = 1 + gain
+    update[:, FROM_MODEL] = gain * (2 - t)
+    update[:-1, NOISE] = np.sqrt(2 * t * -gain)[:-1]
+    return _all_steps(t, update)
+
+
+# "ddpm": ancestral sampling over the kept timesteps with betas recomputed from their cumulative alphas; the variance is the model's
+# where it learns sigma, else the posterior's. "ddim": with `eta`. "dpmsolver++": second order multistep, midpoint, to sigma 0, first and
+# last step of first order. "euler", "heun": the probability flow's equation, of first and second order. "sde": Euler-Maruyama.
+SOLVERS: dict[str, Solver] = {
+    "ddpm": Solver(_ddpm),
+    "ddim": Solver(_ddim),
+    "dpmsolver++": Solver(_dpmsolver),
+    "euler": Solver(_euler, flow=True),
+    "heun": Solver(_heun, flow=True),
+    "sde": Solver(_sde, flow=True),
+}

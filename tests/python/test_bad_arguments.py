@@ -217,11 +217,10 @@ STEPS = {
     "more than timesteps": (1000, ValueError, "expected 1 to 999, got 1000"),
     "bool": (True, TypeError, "expected an integer"),
     "float": (50.0, TypeError, "expected an integer, got float 50.0"),
-    "none": (None, TypeError, "expected an integer, got NoneType None"),
 }
 SOLVING = {
     "steps": STEPS,
-    "solver": choice_errors("ddpm", "ddim", "dpmsolver++"),
+    "solver": {name: case for name, case in choice_errors("ddpm", "ddim", "dpmsolver++").items() if name != "none"},
     "spacing": choice_errors("linspace", "leading", "trailing"),
     "eta": {
         "negative": (-0.1, ValueError, "expected 0 to 1, got -0.1"),
@@ -235,7 +234,6 @@ SOLVING = {
         "NaN": (np.nan, ValueError, "expected -1000 to 1000, got nan"),
         "infinity": (np.inf, ValueError, "expected -1000 to 1000, got inf"),
         "absurd": (1e9, ValueError, "expected -1000 to 1000"),
-        "none": (None, TypeError, "expected a number, got NoneType None"),
         "array": (np.ones(3), TypeError, "expected a number, got ndarray"),
         "bool": (False, TypeError, "expected a number, got bool False"),
     },

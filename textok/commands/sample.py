@@ -8,7 +8,8 @@ restarts.
 import argparse
 
 from ..noise import MAX_SEED
-from ..schedules import DEFAULT_STEPS, SOLVERS
+from ..sampling import DEFAULTS
+from ..schedules import SOLVERS
 from .arguments import add_embeddings, add_run, integer, run_options
 
 EXAMPLE = "textok sample emoji --num 50000 --seed 0 --guidance-scale 2 --out samples --format npz"
@@ -30,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_embeddings(parser)
     parser.add_argument("--seed", type=integer(0, MAX_SEED), default=0, help="of the noise (default: %(default)s)")
+    usual = DEFAULTS["epsilon"]
+    own = "the pipeline's own, else by what the model predicts"
+    parser.add_argument("--steps", type=integer(1, 100000), help=f"of the solver (default: {own}, mostly {usual.steps})")
+    parser.add_argument("--solver", choices=SOLVERS, help=f"(default: {own}, mostly {usual.solver})")
     parser.add_argument(
-        "--steps", type=integer(1, 100000), default=DEFAULT_STEPS, help="evaluations of the network (default: %(default)s)"
-    )
-    parser.add_argument("--solver", choices=SOLVERS, default="dpmsolver++", help="(default: %(default)s)")
-    parser.add_argument(
-        "--guidance-scale", type=float, default=1.0, help="of classifier-free guidance; 1: none (default: %(default)s)"
+        "--guidance-scale", type=float, help=f"of classifier-free guidance; 1: none (default: {own}, mostly {usual.guidance_scale:g})"
     )
     parser.add_argument(
         "--guidance-interval",

@@ -18,7 +18,8 @@ from typing import Any, Self
 from .. import _core, arrays
 from ..errors import DataError
 from ..noise import MAX_SEED
-from ..schedules import DEFAULT_STEPS
+from ..pipeline import SAMPLING_KEYS, sampling_of
+from ..sampling import Sampling
 from ..text.embedding_store import EmbeddingStore, open_embeddings
 from .jobs import BATCH_SIZE, SHARD_SIZE, Job, Summary, Unit
 from .sources import open_sources, read_samples
@@ -164,9 +165,9 @@ def sample(
     embeddings: str | os.PathLike[str] | None = None,
     field: str = "caption",
     seed: int = 0,
-    steps: int = DEFAULT_STEPS,
-    solver: str = "dpmsolver++",
-    guidance_scale: float = 1.0,
+    steps: int | None = None,
+    solver: str | None = None,
+    guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
     dtype: str = "float32",
     format: str | None = None,
@@ -194,7 +195,7 @@ def sample(
         For text-to-image: the embeddings, and what has the captions (any source), taken in turn; without `captions` all of the
         embeddings', in their order.
     steps, solver, guidance_scale, guidance_interval
-        As in `DiT.sample`.
+        As in `DiT.sample`, or, of a pipeline, as in `Pipeline`.
     format
         "png", "shards" or "npz", as in `decode`; None for "png", or for latents "shards".
     out, ..., progress
@@ -206,9 +207,9 @@ def sample(
     """
     num = arrays.whole(num, "num", 1, arrays.MAX_BATCH)
     config = dit_config(os.fspath(model))
-    options: dict[str, Any] = {"steps": steps, "solver": solver, "guidance_scale": guidance_scale}
-    if guidance_interval is not None:
-        options["guidance_interval"] = guidance_interval
+    asked = Sampling(steps, solver, guidance_scale=guidance_scale, guidance_interval=guidance_interval)
+    settings = asked.over(sampling_of(os.fspath(model))).resolved(config)
+    options = {name: value for name in SAMPLING_KEYS if (value := getattr(settings, name)) is not None}
     cycle = 0
     if config.condition == "class":
         if captions is not None or embeddings is not None:
