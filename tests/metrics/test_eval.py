@@ -16,7 +16,7 @@ from textok.errors import DataError
 from textok.metrics import evaluate
 from textok.metrics import picture_sets as sets
 from textok.metrics.evaluate import Evaluation
-from textok.networks.feature_networks import FeatureNetwork, Output
+from textok.networks import FeatureNetwork, Output
 from textok.pictures import preprocess as images
 
 SIZE = 24

@@ -9,7 +9,7 @@ from torch import nn
 
 import textok.metrics as tm
 from textok.errors import WeightsError
-from textok.networks.feature_networks import perceptual_distance
+from textok.metrics.networks import perceptual_distance
 from textok.networks.lpips import Lpips
 
 # torchvision's make_layers configurations, as published: channels, "M" a pooling.

@@ -11,8 +11,9 @@ torch = pytest.importorskip("torch")
 
 import textok.metrics as tm
 from textok.errors import WeightsError
-from textok.networks import feature_networks as networks
-from textok.networks.feature_networks import load_network, perceptual_distance, resized
+from textok.metrics.networks import load_network, perceptual_distance
+from textok.networks import base, network_files
+from textok.networks.base import resized
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -87,7 +88,7 @@ def test_efficientnet_says_what_it_is(lite):
 def test_batches_do_not_matter(lite, monkeypatch):
     x = pictures(5, 32)
     whole = lite(x)
-    monkeypatch.setattr(networks, "BATCH", 2)
+    monkeypatch.setattr(base, "BATCH", 2)
     numerics.check(lite(x).features, whole.features, numerics.NETWORK_FLOAT32)
 
 
@@ -248,7 +249,7 @@ def test_onnx(tmp_path):
 def test_settings_that_do_not_fit(change, message, tmp_path):
     (tmp_path / "net.onnx.json").write_text(json.dumps(SETTINGS | change))
     with pytest.raises(WeightsError, match=message):
-        networks._Settings(tmp_path / "net.onnx")
+        network_files.Settings(tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..metrics import evaluate
-    from ..networks import feature_networks as networks
+    from ..metrics import evaluate, networks
 
     sets = dict(args.sets)
     if len(sets) != len(args.sets):

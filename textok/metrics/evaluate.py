@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import DataError
 from ..files import replacing, write_json
-from ..networks.feature_networks import FeatureNetwork
+from ..networks import FeatureNetwork
 from ..noise import generator
 from ..progress import progress_bar
 from .cache import Arrays, Cache
