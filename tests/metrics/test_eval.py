@@ -13,7 +13,7 @@ from PIL import Image
 import textok.metrics as tm
 from textok import cli
 from textok.errors import DataError
-from textok.metrics import evaluate
+from textok.metrics import evaluate, gathered, registry
 from textok.metrics import picture_sets as sets
 from textok.metrics.evaluate import Evaluation
 from textok.networks import FeatureNetwork, Output
@@ -100,7 +100,7 @@ def features(pictures):
 @pytest.mark.parametrize("form", ("made", "made.tar", "made.npz"))
 def test_reconstruction(data, form, monkeypatch):
     """Every form of the same pictures has the numbers of the plain functions; other crops and other pictures have not."""
-    monkeypatch.setattr(evaluate, "SUBSET_SIZE", 20)
+    monkeypatch.setattr(registry, "SUBSET_SIZE", 20)
     folder, cropped, made = data
     evaluation = Evaluation(folder / "out", Blocks())
     result = evaluation.reconstruction({"it": folder / form}, folder / "originals")
@@ -283,7 +283,7 @@ def test_sizes_that_differ(data):
 def test_samples(data, monkeypatch):
     """Against pictures, and against a file of statistics, which knows FID only."""
     folder, cropped, made = data
-    monkeypatch.setattr(evaluate, "SUBSET_SIZE", 20)
+    monkeypatch.setattr(registry, "SUBSET_SIZE", 20)
     monkeypatch.setattr(sets, "PART", 7)
     evaluation = Evaluation(folder / "out", Blocks(), seed=5, notes={"it": {"steps": 20}})
     row = evaluation.samples({"it": folder / "made.npz"}, folder / "originals")["sets"][0]
@@ -297,7 +297,7 @@ def test_samples(data, monkeypatch):
         "is@blocks": tm.inception_score(Blocks()(made).probabilities, seed=5)[0],
     }
     said = json.loads((folder / "out" / "result.json").read_text())["settings"]
-    assert said == evaluate.SET_SETTINGS and "unbiased, whole sets" in said["kid"]
+    assert said == registry.SET_SETTINGS and "unbiased, whole sets" in said["kid"]
     assert said["most_pictures_of_is_kid_precision_recall"] == 50_000
     for key, value in expected.items():
         numerics.check(row["metrics"][key], value, numerics.METRIC, key)
@@ -319,7 +319,7 @@ def test_more_pictures_than_are_kept(data, monkeypatch):
     folder, _, _ = data
     monkeypatch.setattr(sets, "PART", 7)
     whole = Evaluation(folder / "a", Blocks()).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"]
-    monkeypatch.setattr(evaluate, "MOST", 16)
+    monkeypatch.setattr(gathered, "MOST", 16)
     part = [
         Evaluation(folder / "a", Blocks(), seed=s).samples({"it": folder / "made"}, folder / "originals")["sets"][0]["metrics"]
         for s in (0, 0, 1)
@@ -329,7 +329,7 @@ def test_more_pictures_than_are_kept(data, monkeypatch):
     assert part[0] == part[1] and part[0]["kid@blocks"] != part[2]["kid@blocks"] != whole["kid@blocks"]
     taken = np.zeros(50)
     for seed in range(400):
-        kept = evaluate._Features(seed)
+        kept = gathered.GatheredFeatures(seed)
         for rows in np.array_split(np.arange(50.0)[:, None], [3, 16, 17, 40]):
             kept.add({"features": rows, "probabilities": -rows})
         assert (

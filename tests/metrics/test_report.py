@@ -276,3 +276,14 @@ def test_plots_return_axes():
         len(lines) == 2 and lines[0].get_xdata().tolist() == [5, 10, 20] and lines[0].get_ydata().tolist() == [0.2, 0.1, 0.05]
     )
     assert ax.get_xscale() == "log" and (ax.get_xlabel(), ax.get_ylabel()) == ("steps", "kid")
+
+
+def test_every_metric_that_eval_writes_is_in_the_registry():
+    """So that a report knows its heading and which way is better."""
+    from textok.metrics.registry import METRICS
+
+    assert {"psnr", "fid", "rfid", "is", "clip_score", "perceptual"} <= METRICS.keys()
+    assert METRICS["rkid_subsets"].column == "rec. KID, mean of subsets"
+    assert {name for name, metric in METRICS.items() if metric.better == "lower"} == {
+        "perceptual", "lpips-vgg16", "lpips-alexnet", "fid", "kid", "kid_subsets", "rfid", "rkid", "rkid_subsets",
+    }  # fmt: skip

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
+from ..moments import joined_means
 from ..progress import progress_bar
 from .shards import read_latents
 from .sources import Skip
@@ -20,8 +21,7 @@ F64 = NDArray[np.float64]
 class LatentStatistics:
     """Mean and variance of each of d numbers, over all samples and tokens, in float64.
 
-    `update` takes latents as they come, `merge` what was counted elsewhere; by the pairwise update of Chan, Golub and LeVeque
-    (1979), of which Welford's is the case of one new value, so nothing is lost where the mean is far from zero.
+    `update` takes latents as they come, `merge` what was counted elsewhere.
 
     Examples
     --------
@@ -71,11 +71,8 @@ class LatentStatistics:
         return self
 
     def _join(self, count: int, mean: F64, squares: F64) -> None:
-        total = self.count + count
-        apart = mean - self._mean
-        self._squares += squares + np.square(apart) * (self.count * count / total)
-        self._mean += apart * (count / total)
-        self.count = total
+        self.count, self._mean, apart, weight = joined_means(self.count, self._mean, count, mean)
+        self._squares += squares + np.square(apart) * weight
 
     def to_dict(self) -> dict[str, Any]:
         """{"latent_mean": [...], "latent_std": [...], "count": rows}, the first two as a DiT's config has them."""

@@ -2,13 +2,13 @@
 
     source.py    names and tensors of a .safetensors file, a file of torch.save or a folder of diffusers
     pickles.py   the latter without PyTorch
-    layouts.py   what becomes what, as tables
+    layout.py    what a layout is made of; and a file a project: what becomes what, as tables
 
 What a file does not say has to be given, and a tensor that no table knows is an error: nothing is guessed.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,15 @@ from ..errors import ConfigError, WeightsError
 from ..image_tokenizer import TexTok
 from ..model import EngineModel
 from ..weights import Tensor, check_known, listed
-from .layouts import Change, Layout, expand, grid_positions, layout_of
+from .bytedance_titok import TATITOK, TITOK
+from .diffusers_dit import DIFFUSERS_DIT, grid_positions
+from .facebookresearch_dit import ORIGINAL_DIT
+from .layout import Change, Layout, expand
+from .pranoyr_textok import PRANOYR_TEXTOK
 from .source import Source, open_source
 
+# The first whose sign a file carries.
+LAYOUTS: Sequence[Layout] = (ORIGINAL_DIT, DIFFUSERS_DIT, PRANOYR_TEXTOK, TATITOK, TITOK)
 MODELS: dict[str, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}
 
 
@@ -63,6 +69,15 @@ def load(path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
     return kind._from_tensors(config, _tensors(layout, source, config), str(source.path), dtype)  # type: ignore[return-value]
 
 
+def layout_of(source: Source) -> Layout:
+    """The layout whose sign the names carry; WeightsError where there is none."""
+    for layout in LAYOUTS:
+        if all(name in source.tensors for name in layout.sign):
+            return layout
+    some = ", ".join(list(source.tensors)[:3])
+    raise WeightsError(f"{source.path}: expected tensors of {', '.join(layout.title for layout in LAYOUTS)}; got {some}, ...")
+
+
 def _complete(layout: Layout, source: Source, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The config: what the file says, and over it the settings."""
     config = layout.config(source)
@@ -75,7 +90,9 @@ def _complete(layout: Layout, source: Source, settings: Mapping[str, Any]) -> di
         config[key] = {**config[key], **value} if isinstance(value, dict) and isinstance(config.get(key), dict) else value
     missing = [key for key in layout.needed if not _has(config, key)]
     if missing:
-        raise ConfigError(f"{source.path}: a file of {layout.title} does not say {' and '.join(missing)}: give it, as num_heads=16")
+        raise ConfigError(
+            f"{source.path}: a file of {layout.title} does not say {' and '.join(missing)}: give it, as num_heads=16"
+        )
     return config
 
 
@@ -101,13 +118,24 @@ def _has(config: Mapping[str, Any], key: str) -> bool:
 
 def _tensors(layout: Layout, source: Source, config: Any) -> dict[str, Tensor]:
     """Our tensors, each made from theirs when it is asked for."""
-    sides = {"": config.depth} if layout.model_type == "dit" else {f"{s}.": getattr(config, s).depth for s in ("tokenizer", "detokenizer")}
+    sides = (
+        {"": config.depth}
+        if layout.model_type == "dit"
+        else {f"{s}.": getattr(config, s).depth for s in ("tokenizer", "detokenizer")}
+    )
     table = expand(layout.rows, sides)
     wanted = dict(_core.weight_table(layout.model_type, config.to_dict()))
-    check_known({name for names, _ in table.values() for name in names}, source.tensors, layout.ignored, f"{source.path}, {layout.title}")
+    check_known(
+        {name for names, _ in table.values() for name in names},
+        source.tensors,
+        layout.ignored,
+        f"{source.path}, {layout.title}",
+    )
     if table.keys() != wanted.keys():
         odd = sorted(table.keys() ^ wanted.keys())
-        raise ConfigError(f"{source.path}: the config does not fit a file of {layout.title}: {listed(odd)} would have to come from elsewhere")
+        raise ConfigError(
+            f"{source.path}: the config does not fit a file of {layout.title}: {listed(odd)} would have to come from elsewhere"
+        )
 
     def reader(ours: str, theirs: tuple[str, ...], change: Change) -> Callable[[], NDArray[Any]]:
         def read() -> NDArray[Any]:

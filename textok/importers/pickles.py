@@ -34,7 +34,9 @@ class _Storage:
 class StoredTensor:
     """A tensor of a file: `shape`, and its numbers when they are asked for."""
 
-    def __init__(self, file: "TorchFile", storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, file: "TorchFile", storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> None:
         sizes = (offset, *shape, *strides)
         if not (isinstance(storage, _Storage) and len(shape) == len(strides) and all(type(n) is int and n >= 0 for n in sizes)):
             raise ValueError("a tensor that is none")

@@ -58,7 +58,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     stored = content[part] if part else content
     if not isinstance(stored, dict) or not any(isinstance(value, StoredTensor) for value in stored.values()):
         raise WeightsError(f"{file}: expected tensors by name, alone or under {', '.join(PARTS)}")
-    return Source(file, part, {str(name): Foreign(t.shape, t.read) for name, t in stored.items() if isinstance(t, StoredTensor)})
+    return Source(
+        file, part, {str(name): Foreign(t.shape, t.read) for name, t in stored.items() if isinstance(t, StoredTensor)}
+    )
 
 
 def _reader(file: TensorFile, name: str) -> Callable[[], NDArray[Any]]:

@@ -12,7 +12,6 @@ A result is a folder: `result.json` (numbers, and all that they depend on), `pic
 examples to look at) and `cache` (what the networks computed, so that a second run completes a first).
 """
 
-import functools
 import importlib.metadata
 import logging
 import platform
@@ -29,20 +28,13 @@ from .. import __version__
 from ..errors import DataError
 from ..files import replacing, write_json
 from ..networks import FeatureNetwork
-from ..noise import generator
 from ..progress import progress_bar
 from .cache import Arrays, Cache
-from .distances import (
-    clip_score,
-    inception_score,
-    kernel_distance,
-    kernel_distance_subsets,
-    kernel_mean,
-    precision_recall,
-)
 from .feature_statistics import Statistics
+from .gathered import GatheredFeatures
 from .picture_sets import PictureSet, chosen_of, is_statistics, made_with, paired
-from .pictures import SSIM_SETTINGS, psnr, ssim
+from .pictures import SSIM_SETTINGS
+from .registry import PAIR_METRICS, SET_METRICS, SET_SETTINGS, TEXT_METRIC, Comparison
 
 U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
@@ -50,16 +42,6 @@ F64 = NDArray[np.float64]
 FORMAT = 1
 RESULT_FILE, PICTURES_FILE, CACHE_FOLDER = "result.json", "pictures.npz", "cache"
 EXAMPLES = 8  # of each kind: evenly spread, worst, best
-SPLITS = 10
-NEIGHBOURS = 3
-SUBSETS, SUBSET_SIZE = 100, 1000
-MOST = 50_000  # pictures of a set that KID, precision, recall and IS look at; FID looks at all
-SET_SETTINGS = {
-    "inception_score_splits": SPLITS,
-    "precision_recall_k": NEIGHBOURS,
-    "kid": "unbiased, whole sets; degree 3, gamma 1/d, coef 1",
-    "most_pictures_of_is_kid_precision_recall": MOST,
-}
 CROP = "ADM centre crop (textok.preprocess)"
 LIBRARIES = ("numpy", "pillow", "scikit-image", "torch", "onnxruntime", "transformers", "efficientnet_lite_pytorch")
 
@@ -111,7 +93,7 @@ class Evaluation:
             made = PictureSet(source, self.size, caption=self.caption)
             originals = self._reference(reference, made)
             scores: dict[str, list[F64]] = {}
-            kept, kept_real, keys = _Features(self.seed), _Features(self.seed), []
+            kept, kept_real, keys = GatheredFeatures(self.seed), GatheredFeatures(self.seed), []
             with progress_bar(self.progress, 0, f"picture of {name}") as bar:
                 for part, wanted in paired(made, originals):
                     for key, value in self._pair_scores(part.pictures, wanted).items():
@@ -127,7 +109,7 @@ class Evaluation:
             joined = {key: np.concatenate(value) for key, value in scores.items()}
             metrics: dict[str, Any] = {key: _mean(value) for key, value in joined.items()}
             if self.network is not None:
-                metrics |= self._set_metrics(kept, real, "r")
+                metrics |= self._set_metrics(kept, real, paired=True)
             values |= {f"{name}/{key}": value for key, value in joined.items()}
             unpaired = {"originals_without_picture": originals.unpaired}
             rows.append(self._row(name, made, metrics) | unpaired)
@@ -146,7 +128,7 @@ class Evaluation:
             kept = self._all_features(made, name)
             if real is None:
                 if is_statistics(reference):
-                    real = _Features(statistics=Statistics.load(reference))
+                    real = GatheredFeatures(statistics=Statistics.load(reference))
                     if len(real.statistics.mean) != kept.features.shape[1]:
                         width = len(real.statistics.mean)
                         wanted = f"{kept.features.shape[1]} features of {network.name}"
@@ -174,9 +156,11 @@ class Evaluation:
                     missing = [key for key, caption in zip(part.keys, part.captions) if not caption]
                     if missing:
                         raise DataError(f"{source}: {missing[0]}: expected a caption in the field {self.caption!r}, got none")
-                    scores.append(clip_score(self._features(part.pictures)["features"], network.embed_texts(part.captions)))
+                    scores.append(
+                        TEXT_METRIC.function(self._features(part.pictures)["features"], network.embed_texts(part.captions))
+                    )
                     bar.update(len(part.keys))
-            score = f"clip_score@{network.name}"
+            score = f"{TEXT_METRIC.name}@{network.name}"
             values[f"{name}/{score}"] = np.concatenate(scores)
             rows.append(
                 self._row(name, made, {score: _mean(values[f"{name}/{score}"])}) | {"captions_truncated": network.truncated}
@@ -210,8 +194,8 @@ class Evaluation:
 
         return self.cache.get(f"features {network.fingerprint}", [pictures], compute)
 
-    def _all_features(self, pictures: PictureSet, name: str) -> "_Features":
-        kept = _Features(self.seed)
+    def _all_features(self, pictures: PictureSet, name: str) -> "GatheredFeatures":
+        kept = GatheredFeatures(self.seed)
         with progress_bar(self.progress, 0, f"picture of {name}") as bar:
             for part in pictures:
                 kept.add(self._features(part.pictures))
@@ -220,7 +204,7 @@ class Evaluation:
 
     def _pair_scores(self, pictures: U8, originals: U8) -> dict[str, F64]:
         def compute() -> Arrays:
-            scores: Arrays = {"psnr": psnr(pictures, originals), "ssim": ssim(pictures, originals)}
+            scores: Arrays = {metric.name: metric.function(pictures, originals) for metric in PAIR_METRICS}
             if self.perceptual is not None:
                 scores[self.perceptual_name] = self.perceptual(pictures, originals)
             return scores
@@ -231,27 +215,18 @@ class Evaluation:
     def _perceptual_fingerprint(self) -> str:
         return getattr(self.perceptual, "fingerprint", "")
 
-    def _set_metrics(self, made: "_Features", real: "_Features", prefix: str = "") -> dict[str, Any]:
+    def _set_metrics(self, made: GatheredFeatures, real: GatheredFeatures, paired: bool = False) -> dict[str, Any]:
+        """Numbers by name, and behind `_deviation` what belongs to them; "r" stands before those of reconstructions."""
         assert self.network is not None
-        at = f"@{self.network.name}"
-        result: dict[str, Any] = {f"{prefix}fid{at}": made.statistics.distance(real.statistics)}
-        if real.features is not None:
-            paired = prefix == "r"
-            result[f"{prefix}kid{at}"] = kernel_distance(
-                made.features, real.features, reference_mean=real.mean_kernel, paired=paired
-            )
-            if min(len(made.features), len(real.features)) >= SUBSET_SIZE:
-                pair = kernel_distance_subsets(
-                    made.features, real.features, subsets=SUBSETS, subset_size=SUBSET_SIZE, seed=self.seed, paired=paired
-                )
-                result |= dict(zip((f"{prefix}kid_subsets{at}", f"{prefix}kid_subsets_deviation{at}"), pair))
-            if not prefix and min(len(made.features), len(real.features)) > NEIGHBOURS:
-                pair = precision_recall(made.features, real.features, NEIGHBOURS)
-                result |= dict(zip((f"precision{at}", f"recall{at}"), pair))
-        if made.probabilities is not None:
-            splits = min(SPLITS, len(made.probabilities))
-            pair = inception_score(made.probabilities, splits, self.seed)
-            result |= dict(zip((f"{prefix}is{at}", f"{prefix}is_deviation{at}"), pair))
+        prefix, at = "r" if paired else "", f"@{self.network.name}"
+        both = Comparison(made, real, paired, self.seed)
+        result: dict[str, Any] = {}
+        for metric in SET_METRICS:
+            found = metric.function(both)
+            values = found if isinstance(found, tuple) else (found,)
+            for kind, value in zip(("", "_deviation"), values):
+                if value is not None:
+                    result[f"{prefix}{metric.name}{kind}{at}"] = value
         return result
 
     def _row(self, name: str, made: PictureSet, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,59 +287,6 @@ class Evaluation:
         self.out.mkdir(parents=True, exist_ok=True)
         with replacing(self.out / PICTURES_FILE) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)
-
-
-class _Features:
-    """What a network made of a set, in bounded memory.
-
-    Statistics of all pictures, and the rows of at most MOST of them, a fair draw by `seed`. Attributes: `statistics` (None
-    before the first part), `features` and `probabilities`, float32 [n,...] or None.
-    """
-
-    def __init__(self, seed: int = 0, statistics: Statistics | None = None) -> None:
-        self.statistics = statistics
-        self._seen, self._parts, self._kept, self._draw = 0, [], {}, generator(seed, 1)
-
-    def add(self, part: Arrays) -> None:
-        if not part:
-            return
-        if self.statistics is None:
-            self.statistics = Statistics(part["features"].shape[1])
-        self.statistics.add(part["features"])
-        start, count = self._seen, len(part["features"])
-        self._seen += count
-        if self._seen <= MOST:
-            self._parts.append(part)
-            return
-        room = max(0, MOST - start)
-        if self._parts or room:
-            self._parts.append({key: rows[:room] for key, rows in part.items()})
-            self._kept = {key: np.concatenate([old[key] for old in self._parts]) for key in part}
-            self._parts = []
-        # Vitter's algorithm R: the k-th picture takes one of the places with a chance of MOST in k.
-        for row, place in enumerate(self._draw.integers(0, np.arange(start + room, self._seen) + 1), room):
-            if place < MOST:
-                for key, rows in self._kept.items():
-                    rows[place] = part[key][row]
-
-    def _rows(self, key: str) -> Any:
-        if self._parts:
-            self._kept = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
-            self._parts = [self._kept]
-        return self._kept.get(key)
-
-    @property
-    def features(self) -> Any:
-        return self._rows("features")
-
-    @property
-    def probabilities(self) -> Any:
-        return self._rows("probabilities")
-
-    @functools.cached_property
-    def mean_kernel(self) -> float:
-        """The term of KID that all sets share which are compared with this one."""
-        return kernel_mean(self.features)
 
 
 def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int | None = None) -> Statistics:

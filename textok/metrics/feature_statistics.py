@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..files import replacing
+from ..moments import joined_means
 from .distances import covariance_root, frechet_of_roots
 
 F64 = NDArray[np.float64]
@@ -33,8 +34,8 @@ class Statistics:
 
     Notes
     -----
-    Parts are merged by the formula of Chan et al. (1979), which does not cancel as sums of squares do: any split and order
-    gives the same up to rounding.
+    Parts are merged as `textok.moments` does it, which does not cancel as sums of squares do: any split and order gives the same up
+    to rounding.
 
     Examples
     --------
@@ -94,11 +95,8 @@ class Statistics:
     def _take(self, count: int, mean: F64, scatter: F64) -> None:
         if self.count is None:
             raise ValueError("expected statistics that know their count, got a file's of another project, which does not")
-        total = self.count + count
-        step = mean - self.mean
-        self._scatter = self._scatter + scatter + np.outer(step, step) * (self.count * count / total)
-        self.mean = self.mean + step * (count / total)
-        self.count = total
+        self.count, self.mean, apart, weight = joined_means(self.count, self.mean, count, mean)
+        self._scatter = self._scatter + scatter + np.outer(apart, apart) * weight
         self._root = None
 
     def covariance(self) -> F64:

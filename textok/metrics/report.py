@@ -23,6 +23,7 @@ from .. import __version__
 from ..errors import DataError
 from ..files import replacing
 from ..pictures import plots as viz
+from .registry import METRICS
 
 U8 = NDArray[np.uint8]
 
@@ -43,25 +44,6 @@ APART = {
     "seconds": ("guidance_scale",),
 }
 LOGARITHMIC = ("tokens", "evaluations", "steps", "seconds")
-FALLING = ("fid", "rfid", "kid", "rkid", "kid_subsets", "rkid_subsets", "perceptual", "lpips-vgg16", "lpips-alexnet")
-NAMES = {
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
-    "perceptual": "perceptual distance",
-    "lpips-vgg16": "LPIPS (VGG-16)",
-    "lpips-alexnet": "LPIPS (AlexNet)",
-    "fid": "Fréchet distance",
-    "rfid": "rec. Fréchet distance",
-    "kid": "KID",
-    "rkid": "rec. KID",
-    "kid_subsets": "KID, mean of subsets",
-    "rkid_subsets": "rec. KID, mean of subsets",
-    "is": "inception score",
-    "ris": "rec. inception score",
-    "precision": "precision",
-    "recall": "recall",
-    "clip_score": "CLIP score",
-}
 GROUPS = {
     "spread": ("Evenly spread", "every n-th picture of the set"),
     "worst": ("Worst cases", "lowest PSNR or CLIP score of the first set"),
@@ -212,7 +194,7 @@ def numbers(data: Mapping[str, Any]) -> str:
             base, at, network = key.partition("@")
             deviation = row["metrics"].get(f"{base}_deviation{at}{network}")
             known = [other["metrics"][key] for other in rows if other["metrics"].get(key) is not None]
-            best = known and value == (min(known) if base in FALLING else max(known)) and len(known) > 1
+            best = known and value == (min(known) if is_lower_better(base) else max(known)) and len(known) > 1
             spread = f" <small>± {deviation:.2g}</small>" if deviation is not None and np.isfinite(deviation) else ""
             cells.append(f"<td{' class=best' if best else ''}>{'–' if value is None else f'{value:.4g}'}{spread}</td>")
         lines.append(f"<tr><td>{escape(row['name'])}{settings_words(row)}</td>{''.join(cells)}</tr>")
@@ -225,9 +207,13 @@ def settings_words(row: Mapping[str, Any]) -> str:
     return f"<br><small>{escape(', '.join(words))}</small>" if words else ""
 
 
+def is_lower_better(base: str) -> bool:
+    return base in METRICS and METRICS[base].better == "lower"
+
+
 def metric_name(key: str) -> str:
     base, _, network = key.partition("@")
-    name = NAMES.get(base, base.replace("_", " "))
+    name = METRICS[base].column if base in METRICS else base.replace("_", " ")
     return f"{name} ({network})" if network else name
 
 

@@ -38,6 +38,9 @@ def fold(conv: Any, norm: Any) -> "Folded":
 class Folded(nn.Module):
     """A fixed convolution, with TensorFlow's "same" padding."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, stride: Any, groups: int) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
@@ -68,7 +71,7 @@ class Stage(nn.Module):
         self.skip = args.stride in (1, [1]) and args.input_filters == args.output_filters
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = x if self.expand is None else functional.relu6(self.expand(x), inplace=True)
+        h: torch.Tensor = x if self.expand is None else functional.relu6(self.expand(x), inplace=True)
         h = self.project(functional.relu6(self.depthwise(h), inplace=True))
         return x + h if self.skip else h
 
@@ -82,7 +85,8 @@ class FoldedNetwork(nn.Module):
         self.stem, self.head = fold(net._conv_stem, net._bn0), fold(net._conv_head, net._bn1)
         self.stages = nn.ModuleList(Stage(block) for block in net._blocks)
         self.classes = net._fc
-        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[B,3,S,S] -> pooled features [B,1280] and logits [B,1000]."""
@@ -104,7 +108,7 @@ class LayerFeatures(nn.Module):
         self.stages = nn.ModuleList(Stage(b) for b in net._blocks[: max(layers) + 1])
         # The network was trained on (v - 127) / 128 of 0..255: [-1, 1] as here, but for one step of 255.
         self.requires_grad_(False)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """images [B,S,S,3] in [-1,1] -> unit-length features, a list of [B,C,h,w]."""

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 # Layers of torchvision's `features`: convolutions (index: in, out, kernel, stride, padding), each with a ReLU; poolings
 # (index: kernel); the convolutions whose ReLU is looked at.
-VGG16 = {
+VGG16: dict[str, Any] = {
     "convolutions": {
         index: (c_in, c_out, 3, 1, 1)
         for index, c_in, c_out in (
@@ -32,7 +33,7 @@ VGG16 = {
     "poolings": {4: 2, 9: 2, 16: 2, 23: 2},
     "taps": (2, 7, 14, 21, 28),
 }  # fmt: skip
-ALEXNET = {
+ALEXNET: dict[str, Any] = {
     "convolutions": {
         0: (3, 64, 11, 4, 2), 3: (64, 192, 5, 1, 2), 6: (192, 384, 3, 1, 1), 8: (384, 256, 3, 1, 1), 10: (256, 256, 3, 1, 1),
     },
@@ -50,6 +51,9 @@ class Lpips(nn.Module):
     backbone
         "vgg16" or "alexnet".
     """
+
+    shift: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, backbone: str = "vgg16") -> None:
         super().__init__()
@@ -89,7 +93,8 @@ class Lpips(nn.Module):
                 )
             own[name] = given.float().reshape(tensor.shape)
         model.load_state_dict(own)
-        return model.eval().to(memory_format=torch.channels_last)
+        model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """images [B,3,H,W] in [-1,1] -> what each of the five layers makes of them, [B,C,h,w]."""

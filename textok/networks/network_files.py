@@ -55,8 +55,9 @@ class Settings:
 
 
 def _softmax(logits: F32) -> F32:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    powers: F32 = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: F32 = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _flat(features: Any, name: str) -> F32:
@@ -75,7 +76,7 @@ class TorchScriptNetwork(FeatureNetwork):
         import torch
 
         try:
-            self._module = torch.jit.load(path, map_location="cpu").eval()
+            self._module = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
         except RuntimeError as problem:
             raise WeightsError(f"{path}: expected a TorchScript file, got: {str(problem).splitlines()[0]}") from None
         arguments = [argument.name for argument in self._module.forward.schema.arguments]

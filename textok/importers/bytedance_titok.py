@@ -1,0 +1,126 @@
+"""bytedance/1d-tokenizer: TiTok and TA-TiTok with a VAE's latents. Source: its modeling/modules/blocks.py.
+
+Their pictures are in [0, 1], ours in [-1, 1]: v = (x + 1) / 2 on the way in, x = 2 v - 1 on the way out, both folded into weights.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from .layout import Array, Layout, Row, channels_last, count_blocks, flat, pairs, same, shape_of, side_of_square
+from .source import Source
+
+
+def _half(weight: Array) -> Array:
+    return channels_last(weight) / 2
+
+
+def _bias_in(bias: Array, weight: Array) -> Array:
+    result: Array = bias + weight.sum(axis=(1, 2, 3), dtype=np.float64) / 2
+    return result
+
+
+def _positions(grid: Array, *others: Array) -> Array:
+    """Theirs begin with the class token's; ours have it between patches and latents."""
+    return np.concatenate([grid[1:], grid[:1], *others])
+
+
+def _mask_tokens(mask: Array, grid: Array) -> Array:
+    """One token for every patch."""
+    return np.repeat(mask[0], len(grid) - 1, axis=0)
+
+
+def _titok_config(source: Source) -> dict[str, Any]:
+    _, _, patch, _ = shape_of(source, "encoder.patch_embed.weight", 4)
+    moments, latent = shape_of(source, "encoder.conv_out.weight", 4)[0], shape_of(source, "decoder.decoder_embed.weight", 2)[1]
+    if moments != 2 * latent:
+        raise ConfigError(
+            f"{source.path}: expected a VAE, mean and log-variance of {latent} channels each, got {moments} channels"
+        )
+    config: dict[str, Any] = {
+        "image_size": side_of_square(source, "positional_embedding", shape_of(source, "encoder.positional_embedding", 2)[0] - 1)
+        * patch,
+        "patch_size": patch,
+        "num_latent_tokens": shape_of(source, "latent_tokens", 2)[0],
+        "latent_dim": latent,
+        "text_condition": "none",
+        "num_registers": 1,
+        "input_norm": True,
+        "output_conv": True,
+        "norm_eps": 1e-5,
+        "kl": True,
+    }
+    for ours, theirs in (("tokenizer", "encoder"), ("detokenizer", "decoder")):
+        hidden, width = shape_of(source, f"{theirs}.transformer.0.mlp.c_fc.weight", 2)
+        depth = count_blocks(source, f"{theirs}.transformer.{{i}}.")
+        config[ours] = {"hidden_size": width, "depth": depth, "mlp_ratio": hidden / width}
+    return config
+
+
+def _tatitok_config(source: Source) -> dict[str, Any]:
+    return _titok_config(source) | {
+        "text_condition": "detokenizer",
+        "text_dim": shape_of(source, "decoder.text_guidance_proj.weight", 2)[1],
+        "num_text_tokens": shape_of(source, "decoder.text_guidance_positional_embedding", 2)[0],
+    }
+
+
+def _titok_side(ours: str, theirs: str) -> tuple[Row, ...]:
+    a, b = f"{ours}.blocks.{{i}}", f"{theirs}.transformer.{{i}}"
+    return (
+        (f"{ours}.registers", f"{theirs}.class_embedding", same),
+        *pairs(f"{ours}.input_norm", f"{theirs}.ln_pre"),
+        *pairs(f"{a}.norm1", f"{b}.ln_1"),
+        *pairs(f"{a}.norm2", f"{b}.ln_2"),
+        (f"{a}.attn.qkv.weight", f"{b}.attn.in_proj_weight", same),
+        (f"{a}.attn.qkv.bias", f"{b}.attn.in_proj_bias", same),
+        *pairs(f"{a}.attn.proj", f"{b}.attn.out_proj"),
+        *pairs(f"{a}.mlp.fc1", f"{b}.mlp.c_fc"),
+        *pairs(f"{a}.mlp.fc2", f"{b}.mlp.c_proj"),
+        *pairs(f"{ours}.norm", f"{theirs}.ln_post"),
+    )
+
+
+_PLACES = ("positional_embedding", "latent_token_positional_embedding")
+
+
+def _titok_rows(*text: str) -> tuple[Row, ...]:
+    """`text`: the decoder's further positions."""
+    return (
+        ("tokenizer.patch_embed.weight", "encoder.patch_embed.weight", _half),
+        ("tokenizer.patch_embed.bias", ("encoder.patch_embed.bias", "encoder.patch_embed.weight"), _bias_in),
+        ("tokenizer.latent_tokens", "latent_tokens", same),
+        ("tokenizer.pos_embed", tuple(f"encoder.{name}" for name in _PLACES), _positions),
+        *_titok_side("tokenizer", "encoder"),
+        *pairs("tokenizer.to_latent", "encoder.conv_out", flat),
+        ("detokenizer.patch_tokens", ("decoder.mask_token", "decoder.positional_embedding"), _mask_tokens),
+        *pairs("detokenizer.from_latent", "decoder.decoder_embed"),
+        ("detokenizer.pos_embed", tuple(f"decoder.{name}" for name in (*_PLACES, *text)), _positions),
+        *_titok_side("detokenizer", "decoder"),
+        *pairs("detokenizer.to_pixels", "decoder.ffn.0", flat),
+        ("detokenizer.pixel_conv.weight", "decoder.conv_out.weight", lambda weight: 2 * channels_last(weight)),
+        ("detokenizer.pixel_conv.bias", "decoder.conv_out.bias", lambda bias: 2 * bias - 1),
+    )
+
+
+TITOK = Layout(
+    "bytedance/1d-tokenizer TiTok (VAE)",
+    "textok",
+    ("encoder.latent_token_positional_embedding", "decoder.mask_token"),
+    _titok_rows(),
+    _titok_config,
+    needed=("tokenizer.num_heads", "detokenizer.num_heads"),
+)
+
+TATITOK = Layout(
+    "bytedance/1d-tokenizer TA-TiTok (VAE)",
+    "textok",
+    (*TITOK.sign, "decoder.text_guidance_proj.weight"),
+    (
+        *_titok_rows("text_guidance_positional_embedding"),
+        *pairs("detokenizer.text_proj", "decoder.text_guidance_proj"),
+    ),
+    _tatitok_config,
+    needed=TITOK.needed,
+)
