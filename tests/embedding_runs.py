@@ -74,10 +74,10 @@ def finish(process, timeout=600):
 
 def contents(store):
     """All records with their entries, sorted: what must be equal between stores."""
-    from textok.text.embedding_store import EmbeddingStore, _checked_entry
+    from textok.text.embedding_store import EmbeddingStore
 
-    opened = EmbeddingStore.open(store)
-    return sorted(_checked_entry(opened, number, row) for number, row in opened._places())
+    entries = EmbeddingStore.open(store)._entries
+    return sorted(map(entries.checked, entries))
 
 
 def kill_until(store, last, kills, seed, seconds=0.02, longest=0.3):

@@ -24,7 +24,8 @@ from .image_tokenizer import TexTok
 from .pictures.preprocess import preprocess, to_uint8
 from .pipeline import Pipeline, PipelineResult
 from .text.caption_store import CaptionStore
-from .text.embedding_store import EmbeddingStore, open_embeddings
+from .text.embedding_store import EmbeddingStore
+from .text.open_embeddings import open_embeddings
 
 __version__ = "0.1.0"
 

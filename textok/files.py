@@ -59,8 +59,11 @@ def read_json(path: Path, error: type[Exception] = ConfigError) -> dict[str, Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to, which takes its place if all goes well and vanishes if not."""
+def replacing(path: Path, keep: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path` to write to, which takes its place if all goes well and vanishes if not.
+
+    With `keep` a file that is there by then stays: of several processes the first one's.
+    """
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         temporary.touch()
@@ -69,11 +72,24 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(mode)  # safetensors lets nobody else read what it writes; the user's umask decides
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if keep:
+            _link(temporary, path)
+        else:
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    with replacing(path) as temporary:
+def _link(source: Path, path: Path) -> None:
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        source.replace(path)
+
+
+def write_json(path: Path, value: Any, keep: bool = False) -> None:
+    """`value` as a JSON file; `keep` as in `replacing`."""
+    with replacing(path, keep) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

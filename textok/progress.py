@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 
-def progress_bar(progress: bool, total: int, unit: str) -> Any:
+def progress_bar(progress: bool, total: int | None, unit: str) -> Any:
     """A tqdm bar, or one that does nothing where `progress` is false; a context manager with `update`."""
     if not isinstance(progress, bool):
         raise TypeError(f"progress: expected True or False, got {type(progress).__name__} {progress!r}")

@@ -13,9 +13,12 @@ from safetensors.numpy import save_file
 
 import textok
 from textok.data import Sample
+from textok.data.tasks import TextFinder
 from textok.errors import DataError, WeightsError
 from textok.text.caption_store import CaptionStore
-from textok.text.embedding_store import DTYPES, ArrayEmbeddings, EmbeddingStore, open_embeddings
+from textok.text.embedding_arrays import ArrayEmbeddings
+from textok.text.embedding_store import DTYPES, EmbeddingStore
+from textok.text.open_embeddings import open_embeddings
 from textok.text.templates import TEMPLATES, fill_template
 
 IDENTITY, WIDTH = HashEncoder.identity, HashEncoder.text_dim
@@ -115,9 +118,9 @@ def test_stored_types(tmp_path, dtype):
 
 def test_keys_are_of_caption_and_encoder(tmp_path, store):
     other = EmbeddingStore.create(tmp_path / "other", IDENTITY | {"end_token": False}, WIDTH)
-    assert not set(map(tuple, store._keys(["a"]).tolist())) & set(map(tuple, other._keys(["a"]).tolist()))
+    assert not set(map(tuple, store._entries.keys(["a"]))) & set(map(tuple, other._entries.keys(["a"])))
     renamed = EmbeddingStore.create(tmp_path / "renamed", {"name": "another name", **IDENTITY}, WIDTH)
-    np.testing.assert_array_equal(renamed._keys(["a", "b"]), store._keys(["a", "b"]))
+    assert renamed._entries.keys(["a", "b"]) == store._entries.keys(["a", "b"])
 
 
 def test_settings_that_differ_are_errors(tmp_path, store):
@@ -262,7 +265,7 @@ def test_every_form_of_array_gives_the_same(tmp_path):
             with pytest.raises(DataError, match="expected positions, 0 to 4, in embeddings that come without captions"):
                 opened.embeddings(["x"])
         assert repr(opened)
-    assert isinstance(open_embeddings(tmp_path / "a.npy")._text, np.memmap)
+    assert isinstance(open_embeddings(tmp_path / "a.npy")._rows.text, np.memmap)
 
 
 def test_bfloat16_arrays(tmp_path):
@@ -304,7 +307,7 @@ def test_what_cannot_be_opened(tmp_path):
         ("two.npz", "expected an array text [n, t, Dt], or tokens and offsets, got a, b"),
         ("lengths.npz", "text_lengths: expected 1 to 6"),
         ("names.npz", "captions: expected 5"),
-        ("offsets.npz", "offsets that rise from 0 to total"),
+        ("offsets.npz", "offsets: expected to rise from 0 to 6"),
         ("folder", "no embedding store"),
     ]:
         with pytest.raises((DataError, WeightsError)) as caught:
@@ -348,11 +351,11 @@ def test_the_bundled_captions_still_load():
 
 
 def test_templates():
-    known = {"class_name": "grey fox", "style": "flat", "count": 3, "empty": " ", "list": ["a"]}
+    known = {"class_name": "grey_fox", "style": "flat_2", "count": 3, "empty": " ", "list": ["a"]}
     for template, caption in [
         ("name", "grey fox"),
         ("short", "a photo of a grey fox"),
-        ("{count} {style} pictures of a {name}, a {name}", "3 flat pictures of a grey fox, a grey fox"),
+        ("{count} {style} pictures of a {name}, a {name}", "3 flat_2 pictures of a grey fox, a grey fox"),
         ("{missing}", None),
         ("{empty} {name}", None),
         ("{list}", None),
@@ -365,9 +368,19 @@ def test_templates():
             fill_template(template, known)
     assert set(TEMPLATES) == {"name", "short", "long"}
     sample = Sample("key", None, known, "source")  # so the commands that look embeddings up take a template for a field
-    assert sample.caption("a {style} {name}") == "a flat grey fox" and sample.caption("a {missing}") is None
-    assert sample.caption("style") == "flat" and sample.caption("name") is None
+    assert sample.caption("a {style} {name}") == "a flat_2 grey fox" and sample.caption("a {missing}") is None
+    assert sample.caption("style") == "flat_2" and sample.caption("name") is None
     assert small.captions().by == "caption"
+
+
+def test_stores_with_underscores_in_their_captions_still_fit(tmp_path):
+    """`textok embed --template` once kept those of class folders."""
+    old = EmbeddingStore.create(tmp_path / "old", IDENTITY, WIDTH)
+    old.add(["a photo of a grey_fox", "a photo of a red fox"], text_of(2)[0])
+    finder = TextFinder(str(tmp_path / "old"), "a photo of a {name}")
+    samples = [Sample(name, None, {"class_name": name}, "source") for name in ("grey_fox", "red_fox", "white_bear")]
+    assert finder.names(samples) == ["a photo of a grey_fox", "a photo of a red fox", "a photo of a white bear"]
+    assert [finder.problem(sample) is None for sample in samples] == [True, True, False]
 
 
 def test_a_store_is_no_captions_folder(store):

@@ -227,7 +227,7 @@ def small_table(monkeypatch):
 def test_with_a_table_all_is_as_without(tmp_path, whole, small_table):
     store = filled(tmp_path / "store", captions_of(0, LAST))
     table = tmp_path / "store" / "table"
-    assert table.exists() and store._index.loose <= 100 and contents(tmp_path / "store") == whole
+    assert table.exists() and store._entries.index.loose <= 100 and contents(tmp_path / "store") == whole
     assert len(store) == DISTINCT == len(list(store)) == len(set(store)) and store.verify().ok
     for caption in captions_of(0, LAST):
         assert caption in store and f"not {caption}" not in store

@@ -122,3 +122,12 @@ def test_every_config_of_the_tree_can_be_read():
         sections = dit.SECTIONS if "dit" in file.stem else tokenizer.SECTIONS
         made = configs.read(file, [], sections)
         assert all(dataclasses.is_dataclass(getattr(made, name)) for name in sections if name != "model")
+
+
+def test_templates_are_of_one_language(tmp_path):
+    sections = {"data": configs.DataSettings}
+    spellings = {"a photo of a {name}": "a photo of a {name}", "a picture of a {}": "a picture of a {name}", "short": "short"}
+    for given, taken in spellings.items():
+        assert read(tmp_path, f'[data]\ntemplate = "{given}"', sections=sections).data.template == taken
+    with pytest.raises(ConfigError, match=r"data\.template: expected name, short, long or text with a field as \{name\}, got 'x'"):
+        read(tmp_path, '[data]\ntemplate = "x"', sections=sections)

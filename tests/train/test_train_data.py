@@ -10,6 +10,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from textok.text.embedding_store import EmbeddingStore
 from textok.train import data
 
 
@@ -250,11 +251,10 @@ def test_mirrored_pictures_are_a_function_of_seed_and_step():
 
 
 def test_texts_from_a_store_equal_those_in_memory(tmp_path):
-    embeddings = pytest.importorskip("textok.text.embedding_store")
     rng = np.random.default_rng(0)
     captions = ["a", "b", "c"]
     rows = [rng.standard_normal((count, 4)).astype(np.float16) for count in (2, 5, 3)]
-    store = embeddings.EmbeddingStore.create(tmp_path / "store", {"name": "by hand"}, 4)
+    store = EmbeddingStore.create(tmp_path / "store", {"name": "by hand"}, 4)
     for caption, row in zip(captions, rows, strict=True):
         store.add([caption], row[None])
     stored, held = data.open_texts(pairs_of(captions), "caption", tmp_path / "store"), data.TextStore.join(rows)
@@ -262,6 +262,19 @@ def test_texts_from_a_store_equal_those_in_memory(tmp_path):
         assert torch.equal(wanted, got)
     with pytest.raises(ValueError, match="no embedding of 1 of 2 captions, the first is 'd'"):
         data.open_texts(pairs_of(["a", "d"]), "caption", tmp_path / "store")
+
+
+def test_class_folders_are_captioned_as_embed_does(tmp_path):
+    """A store made with --template and the same words fits, one of before with underscores too."""
+    for name in ("grey_fox", "owl"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "pictures" / name / "p.png").write_bytes(picture_bytes(1))
+    pairs = data.load_pairs(tmp_path / "pictures", caption="caption", template="a photo of a {name}")
+    assert pairs.column("caption") == ["a photo of a grey fox", "a photo of a owl"]
+    for spelling in ("grey fox", "grey_fox"):
+        store = EmbeddingStore.create(tmp_path / spelling, {"name": "by hand"}, 4)
+        store.add([f"a photo of a {spelling}", "a photo of a owl"], np.ones((2, 3, 4)))
+        assert data.open_texts(pairs, "caption", store.path).batch(np.array([0, 1]))[0].sum() == 24
 
 
 def pairs_of(captions, skips=()):

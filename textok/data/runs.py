@@ -20,7 +20,8 @@ from ..errors import DataError
 from ..noise import MAX_SEED
 from ..pipeline import SAMPLING_KEYS, sampling_of
 from ..sampling import Sampling
-from ..text.embedding_store import EmbeddingStore, open_embeddings
+from ..text.embedding_store import EmbeddingStore
+from ..text.open_embeddings import open_embeddings
 from .jobs import BATCH_SIZE, SHARD_SIZE, Job, Summary, Unit
 from .sources import open_sources, read_samples
 from .tasks import OUTPUTS, DecodeTask, EncodeTask, SampleTask, TextFinder, Wishes, dit_config, folder_of, is_pipeline

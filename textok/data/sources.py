@@ -92,7 +92,7 @@ class Sample:
     def caption(self, name: str = "caption") -> str | None:
         """The caption in the metadata's field `name`, or from a template of fields in braces; None where there is none.
 
-        "a photo of a {name}" is such a template, see `textok.text.templates.fill_template`.
+        "a photo of a {name}" is such a template; see `textok.text.templates.fill_template`.
         """
         value = fill_template(name, self.metadata) if "{" in name else self.metadata.get(name)
         return value if isinstance(value, str) and value.strip() else None

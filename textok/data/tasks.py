@@ -28,7 +28,9 @@ from ..image_tokenizer import TexTok
 from ..pictures.preprocess import preprocess
 from ..pipeline import PARTS, Pipeline
 from ..text.caption_store import CAPTIONS_FILE, EMBEDDINGS_FILE
-from ..text.embedding_store import STORE_FILE, EmbeddingStore, open_embeddings
+from ..text.embedding_store import STORE_FILE, EmbeddingStore
+from ..text.open_embeddings import open_embeddings
+from ..text.templates import known_spelling
 from .jobs import NO_EMBEDDING, Product, Work
 from .parts import RAW
 from .shards import FLIPPED, FORMATS, LATENT, latent_of, pack_arrays, png_bytes
@@ -130,7 +132,9 @@ class TextFinder:
     def names(self, samples: Sequence[Sample]) -> list[Any]:
         if self.by == "index":
             return [(sample.position - 1) % (self.cycle or 1 << 62) for sample in samples]
-        return [sample.key if self.by == "key" else sample.caption(self.field) for sample in samples]
+        if self.by == "key":
+            return [sample.key for sample in samples]
+        return [known_spelling(sample.caption(self.field), sample.metadata, self.opened) for sample in samples]
 
     def problem(self, sample: Sample) -> str | None:
         """Why a sample has no embedding; None mostly."""

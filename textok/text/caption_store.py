@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import arrays, files, noise, weights
 from ..errors import WeightsError
-from .embedding_arrays import Embeddings, padded, positions
 from .embedding_store import STORE_FILE
+from .embeddings import Embeddings, positions
+from .ragged_tokens import RaggedTokens, padded
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -47,7 +48,7 @@ class CaptionStore:
 
     def __init__(self, records: Sequence[dict[str, Any]], tokens: ArrayLike, offsets: ArrayLike) -> None:
         self.records = [_checked_record(record, f"caption {index}") for index, record in enumerate(records)]
-        self._tokens, self._offsets = _checked_embeddings(tokens, offsets, len(self.records))
+        self._tokens = _halves(tokens, offsets, len(self.records))
         labels = np.array([record.get("label", NO_LABEL) for record in self.records], np.int64)
         self._by_label = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
         self._by_caption = {record["caption"]: index for index, record in reversed(list(enumerate(self.records)))}
@@ -92,7 +93,7 @@ class CaptionStore:
         """Write the two files; each appears whole or not at all."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        weights.write_tensors(path / EMBEDDINGS_FILE, {"tokens": self._tokens, "offsets": self._offsets})
+        weights.write_tensors(path / EMBEDDINGS_FILE, {"tokens": self._tokens.tokens, "offsets": self._tokens.offsets})
         with files.replacing(path / CAPTIONS_FILE) as temporary:
             temporary.write_text(
                 "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records), encoding="utf-8"
@@ -109,12 +110,12 @@ class CaptionStore:
     @property
     def text_dim(self) -> int:
         """Width Dt of the embeddings."""
-        return self._tokens.shape[1]
+        return self._tokens.text_dim
 
     @property
     def longest(self) -> int:
         """Tokens of the longest caption."""
-        return int(np.diff(self._offsets).max())
+        return int(self._tokens.lengths.max())
 
     def captions(self, indices: ArrayLike) -> list[str]:
         return [self.records[index]["caption"] for index in self._checked(indices)]
@@ -125,7 +126,7 @@ class CaptionStore:
     def embeddings(self, names: Any) -> tuple[F32, I32]:
         """`text` [B,t,Dt], padded with zeros to the longest of these, and `text_lengths` [B]; of captions or indices."""
         rows = positions(names, self._by_caption, len(self), "caption")
-        return padded([self._tokens[self._offsets[row] : self._offsets[row + 1]] for row in rows], self.text_dim)
+        return padded([self._tokens.row(row) for row in rows], self.text_dim)
 
     def draw(self, labels: Sequence[int], seed: int, first_index: int = 0, any_label: int | None = None) -> list[int]:
         """The index of a caption of each class.
@@ -146,7 +147,7 @@ class CaptionStore:
 
     def __repr__(self) -> str:
         classes = len(self._by_label.keys() - {NO_LABEL})
-        return f"CaptionStore({len(self)} captions of {classes} classes, {len(self._tokens)} tokens x {self.text_dim})"
+        return f"CaptionStore({len(self)} captions of {classes} classes, {len(self._tokens.tokens)} tokens x {self.text_dim})"
 
 
 def _checked_record(record: Any, where: str) -> dict[str, Any]:
@@ -160,22 +161,19 @@ def _checked_record(record: Any, where: str) -> dict[str, Any]:
     return dict(record)
 
 
-def _checked_embeddings(tokens: ArrayLike, offsets: ArrayLike, count: int) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-    rows, ends = arrays.view(tokens, "tokens"), arrays.view(offsets, "offsets")
-    if not arrays.is_float(rows.dtype) or rows.ndim != 2 or rows.shape[1] < 1:
-        raise WeightsError(f"tokens: expected floats [total, Dt], got {arrays.describe(rows)}")
-    if ends.dtype.kind not in "iu" or ends.shape != (count + 1,):
-        raise WeightsError(f"offsets: expected integers [{count + 1}], one more than captions, got {arrays.describe(ends)}")
-    ends = ends.astype(np.int64)
-    if count == 0 or ends[0] != 0 or ends[-1] != len(rows) or (np.diff(ends) < 1).any():
-        raise WeightsError(
-            f"offsets: expected to rise from 0 to {len(rows)}, the rows of tokens, with at least one row a caption"
-        )
+def _halves(tokens: ArrayLike, offsets: ArrayLike, count: int) -> RaggedTokens:
+    """The tokens of `count` captions as float16."""
+    try:
+        rows = RaggedTokens(tokens, offsets)
+    except ValueError as problem:
+        raise WeightsError(str(problem)) from None
+    if len(rows) != count:
+        raise WeightsError(f"offsets: expected integers [{count + 1}], one more than captions, got [{len(rows) + 1}]")
     with np.errstate(over="ignore"):
-        halves = rows.astype(np.float16)
+        halves = rows.tokens.astype(np.float16)
     if not np.isfinite(halves).all():
         raise WeightsError("tokens: expected finite numbers in the range of float16")
-    return halves, ends
+    return RaggedTokens(halves, rows.offsets)
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:

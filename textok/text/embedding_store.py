@@ -1,24 +1,17 @@
-"""Caption embeddings on disk: the store that `textok embed` fills, arrays made elsewhere, and one function that opens either.
+"""Caption embeddings on disk: the store that `textok embed` fills and training, encoding and sampling read.
 
-    EmbeddingStore          captions and their token embeddings, kept under a hash of caption and encoder; grows, never changes
-    ArrayEmbeddings         an array [n,t,Dt] of an .npy, .npz or safetensors file
-    open_embeddings(path)   whichever it is, or the captions folder of a pipeline
-
-All have `embeddings(names) -> (text [B,t,Dt], lengths [B])`, as the models take them, `text_dim`, `longest`, `len`, and `by`:
-what names are, "caption", "key" (of a sample) or "index". How a store's files work, and why a kill or a second writer cannot
-spoil them, is told in `segments`. Nothing here needs PyTorch but an encoder that is passed in (`text_encoders`).
+A folder that only grows. How its files work, and why a kill or a second writer cannot spoil them, is told in `segments`; what a
+captions' entry is, in `stored_entries`; how a run fills it, in `embed_run`. Nothing here needs PyTorch.
 """
 
 import hashlib
 import itertools
 import json
 import os
-import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,90 +19,20 @@ from numpy.typing import ArrayLike, NDArray
 from .. import arrays, files
 from ..errors import DataError
 from ..progress import progress_bar
-from .embedding_arrays import ArrayEmbeddings, Embeddings, padded, read_file, shortened
-from .segments import AT_ONCE, KEY_BYTES, Entry, Index, Key, Writer, split
+from .batches import Encoder
+from .embed_run import Embedded, EmbedRun
+from .embeddings import shortened
+from .ragged_tokens import padded
+from .segments import Writer
+from .stored_entries import Place, StoredEntries
+from .stored_tokens import DTYPES
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
-__all__ = ["ArrayEmbeddings", "Embedded", "EmbeddingStore", "Embeddings", "Verification", "open_embeddings"]
-
 STORE_FILE = "store.json"
 FORMAT = 1
-DTYPES = ("float16", "bfloat16", "int8")
-WINDOW = 64  # batches of captions that are sorted by length together
 _COPIED_AT_ONCE = 256
-_POLL_SECONDS = 0.1
-
-
-class Encoder(Protocol):
-    """What turns captions to embeddings; `text_encoders.TextEncoder` is one."""
-
-    identity: dict[str, Any]
-    text_dim: int
-
-    def tokenize(self, captions: Sequence[str]) -> tuple[list[list[int]], list[int]]: ...
-    def run(self, ids: Sequence[list[int]]) -> list[F32]: ...
-
-
-# --- How tokens are stored ----------------------------------------------------------------------------------------------------
-
-
-def _payload_bytes(tokens: int, width: int, dtype: str) -> int:
-    return tokens * (width + 4) if dtype == "int8" else tokens * width * 2
-
-
-def _to_bytes(tokens: F32, dtype: str) -> bytes:
-    """[t,Dt] as stored: float16, bfloat16, or a float32 scale a token, max |x| / 127, and then int8, round(x / scale)."""
-    if dtype == "int8":
-        scales = np.abs(tokens).max(axis=1) / np.float32(127)
-        whole = np.rint(tokens / np.where(scales > 0, scales, 1)[:, None])
-        return scales.astype("<f4").tobytes() + np.clip(whole, -127, 127).astype(np.int8).tobytes()
-    with np.errstate(over="ignore"):
-        rounded = tokens.astype(_type_of(dtype))
-    if not np.isfinite(rounded.astype(np.float32)).all():
-        raise ValueError(f"expected embeddings in the range of {dtype}, got up to {np.abs(tokens).max():g}; use bfloat16")
-    return rounded.tobytes()
-
-
-def _from_bytes(data: memoryview, tokens: int, width: int, dtype: str) -> NDArray[Any]:
-    if dtype == "int8":
-        scales = np.frombuffer(data, "<f4", tokens)
-        return np.frombuffer(data, np.int8, offset=4 * tokens).reshape(tokens, width) * scales[:, None]
-    return np.frombuffer(data, _type_of(dtype)).reshape(tokens, width)
-
-
-def _type_of(dtype: str) -> Any:
-    if dtype == "float16":
-        return np.dtype("<f2")
-    import ml_dtypes
-
-    return np.dtype(ml_dtypes.bfloat16)
-
-
-# --- The store ----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What `EmbeddingStore.embed` did.
-
-    Attributes
-    ----------
-    read, embedded, truncated
-        Captions that came in; how many of them were embedded now, the others being there already, coming a second time or
-        embedded by another writer; and how many of those embedded now were longer than the encoder takes.
-    longest
-        The most tokens that one of those embedded now would have had.
-    seconds
-        From the first caption to the last.
-    """
-
-    read: int
-    embedded: int
-    truncated: int
-    longest: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -163,8 +86,7 @@ class EmbeddingStore:
         self.dtype: str = settings["dtype"]
         self.text_dim: int = settings["text_dim"]
         self.encoder: dict[str, Any] = settings["encoder"]
-        self._salt = _salt(self.encoder)
-        self._index = Index(self.path)
+        self._entries = StoredEntries(self.path, _salt(self.encoder), self.text_dim, self.dtype)
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         width = settings.get("text_dim")
@@ -214,7 +136,7 @@ class EmbeddingStore:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / STORE_FILE).exists():
-            _write_once(folder / STORE_FILE, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+            files.write_json(folder / STORE_FILE, settings, keep=True)
         store = cls(folder)
         found = {"dtype": store.dtype, "text_dim": store.text_dim} | store._identity
         wanted = {"dtype": dtype, "text_dim": text_dim} | _without_name(encoder)
@@ -234,18 +156,17 @@ class EmbeddingStore:
 
     def refresh(self) -> None:
         """See what other processes committed since."""
-        self._index.refresh()
+        self._entries.index.refresh()
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._entries.index)
 
     def __contains__(self, caption: object) -> bool:
-        return isinstance(caption, str) and bool(self._index.find(self._keys([caption]))[0])
+        return isinstance(caption, str) and self._entries.find([caption])[0] is not None
 
     def missing(self, captions: Sequence[str]) -> list[str]:
         """Those of the captions that are not there, in their order."""
-        found = self._index.find(self._keys(captions))
-        return [caption for caption, place in zip(captions, found) if not place]
+        return [caption for caption, place in zip(captions, self._entries.find(captions)) if place is None]
 
     def embeddings(self, names: Sequence[str]) -> tuple[F32, I32]:
         """The embeddings of captions.
@@ -260,55 +181,28 @@ class EmbeddingStore:
             A caption that is not there, or a damaged file.
         """
         captions = [names] if isinstance(names, str) else list(names)
-        places = self._index.find(self._keys(captions))
-        if not places.all():
+        places = [place for place in self._entries.find(captions) if place is not None]
+        if len(places) < len(captions):
             lost = self.missing(captions)
             raise DataError(
                 f"{self.path}: expected captions that have an embedding, got {len(lost)} of {len(captions)} without, "
                 f"first {shortened(lost[0])}; `textok embed` adds them"
             )
-        numbers, rows = split(places)
-        return padded([self._tokens(number, row) for number, row in zip(numbers.tolist(), rows.tolist())], self.text_dim)
-
-    def _entry(self, number: int, row: int) -> tuple[memoryview, memoryview, int]:
-        """Stored tokens, caption and the number of tokens of a record."""
-        segment = self._index.segments[number]
-        tokens = int(segment.records["tokens"][row])
-        return *segment.entry(row, _payload_bytes(tokens, self.text_dim, self.dtype)), tokens
-
-    def _tokens(self, number: int, row: int) -> NDArray[Any]:
-        data, _, tokens = self._entry(number, row)
-        return _from_bytes(data, tokens, self.text_dim, self.dtype)
-
-    def _caption(self, number: int, row: int) -> str:
-        return bytes(self._entry(number, row)[1]).decode("utf-8", "replace")
+        return padded([self._entries.tokens(place) for place in places], self.text_dim)
 
     def __iter__(self) -> Iterator[str]:
         """The captions, in the order in which they were committed; each once."""
-        return (self._caption(number, row) for number, row in self._places())
-
-    def _places(self) -> Iterator[tuple[int, int]]:
-        order = sorted(range(len(self._index.segments)), key=lambda number: self._index.segments[number].name)
-        for number in order:
-            records = self._index.segments[number].records
-            for start in range(0, len(records), AT_ONCE):
-                numbers, rows = split(self._index.find(records["key"][start : start + AT_ONCE]))
-                here = np.flatnonzero((numbers == number) & (rows == np.arange(start, start + len(rows))))
-                yield from zip(itertools.repeat(number), (here + start).tolist())
+        return map(self._entries.caption, self._entries)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest caption; 0 in an empty store."""
-        return max((int(segment.records["tokens"].max(initial=0)) for segment in self._index.segments), default=0)
+        return max((int(segment.records["tokens"].max(initial=0)) for segment in self._entries.segments), default=0)
 
     @property
     def truncated(self) -> int:
         """Captions that had more tokens than the encoder takes."""
-        return sum(int((segment.records["whole"] > segment.records["tokens"]).sum()) for segment in self._index.segments)
-
-    def _keys(self, captions: Sequence[str]) -> NDArray[np.uint64]:
-        digests = [hashlib.sha256(self._salt + _utf8(caption)).digest()[:KEY_BYTES] for caption in captions]
-        return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2).astype(np.uint64)
+        return sum(int((segment.records["whole"] > segment.records["tokens"]).sum()) for segment in self._entries.segments)
 
     # --- Writing
 
@@ -331,20 +225,11 @@ class EmbeddingStore:
         lengths = [most] * len(captions)
         if text_lengths is not None:
             lengths = arrays.integers(text_lengths, "text_lengths", len(captions), 1, most, "the real rows").tolist()
-        with Writer(self._index) as writer:
-            mine = writer.claim(_as_keys(self._keys(captions))).mine
+        with Writer(self._entries.index) as writer:
+            mine = writer.claim(self._entries.keys(captions)).mine
             rows = [arrays.as_float32(values[place, : lengths[place]], "text", place) for place in mine]
-            self._commit(writer, [captions[place] for place in mine], rows, [len(row) for row in rows])
+            writer.append([self._entries.made(captions[place], row, len(row)) for place, row in zip(mine, rows)])
         return len(mine)
-
-    def _commit(self, writer: Writer, captions: Sequence[str], rows: Sequence[F32], whole: Sequence[int]) -> None:
-        keys = _as_keys(self._keys(captions))
-        writer.append(
-            [
-                Entry(key, _to_bytes(row, self.dtype), _utf8(caption), len(row), count)
-                for key, row, caption, count in zip(keys, rows, captions, whole)
-            ]
-        )
 
     def embed(self, captions: Iterable[str], encoder: Encoder, batch_size: int = 32, progress: bool = False) -> Embedded:
         """Embed the captions that are not there yet, batch by batch; a batch is on the disk before the next is begun.
@@ -370,23 +255,7 @@ class EmbeddingStore:
         if encoder.identity != self._identity:
             raise DataError(f"{self.path}: the store was made with {self._identity}, the encoder is {encoder.identity}")
         batch_size = arrays.whole(batch_size, "batch_size", 1, 4096)
-        run = _Run(self, encoder, batch_size)
-        began = time.monotonic()
-        source = iter(captions)
-        with Writer(self._index) as writer, progress_bar(progress, None, "caption") as bar:
-            later: list[list[str]] = []
-            while window := list(itertools.islice(source, batch_size * WINDOW)):
-                run.read += len(window)
-                done = 0
-                for batch in run.batches(window):
-                    later.append(run.attempt(writer, batch))
-                    done += len(batch)
-                    bar.update(len(batch))
-                bar.update(len(window) - done)
-                later = run.retry(writer, later)
-            while later := run.retry(writer, later):
-                time.sleep(_POLL_SECONDS)
-        return Embedded(run.read, run.embedded, run.truncated, run.longest, time.monotonic() - began)
+        return EmbedRun(self._entries, encoder, batch_size).fill(captions, progress)
 
     def merge(self, *others: "EmbeddingStore", progress: bool = False) -> int:
         """Copy what other stores of the same encoder and stored type have and this one has not; returns how many captions."""
@@ -394,11 +263,11 @@ class EmbeddingStore:
             if (other._identity, other.dtype, other.text_dim) != (self._identity, self.dtype, self.text_dim):
                 raise DataError(f"{self.path}: expected a store of the same encoder and type, got {other!r}")
         copied = 0
-        with Writer(self._index) as writer, progress_bar(progress, sum(map(len, others)), "caption") as bar:
+        with Writer(self._entries.index) as writer, progress_bar(progress, sum(map(len, others)), "caption") as bar:
             for other in others:
-                places = other._places()
+                places = iter(other._entries)
                 while part := list(itertools.islice(places, _COPIED_AT_ONCE)):
-                    entries = [_checked_entry(other, number, row) for number, row in part]
+                    entries = [other._entries.checked(place) for place in part]
                     mine = writer.claim([entry.key for entry in entries]).mine
                     writer.append([entries[place] for place in mine])
                     copied += len(mine)
@@ -412,12 +281,12 @@ class EmbeddingStore:
         self.refresh()
         problems: list[str] = []
         records = unused = torn = 0
-        with progress_bar(progress, sum(segment.count for segment in self._index.segments), "caption") as bar:
-            for number, segment in enumerate(self._index.segments):
+        with progress_bar(progress, sum(segment.count for segment in self._entries.segments), "caption") as bar:
+            for number, segment in enumerate(self._entries.segments):
                 used = 0
                 for row in range(segment.count):
                     try:
-                        entry = _checked_entry(self, number, row)
+                        entry = self._entries.checked(Place(number, row))
                         used += len(entry.payload) + len(entry.caption)
                     except DataError as problem:
                         problems.append(str(problem))
@@ -431,7 +300,7 @@ class EmbeddingStore:
         return type(self), (self.path,)  # a copy in another process maps the files itself
 
     def __repr__(self) -> str:
-        segments = self._index.segments
+        segments = self._entries.segments
         size = sum(segment.data_path.stat().st_size for segment in segments if segment.data_path.exists())
         limit = self.encoder.get("max_tokens")
         return (
@@ -441,69 +310,6 @@ class EmbeddingStore:
         )
 
 
-class _Run:
-    """The state of one `embed`."""
-
-    def __init__(self, store: EmbeddingStore, encoder: Encoder, batch_size: int) -> None:
-        self.store, self.encoder, self.batch_size = store, encoder, batch_size
-        self.read = self.embedded = self.truncated = self.longest = 0
-
-    def batches(self, window: list[str]) -> Iterator[list[str]]:
-        """The distinct captions of a window, sorted by length, in parts; what is stored already is then left out.
-
-        In this order, so that a rerun, for which more is stored, cuts the same batches.
-        """
-        captions = list(dict.fromkeys(window))
-        places = self.store._index.find(self.store._keys(captions))
-        stored = places != 0
-        lengths = np.zeros(len(captions), np.int64)
-        numbers, rows = split(places)
-        for place in np.flatnonzero(stored):
-            lengths[place] = self.store._index.segments[numbers[place]].records["tokens"][rows[place]]
-        unknown = np.flatnonzero(~stored)
-        lengths[unknown] = [len(ids) for ids in self.encoder.tokenize([captions[place] for place in unknown])[0]]
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            part = order[start : start + self.batch_size]
-            if batch := [captions[place] for place in part if not stored[place]]:
-                yield batch
-
-    def attempt(self, writer: Writer, batch: list[str]) -> list[str]:
-        """Embed those of a batch that nobody has done or is doing; returns those that somebody is doing."""
-        claimed = writer.claim(_as_keys(self.store._keys(batch)))
-        captions = [batch[place] for place in claimed.mine]
-        if captions:
-            ids, whole = self.encoder.tokenize(captions)
-            self.store._commit(writer, captions, self.encoder.run(ids), whole)
-            self.embedded += len(captions)
-            self.truncated += sum(count > len(tokens) for count, tokens in zip(whole, ids))
-            self.longest = max(self.longest, *whole)
-        return [batch[place] for place in claimed.others]
-
-    def retry(self, writer: Writer, later: list[list[str]]) -> list[list[str]]:
-        return [rest for batch in later if batch and (rest := self.attempt(writer, batch))]
-
-
-def _checked_entry(store: EmbeddingStore, number: int, row: int) -> Entry:
-    """A record and its entry, compared with their checksum and hash; a DataError names what is wrong."""
-    record = store._index.segments[number].records[row]
-    data, caption, tokens = store._entry(number, row)
-    payload, text = bytes(data), bytes(caption)
-    where = f"{store._index.segments[number].data_path}, entry {row}"
-    if zlib.crc32(payload + text) != record["crc"]:
-        raise DataError(f"{where}: its checksum does not fit, the file was changed or damaged")
-    key = _as_keys(np.frombuffer(hashlib.sha256(store._salt + text).digest()[:KEY_BYTES], "<u8").reshape(1, 2))[0]
-    if key != tuple(record["key"].tolist()):
-        raise DataError(f"{where}: it is not the caption that its record tells of")
-    if not np.isfinite(_from_bytes(memoryview(payload), tokens, store.text_dim, store.dtype).astype(np.float32)).all():
-        raise DataError(f"{where}: expected finite numbers")
-    return Entry(key, payload, text, tokens, int(record["whole"]))
-
-
-def _as_keys(keys: NDArray[np.uint64]) -> list[Key]:
-    return [(int(first), int(second)) for first, second in keys.tolist()]
-
-
 def _salt(encoder: dict[str, Any]) -> bytes:
     """What makes the hash of a caption that of an encoder's embedding."""
     return hashlib.sha256(json.dumps(_without_name(encoder), sort_keys=True).encode()).digest()
@@ -511,69 +317,3 @@ def _salt(encoder: dict[str, Any]) -> bytes:
 
 def _without_name(encoder: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in encoder.items() if key != "name"}
-
-
-def _utf8(caption: str) -> bytes:
-    if not isinstance(caption, str):
-        raise TypeError(f"captions: expected strings, got {type(caption).__name__} {caption!r}")
-    try:
-        return caption.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"captions: expected text that UTF-8 can hold, got {caption[:60]!a}") from None
-
-
-def _write_once(path: Path, text: str) -> None:
-    """A file that appears whole; where another process was first, its file stays."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-# --- Any of them --------------------------------------------------------------------------------------------------------------
-
-
-def open_embeddings(path: str | os.PathLike[str]) -> Embeddings:
-    """The embeddings at a path, whatever they are.
-
-    Parameters
-    ----------
-    path
-        A store, the captions folder of a pipeline (captions.jsonl, embeddings.safetensors), or a file:
-
-        - .npy: [n,t,Dt], mapped into memory; beside it, where there are some, NAME.lengths.npy [n]
-        - .npz or .safetensors: `text` [n,t,Dt] (or the only array) and, where there are some, `text_lengths` [n]; or ragged,
-          `tokens` [total,Dt] and `offsets` [n+1]. In an .npz also `captions` or `keys`, strings [n]
-
-    Returns
-    -------
-    An `EmbeddingStore`, `ArrayEmbeddings` or `CaptionStore`; all have `embeddings(names)`, and `by` says what names are.
-
-    Raises
-    ------
-    DataError, WeightsError
-        Nothing there, or nothing that has embeddings; says what was expected.
-
-    Examples
-    --------
-    >>> embeddings = open_embeddings("captions.npz")  # doctest: +SKIP
-    >>> text, lengths = embeddings.embeddings([0, 1, 2])  # doctest: +SKIP
-    """
-    place = Path(path)
-    if place.is_dir():
-        from .caption_store import CAPTIONS_FILE, CaptionStore
-
-        if (place / CAPTIONS_FILE).is_file() and not (place / STORE_FILE).is_file():
-            return CaptionStore.from_folder(place)
-        return EmbeddingStore.open(place)
-    return read_file(place)

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
-from .embedding_arrays import padded
+from .batches import embedded_rows
+from .ragged_tokens import padded
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -151,14 +152,8 @@ class TextEncoder:
         >>> text, lengths = load_encoder("minilm")(["a red apple"])  # doctest: +SKIP
         >>> pipeline(text=text, text_lengths=lengths)  # doctest: +SKIP
         """
-        ids = self.tokenize([captions] if isinstance(captions, str) else captions).ids
-        rows: list[Any] = [None] * len(ids)
-        order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
-        for start in range(0, len(order), arrays.whole(batch_size, "batch_size", 1, 4096)):
-            part = order[start : start + batch_size]
-            for place, states in zip(part, self.run([ids[place] for place in part])):
-                rows[place] = states
-        return padded(rows, self.text_dim)
+        names = [captions] if isinstance(captions, str) else list(captions)
+        return padded(embedded_rows(self, names, arrays.whole(batch_size, "batch_size", 1, 4096)), self.text_dim)
 
     def __repr__(self) -> str:
         size = sum(weight.numel() for weight in self._model.parameters())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..text.templates import checked_template
 
 When = int | float
 
@@ -51,7 +52,8 @@ class DataSettings:
 
     `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model that
     reads none. `cache`: the captions' embeddings, a store that `textok embed` filled, arrays of your own, or an .npz file for
-    MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class folder's pictures.
+    MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class
+folder's pictures, see `textok.text.templates`.
     `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
     with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
     pictures; not where captions name left and right.
@@ -61,12 +63,18 @@ class DataSettings:
     caption: str = "caption_long"
     cache: str = "captions.npz"
     held_out: str = ""
-    template: str = "a picture of a {}"
+    template: str = "a picture of a {name}"
     size: int = 0
     memory: float = 4.0
     near: int = 0
     index: str = ""
     flip: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            self.template = checked_template(self.template)
+        except ValueError as problem:
+            raise ConfigError(f"data.{problem}") from None
 
 
 @dataclass

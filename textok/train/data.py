@@ -20,6 +20,7 @@ import itertools
 import json
 import logging
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,11 @@ from ..data.sources import Sample, Skip, open_sources, usable
 from ..errors import DataError
 from ..files import replacing
 from ..pictures.preprocess import preprocess
-from ..text.embedding_arrays import padded, shortened
+from ..text.batches import by_length, embedded_rows
+from ..text.embeddings import shortened
+from ..text.open_embeddings import open_embeddings
+from ..text.ragged_tokens import RaggedTokens, padded
+from ..text.templates import fill_template, known_spelling
 
 MAX_TOKENS = 112
 GIGABYTE = 1 << 30
@@ -67,7 +72,7 @@ class Pairs:
 
 
 def load_pairs(
-    paths, held_out=None, *, size=None, caption=None, template="a picture of a {}", memory=4.0, workers=None, index=None
+    paths, held_out=None, *, size=None, caption=None, template="a picture of a {name}", memory=4.0, workers=None, index=None
 ):
     """Every usable sample below `paths`, whatever `textok.data.open_sources` reads: shards, folders, tables, arrays.
 
@@ -83,7 +88,7 @@ def load_pairs(
         have.
     caption
         The field that a sample must have; None for none. In a folder of class folders a sample without it gets `template` with
-        the class's name.
+        the class's name, see `textok.text.templates`.
     memory
         Gigabytes of pictures that are held in memory. Where there are more they are read from their files when wanted; shards
         must then be uncompressed.
@@ -167,9 +172,8 @@ def events(sources, caption, template, skips, need=("picture",)):
         begin = 0
         for event in source.read():
             if isinstance(event, Sample):
-                name = event.metadata.get("class_name")
-                if caption and name and event.caption(caption) is None:
-                    event.metadata[caption] = template.format(name.replace("_", " "))
+                if caption and "class_name" in event.metadata and event.caption(caption) is None:
+                    event.metadata[caption] = fill_template(template, event.metadata)
                 place = (number, event.source if source.kind == "folder" else begin)
                 begin = event.position
                 event = usable(event, need, caption or "caption")
@@ -311,7 +315,7 @@ def load_texts(pairs, caption, cache, order_by="caption_long"):
     if not isinstance(texts, TextStore):
         return texts, np.array([len(text) for text in ordering])
     same = ordering == pairs.column(caption)
-    return texts, texts.lengths if same else np.array([len(ids) for ids in minilm().tokenize(ordering).ids])
+    return texts, texts.lengths.astype(np.int64) if same else np.array([len(ids) for ids in minilm().tokenize(ordering).ids])
 
 
 def open_texts(pairs, caption, cache):
@@ -332,8 +336,6 @@ class StoredTexts:
     """
 
     def __init__(self, path, pairs, caption):
-        from ..text.embedding_store import open_embeddings
-
         self.store = open_embeddings(path)
         if self.store.by == "index":
             count = len(self.store)
@@ -345,13 +347,20 @@ class StoredTexts:
             self.names = list(range(count))
             return
         self.names = pairs.column("key" if self.store.by == "key" else caption)
-        wanted = list(dict.fromkeys(self.names))
-        missing = self.store.missing(wanted) if hasattr(self.store, "missing") else [n for n in wanted if n not in self.store]
+        missing = self.missing()
+        if missing and self.store.by == "caption":
+            self.names = [known_spelling(name, record, self.store) for name, record in zip(self.names, pairs.records, strict=True)]
+            missing = self.missing()
         if missing:
             raise DataError(
-                f"{path}: no embedding of {len(missing)} of {len(wanted)} {self.store.by}s, "
+                f"{path}: no embedding of {len(missing)} of {len(set(self.names))} {self.store.by}s, "
                 f"the first is {shortened(missing[0])}"
             )
+
+    def missing(self):
+        """The names that the store has not."""
+        wanted = list(dict.fromkeys(self.names))
+        return self.store.missing(wanted) if hasattr(self.store, "missing") else [n for n in wanted if n not in self.store]
 
     def batch(self, rows):
         """As `TextStore.batch`."""
@@ -382,42 +391,21 @@ def minilm():
 
 def minilm_rows(captions, batch_size=64):
     """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: MiniLM's last state of every token."""
-    encoder = minilm()
-    ids = encoder.tokenize(captions).ids
-    out = [None] * len(ids)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    for start in tqdm(range(0, len(order), batch_size), desc="embedding captions", unit="batch", disable=None):
-        rows = order[start : start + batch_size]
-        for i, states in zip(rows, encoder.run([ids[i] for i in rows]), strict=True):
-            out[i] = states.astype(np.float16)
-    return out
+    rows = embedded_rows(minilm(), captions, batch_size, progress=sys.stderr.isatty())
+    return [states.astype(np.float16) for states in rows]
 
 
-@dataclass
-class TextStore:
-    """Token embeddings of n captions without padding: caption i is tokens[offsets[i]:offsets[i+1]]."""
-
-    tokens: np.ndarray  # float16 [total,Dt]
-    offsets: np.ndarray  # int64 [n+1]
+class TextStore(RaggedTokens):
+    """Embeddings of n captions, float16, as batches of tensors."""
 
     @classmethod
     def join(cls, rows):
         """From a list of [t_i, Dt] arrays."""
-        offsets = np.cumsum([0, *(len(r) for r in rows)], dtype=np.int64)
-        return cls(np.concatenate(rows).astype(np.float16), offsets)
-
-    @property
-    def lengths(self):
-        """int64 [n]."""
-        return np.diff(self.offsets)
-
-    def row(self, i):
-        """The tokens of caption i, float16 [t,Dt]."""
-        return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+        return super().join([row.astype(np.float16) for row in rows])
 
     def batch(self, rows):
         """Caption indices [B] -> float32 [B,t,Dt], zero-padded to the longest, and lengths int64 [B]."""
-        text, lengths = padded([self.row(i) for i in rows], self.tokens.shape[1])
+        text, lengths = padded([self.row(i) for i in rows], self.text_dim)
         return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
 
 
@@ -480,8 +468,7 @@ class Batches:
         step = self.pool * self.batch_size
         for start in range(0, len(order), step):
             rows = order[start : start + step]
-            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
-            batches.append(rows.reshape(-1, self.batch_size))
+            batches.append(np.stack([rows[places] for places in by_length(self.lengths[rows], self.batch_size)]))
         if self.near:
             return np.concatenate([rng.permutation(batch) for batch in batches])
         return rng.permutation(np.concatenate(batches))

@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from ..errors import TextokError
 from ..files import write_json
+from ..text.templates import checked_template
 from . import config as configs
 from .optim import Ema, build_optimisers, rate_share
 
@@ -182,6 +183,8 @@ def decisive(told):
     """What of a training config makes it another run, by name: all but places, lengths and how often things are done."""
     told = json.loads(json.dumps(told))
     run, given = told.pop("run", {}), told.pop("data", {})
+    if "template" in given:
+        given["template"] = checked_template(given["template"])  # a run of before may have another spelling
     told |= {f"run.{name}": run[name] for name in ("seed", "batch_size") if name in run}
     return told | {f"data.{name}": value for name, value in given.items() if name not in PLACES}
 
