@@ -3,7 +3,7 @@
 from functools import cache
 
 import numpy as np
-from tiny import dit_config, textok_config
+from engine_models import dit_config, textok_config
 
 from textok import CaptionStore, DiT, Pipeline, TexTok
 

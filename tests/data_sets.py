@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import small
+import api_models as small
 from PIL import Image
 
 import textok

@@ -1,6 +1,6 @@
 """The paper's claim on captioned emoji: what text is worth at each number of tokens.
 
-    python benchmarks/paper/claim.py RUN [RUN ...] [--out benchmarks/paper/results]
+    python experiments/emoji/claim.py RUN [RUN ...] [--out experiments/emoji/results]
 
 A RUN is the folder of a training (`textok train tokenizer`), finished or not, or a model's. Each is compared on two test
 sets: *concept*, whose emoji are in no style part of the training, and *pair*, seen in another style. Beside TexTok and its
@@ -14,7 +14,7 @@ sheets show the usual runs: those of the number of steps that most TexToks have,
 Writes claim.csv (one row a model and test set), gains.csv (the comparisons, with bootstrap intervals), claim.md, plots,
 sheets of pictures, and the logs of the runs. Killed and run again it goes on from what --work holds.
 
-    python benchmarks/paper/claim.py RUN [RUN ...] --earlier benchmarks/paper/results
+    python experiments/emoji/claim.py RUN [RUN ...] --earlier experiments/emoji/results
 
 puts new runs beside what that folder holds of runs that are no more: tables, plots and logs then have both, sheets of pictures the new
 ones. Comparisons are made among the new.

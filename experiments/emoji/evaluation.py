@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pca import fit_pca, pca_pictures
 from tqdm import tqdm
 
 import textok
 from textok import metrics
 from textok.config import TexTokConfig
 from textok.train import data
-from textok.train.export import fit_pca, pca_pictures
 
 HERE = Path(__file__).parent
 BATCH = 128
@@ -75,7 +75,7 @@ def add_data_arguments(parser):
         "--cache", default="captions.npz", help="embeddings of the captions: a store, or a .npz that is made where missing"
     )
     parser.add_argument(
-        "--work", default=Path("paper-work"), type=Path, help="folder of pictures and features, kept for the next run"
+        "--work", default=Path("emoji-work"), type=Path, help="folder of pictures and features, kept for the next run"
     )
     parser.add_argument("--threads", type=int, default=None)
 

@@ -1,6 +1,6 @@
 """How good generated emoji are: DiTs on TexTok's latents beside DiTs on the Baseline's.
 
-    python benchmarks/paper/generation.py RUN [RUN ...] [--guidance 1 2 4] [--out benchmarks/paper/results]
+    python experiments/emoji/generation.py RUN [RUN ...] [--guidance 1 2 4] [--out experiments/emoji/results]
 
 A RUN is the folder of `textok train dit`; its tokenizer is the one that it was trained on. For every test picture one is
 generated: a class-conditional DiT gets its label, a DiT-T2I its caption, and the detokenizer its caption, which is in no

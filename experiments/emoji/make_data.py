@@ -1,6 +1,6 @@
 """Makes what stands in data/: the shards in a lossless smaller form, and the list of the by-pair test split.
 
-    python benchmarks/paper/make_data.py SHARDS
+    python experiments/emoji/make_data.py SHARDS
 
 SHARDS holds google.tar, twitter.tar, fluent.tar and labels.json, with samples of KEY.png and KEY.json. Each becomes NAME.tar.gz
 with KEY.webp (lossless) and KEY.json. digests.json keeps a hash of the pixels and the fields of every shard as they were

@@ -1,7 +1,7 @@
 """How few steps are enough: distance of samples from real pictures against network evaluations, for each solver.
 
-    python benchmarks/paper/steps.py --work WORK            measures what is missing in WORK; killed, it goes on
-    python benchmarks/paper/steps.py --work WORK --figures  writes results/steps.csv, .png and steps-CONDITION.json
+    python experiments/emoji/steps.py --work WORK            measures what is missing in WORK; killed, it goes on
+    python experiments/emoji/steps.py --work WORK --figures  writes results/steps.csv, .png and steps-CONDITION.json
 
 The bundled pipelines: `emoji` makes pictures of classes as frequent as in all the data, `emoji-t2i` one of each caption of both
 test sets. Every setting gets the same labels or captions and start noise of a seed. Distances are KID (unbiased, whole sets;

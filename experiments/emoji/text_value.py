@@ -1,6 +1,6 @@
 """What captions tell of pictures that a code of so many numbers does not, as far as a line fitted to the training pictures can say.
 
-    python benchmarks/paper/text_value.py [--out benchmarks/paper/results]
+    python experiments/emoji/text_value.py [--out experiments/emoji/results]
 
 A code is the first n principal components of a picture. The other components are predicted by ridge regression from the code
 and the caption together: from the words of a caption, each with the place that its clause names ("top left ... green"), or from

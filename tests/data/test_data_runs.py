@@ -10,7 +10,7 @@ import data_sets
 import numerics
 import numpy as np
 import pytest
-import small
+import api_models as small
 from PIL import Image
 
 import textok

@@ -7,7 +7,7 @@ import ml_dtypes
 import numerics
 import numpy as np
 import pytest
-import small
+import api_models as small
 from embedding_runs import HashEncoder, captions_of, contents
 from safetensors.numpy import save_file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import data_sets
 import numpy as np
 import pytest
-import small
+import api_models as small
 from PIL import Image
 
 import textok

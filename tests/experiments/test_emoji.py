@@ -1,4 +1,4 @@
-"""benchmarks/paper: its data are what they were, the splits follow their rule, and the evaluation's arithmetic."""
+"""experiments/emoji: its data are what they were, the splits follow their rule, and the evaluation's arithmetic."""
 
 import io
 import json
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-PAPER = Path(__file__).parents[2] / "benchmarks" / "paper"
-sys.path.insert(0, str(PAPER))
+EMOJI = Path(__file__).parents[2] / "experiments" / "emoji"
+sys.path.insert(0, str(EMOJI))
 
 import make_data
 
@@ -21,12 +21,12 @@ SHARDS = ("fluent", "google", "twitter")
 
 @pytest.fixture(scope="module")
 def samples():
-    return {name: list(make_data.samples(PAPER / "data" / f"{name}.tar.gz")) for name in SHARDS}
+    return {name: list(make_data.samples(EMOJI / "data" / f"{name}.tar.gz")) for name in SHARDS}
 
 
 def test_smaller_shards_hold_the_same_pixels_and_fields():
-    kept = json.loads((PAPER / "data" / "digests.json").read_text())
-    assert {name: make_data.digest(PAPER / "data" / f"{name}.tar.gz") for name in SHARDS} == kept
+    kept = json.loads((EMOJI / "data" / "digests.json").read_text())
+    assert {name: make_data.digest(EMOJI / "data" / f"{name}.tar.gz") for name in SHARDS} == kept
 
 
 def test_data_are_what_the_card_says(samples):
@@ -34,9 +34,9 @@ def test_data_are_what_the_card_says(samples):
     assert {name: len(samples[name]) for name in SHARDS} == {"google": 1911, "twitter": 1911, "fluent": 1852}
     assert all(pixels.shape == (64, 64, 3) for name in SHARDS for _, pixels, _ in samples[name])
     assert Counter(record["split"] for record in records) == {"train": 5148, "test": 526}
-    labels = json.loads((PAPER / "data" / "labels.json").read_text())
+    labels = json.loads((EMOJI / "data" / "labels.json").read_text())
     assert {record["label"] for record in records} == set(range(len(labels)))
-    assert sum(file.stat().st_size for file in (PAPER / "data").iterdir()) < 20e6
+    assert sum(file.stat().st_size for file in (EMOJI / "data").iterdir()) < 20e6
 
 
 def test_the_pair_split_follows_its_rule_and_leaves_every_emoji_a_style(samples):
@@ -74,7 +74,7 @@ def test_repacking_keeps_everything_and_a_changed_pixel_shows(tmp_path):
 @pytest.mark.parametrize("name", SHARDS)
 def test_the_ordinary_reader_reads_the_shards(name, samples):
     webdataset = pytest.importorskip("webdataset")
-    found = list(webdataset.WebDataset(str(PAPER / "data" / f"{name}.tar.gz"), shardshuffle=False).decode("rgb8"))
+    found = list(webdataset.WebDataset(str(EMOJI / "data" / f"{name}.tar.gz"), shardshuffle=False).decode("rgb8"))
     assert [sample["__key__"] for sample in found] == [key for key, _, _ in samples[name]]
     for sample, (_, pixels, fields) in zip(found[::97], samples[name][::97], strict=True):
         assert (sample["webp"] == pixels).all() and sample["json"] == fields
@@ -84,7 +84,7 @@ def test_training_reads_them_and_their_splits(samples):
     pytest.importorskip("torch")
     from textok.train import data
 
-    pairs = data.load_pairs(PAPER / "data", make_data.SPLIT_FILE, caption="caption_long")
+    pairs = data.load_pairs(EMOJI / "data", make_data.SPLIT_FILE, caption="caption_long")
     assert {split: len(pairs.rows(split)) for split in ("train", "test", "pair")} == {"train": 4640, "test": 526, "pair": 508}
     assert (pairs.images[:1852] == np.stack([pixels for _, pixels, _ in samples["fluent"]])).all() and not pairs.skips
 
@@ -550,7 +550,7 @@ def test_configs_of_generators_are_read(name):
     from textok.train import config as configs
     from textok.train import dit
 
-    path = configs.find(PAPER / "configs" / f"{name}.toml" if name == "emoji-dit" else name)
+    path = configs.find(EMOJI / "configs" / f"{name}.toml" if name == "emoji-dit" else name)
     made = configs.read(path, ["latents.tokenizer=somewhere"], dit.SECTIONS)
     assert made.latents.tokenizer == "somewhere"
     full = DiTConfig.from_dict(made.model | {"num_tokens": 32, "num_classes": 1000})

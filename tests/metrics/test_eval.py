@@ -533,7 +533,7 @@ def test_statistics_command(data, capsys):
 def test_latents_with_a_model(tmp_path, capsys):
     """Latents are decoded first; the numbers are those of the pictures that the model makes."""
     pytest.importorskip("skimage")
-    import small
+    import api_models as small
 
     model = small.textok(text_condition="none", image_size=16, patch_size=8)
     model.save_pretrained(tmp_path / "model")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import TinyDiT, TinyTexTok, dit_config, textok_config
+from engine_models import TinyDiT, TinyTexTok, dit_config, textok_config
 
 import textok
 from textok import _core
@@ -95,7 +95,7 @@ ASLEEP = """
 import time
 from pathlib import Path
 import textok
-from tiny import TinyTexTok, textok_config
+from engine_models import TinyTexTok, textok_config
 
 def switches():
     return {status.parent.name: [line for line in status.read_text().splitlines() if "ctxt_switches" in line]
@@ -244,7 +244,7 @@ def test_ctrl_c_whenever(kind):
 FORK = """
 import os
 import numpy as np
-from tiny import TinyDiT, TinyTexTok, dit_config, textok_config
+from engine_models import TinyDiT, TinyTexTok, dit_config, textok_config
 model, dit = TinyTexTok(textok_config(text_mask=True)), TinyDiT(dit_config())
 x, z, captions = model.inputs(batch=4)
 noisy, t, condition = dit.inputs(batch=4)
@@ -285,7 +285,7 @@ def test_nothing_is_printed():
     """Import, models, runs and errors leave stdout and stderr alone; in_fresh_process looks."""
     in_fresh_process("""
 import numpy as np, textok
-from tiny import TinyDiT, TinyTexTok, dit_config, textok_config
+from engine_models import TinyDiT, TinyTexTok, dit_config, textok_config
 tiny, small = TinyTexTok(textok_config()), TinyDiT(dit_config())
 tt, dit = textok.TexTok(tiny.config, tiny.weights), textok.DiT(small.config, small.weights)
 x, z, captions = tiny.inputs()
@@ -402,7 +402,7 @@ assert textok.get_num_threads() == 1
 def test_a_model_is_packed_on_its_own_number_of_threads():
     in_fresh_process("""
 import os
-from tiny import TinyTexTok, textok_config
+from engine_models import TinyTexTok, textok_config
 import textok
 tiny = TinyTexTok(textok_config())
 before = len(os.listdir("/proc/self/task"))
@@ -443,7 +443,7 @@ def test_quotas_of_all_cgroups_around(tmp_path, cgroup, files, cpus):
 TILES = """
 import ctypes, os
 import textok
-from tiny import TinyTexTok, textok_config
+from engine_models import TinyTexTok, textok_config
 tiny = TinyTexTok(textok_config())
 tiny.encode(*tiny.inputs()[::2])
 permitted = ctypes.c_uint64()

@@ -5,7 +5,7 @@ import pickle
 import numerics
 import numpy as np
 import pytest
-import small
+import api_models as small
 
 import textok
 from textok import DiT, TexTok, _core

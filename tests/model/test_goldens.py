@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from golden import recipe
 from reference import samplers
-from tiny import TinyDiT, TinyTexTok, gathered
+from engine_models import TinyDiT, TinyTexTok, gathered
 
 import textok
 from textok import _core

@@ -9,7 +9,7 @@ bits change with the number of rows of a product.
 import numerics
 import numpy as np
 import pytest
-from tiny import TinyDiT, TinyTexTok, dit_config, textok_config
+from engine_models import TinyDiT, TinyTexTok, dit_config, textok_config
 
 import textok
 from textok import _core

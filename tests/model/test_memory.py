@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import textok_config
+from engine_models import textok_config
 
 import textok
 

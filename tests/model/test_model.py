@@ -5,7 +5,7 @@ import itertools
 import numerics
 import numpy as np
 import pytest
-from tiny import TinyDiT, TinyTexTok, dit_config, gathered, textok_config
+from engine_models import TinyDiT, TinyTexTok, dit_config, gathered, textok_config
 
 MASKED = {"text_mask": True}
 CROSS = {"text_injection": "cross_attention"}

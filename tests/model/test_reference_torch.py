@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 import numerics  # noqa: E402
 from golden import recipe  # noqa: E402
 from test_model import DIT_VARIANTS, TEXTOK_VARIANTS  # noqa: E402
-from tiny import TinyDiT, TinyTexTok, dit_config, gathered, random_weights, textok_config  # noqa: E402
+from engine_models import TinyDiT, TinyTexTok, dit_config, gathered, random_weights, textok_config  # noqa: E402
 
 import textok  # noqa: E402
 from textok.train import modules  # noqa: E402

@@ -7,7 +7,7 @@ import numerics
 import numpy as np
 import pytest
 from reference import dit_model, samplers
-from tiny import TinyDiT, dit_config
+from engine_models import TinyDiT, dit_config
 
 import textok
 

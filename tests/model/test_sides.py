@@ -6,9 +6,9 @@ import pickle
 
 import numpy as np
 import pytest
-import small
+import api_models as small
 from safetensors.numpy import load_file, save_file
-from tiny import textok_config
+from engine_models import textok_config
 
 from textok import ConfigError, DiT, Pipeline, TexTok, WeightsError, _core, weights
 from textok.data import tasks

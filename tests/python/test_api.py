@@ -13,7 +13,7 @@ import ml_dtypes
 import numerics
 import numpy as np
 import pytest
-import small
+import api_models as small
 from PIL import Image
 
 import textok
@@ -632,7 +632,7 @@ def test_unknown_isa():
 def test_reference_kernels_give_nearly_the_same():
     """TEXTOK_ISA=ref is used by a fresh process, and close to the row in use here."""
     code = (
-        "import sys; sys.path.insert(0, {!r}); import small, textok, numpy as np\n"
+        "import sys; sys.path.insert(0, {!r}); import api_models as small, textok, numpy as np\n"
         "model = small.textok(); z = model.encode(small.pictures_of(model), small.text_of(model))\n"
         "print(textok.cpu_info()['isa'], float(z.sum()))"
     )

@@ -6,7 +6,7 @@ result as before, and nothing was written to an argument.
 
 import numpy as np
 import pytest
-import small
+import api_models as small
 
 import textok
 from textok import ConfigError, DiT, TexTok

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-import small
+import api_models as small
 
 import textok
 from textok import bundled, cli, demo

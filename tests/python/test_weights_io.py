@@ -10,7 +10,7 @@ import ml_dtypes
 import numerics
 import numpy as np
 import pytest
-import small
+import api_models as small
 from safetensors.numpy import load_file, save_file
 
 from textok import CaptionStore, ConfigError, DiT, Pipeline, TexTok, TextokError, WeightsError, _core, weights

@@ -116,7 +116,7 @@ def test_every_config_of_the_tree_can_be_read():
     from textok.train import dit
     from textok.train import image_tokenizer as tokenizer
 
-    files = sorted([*(ROOT / "textok/train/configs").glob("*.toml"), *(ROOT / "benchmarks/paper/configs").glob("*.toml")])
+    files = sorted([*(ROOT / "textok/train/configs").glob("*.toml"), *(ROOT / "experiments/emoji/configs").glob("*.toml")])
     assert files
     for file in files:
         sections = dit.SECTIONS if "dit" in file.stem else tokenizer.SECTIONS
