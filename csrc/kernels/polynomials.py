@@ -79,7 +79,7 @@ def definition(name: str, values: np.ndarray | float) -> str:
 
 def header(row: str) -> str:
     guard = f"TXK_{row.upper()}_POLYNOMIALS_H"
-    tables = " A column of a table belongs to the segment centred at 3/16 of its index." if row == "avx512" else ""
+    tables = " Column i of a table belongs to the segment centred at 3/16 i." if row == "avx512" else ""
     parts = [f"/* {what} */\n{definition(name, values)}" for what, name, values in polynomials(row)]
     return "\n".join([f"/* Made by polynomials.py. Polynomials by ascending power.{tables} */\n#ifndef {guard}\n#define {guard}\n", *parts, "#endif\n"])
 

@@ -1,5 +1,4 @@
-/* Made by polynomials.py. Polynomials by ascending power. A column of a table belongs to the segment centred at 3/16 of its
- * index. */
+/* Made by polynomials.py. Polynomials by ascending power. Column i of a table belongs to the segment centred at 3/16 i. */
 #ifndef TXK_AVX512_POLYNOMIALS_H
 #define TXK_AVX512_POLYNOMIALS_H
 
