@@ -1,17 +1,30 @@
 /* attention_bf16 on tiles: out[Tq,Dh] = softmax(scale q k^T) v of one head.
  *
- * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector then holds 16 queries, whose maxima
- * and sums need no reduction across lanes; q and v are turned around, k is copied. All that tiles read or write lies in scratch
- * tile by tile, 1 KB each: K [Tk/16][Dp/32], v^T [Tk/32][Dm/16], and for 32 queries at a time (two groups of 16) q^T
- * [Dp/32][2], scores [keys/16][2], probabilities in pairs of keys [keys/32][2] and the output [Dm/16][2].
+ * Passes, once a call:
+ *   1. copy_keys, turn_values   k and v^T, tile by tile
+ * for every 32 queries:
+ *   2. turn_queries     q^T; whether |q| |k| bounds each query's scores well, or it is `steep`
+ * for every 64 keys:
+ *   3. score            K q^T [64 keys, 32 queries]
+ *   4. soften_block     2^(t - base) in bfloat16, pairs of keys side by side; rebase before it where a query is steep
+ *   5. accumulate       v^T p, added to what there is [Dh, 32 queries]
+ * and at the end of the 32 queries:
+ *   6. store_rows       out / sum, turned back, as bfloat16
  *
- * A probability is 2^(t - base) in bfloat16, made with integers: adding 1.5 2^16 to t - base + 127 leaves its exponent and
- * seven bits of fraction in the low half of the float, that is 2^x with 1 + f for 2^f, and a table takes f + 1 - 2^f off.
- * Error: 0.7% at most, 0.23% RMS, of which the rounding to bfloat16 is 0.4% and 0.16%. The sum of a row is of the rounded
- * numbers.
+ * All is transposed, so that a vector holds 16 queries, whose maxima and sums need no reduction across lanes. What tiles read or
+ * write lies in scratch tile by tile, 1 KB each; Dp and Dm are Dh up to a multiple of 32 and 16:
  *
- * Where |q| |k| bounds a query's scores well, the base follows from the bound and nothing needs to know the maximum. Otherwise
- * (`steep`) it is the running maximum, which follows the true one only when that has risen by more than 8. Which of the two is
+ *                                 q^T    [Dp/32][2]     two groups of 16 queries
+ *   K    [Tk/16][Dp/32]    x   =  scores [keys/16][2]
+ *                                 p      [keys/32][2]   pairs of keys
+ *   v^T  [Tk/32][Dm/16]    x   =  out    [Dm/16][2]
+ *
+ * A probability is made with integers: adding 1.5 2^16 to t - base + 127 leaves its exponent and seven bits of fraction in the
+ * low half of the float, that is 2^x with 1 + f for 2^f, and a table takes f + 1 - 2^f off. Error: 0.7% at most, 0.23% RMS, of
+ * which the rounding to bfloat16 is 0.4% and 0.16%. The sum of a row is of the rounded numbers.
+ *
+ * Where |q| |k| bounds a query's scores well, the base follows from the bound and nothing needs to know the maximum. A steep
+ * query's is the running maximum, which follows the true one only when that has risen by more than 8. Which of the two is
  * decided query by query, so that a result depends on its q, k and v alone; 32 queries with a steep one among them take the
  * slower way together. Rows whose scores hold NaN or +inf come out as NaN. */
 #include <math.h>

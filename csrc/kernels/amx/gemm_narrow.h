@@ -1,15 +1,21 @@
 /* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) on tiles, the body of gemm_bf16.c and gemm_int8.c: the two differ in one
  * instruction.
  *
- * A is read in place. Packed W (avx512/pack_narrow.c): panels of 32 columns; a line of 128 bytes holds the 32 columns' next 4
- * bytes of K, so 16 lines are two tiles. In a block of 32 x 32, two tiles of A meet two of W in four tiles of sums, over the
- * whole of K: four products of 16 cycles for four loads. Rows come in groups that stay in L2 while the panels go by, and the
- * panels to come are fetched meanwhile.
+ * Order: groups of rows (so that their A stays in L2) > panels of 32 columns > blocks of 32 rows > steps of 64 bytes of K.
  *
- * Two things run beside the products of a block: the epilogue of the block before, a few rows a step (vectors run at half their
- * rate beside tiles, one a cycle), and the stores of sums. Four tiles stored in one go hold up the loads behind them by about
- * 1,000 cycles; so the lower half of a block runs SKEW steps behind the upper at both ends, and its sums leave in the next
- * block.
+ *                        panel: 16 lines of 128 bytes a step (avx512/pack_narrow.c)
+ *                      +---------+---------+
+ *                      |  W 0    |  W 1    |    a line: the 32 columns' next 4 bytes of K
+ *                      +---------+---------+
+ *   16 rows   |  A 0 | |  sums 0 |  sums 1 |    A is read in place, 64 bytes of each row
+ *   16 rows   |  A 1 | |  sums 2 |  sums 3 |    four products of 16 cycles for four loads
+ *                      +---------+---------+
+ *
+ * Beside the products of a block run:
+ *   1. the epilogue of the block before, a few rows a step (vectors run at half their rate beside tiles, one a cycle)
+ *   2. the stores of sums. Four tiles stored in one go hold up the loads behind them by about 1,000 cycles; so the lower half of
+ *      a block runs SKEW steps behind the upper at both ends, and its sums (`rest`) leave in the next block
+ *   3. fetches of the panels to come
  *
  * An element's sum is one chain over ascending K, wherever it lies. Bounds: a last block of fewer rows has tiles with fewer
  * rows; no row beyond M is read, nor any column beyond n1 written. */

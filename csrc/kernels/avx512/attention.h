@@ -1,14 +1,25 @@
 /* out[Tq,Dh] = softmax(scale q k^T) v of one head, for attention_f32 and attention_bf16: the two differ in what a product's
  * step takes (one element, or a pair of bfloat16) and in how a probability is made and stored.
  *
- * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector holds 16 queries, whose maxima and
- * sums need no reduction across lanes; keys and values are the operand that is broadcast, so they are read where they lie and
- * need no padding; q is turned around once for 64 queries, the output too. "Lines" are NV vectors side by side, for 16 NV
- * queries.
+ * Passes, for every 64 queries:
+ *   1. q turned around into lines
+ *   2. for every BLOCK keys, six at a time: scores of six keys, a tile of 6 x 4 vectors in registers, and beside them the six
+ *      before become probabilities: between multiply-adds that costs next to nothing, where a pass of its own takes a tenth of
+ *      the time
+ *   3. after BLOCK keys: the output takes up their probabilities, which are in L1
+ *   4. out / sum, turned back
  *
- * Keys go by six at a time: a tile of scores, 6 x 4 vectors in registers. While one tile is multiplied, the scores of the tile
- * before become probabilities: between multiply-adds their operations cost next to nothing, where a pass of its own takes a
- * tenth of the time. After BLOCK keys the output takes up their probabilities, which are in L1.
+ * All is transposed: a vector holds 16 queries, whose maxima and sums need no reduction across lanes. A "line" is NV vectors
+ * side by side, for 16 NV queries. Keys and values are the factor that is broadcast: they are read where they lie, unpadded.
+ *
+ *                   line of 64 queries
+ *                 +--------------------+
+ *     Dh          |  q                 |
+ *                 +--------------------+
+ *     6 keys      |  scores -> p       |   6 x 4 vectors
+ *                 +--------------------+
+ *     Dh          |  out               |
+ *                 +--------------------+
  *
  * Probabilities are 2^(t - base), base a whole number; it follows the maximum of a query's scores only where that has risen by
  * more than 8, six keys at a time. What was made under the old base shrinks by a power of two, exactly. No probability passes

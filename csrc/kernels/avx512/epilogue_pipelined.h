@@ -11,7 +11,7 @@
 
 #include "epilogue_narrow.h"
 
-enum { LATE_STAGES = 4 };
+enum { PIPELINED_STAGES = 4 };
 
 struct pipelined_vector {
     const char *c;          /* sums */
@@ -148,7 +148,7 @@ TXK_INLINE void pipelined_run(struct pipelined_vector *v, const int stage, const
     }
     if (act != TX_ACT_NONE)
         pipelined_gelu(v, stage, table, q);
-    if (stage == LATE_STAGES - 1)
+    if (stage == PIPELINED_STAGES - 1)
         pipelined_store(v, q);
 }
 

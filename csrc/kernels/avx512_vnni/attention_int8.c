@@ -1,24 +1,41 @@
 /* attention_int8 with vpdpbusd: out[Tq,Dh] = softmax(scale q k^T) v of one head, bfloat16 outside, both products in int8.
  *
- * Quantised here, once a call: q and k less its mean over the keys (which softmax does not see) by row, v less its mean over
- * the keys (added again at the end) by channel in each block of 64 keys. A probability is an unsigned byte, 255 times 2^(t -
- * m), m the maximum of the query's scores in the block: relative to the block's own maximum, diffuse attention keeps a digit
- * more than relative to the row's. A block's output is an exact integer; it enters the float32 output with its weight 2^(m -
- * base). The sum of a row is of the rounded bytes.
+ * Passes, once a call:
+ *   1. pack_keys     k less its mean over the keys, which softmax does not see, in int8 with a scale a row
+ *   2. pack_values   v less its mean over the keys, in int8 with a scale a channel and block of 64 keys
+ * for every 32 queries:
+ *   3. turn_queries  q in int8 with a scale a row, as q + 128: the instruction takes one factor unsigned. Sums of a key
+ *                    begin at -128 times the sum of its row
+ * and for every block of 64 keys:
+ *   4. multiply_keys     scores as words, for the block ahead; their maxima
+ *   5. begin_block       the block's maximum m of each query, and the weight 2^(m - base) that the block will have
+ *   6. soften_some       words -> probabilities, bytes of 255 times 2^(t - m), four keys at a time
+ *   7. multiply_values   the output of the block behind, exact in int32, times its weight into float32
+ *   8. add_sums          the rounded bytes into the sum of each query
+ * and at the end of the 32 queries:
+ *   9. store_rows    out / sum + the mean of v, turned back, as bfloat16
  *
- * Everything is computed transposed: scores [keys, queries], output [Dh, queries]. A vector holds 16 queries, whose maxima and
- * sums need no reduction across lanes. The instruction's unsigned factor is q + 128 (the sums of a key begin at -128 times the
- * sum of its row), then the probabilities. Both products are of eight rows with 32 queries: 16 sums, a line of 32 queries'
- * dwords (four elements of Dh, or four keys) and eight broadcast dwords, which lie side by side: K [Tk/8][Dh/4][8], v^T by
- * blocks [Dh/8][keys/4][8].
+ * Passes 4, 6 and 7 go by in a pipeline of three blocks, a tile of either product and a few probabilities in turn:
  *
- * Blocks go by in a pipeline of three: while the scores of one become probabilities, those of the next and the output of the
- * one before are multiplied, a tile of either and a few probabilities in turn.
+ *   block       b - 1                b                     b + 1
+ *   pass        7 multiply_values    6 soften_some         4 multiply_keys
+ *   reads       weights, values      scores                q, keys
+ *   writes      out                  weights               scores
  *
- * Scores are kept as words of 16 bits, in units that a whole head shares and no score can pass. Times a query's factor they are
- * 64ths of a power of two: 2^(t - m) is a table's entry for the last six bits, shifted by the others (0.54% at most, 0.31% RMS,
- * against half a unit of 255 from the rounding). A query whose scores may pass 512 powers of two has coarser steps: by then
- * int8 has left no digit that these would drop.
+ * All is transposed. A vector holds 16 queries, whose maxima and sums need no reduction across lanes:
+ *
+ *               32 queries                                  eight rows of the other factor, dwords side by side
+ *             +-----------+                                 keys    [Tk/8][Dh/4][8]
+ *     keys    |  scores   |  [64 keys, 32]                  values  [blocks][Dh/8][64/4][8]
+ *             +-----------+                                 a dword is four elements of Dh, or four keys
+ *     Dh      |  out      |  [Dh, 32]                       one broadcast dword by a line of 32 queries' dwords:
+ *             +-----------+                                 8 rows x 2 vectors = 16 sums in registers
+ *
+ * Numbers. A probability is relative to the maximum of its own block: diffuse attention keeps a digit more than relative to
+ * the row's. A score is a word of 16 bits in units that a whole head shares and that no score can pass; times a query's factor
+ * it counts 64ths of a power of two, so 2^(t - m) is a table's entry for the last six bits, shifted by the others (0.54% at
+ * most, 0.31% RMS, against half a unit of 255 from the rounding). A query whose scores may pass 512 powers of two (`steep`)
+ * has coarser steps: by then int8 has left no digit that these would drop.
  *
  * A lane's arithmetic depends on its q, k, v, Tk and Dh alone. A row of q with a NaN or Inf comes out as NaN, so does a channel
  * of v, and all where k holds one; so does a row whose scores may pass float32. */
