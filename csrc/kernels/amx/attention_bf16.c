@@ -11,8 +11,8 @@
  * and at the end of the 32 queries:
  *   6. store_rows       out / sum, turned back, as bfloat16
  *
- * All is transposed, so that a vector holds 16 queries, whose maxima and sums need no reduction across lanes. What tiles read or
- * write lies in scratch tile by tile, 1 KB each; Dp and Dm are Dh up to a multiple of 32 and 16:
+ * All is transposed, so that a vector holds 16 queries, whose maxima and sums need no reduction across lanes. What tiles read
+ * or write lies in scratch tile by tile, 1 KB each; Dp and Dm are Dh up to a multiple of 32 and 16:
  *
  *                                 q^T    [Dp/32][2]     two groups of 16 queries
  *   K    [Tk/16][Dp/32]    x   =  scores [keys/16][2]
