@@ -20,10 +20,11 @@
 #include "model/run.h"
 #include "model/sampler.h"
 #include "model/side.h"
+#include "model/text_encoder.h"
 
-enum tx_model_kind { TX_MODEL_TEXTOK, TX_MODEL_DIT };
+enum tx_model_kind { TX_MODEL_TEXTOK, TX_MODEL_DIT, TX_MODEL_TEXT };
 
-/* The sides that a TexTok holds, one or both; a DiT has none. */
+/* The sides that a TexTok holds, one or both; the others have none. */
 enum tx_sides { TX_NO_SIDE = 0, TX_TOKENIZER = 1, TX_DETOKENIZER = 2, TX_BOTH_SIDES = TX_TOKENIZER | TX_DETOKENIZER };
 
 struct tx_model;
@@ -31,6 +32,7 @@ struct tx_model;
 union tx_model_config {
     struct tx_textok_config textok;
     struct tx_dit_config dit;
+    struct tx_text_config text;
 };
 
 /* How one call runs. */
@@ -44,12 +46,12 @@ struct tx_call {
 };
 
 /* Checks the config and lists the tensors, of a TexTok those of `sides`: nothing of another side is asked for, packed or
- * planned, and its calls must not be made. A DiT's `sides` is not looked at. `dtype` is what the large products are computed
- * in: in int8 models the projections of text stay bfloat16; small layers at the edges are float32 in all. *model is NULL unless
- * TX_OK. */
+ * planned, and its calls must not be made. Other models' `sides` is not looked at. `dtype` is what the large products are
+ * computed in: in int8 models the projections of text, and T5's `wo`, stay bfloat16; small layers at the edges are float32
+ * in all. *model is NULL unless TX_OK. */
 enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind,
-                             enum tx_sides sides, enum tx_dtype dtype, const union tx_model_config *config,
-                             struct tx_error *err);
+                             enum tx_sides sides,
+                             enum tx_dtype dtype, const union tx_model_config *config, struct tx_error *err);
 void tx_model_close(struct tx_model *model);
 
 enum tx_model_kind tx_model_kind(const struct tx_model *model);
@@ -71,7 +73,8 @@ enum tx_status tx_model_load(struct tx_model *model, int (*get)(void *arg, size_
  * came. */
 void tx_model_export(const struct tx_model *model, size_t index, void *data, float *scale);
 
-/* Bytes of workspace that one call takes for B images with t text tokens each (a DiT: one guided run of `steps` steps). */
+/* Bytes of workspace that one call takes for B images with t text tokens each (a DiT: one guided run of `steps` steps), or
+ * for B captions of t tokens, states and pooled. */
 size_t tx_model_workspace(const struct tx_model *model, size_t B, size_t t, size_t steps, int threads);
 
 /* images [B,S,S,3], uint8 where `bytes`, else float32 in [-1,1]; z [B,N,d]. Lengths and labels were checked by the caller. */
@@ -82,6 +85,9 @@ enum tx_status tx_textok_decode(const struct tx_model *model, const struct tx_ca
 /* x [B,T,C] or [B,C,S,S], t [B], out the same with C or 2C channels; text NULL: the null condition for every image. */
 enum tx_status tx_dit_denoise_call(const struct tx_model *model, const struct tx_call *call, const float *x, const float *t,
                                    const struct tx_text *text, size_t B, float *out);
+/* Where a caption has fewer keys than tokens, the last ones are padding. Numbers of tokens and places were checked by the
+ * caller. */
+enum tx_status tx_text_encode(const struct tx_model *model, const struct tx_call *call, const struct tx_captions *captions);
 enum tx_status tx_dit_sample(const struct tx_model *model, const struct tx_call *call, const struct tx_sample *sample);
 
 #endif

@@ -24,6 +24,9 @@ MAX_TOKENS = 1 << 20
 MAX_CLASSES = 1 << 24
 MAX_TIMESTEPS = 100_000
 
+TEXT_FAMILIES = ("t5", "bert", "clip")
+TEXT_ACTIVATIONS = ("relu", "gelu_erf", "gelu_tanh", "quick_gelu", "silu")
+
 # exp(-46) = 1e-20: below that the noisiest step's signal is lost in float32.
 MIN_LOG_ALPHA = -46.0
 
@@ -459,6 +462,125 @@ class DiTConfig:
 
     def _shape(self, channels: int) -> tuple[int, ...]:
         return (self.num_tokens, channels) if self.input_size is None else (channels, self.input_size, self.input_size)
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """Everything that determines a text encoder's shapes and arithmetic, apart from its weights and its vocabulary.
+
+    Parameters
+    ----------
+    family
+        "t5" (v1.1, Flan, the original, mT5, umT5), "bert" or "clip" (its text model). It says where norms stand and which they are, what has
+        biases, and whether a token sees those after it.
+    vocab_size, hidden_size, depth
+        Rows of the table of tokens; width Dt of a state; blocks.
+    num_heads, head_dim, mlp_size
+        Attention heads and the width of one, by default hidden_size / num_heads; width of the MLP.
+    activation, gated
+        Of the MLP: "relu", "gelu_erf", "gelu_tanh", "quick_gelu" or "silu"; whether a second projection of its input is multiplied to what it
+        gives, as in T5 v1.1.
+    norm_eps
+        Epsilon of the norms; by default the family's own, 1e-6, 1e-12 and 1e-5.
+    max_positions, token_types
+        Rows of the table of positions, which is the most tokens of a caption; 0 in T5, whose positions are relative. BERT's token types.
+    relative_buckets, relative_distance, relative_per_block
+        T5's positions: how many kinds of distance there are, from which on all are one, and whether each block has its own (umT5).
+    projection_dim
+        Width of CLIP's pooled vector; 0: the state itself.
+    end_token_id
+        CLIP: the token whose state is pooled; null: the first place of the largest number, as in old files.
+    pad_token_id
+        What `pad_to` fills up with where no tokenizer says it.
+    max_tokens
+        The most tokens of a caption where a call does not say.
+    weights_digest
+        Tells weights apart: of the weights as they were published, whatever this file holds them in. Empty: made when they are loaded.
+
+    Raises
+    ------
+    ConfigError
+        A value of the wrong type, out of range, or that does not fit the others; says what came and what was expected.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    mlp_size: int
+    head_dim: int = None  # type: ignore[assignment]  # None becomes hidden_size / num_heads
+    activation: str = None  # type: ignore[assignment]  # None becomes gelu_erf, or gelu_tanh in T5
+    gated: bool = False
+    norm_eps: float = None  # type: ignore[assignment]  # None becomes the family's
+    max_positions: int = 0
+    token_types: int = None  # type: ignore[assignment]  # None becomes 2 in BERT, 0 elsewhere
+    relative_buckets: int = None  # type: ignore[assignment]  # None becomes 32 in T5, 0 elsewhere
+    relative_distance: int = None  # type: ignore[assignment]  # None becomes 128 in T5, 0 elsewhere
+    relative_per_block: bool = False
+    projection_dim: int = 0
+    end_token_id: int | None = None
+    pad_token_id: int = 0
+    max_tokens: int = None  # type: ignore[assignment]  # None becomes max_positions, or 512 in T5
+    weights_digest: str = ""
+
+    def __post_init__(self) -> None:
+        family = _choice("family", self.family, TEXT_FAMILIES)
+        t5, bert, clip = (family == name for name in TEXT_FAMILIES)
+        c: dict[str, Any] = {}
+
+        def sized(name: str, low: int, high: int, default: int | None, applies: bool, elsewhere: str) -> None:
+            value = getattr(self, name)
+            if not applies:
+                c[name] = _absent(name, value, f'family is "{family}", only {elsewhere} has one')
+            else:
+                c[name] = _integer(name, default if value is None and default is not None else value, low, high)
+
+        for name, most in (("vocab_size", MAX_CLASSES), ("hidden_size", MAX_WIDTH), ("depth", MAX_DEPTH), ("num_heads", MAX_WIDTH)):
+            c[name] = _integer(name, getattr(self, name), 1, most)
+        c["mlp_size"] = _integer("mlp_size", self.mlp_size, 1, 4 * MAX_WIDTH)
+        if self.head_dim is None and c["hidden_size"] % c["num_heads"]:
+            raise _fail("num_heads", f"a divisor of hidden_size, {c['hidden_size']}, where head_dim is not given", self.num_heads)
+        c["head_dim"] = _integer("head_dim", self.head_dim or c["hidden_size"] // c["num_heads"], 1, MAX_WIDTH // c["num_heads"])
+        c["activation"] = _choice("activation", self.activation or ("gelu_tanh" if t5 else "gelu_erf"), TEXT_ACTIVATIONS)
+        c["gated"] = _flag("gated", self.gated)
+        if self.gated and not t5:
+            raise _fail("gated", f'false where family is "{family}"', self.gated)
+        eps = dict(zip(TEXT_FAMILIES, (1e-6, 1e-12, 1e-5)))[family] if self.norm_eps is None else self.norm_eps
+        c["norm_eps"] = _number("norm_eps", eps, 1e-12, 0.1)
+        sized("max_positions", 1, MAX_TOKENS, None, not t5, "BERT and CLIP")
+        sized("token_types", 1, MAX_WIDTH, 2, bert, "BERT")
+        sized("relative_buckets", 4, MAX_WIDTH, 32, t5, "T5")
+        sized("relative_distance", c["relative_buckets"] // 4 + 1, MAX_TOKENS, 128, t5, "T5")
+        if c["relative_buckets"] % 4:
+            raise _fail("relative_buckets", "a multiple of 4", self.relative_buckets)
+        c["relative_per_block"] = _flag("relative_per_block", self.relative_per_block)
+        if self.relative_per_block and not t5:
+            raise _fail("relative_per_block", f'false where family is "{family}"', self.relative_per_block)
+        sized("projection_dim", 0, MAX_WIDTH, None, clip, "CLIP")
+        last = c["vocab_size"] - 1
+        c["end_token_id"] = None if self.end_token_id is None else _integer("end_token_id", self.end_token_id, 0, last)
+        c["pad_token_id"] = _integer("pad_token_id", self.pad_token_id, 0, last)
+        most = c["max_positions"] or MAX_TOKENS
+        c["max_tokens"] = _integer("max_tokens", min(most, 512) if self.max_tokens is None else self.max_tokens, 1, most)
+        if not isinstance(self.weights_digest, str):
+            raise _fail("weights_digest", "a word", self.weights_digest)
+        for name, value in c.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From a dict as in `config.json`; missing keys have their defaults, `model_type` may be left out."""
+        return cls(**_fields_from(cls, _without_model_type(values, "text_encoder"), ""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key, as `config.json` has them."""
+        return {"model_type": "text_encoder"} | dataclasses.asdict(self)
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width P of CLIP's pooled vector."""
+        return self.projection_dim or self.hidden_size
 
 
 def _per_channel(where: str, value: object, channels: int, low: float, high: float) -> tuple[float, ...]:

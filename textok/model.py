@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from . import _core, arrays
 from . import weights as files
 from .bundled import find_model
-from .config import DiTConfig, TexTokConfig
+from .config import DiTConfig, TexTokConfig, TextEncoderConfig
 from .errors import ConfigError
 
 # Images whose arguments are converted, and that go to the engine, at a time. The engine bounds its own workspace.
@@ -27,7 +27,7 @@ class EngineModel:
     """
 
     model_type: ClassVar[str]
-    config_class: ClassVar[type[TexTokConfig] | type[DiTConfig]]
+    config_class: ClassVar[type[TexTokConfig] | type[DiTConfig] | type[TextEncoderConfig]]
 
     def __init__(self, config: Any, weights: Mapping[str, Any], dtype: str = "float32", threads: int | None = None) -> None:
         self._from_arrays(config, weights, dtype, threads)

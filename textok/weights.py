@@ -226,6 +226,11 @@ _TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF1
 
 def as_weights(tensors: Mapping[str, Any], table: Table, prefix: str = "") -> Weights:
     """The arrays of a user's dict, in any of the stored forms, checked as by `check_table`."""
+    return Weights(user_tensors(tensors), table, "weights", prefix)
+
+
+def user_tensors(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The arrays of a user's dict as tensors."""
     where = "weights"
     if not isinstance(tensors, Mapping):
         raise TypeError(f"{where}: expected a dict of arrays, got {type(tensors).__name__}")
@@ -236,7 +241,7 @@ def as_weights(tensors: Mapping[str, Any], table: Table, prefix: str = "") -> We
             raise WeightsError(f"{where}: {name}: expected float32, float16, float64 or bfloat16, got {arrays.describe(array)}")
         return Tensor(array.shape, _TYPES[array.dtype.name], where, lambda: array)
 
-    return Weights({name: tensor(name, value) for name, value in tensors.items()}, table, where, prefix)
+    return {name: tensor(name, value) for name, value in tensors.items()}
 
 
 def from_engine(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -293,6 +298,11 @@ def save_model(folder: str | os.PathLike[str], config: Mapping[str, Any], weight
 
 
 def random_weights(table: Table, seed: int) -> Weights:
+    """Random weights of a model, see `random_tensors`."""
+    return Weights(random_tensors(table, seed), table, "random weights")
+
+
+def random_tensors(table: Table, seed: int) -> dict[str, Tensor]:
     """Weights for timing and tests, of such sizes that activations keep the scale of a trained model's at any width and depth.
 
     Matrices have variance 1/in, those that end a residual branch 1/(2 depth in); norms scatter around 1; biases, tokens and
@@ -320,5 +330,4 @@ def random_weights(table: Table, seed: int) -> Weights:
             values *= np.float32(shape[1] ** -0.5)
         return values
 
-    tensors = {name: Tensor(shape, "F32", "random weights", partial(draw, index, name, shape)) for index, (name, shape) in enumerate(table)}
-    return Weights(tensors, table, "random weights")
+    return {name: Tensor(shape, "F32", "random weights", partial(draw, index, name, shape)) for index, (name, shape) in enumerate(table)}

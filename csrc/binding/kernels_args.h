@@ -5,6 +5,7 @@
 
 #include "binding.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,7 +132,7 @@ static inline PyObject *new_matrix(size_t rows, size_t columns, float **data)
 
 static inline int activation(const char *name)
 {
-    static const char *const names[TX_ACT_COUNT] = {"none", "gelu_erf", "gelu_tanh", "silu", "tanh"};
+    static const char *const names[TX_ACT_COUNT] = {"none", "gelu_erf", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu"};
     for (int i = 0; i < TX_ACT_COUNT; i++)
         if (strcmp(name, names[i]) == 0)
             return i;
@@ -182,25 +183,48 @@ static inline int epilogue(struct tx_epilogue_f32 *e, const struct epilogue_args
 /* All but the output. */
 static inline int norm_args(struct tx_norm_f32 *job, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"x", "eps", "weight", "bias", "shift", "scale", "group", NULL};
+    static char *names[] = {"x", "eps", "weight", "bias", "shift", "scale", "group", "rms", NULL};
     PyObject *x_object, *weight = NULL, *bias = NULL, *shift_object = NULL, *scale_object = NULL, *group = NULL;
     double eps;
     struct matrix x, shift, scale;
     memset(job, 0, sizeof *job);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Od|OOOOO", names, &x_object, &eps, &weight, &bias, &shift_object,
-                                     &scale_object, &group) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Od|OOOOOp", names, &x_object, &eps, &weight, &bias, &shift_object,
+                                     &scale_object, &group,
+                                     &job->rms) ||
         matrix(&x, x_object, "x", -1, -1, 0) || floats(&job->weight, weight, "weight", (npy_intp)x.columns) ||
         floats(&job->bias, bias, "bias", (npy_intp)x.columns) ||
         matrix(&shift, shift_object, "shift", -1, (npy_intp)x.columns, 1) ||
         matrix(&scale, scale_object, "scale", -1, (npy_intp)x.columns, 1) ||
         groups(&job->group, group, (npy_intp)x.rows, scale.rows))
         return -1;
-    if (!job->weight != !job->bias || !shift.data != !scale.data || shift.rows != scale.rows || shift.ld != scale.ld) {
-        PyErr_SetString(PyExc_ValueError, "weight and bias, and shift and scale of one shape and layout, come together");
+    if ((!job->weight && job->bias) || !shift.data != !scale.data || shift.rows != scale.rows || shift.ld != scale.ld) {
+        PyErr_SetString(PyExc_ValueError, "bias needs weight; shift and scale, of one shape and layout, come together");
         return -1;
     }
     job->x = x.data, job->ldx = x.ld, job->M = x.rows, job->D = x.columns, job->eps = (float)eps;
     job->shift = shift.data, job->scale = scale.data, job->ldm = shift.ld;
+    return 0;
+}
+
+/* A bias [Tq + Tk - 1] as attention takes it, number i - j + Tk - 1 for row i of q and row j of k, with NaN around it, or
+ * NULL; to be freed. */
+static inline int attention_bias(float **memory, const float **bias, PyObject *object, size_t Tq, size_t Tk)
+{
+    const float *given;
+    const size_t count = Tq + Tk - 1;
+    *memory = NULL;
+    *bias = NULL;
+    if (!object || object == Py_None)
+        return 0;
+    if (vector(&given, object, "bias", NPY_FLOAT32, "float32", 1, (npy_intp)count, 0))
+        return -1;
+    if (!(*memory = malloc((count + 2 * TX_BIAS_SLACK) * sizeof **memory))) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < count + 2 * TX_BIAS_SLACK; i++)
+        (*memory)[i] = i >= TX_BIAS_SLACK && i < TX_BIAS_SLACK + count ? given[i - TX_BIAS_SLACK] : NAN;
+    *bias = *memory + TX_BIAS_SLACK + Tk - 1;
     return 0;
 }
 

@@ -172,9 +172,11 @@ typedef size_t scratch_function(size_t Tk, size_t Dh);
 
 static PyObject *attention(PyObject *args, attention_function *attend, scratch_function *scratch)
 {
-    PyObject *q_object, *k_object, *v_object, *out_object;
+    PyObject *q_object, *k_object, *v_object, *out_object, *bias = NULL;
+    double scale = 0;
+    float *memory;
     struct matrix q, k, v, out;
-    if (!PyArg_ParseTuple(args, "OOOO", &out_object, &q_object, &k_object, &v_object) ||
+    if (!PyArg_ParseTuple(args, "OOOO|Od", &out_object, &q_object, &k_object, &v_object, &bias, &scale) ||
         matrix_of(&q, q_object, "q", NPY_UINT16, BF16.name, -1, -1, 0) ||
         matrix_of(&k, k_object, "k", NPY_UINT16, BF16.name, -1, (npy_intp)q.columns, 0) ||
         matrix_of(&v, v_object, "v", NPY_UINT16, BF16.name, (npy_intp)k.rows, (npy_intp)q.columns, 0) ||
@@ -183,14 +185,17 @@ static PyObject *attention(PyObject *args, attention_function *attend, scratch_f
         return NULL;
     struct tx_attention_bf16 job = {
         .out = out.data, .ldo = out.ld, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,
-        .Tq = q.rows, .Tk = k.rows, .Dh = q.columns, .scale = (float)(1.0 / sqrt((double)q.columns)),
+        .Tq = q.rows, .Tk = k.rows, .Dh = q.columns, .scale = (float)(scale != 0 ? scale : 1.0 / sqrt((double)q.columns)),
     };
-    if (!(job.scratch = aligned(scratch(job.Tk, job.Dh))))
+    if (attention_bias(&memory, &job.bias, bias, job.Tq, job.Tk) || !(job.scratch = aligned(scratch(job.Tk, job.Dh)))) {
+        free(memory);
         return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
     attend(&job);
     Py_END_ALLOW_THREADS
     free(job.scratch);
+    free(memory);
     Py_RETURN_NONE;
 }
 
@@ -202,6 +207,29 @@ static PyObject *attention_bf16(PyObject *self, PyObject *args)
 static PyObject *attention_int8(PyObject *self, PyObject *args)
 {
     return attention(args, table(self)->attention_int8, table(self)->attention_int8_scratch);
+}
+
+static PyObject *gated_bf16(PyObject *self, PyObject *args)
+{
+    PyObject *x_object, *y_object;
+    const char *kind;
+    struct matrix x, y;
+    uint16_t *out;
+    if (!PyArg_ParseTuple(args, "OOs", &x_object, &y_object, &kind) ||
+        matrix_of(&x, x_object, "x", NPY_UINT16, BF16.name, -1, -1, 0) ||
+        matrix_of(&y, y_object, "y", NPY_UINT16, BF16.name, (npy_intp)x.rows, (npy_intp)x.columns, 0))
+        return NULL;
+    struct tx_gated job = {.x = x.data, .y = y.data, .ldx = x.ld, .M = x.rows, .F = x.columns, .ldo = tx_k_padded(x.columns),
+                           .act = activation(kind)};
+    if (job.act < 0)
+        return NULL;
+    if (x.ld != y.ld)
+        return PyErr_Format(PyExc_ValueError, "x and y: expected rows of one distance");
+    PyObject *result = new_aligned(&BF16, job.M, job.ldo, &out);
+    job.out = out;
+    if (result)
+        table(self)->gated_bf16(&job);
+    return result;
 }
 
 /* ---- into bfloat16 and int8 ---- */
@@ -283,6 +311,7 @@ PyMethodDef tx_kernels_narrow_methods[] = {
     {"panels", panels, METH_NOARGS, NULL},
     {"attention_bf16", attention_bf16, METH_VARARGS, NULL},
     {"attention_int8", attention_int8, METH_VARARGS, NULL},
+    {"gated_bf16", gated_bf16, METH_VARARGS, NULL},
     {"round_bf16", round_bf16, METH_O, NULL},
     {"quantize_int8", quantize_int8, METH_O, NULL},
     {"norm_bf16", KEYWORDS(norm_bf16), NULL},

@@ -138,17 +138,20 @@ static PyObject *epilogue_f32(PyObject *self, PyObject *args, PyObject *kwargs)
 
 static PyObject *attention_f32(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"q", "k", "v", "out", NULL};
-    PyObject *q_object, *k_object, *v_object, *out_object = NULL;
+    static char *names[] = {"q", "k", "v", "out", "bias", "scale", NULL};
+    PyObject *q_object, *k_object, *v_object, *out_object = NULL, *bias = NULL;
+    double scale = 0;
+    float *memory;
     struct matrix q, k, v, out;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|O", names, &q_object, &k_object, &v_object, &out_object) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|OOd", names, &q_object, &k_object, &v_object, &out_object, &bias,
+                                     &scale) ||
         matrix(&q, q_object, "q", -1, -1, 0) || matrix(&k, k_object, "k", -1, (npy_intp)q.columns, 0) ||
         matrix(&v, v_object, "v", (npy_intp)k.rows, (npy_intp)q.columns, 0) ||
         matrix(&out, out_object, "out", (npy_intp)q.rows, (npy_intp)q.columns, 1))
         return NULL;
     struct tx_attention_f32 job = {
         .ldo = q.columns, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,
-        .Tq = q.rows, .Tk = k.rows, .Dh = q.columns, .scale = (float)(1.0 / sqrt((double)q.columns)),
+        .Tq = q.rows, .Tk = k.rows, .Dh = q.columns, .scale = (float)(scale != 0 ? scale : 1.0 / sqrt((double)q.columns)),
     };
     PyObject *result;
     if (out.data && tx_writeable(out_object, "out"))
@@ -159,7 +162,9 @@ static PyObject *attention_f32(PyObject *self, PyObject *args, PyObject *kwargs)
     } else if (!(result = new_matrix(q.rows, q.columns, &job.out))) {
         return NULL;
     }
-    if (!(job.scratch = aligned(table(self)->attention_f32_scratch(job.Tk, job.Dh)))) {
+    if (attention_bias(&memory, &job.bias, bias, job.Tq, job.Tk) ||
+        !(job.scratch = aligned(table(self)->attention_f32_scratch(job.Tk, job.Dh)))) {
+        free(memory);
         Py_DECREF(result);
         return NULL;
     }
@@ -167,6 +172,7 @@ static PyObject *attention_f32(PyObject *self, PyObject *args, PyObject *kwargs)
     table(self)->attention_f32(&job);
     Py_END_ALLOW_THREADS
     free(job.scratch);
+    free(memory);
     return result;
 }
 
@@ -203,6 +209,28 @@ static PyObject *activate_f32(PyObject *self, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     table(self)->activate_f32(out, x, (size_t)n, act);
     Py_END_ALLOW_THREADS
+    return result;
+}
+
+static PyObject *gated_f32(PyObject *self, PyObject *args)
+{
+    PyObject *x_object, *y_object;
+    const char *kind;
+    struct matrix x, y;
+    if (!PyArg_ParseTuple(args, "OOs", &x_object, &y_object, &kind) || matrix(&x, x_object, "x", -1, -1, 0) ||
+        matrix(&y, y_object, "y", (npy_intp)x.rows, (npy_intp)x.columns, 0))
+        return NULL;
+    struct tx_gated job = {.x = x.data, .y = y.data, .ldx = x.ld, .M = x.rows, .F = x.columns, .ldo = x.columns,
+                           .act = activation(kind)};
+    if (job.act < 0)
+        return NULL;
+    if (x.ld != y.ld)
+        return PyErr_Format(PyExc_ValueError, "x and y: expected rows of one distance");
+    float *out;
+    PyObject *result = new_matrix(job.M, job.F, &out);
+    job.out = out;
+    if (result)
+        table(self)->gated_f32(&job);
     return result;
 }
 
@@ -360,6 +388,7 @@ static PyMethodDef methods[] = {
     {"attention_f32", KEYWORDS(attention_f32), NULL},
     {"norm_f32", KEYWORDS(norm_f32), NULL},
     {"activate_f32", activate_f32, METH_VARARGS, NULL},
+    {"gated_f32", gated_f32, METH_VARARGS, NULL},
     {"step_f32", step_f32, METH_VARARGS, NULL},
     {"patchify", patchify, METH_VARARGS, NULL},
     {"unpatchify", unpatchify, METH_VARARGS, NULL},

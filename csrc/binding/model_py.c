@@ -1,5 +1,5 @@
-/* The type _core.Model: a loaded TexTok or DiT. Each method checks its arrays, gives up the GIL, calls the engine, and turns
- * the status into an exception. */
+/* The type _core.Model: a loaded TexTok, DiT or text encoder. Each method checks its arrays, gives up the GIL, calls the
+ * engine, and turns the status into an exception. */
 #include "binding.h"
 
 #include <stdio.h>
@@ -122,12 +122,15 @@ static PyObject *end(struct call *call, enum tx_status status)
 
 /* ---- checks ---- */
 
+static const char *const kind_names[] = {[TX_MODEL_TEXTOK] = "textok", [TX_MODEL_DIT] = "dit",
+                                         [TX_MODEL_TEXT] = "text_encoder"};
+
 static struct tx_model *of_kind(PyObject *self, enum tx_model_kind kind, const char *method)
 {
     struct tx_model *model = model_of(self);
     if (tx_model_kind(model) == kind)
         return model;
-    PyErr_Format(PyExc_ValueError, "%s: this is a %s model", method, kind == TX_MODEL_DIT ? "textok" : "dit");
+    PyErr_Format(PyExc_ValueError, "%s: this is a %s model", method, kind_names[tx_model_kind(model)]);
     return NULL;
 }
 
@@ -358,18 +361,92 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     return end(&call, status);
 }
 
+/* ---- text encoders ---- */
+
+/* 0 where every number is from `least` to the number of the same place in `most`, or to `limit` where that is NULL. */
+static int check_range(const int32_t *values, const char *name, size_t count, int32_t least, const int32_t *most, size_t limit)
+{
+    for (size_t i = 0; i < count; i++)
+        if (values[i] < least || (size_t)values[i] > (most ? (size_t)most[i] : limit)) {
+            PyErr_Format(PyExc_ValueError, "%s[%zu] is %d, expected %d to %zu", name, i, (int)values[i], (int)least,
+                         most ? (size_t)most[i] : limit);
+            return -1;
+        }
+    return 0;
+}
+
+static PyObject *encode_text(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"ids", "tokens", "keys", "pooled_at", "states", "pooled", "threads", "trace", NULL};
+    PyObject *ids, *tokens, *keys, *at, *states, *pooled, *trace = NULL;
+    int threads = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOO|iO:encode_text", names, &ids, &tokens, &keys, &at, &states, &pooled,
+                                     &threads, &trace))
+        return NULL;
+    struct tx_model *model = of_kind(self, TX_MODEL_TEXT, "encode_text");
+    if (!model)
+        return NULL;
+    const struct tx_text_config *c = &tx_model_config(model)->text;
+    struct tx_captions captions = {.tokens = tx_array(tokens, "tokens", NPY_INT32, 1, (Py_ssize_t[]){-1})};
+    if (!captions.tokens)
+        return NULL;
+    const Py_ssize_t B = tx_array_extent(tokens, 0);
+    captions.B = (size_t)B;
+    if (!(captions.keys = tx_array(keys, "keys", NPY_INT32, 1, &B)) ||
+        check_range(captions.tokens, "tokens", captions.B, 1, NULL, c->max_positions ? c->max_positions : INT32_MAX) < 0 ||
+        check_range(captions.keys, "keys", captions.B, 1, captions.tokens, 0) < 0)
+        return NULL;
+    size_t rows = 0;
+    for (size_t b = 0; b < captions.B; b++) {
+        rows += (size_t)captions.tokens[b];
+        captions.t = (size_t)captions.tokens[b] > captions.t ? (size_t)captions.tokens[b] : captions.t;
+    }
+    captions.ids = tx_array(ids, "ids", NPY_INT32, 1, (Py_ssize_t[]){(Py_ssize_t)rows});
+    if (!captions.ids || check_range(captions.ids, "ids", rows, 0, NULL, c->vocab_size - 1) < 0)
+        return NULL;
+    if (states != Py_None) {
+        captions.states = tx_array(states, "states", NPY_FLOAT32, 3, (Py_ssize_t[]){B, -1, (Py_ssize_t)c->hidden_size});
+        if (!captions.states || tx_writeable(states, "states") < 0)
+            return NULL;
+        if ((size_t)tx_array_extent(states, 1) < captions.t)
+            return PyErr_Format(PyExc_ValueError, "states: expected room for %zu tokens, got %zd", captions.t,
+                                tx_array_extent(states, 1));
+        captions.t = (size_t)tx_array_extent(states, 1);
+    }
+    if (pooled != Py_None) {
+        const Py_ssize_t width = (Py_ssize_t)(c->projection_dim ? c->projection_dim : c->hidden_size);
+        captions.pooled = tx_array(pooled, "pooled", NPY_FLOAT32, 2, (Py_ssize_t[]){B, width});
+        captions.pooled_at = captions.pooled ? tx_array(at, "pooled_at", NPY_INT32, 1, &B) : NULL;
+        if (!captions.pooled_at || tx_writeable(pooled, "pooled") < 0)
+            return NULL;
+        for (size_t b = 0; b < captions.B; b++)
+            if (captions.pooled_at[b] < 0 || captions.pooled_at[b] >= captions.tokens[b])
+                return PyErr_Format(PyExc_ValueError, "pooled_at[%zu] is %d, expected 0 to %d", b, (int)captions.pooled_at[b],
+                                    (int)captions.tokens[b] - 1);
+    }
+    struct call call;
+    if (begin(&call, threads, trace) < 0)
+        return NULL;
+    call.thread = PyEval_SaveThread();
+    const enum tx_status status = B ? tx_text_encode(model, &call.c, &captions) : TX_OK;
+    PyEval_RestoreThread(call.thread);
+    return end(&call, status);
+}
+
 /* ---- the type ---- */
 
 static int config_from(PyObject *type, PyObject *dict, enum tx_model_kind *kind, union tx_model_config *config)
 {
-    const int textok = PyUnicode_CompareWithASCIIString(type, "textok") == 0;
-    if (!textok && PyUnicode_CompareWithASCIIString(type, "dit") != 0) {
-        PyErr_Format(PyExc_ValueError, "model_type: expected \"textok\" or \"dit\", got %R", type);
-        return -1;
-    }
-    *kind = textok ? TX_MODEL_TEXTOK : TX_MODEL_DIT;
-    memset(config, 0, sizeof *config);
-    return tx_config_from_dict(dict, textok ? tx_textok_fields : tx_dit_fields, "", config);
+    static const struct tx_field *const fields[] = {
+        [TX_MODEL_TEXTOK] = tx_textok_fields, [TX_MODEL_DIT] = tx_dit_fields, [TX_MODEL_TEXT] = tx_text_fields};
+    for (size_t i = 0; i < sizeof kind_names / sizeof *kind_names; i++)
+        if (PyUnicode_CompareWithASCIIString(type, kind_names[i]) == 0) {
+            *kind = (enum tx_model_kind)i;
+            memset(config, 0, sizeof *config);
+            return tx_config_from_dict(dict, fields[i], "", config);
+        }
+    PyErr_Format(PyExc_ValueError, "model_type: expected \"textok\", \"dit\" or \"text_encoder\", got %R", type);
+    return -1;
 }
 
 static PyObject *shape_tuple(int rank, const size_t *shape)
@@ -582,7 +659,7 @@ static PyObject *memory_plan(PyObject *self, PyObject *args, PyObject *kwargs)
     int threads = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "nn|ni:memory_plan", names, &batch, &text_tokens, &steps, &threads))
         return NULL;
-    if (batch < 1 || text_tokens < 0 || steps < 1 || threads < 0)
+    if (batch < 1 || text_tokens < (tx_model_kind(model_of(self)) == TX_MODEL_TEXT) || steps < 1 || threads < 0)
         return PyErr_Format(PyExc_ValueError,
                             "memory_plan: expected batch and steps of 1 or more, text_tokens and threads of 0 or more");
     const struct tx_model *model = model_of(self);
@@ -593,7 +670,7 @@ static PyObject *memory_plan(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *get_model_type(PyObject *self, void *closure)
 {
     (void)closure;
-    return PyUnicode_FromString(tx_model_kind(model_of(self)) == TX_MODEL_DIT ? "dit" : "textok");
+    return PyUnicode_FromString(kind_names[tx_model_kind(model_of(self))]);
 }
 
 static PyObject *get_dtype(PyObject *self, void *closure)
@@ -628,13 +705,14 @@ static PyMethodDef model_methods[] = {
     METHOD(decode, "decode(z, text, text_lengths, labels, out, threads=0, trace=None)"),
     METHOD(denoise, "denoise(x, t, labels, text, text_lengths, null, out, threads=0, trace=None)"),
     METHOD(sample, "sample(x, t, update, guidance, step_noise, labels, text, text_lengths, callback=None, threads=0)"),
+    METHOD(encode_text, "encode_text(ids, tokens, keys, pooled_at, states, pooled, threads=0, trace=None)"),
     METHOD(memory_plan, "memory_plan(batch, text_tokens, steps=1, threads=0) -> {\"weights\": bytes, \"workspace\": bytes}"),
     {"weights", weights, METH_NOARGS, "All tensors, as they came."},
     {0},
 };
 
 static PyGetSetDef model_attributes[] = {
-    {"model_type", get_model_type, NULL, "\"textok\" or \"dit\"", NULL},
+    {"model_type", get_model_type, NULL, "\"textok\", \"dit\" or \"text_encoder\"", NULL},
     {"dtype", get_dtype, NULL, "what the large products are computed in", NULL},
     {"num_parameters", get_num_parameters, NULL, "how many numbers the weights hold", NULL},
     {"weight_bytes", get_weight_bytes, NULL, "bytes that the packed weights take", NULL},
@@ -643,8 +721,7 @@ static PyGetSetDef model_attributes[] = {
 
 static PyType_Slot model_slots[] = {
     {Py_tp_doc, "Model(model_type, config, weights, dtype=\"float32\", side=\"both\", threads=0): packed weights of one "
-                "TexTok, a side of it, or "
-                "one DiT."},
+                "TexTok, a side of it, one DiT or one text encoder."},
     {Py_tp_new, (void *)model_new},
     {Py_tp_dealloc, (void *)model_dealloc},
     {Py_tp_methods, model_methods},

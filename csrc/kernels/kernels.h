@@ -18,7 +18,10 @@
 #include <stdint.h>
 #include <string.h>
 
-enum tx_activation { TX_ACT_NONE, TX_ACT_GELU_ERF, TX_ACT_GELU_TANH, TX_ACT_SILU, TX_ACT_TANH, TX_ACT_COUNT };
+/* QUICK_GELU: x / (1 + exp(-1.702 x)); RELU: max(x, 0). */
+enum tx_activation {
+    TX_ACT_NONE, TX_ACT_GELU_ERF, TX_ACT_GELU_TANH, TX_ACT_SILU, TX_ACT_TANH, TX_ACT_QUICK_GELU, TX_ACT_RELU, TX_ACT_COUNT
+};
 
 /* What happens to a product before it is stored:
  *   y = act(acc + bias);   out = residual ? residual + (gate ? gate[group[row]] : 1) * y : y
@@ -54,8 +57,13 @@ struct tx_gemm_f32 {
     struct tx_fetch fetch;
 };
 
-/* One head of one image: out = softmax(scale q k^T) v, with rows of q in any number and order. Never stores more scores than a
- * strip. */
+/* What may be added to the scores: a number for each distance between query and key, whatever the two are. A causal mask is
+ * TX_MASKED for all negative distances; key 0 must not be masked. */
+#define TX_MASKED (-1e30f)
+enum { TX_BIAS_SLACK = 64 };
+
+/* One head of one image: out = softmax(scale (q k^T + bias)) v, with rows of q in any number and, without bias, any order.
+ * Never stores more scores than a strip. */
 struct tx_attention_f32 {
     float *out;             /* [Tq,Dh], ld ldo; must not overlap the inputs */
     size_t ldo;
@@ -66,13 +74,14 @@ struct tx_attention_f32 {
     const float *v;         /* [Tk,Dh], ld ldv */
     size_t ldv;
     size_t Tq, Tk, Dh;      /* each at least 1 */
-    float scale;            /* 1/sqrt(Dh) */
+    float scale;            /* 1/sqrt(Dh); 1 in T5 */
+    const float *bias;      /* or NULL: row i of q and row j of k get bias[i - j]; TX_BIAS_SLACK more are there at either end */
     void *scratch;          /* attention_f32_scratch(Tk, Dh) bytes, 64-byte aligned */
 };
 
-/* y = (x - mean(x)) / sqrt(var(x) + eps), each row over its D elements (population variance);
- * then y = y * weight + bias where weight is given; then y = y * (1 + scale[g]) + shift[g], g = group[row], where scale is
- * given. */
+/* y = (x - mean(x)) / sqrt(var(x) + eps), each row over its D elements (population variance); with `rms` y = x /
+ * sqrt(mean(x^2) + eps); then y = y * weight + bias where they are given; then y = y * (1 + scale[g]) + shift[g], g =
+ * group[row], where scale is given. */
 struct tx_norm_f32 {
     float *out;             /* [M,D], ld ldo; may be x itself */
     size_t ldo;
@@ -80,10 +89,22 @@ struct tx_norm_f32 {
     size_t ldx;
     size_t M, D;
     float eps;
-    const float *weight, *bias;  /* [D], both or neither */
+    int rms;                     /* the mean is not taken off */
+    const float *weight, *bias;  /* [D] or NULL; bias needs weight */
     const float *shift, *scale;  /* [G,D], ld ldm, both or neither */
     size_t ldm;
     const int32_t *group;        /* [M]; NULL: row 0 for all */
+};
+
+/* The inside of a gated MLP: out [M,F] = act(x) y, element by element. All three are float32 or all bfloat16, computed in
+ * float32; in bfloat16 out's rows are zero padded to tx_k_padded(F). out may be x. */
+struct tx_gated {
+    void *out;              /* [M,F], ld ldo */
+    size_t ldo;
+    const void *x, *y;      /* [M,F], ld ldx */
+    size_t ldx;
+    size_t M, F;
+    int act;                /* enum tx_activation */
 };
 
 /* One sampling step on n elements, all products and sums in double, x stored back as float32:
@@ -148,8 +169,8 @@ struct tx_gemm_narrow {
     struct tx_fetch fetch;
 };
 
-/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product as
- * bfloat16; in attention_int8 a row may quantise what both products take. */
+/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product
+ * as bfloat16; in attention_int8 a row may quantise what both products take, and there is no bias. */
 struct tx_attention_bf16 {
     uint16_t *out;
     size_t ldo;
@@ -161,6 +182,7 @@ struct tx_attention_bf16 {
     size_t ldv;
     size_t Tq, Tk, Dh;
     float scale;
+    const float *bias;
     void *scratch;          /* attention_bf16_scratch or attention_int8_scratch(Tk, Dh) bytes, 64-byte aligned */
 };
 
@@ -207,7 +229,8 @@ struct tx_kernels {
 
     size_t (*attention_bf16_scratch)(size_t Tk, size_t Dh);
     void (*attention_bf16)(const struct tx_attention_bf16 *job);
-    /* Of int8 models. A row whose products in int8 are not faster here, or that has none, puts its attention_bf16. */
+    /* Of int8 models, without bias: with one they take attention_bf16. A row whose products in int8 are not faster here, or
+     * that has none, puts its attention_bf16. */
     size_t (*attention_int8_scratch)(size_t Tk, size_t Dh);
     void (*attention_int8)(const struct tx_attention_bf16 *job);
 
@@ -225,6 +248,9 @@ struct tx_kernels {
 
     /* out = act(x), n elements; out may be x. */
     void (*activate_f32)(float *out, const float *x, size_t n, int act);
+
+    void (*gated_f32)(const struct tx_gated *job);
+    void (*gated_bf16)(const struct tx_gated *job);
 
     void (*step_f32)(const struct tx_step_f32 *job);
 
@@ -246,11 +272,11 @@ struct tx_kernels {
     X(gemm_bf16) WITH(gemm_bf16, gemm_bf16_nr) WITH(gemm_bf16, gemm_bf16_beside) WITH(gemm_bf16, gemm_bf16_packed) \
     WITH(gemm_bf16, gemm_bf16_pack) WITH(gemm_bf16, gemm_bf16_unpack)                                              \
     X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_beside) WITH(gemm_int8, gemm_int8_packed) \
-    WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack)                                              \
-    X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch)                                                 \
-    X(attention_int8) WITH(attention_int8, attention_int8_scratch)                                                 \
-    X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8)                                                       \
-    X(norm_f32) X(activate_f32) X(step_f32)                                                                        \
+    WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack) \
+    X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch) \
+    X(attention_int8) WITH(attention_int8, attention_int8_scratch) \
+    X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8) \
+    X(norm_f32) X(activate_f32) X(gated_f32) X(gated_bf16) X(step_f32) \
     X(patchify_u8) X(patchify_f32) X(unpatchify_u8) X(unpatchify_f32)
 #define TXK_NOT_WITH(slot, field)
 

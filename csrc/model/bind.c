@@ -59,6 +59,18 @@ void tx_bind_linear(struct tx_tensors *t, struct tx_linear *linear, size_t N, si
         add_named(t, &linear->bias, NULL, 1, N, 0, prefix, ".bias");
 }
 
+void tx_bind_table(struct tx_tensors *t, struct tx_table *table, const char *name)
+{
+    struct tx_tensor *tensor = add(t);
+    if (!tensor)
+        return;
+    snprintf(tensor->name, sizeof tensor->name, "%s", name);
+    tensor->rank = 2;
+    tensor->shape[0] = table->rows;
+    tensor->shape[1] = table->D;
+    tensor->table = table;
+}
+
 void tx_bind_norm(struct tx_tensors *t, struct tx_norm *norm, size_t D, const char *format, ...)
 {
     FORMAT(prefix);
@@ -107,6 +119,8 @@ void tx_tensors_plan(const struct tx_tensors *t, struct tx_arena *arena, const s
         const struct tx_tensor *tensor = &t->list[i];
         if (tensor->linear) {
             tx_linear_plan(tensor->linear, arena, kernels);
+        } else if (tensor->table) {
+            tx_table_plan(tensor->table, arena, kernels);
         } else {
             *tensor->array = tx_arena_take(arena, tx_tensor_elements(tensor), sizeof(float));
         }

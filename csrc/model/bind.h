@@ -6,6 +6,7 @@
 #include "../base/arena.h"
 #include "block.h"
 #include "linear.h"
+#include "table.h"
 
 enum { TX_NAME_SIZE = 80, TX_MAX_RANK = 2 };
 
@@ -15,6 +16,7 @@ struct tx_tensor {
     size_t shape[TX_MAX_RANK];
     float **array;              /* kept as it is: where its pointer goes; or NULL */
     struct tx_linear *linear;   /* packed: the linear it is the weight of; or NULL */
+    struct tx_table *table;     /* looked up; or NULL */
 };
 
 struct tx_tensors {
@@ -31,6 +33,8 @@ void tx_bind_array(struct tx_tensors *t, float **array, int rank, size_t rows, s
 /* PREFIX.weight [N,K] in linear->dtype (set before; float32 where it was not) and, where wanted, PREFIX.bias [N]. */
 void tx_bind_linear(struct tx_tensors *t, struct tx_linear *linear, size_t N, size_t K, int bias, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
+/* [table->rows, table->D], set before as its dtype is. */
+void tx_bind_table(struct tx_tensors *t, struct tx_table *table, const char *name);
 /* PREFIX.weight and PREFIX.bias, [D]. */
 void tx_bind_norm(struct tx_tensors *t, struct tx_norm *norm, size_t D, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

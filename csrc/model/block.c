@@ -1,16 +1,12 @@
 #include "block.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "../base/arena.h"
 #include "../base/pool.h"
 
-enum {
-    NORM_ROWS = 16,     /* rows of a norm that a thread takes at a time */
-    PARTS_A_THREAD = 4, /* of an attention: so that a thread that starts late has less left to do */
-};
+enum { NORM_ROWS = 16 }; /* rows of a norm that a thread takes at a time */
 
 void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *b, struct tx_arena *arena, size_t rows,
                    size_t kept_rows)
@@ -31,10 +27,8 @@ void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *b, str
 
 size_t tx_block_scratch(const struct tx_block *block, const struct tx_kernels *kernels, size_t longest, size_t longest_text)
 {
-    const size_t keys = tx_max(longest, longest_text), Dh = block->D / block->H;
-    size_t (*const attention)(size_t, size_t) = block->qkv.dtype == TX_F32 ? kernels->attention_f32_scratch
-        : block->qkv.dtype == TX_BF16 ? kernels->attention_bf16_scratch : kernels->attention_int8_scratch;
-    return tx_max(tx_linear_scratch(kernels, keys), attention(keys, Dh));
+    const size_t keys = tx_max(longest, longest_text);
+    return tx_max(tx_linear_scratch(kernels, keys), tx_attend_scratch(kernels, block->qkv.dtype, 0, keys, block->D / block->H));
 }
 
 struct norm_job {
@@ -69,60 +63,6 @@ void tx_norm_run(const struct tx_run *run, struct tx_mat out, const struct tx_no
 {
     struct norm_job job = {run, norm, out};
     tx_pool_run(run->threads, norm_task, &job, (norm->M + NORM_ROWS - 1) / NORM_ROWS);
-}
-
-/* Queries of each image against the keys and values of a sequence, head by head. */
-struct attention_job {
-    const struct tx_run *run;
-    enum tx_dtype products;
-    struct tx_mat out, q, k, v;     /* at row 0, head 0 */
-    size_t H, Dh;
-    float scale;
-    const struct tx_seq *queries;   /* rows of q */
-    size_t first, count;            /* which rows of each image are queries; count 0: all */
-    const struct tx_seq *keys;      /* rows of k and v */
-    const size_t *keys_of;          /* [images] or NULL */
-    size_t chunks, chunk_rows;      /* runs of queries an image */
-};
-
-static void attention_task(void *arg, size_t task, int worker)
-{
-    const struct attention_job *job = arg;
-    const size_t chunk = task % job->chunks, h = task / job->chunks % job->H, image = task / job->chunks / job->H;
-    const size_t count = job->count ? job->count : tx_seq_length(job->queries, image);
-    const size_t text = job->keys_of ? job->keys_of[image] : image;
-    if (chunk * job->chunk_rows >= count || tx_run_stopped(job->run, worker))
-        return;
-    const size_t q0 = job->queries->start[image] + job->first + chunk * job->chunk_rows, k0 = job->keys->start[text],
-                 column = h * job->Dh;
-    const size_t o0 = (job->count ? image * job->count : job->queries->start[image]) + chunk * job->chunk_rows;
-    const size_t Tq = tx_min(job->chunk_rows, count - chunk * job->chunk_rows), Tk = tx_seq_length(job->keys, text);
-    const struct tx_mat out = tx_mat_at(job->out, o0, column), q = tx_mat_at(job->q, q0, column);
-    const struct tx_mat k = tx_mat_at(job->k, k0, column), v = tx_mat_at(job->v, k0, column);
-    void *scratch = tx_run_scratch(job->run, worker);
-#define HEAD(type) (&(struct type){                                                                                       \
-        .out = out.data, .ldo = out.ld, .q = q.data, .ldq = q.ld, .k = k.data, .ldk = k.ld, .v = v.data, .ldv = v.ld,     \
-        .Tq = Tq, .Tk = Tk, .Dh = job->Dh, .scale = job->scale, .scratch = scratch})
-    const struct tx_kernels *kernels = job->run->kernels;
-    if (job->products == TX_F32)
-        kernels->attention_f32(HEAD(tx_attention_f32));
-    else
-        (job->products == TX_BF16 ? kernels->attention_bf16 : kernels->attention_int8)(HEAD(tx_attention_bf16));
-#undef HEAD
-}
-
-static void attend(const struct tx_run *run, struct attention_job *job)
-{
-    size_t longest = job->count;
-    for (size_t b = 0; !job->count && b < job->queries->images; b++)
-        longest = tx_max(longest, tx_seq_length(job->queries, b));
-    job->run = run;
-    /* As few runs a head as keep all threads busy: each packs the head's keys and values anew. */
-    const size_t heads = job->queries->images * job->H, wanted = (size_t)run->threads * PARTS_A_THREAD;
-    job->chunks = tx_min(longest, (wanted + heads - 1) / heads);
-    job->chunk_rows = (longest + job->chunks - 1) / job->chunks;
-    job->scale = (float)(1.0 / sqrt((double)job->Dh));
-    tx_pool_run(run->threads, attention_task, job, job->queries->images * job->H * job->chunks);
 }
 
 static void norm(const struct tx_run *run, const struct tx_block *block, struct tx_mat out, struct tx_mat x, size_t rows,
@@ -287,11 +227,11 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
         norm(run, block, h, x, tx_seq_rows(seq), &block->norm1, modulation, 0);
         tx_linear_run_beside(run, &block->qkv, qkv, h, seq, NULL, beside(&share, block, modulation, &block->qkv));
     }
-    attend(run, &(struct attention_job){
-                    .products = block->qkv.dtype, .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D),
-                    .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh, .queries = seq, .keys = seq,
-                    .first = keep ? keep->first : 0, .count = keep ? keep->count : 0,
-                });
+    tx_attend_run(run, &(struct tx_attend){
+        .products = block->qkv.dtype, .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D),
+        .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh,
+        .queries = seq, .keys = seq, .first = keep ? keep->first : 0, .count = keep ? keep->count : 0,
+    });
     if (keep) {
         for (size_t b = 0; b < seq->images; b++)
             memcpy(tx_mat_at(buffers->kept, b * keep->count, 0).data, tx_mat_at(x, seq->start[b] + keep->first, 0).data,
@@ -307,11 +247,11 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
     if (block->cross) {
         norm(run, block, h, x, rows, &block->norm_cross, NULL, 0);
         tx_linear_run(run, &block->cross_q, q_cross, h, seq, NULL);
-        attend(run, &(struct attention_job){
-                        .products = block->qkv.dtype, .out = buffers->attended, .q = q_cross, .k = text->kv,
-                        .v = tx_mat_at(text->kv, 0, D), .H = block->H, .Dh = Dh, .queries = seq, .keys = text->seq,
-                        .keys_of = text->text_of,
-                    });
+        tx_attend_run(run, &(struct tx_attend){
+            .products = block->qkv.dtype, .out = buffers->attended, .q = q_cross, .k = text->kv, .v = tx_mat_at(text->kv, 0, D),
+            .H = block->H, .Dh = Dh,
+            .queries = seq, .keys = text->seq, .keys_of = text->text_of,
+        });
         add(run, &block->cross_proj, x, attended_for(run, buffers, rows, D), seq, NULL, 0, NULL);
         tap(run, name, index, ".cross", x, rows, D);
     }

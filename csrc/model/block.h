@@ -8,6 +8,7 @@
 #ifndef TX_BLOCK_H
 #define TX_BLOCK_H
 
+#include "attend.h"
 #include "linear.h"
 #include "run.h"
 
@@ -56,12 +57,6 @@ struct tx_block_buffers {
     struct tx_mat inner;    /* [rows, F]: the MLP's inside in int8, int8 models only */
     struct tx_mat kept;     /* [kept rows, D] float32: the residual stream after a last block that keeps some rows only */
 };
-
-/* What attention reads and writes in a model whose products have this dtype. */
-static inline enum tx_dtype tx_attention_dtype(enum tx_dtype products)
-{
-    return products == TX_F32 ? TX_F32 : TX_BF16;
-}
 
 /* Which rows of each image the last block computes: count from `first` on. Others have served as keys and values. */
 struct tx_keep {

@@ -7,6 +7,8 @@ static const char *const sources[] = {"embedding", "class", NULL};
 static const char *const text_conditions[] = {"both", "tokenizer", "detokenizer", "none", NULL};
 static const char *const gelus[] = {"erf", "tanh", NULL};
 static const char *const outputs[] = {"none", "tanh", NULL};
+static const char *const families[] = {"t5", "bert", "clip", NULL};
+static const char *const activations[] = {"relu", "gelu_erf", "gelu_tanh", "quick_gelu", "silu", NULL};
 static const char *const dit_conditions[] = {"class", "text", NULL};
 
 #define FIELD(type, name, kind) {#name, kind, offsetof(struct type, name), NULL}
@@ -65,6 +67,26 @@ const struct tx_field tx_dit_fields[] = {
     BODY(depth, TX_FIELD_SIZE),
     BODY(num_heads, TX_FIELD_SIZE),
     BODY(mlp_ratio, TX_FIELD_REAL),
+    {0},
+};
+
+const struct tx_field tx_text_fields[] = {
+    CHOICE(tx_text_config, family, families),
+    CHOICE(tx_text_config, activation, activations),
+    FIELD(tx_text_config, gated, TX_FIELD_FLAG),
+    FIELD(tx_text_config, hidden_size, TX_FIELD_SIZE),
+    FIELD(tx_text_config, depth, TX_FIELD_SIZE),
+    FIELD(tx_text_config, num_heads, TX_FIELD_SIZE),
+    FIELD(tx_text_config, head_dim, TX_FIELD_SIZE),
+    FIELD(tx_text_config, mlp_size, TX_FIELD_SIZE),
+    FIELD(tx_text_config, vocab_size, TX_FIELD_SIZE),
+    FIELD(tx_text_config, max_positions, TX_FIELD_SIZE),
+    FIELD(tx_text_config, token_types, TX_FIELD_SIZE),
+    FIELD(tx_text_config, relative_buckets, TX_FIELD_SIZE),
+    FIELD(tx_text_config, relative_distance, TX_FIELD_SIZE),
+    FIELD(tx_text_config, relative_per_block, TX_FIELD_FLAG),
+    FIELD(tx_text_config, projection_dim, TX_FIELD_SIZE),
+    FIELD(tx_text_config, norm_eps, TX_FIELD_REAL),
     {0},
 };
 
@@ -153,4 +175,24 @@ enum tx_status tx_dit_config_check(const struct tx_dit_config *c, struct tx_erro
         (c->mlp_norm_eps != 0 && check_eps("mlp_norm_eps", c->mlp_norm_eps, err) != TX_OK))
         return err->status;
     return check_side("dit", &c->body, err);
+}
+
+enum tx_status tx_text_config_check(const struct tx_text_config *c, struct tx_error *err)
+{
+    const int t5 = c->family == TX_T5, bert = c->family == TX_BERT;
+    WITHIN("hidden_size", c->hidden_size, 1, MOST_WIDTH);
+    WITHIN("depth", c->depth, 1, MOST_DEPTH);
+    WITHIN("num_heads", c->num_heads, 1, MOST_WIDTH);
+    WITHIN("head_dim", c->head_dim, 1, MOST_WIDTH);
+    WITHIN("num_heads x head_dim", c->num_heads * c->head_dim, 1, MOST_WIDTH);
+    WITHIN("mlp_size", c->mlp_size, 1, 4 * MOST_WIDTH);
+    WITHIN("vocab_size", c->vocab_size, 1, MOST_CLASSES);
+    WITHIN("max_positions", c->max_positions, t5 ? 0 : 1, t5 ? 0 : MOST_TOKENS);
+    WITHIN("token_types", c->token_types, bert ? 1 : 0, bert ? MOST_WIDTH : 0);
+    WITHIN("relative_buckets", c->relative_buckets, t5 ? 4 : 0, t5 ? MOST_WIDTH : 0);
+    WITHIN("relative_distance", c->relative_distance, t5 ? c->relative_buckets / 4 + 1 : 0, t5 ? MOST_TOKENS : 0);
+    WITHIN("projection_dim", c->projection_dim, 0, c->family == TX_CLIP ? MOST_WIDTH : 0);
+    if (c->relative_buckets % 4)
+        return tx_fail(err, TX_EINVAL, "config: relative_buckets is %zu, expected a multiple of 4", c->relative_buckets);
+    return check_eps("norm_eps", c->norm_eps, err);
 }

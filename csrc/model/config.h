@@ -10,6 +10,8 @@ enum tx_text_source { TX_TEXT_EMBEDDING, TX_TEXT_CLASS };
 enum tx_text_condition { TX_TEXT_BOTH, TX_TEXT_TOKENIZER, TX_TEXT_DETOKENIZER, TX_TEXT_NONE };
 enum tx_gelu { TX_GELU_ERF, TX_GELU_TANH };
 enum tx_output { TX_OUTPUT_NONE, TX_OUTPUT_TANH };
+enum tx_text_family { TX_T5, TX_BERT, TX_CLIP };
+enum tx_text_activation { TX_TEXT_RELU, TX_TEXT_GELU_ERF, TX_TEXT_GELU_TANH, TX_TEXT_QUICK_GELU, TX_TEXT_SILU };
 enum tx_dit_condition { TX_CONDITION_CLASS, TX_CONDITION_TEXT };
 
 struct tx_side_config {
@@ -35,6 +37,17 @@ struct tx_dit_config {
     struct tx_side_config body;
 };
 
+struct tx_text_config {
+    size_t family, activation;      /* the enums above; the family says where norms stand and which, and what has biases */
+    size_t gated;                   /* 0 or 1 */
+    size_t hidden_size, depth, num_heads, head_dim, mlp_size, vocab_size;
+    size_t max_positions;           /* 0: relative ones */
+    size_t token_types;             /* BERT; 0 elsewhere */
+    size_t relative_buckets, relative_distance, relative_per_block; /* T5; 0 elsewhere */
+    size_t projection_dim;          /* CLIP's pooled vector; 0: as it is */
+    double norm_eps;
+};
+
 /* How a config crosses from Python: one line a field. */
 enum tx_field_kind { TX_FIELD_SIZE, TX_FIELD_REAL, TX_FIELD_FLAG, TX_FIELD_CHOICE, TX_FIELD_SIDE };
 
@@ -46,10 +59,11 @@ struct tx_field {
 };
 
 /* Tables end with a NULL name. tx_side_fields are the keys of a TX_FIELD_SIDE's dict. */
-extern const struct tx_field tx_textok_fields[], tx_dit_fields[], tx_side_fields[];
+extern const struct tx_field tx_textok_fields[], tx_dit_fields[], tx_text_fields[], tx_side_fields[];
 
 enum tx_status tx_textok_config_check(const struct tx_textok_config *config, struct tx_error *err);
 enum tx_status tx_dit_config_check(const struct tx_dit_config *config, struct tx_error *err);
+enum tx_status tx_text_config_check(const struct tx_text_config *config, struct tx_error *err);
 
 /* The ratio need not have an exact binary form (8/3, 0.29), the width is whole all the same. */
 static inline size_t tx_mlp_width(const struct tx_side_config *side)

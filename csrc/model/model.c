@@ -9,6 +9,7 @@
 #include "bind.h"
 #include "detokenizer.h"
 #include "dit.h"
+#include "text_encoder.h"
 #include "tokenizer.h"
 
 struct tx_model {
@@ -21,6 +22,7 @@ struct tx_model {
     struct tx_tokenizer tokenizer;      /* TX_MODEL_TEXTOK */
     struct tx_detokenizer detokenizer;
     struct tx_dit dit;                  /* TX_MODEL_DIT */
+    struct tx_text_encoder text;        /* TX_MODEL_TEXT */
 };
 
 static enum tx_status list_tensors(struct tx_model *m, struct tx_error *err)
@@ -29,6 +31,10 @@ static enum tx_status list_tensors(struct tx_model *m, struct tx_error *err)
     if (m->kind == TX_MODEL_DIT) {
         status = tx_dit_config_check(&m->config.dit, err);
         return status == TX_OK ? tx_dit_init(&m->dit, &m->config.dit, &m->tensors, err) : status;
+    }
+    if (m->kind == TX_MODEL_TEXT) {
+        status = tx_text_config_check(&m->config.text, err);
+        return status == TX_OK ? tx_text_encoder_init(&m->text, &m->config.text, &m->tensors, err) : status;
     }
     status = tx_textok_config_check(&m->config.textok, err);
     if (status == TX_OK && m->sides & TX_TOKENIZER)
@@ -85,6 +91,7 @@ void tx_model_close(struct tx_model *m)
     tx_side_free(&m->tokenizer.side);
     tx_side_free(&m->detokenizer.side);
     tx_dit_free(&m->dit);
+    tx_text_encoder_free(&m->text);
     free(m->tensors.list);
     free(m);
 }
@@ -130,7 +137,7 @@ enum tx_dtype tx_model_dtype(const struct tx_model *m)
 enum tx_dtype tx_model_tensor_dtype(const struct tx_model *m, size_t index)
 {
     const struct tx_tensor *tensor = &m->tensors.list[index];
-    return tensor->linear ? tensor->linear->dtype : TX_F32;
+    return tensor->linear ? tensor->linear->dtype : tensor->table ? tensor->table->dtype : TX_F32;
 }
 
 /* Tensors, and what is made of them at load. */
@@ -157,7 +164,9 @@ enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t in
         struct tx_values values;
         if (get(arg, i, &values))
             return tx_fail(err, TX_STOPPED, "%s: no values", tensor->name);
-        if (!tensor->linear)
+        if (tensor->table)
+            tx_table_fill(tensor->table, &values, threads);
+        else if (!tensor->linear)
             tx_widen(*tensor->array, &values, tensor->shape[0], tx_tensor_elements(tensor) / tensor->shape[0]);
         else if (tx_linear_pack(tensor->linear, &values, threads, err) != TX_OK)
             return err->status;
@@ -175,6 +184,8 @@ void tx_model_export(const struct tx_model *m, size_t index, void *data, float *
     const struct tx_tensor *tensor = &m->tensors.list[index];
     if (tensor->linear)
         tx_linear_unpack(tensor->linear, data, scale);
+    else if (tensor->table)
+        tx_table_export(tensor->table, data, scale);
     else
         memcpy(data, *tensor->array, tx_tensor_elements(tensor) * sizeof(float));
 }
@@ -275,10 +286,33 @@ enum tx_status tx_dit_sample(const struct tx_model *m, const struct tx_call *cal
     return status;
 }
 
+enum tx_status tx_text_encode(const struct tx_model *m, const struct tx_call *call, const struct tx_captions *captions)
+{
+    struct workspace w;
+    struct tx_text_buffers buffers;
+    const struct tx_text_group most = tx_text_groups(captions);
+    begin(&w, m, call, tx_text_encoder_scratch(&m->text, m->kernels, most.longest));
+    tx_text_encoder_plan(&m->text, &buffers, &w.arena, &most);
+    enum tx_status status = get_memory(&w);
+    if (status == TX_OK) {
+        tx_text_encoder_plan(&m->text, &buffers, &w.arena, &most);
+        status = tx_text_encoder_run(&w.run, &m->text, &buffers, captions);
+    }
+    tx_arena_close(&w.arena);
+    return status;
+}
+
 size_t tx_model_workspace(const struct tx_model *m, size_t B, size_t t, size_t steps, int threads)
 {
     struct workspace w;
     const struct tx_call call = {.threads = threads};
+    if (m->kind == TX_MODEL_TEXT) {
+        struct tx_text_buffers buffers;
+        const struct tx_text_group most = tx_text_groups_even(B, t);
+        begin(&w, m, &call, tx_text_encoder_scratch(&m->text, m->kernels, t));
+        tx_text_encoder_plan(&m->text, &buffers, &w.arena, &most);
+        return w.arena.used;
+    }
     if (m->kind == TX_MODEL_DIT) {
         const float guided = 2.0f;
         /* Guided at its first step: no other is looked at. */

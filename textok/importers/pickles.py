@@ -32,7 +32,7 @@ class _Storage:
 
 
 class StoredTensor:
-    """A tensor of a file: `shape`, and its numbers when they are asked for."""
+    """A tensor of a file: `shape` and `dtype`, and its numbers when they are asked for."""
 
     def __init__(
         self, file: "TorchFile", storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
@@ -44,7 +44,7 @@ class StoredTensor:
         if 0 not in shape and last >= storage.count:
             raise ValueError("a tensor that reaches beyond its storage")
         self._file, self._storage, self._offset, self._strides = file, storage, offset, strides
-        self.shape = shape
+        self.shape, self.dtype = shape, storage.dtype
 
     def read(self) -> NDArray[Any]:
         """A view of the storage, which is read anew each time."""

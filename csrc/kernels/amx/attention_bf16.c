@@ -1,4 +1,4 @@
-/* attention_bf16 on tiles: out[Tq,Dh] = softmax(scale q k^T) v of one head.
+/* attention_bf16 on tiles: out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head.
  *
  * Passes, once a call:
  *   1. copy_keys, turn_values   k and v^T, tile by tile
@@ -26,7 +26,10 @@
  * Where |q| |k| bounds a query's scores well, the base follows from the bound and nothing needs to know the maximum. A steep
  * query's is the running maximum, which follows the true one only when that has risen by more than 8. Which of the two is
  * decided query by query, so that a result depends on its q, k and v alone; 32 queries with a steep one among them take the
- * slower way together. Rows whose scores hold NaN or +inf come out as NaN. */
+ * slower way together. Rows whose scores hold NaN or +inf come out as NaN.
+ *
+ * A tile of scores begins at zero, or at its bias: rows of keys and columns of queries whose distance alone counts are a tile
+ * whose rows lie one number before each other. Queries with a bias are steep, since the bound knows nothing of it. */
 #include <math.h>
 
 #include "tiles.h"
@@ -49,6 +52,7 @@ struct attention {
     char *keys, *values, *q, *scores, *pairs, *out;
     __m512 factor;          /* scale log2(e) */
     float longest;          /* |k| at most */
+    const float *bias;      /* of the first query with key 0, or NULL */
     __m512 base[2];         /* steep lanes: the running maximum, others: the bound less TOP - 127 */
     __m512 offset[2];       /* what turns a score times factor into its place in a float */
     __m512 sum[2];
@@ -162,12 +166,21 @@ static void turn_queries(struct attention *a, const struct tx_attention_bf16 *jo
         const __m512 size =
             _mm512_mul_ps(_mm512_sqrt_ps(squares), _mm512_mul_ps(a->factor, _mm512_set1_ps(1.01f * a->longest)));
         const __m512 bound = _mm512_add_ps(size, _mm512_set1_ps(1.0f));
-        a->steep[g] = _mm512_cmp_ps_mask(bound, _mm512_set1_ps(STEEP), _CMP_NLE_UQ);
+        a->steep[g] = a->bias ? (__mmask16)0xffff : _mm512_cmp_ps_mask(bound, _mm512_set1_ps(STEEP), _CMP_NLE_UQ);
         set_base(a, (int)g, _mm512_sub_ps(bound, _mm512_set1_ps(TOP - 127)));
         a->sum[g] = _mm512_setzero_ps();
         a->bad[g] = 0;
     }
 }
+
+/* Where the sums of a tile of scores begin (`tile` is a literal). */
+#define BEGIN(tile, piece)                                                                   \
+    do {                                                                                     \
+        if (a->bias)                                                                         \
+            amx_load(tile, a->bias + 16 * (tile) - (piece) * PIECE, -(ptrdiff_t)sizeof(float)); \
+        else                                                                                 \
+            amx_zero(tile);                                                                  \
+    } while (0)
 
 /* Scores of the pieces of keys from `first` to `end`. Four stores in a row would hold up the loads behind them: a tile of
  * scores is stored just before it is begun anew. */
@@ -185,12 +198,12 @@ static void score(const struct attention *a, size_t first, size_t end)
         amx_load(2, k, 64);
         if (piece > first)
             amx_store(0, scores - 2 * TILE, 64);
-        amx_zero(0);
+        BEGIN(0, piece);
         if (a->steps == 2) {
             amx_dot_bf16(0, 2, 4);
             if (piece > first)
                 amx_store(1, scores - TILE, 64);
-            amx_zero(1);
+            BEGIN(1, piece);
             amx_dot_bf16(1, 2, 5);
             amx_load(3, k + TILE, 64);
             amx_dot_bf16(0, 3, 6);
@@ -202,7 +215,7 @@ static void score(const struct attention *a, size_t first, size_t end)
         amx_dot_bf16(0, 2, 3);
         if (piece > first)
             amx_store(1, scores - TILE, 64);
-        amx_zero(1);
+        BEGIN(1, piece);
         amx_load(4, q + TILE, 64);
         amx_dot_bf16(1, 2, 4);
         k += TILE;
@@ -382,6 +395,7 @@ void txk_attention_bf16_amx(const struct tx_attention_bf16 *job)
     amx_config(&whole);
     for (size_t q0 = 0; q0 < job->Tq; q0 += QUERIES) {
         const size_t rows = job->Tq - q0 < QUERIES ? job->Tq - q0 : QUERIES;
+        a.bias = job->bias ? job->bias + q0 : NULL;
         turn_queries(&a, job, q0, rows);
         fetch_rows(job->q, job->ldq, q0 + QUERIES, QUERIES, job->Tq, a.Dh);
         for (size_t i = 0; i < a.outputs * 2 * TILE; i += 64)

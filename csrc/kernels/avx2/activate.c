@@ -15,6 +15,8 @@ void txk_activate_f32_avx2(float *out, const float *x, size_t n, int act)
     case TX_ACT_GELU_TANH: activate(out, x, n, TX_ACT_GELU_TANH); break;
     case TX_ACT_SILU: activate(out, x, n, TX_ACT_SILU); break;
     case TX_ACT_TANH: activate(out, x, n, TX_ACT_TANH); break;
+    case TX_ACT_QUICK_GELU: activate(out, x, n, TX_ACT_QUICK_GELU); break;
+    case TX_ACT_RELU: activate(out, x, n, TX_ACT_RELU); break;
     default: activate(out, x, n, TX_ACT_NONE); break;
     }
 }

@@ -1,14 +1,14 @@
-/* out[Tq,Dh] = softmax(scale q k^T) v of one head, for attention_f32 and attention_bf16: the element type is a constant of
- * each.
+/* out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head, for attention_f32 and attention_bf16: the element type is a
+ * constant of each.
  *
- * Once a call k and v become float32 panels in scratch: k as [Tk/16][Dh][16] (16 keys side by side), v as [Dh/16][Tk][16] (16
- * columns), both zero padded. For each QUERIES rows of q, blocks of BLOCK keys (borders at multiples of BLOCK from key 0) go
- * by: scores by the tile of tile.h into a strip, running maximum and sum of each row, exp, the old sums rescaled, then P V by
- * the same tile. A panel of k serves all tiles of the rows while it is in L1. A row's arithmetic depends on its q, Tk and Dh
- * alone.
+ * Once a call k and v become float32 panels in scratch: k as [Tk/16][Dh][16] (16 keys side by side), v as [Dh/16][Tk][16]
+ * (16 columns), both zero padded. For each QUERIES rows of q, blocks of BLOCK keys (borders at multiples of BLOCK from key
+ * 0) go by: scores by the tile of tile.h into a strip, running maximum and sum of each row, exp, the old sums rescaled, then
+ * P V by the same tile. A panel of k serves all tiles of the rows while it is in L1. A row's arithmetic depends on its q, Tk
+ * and Dh alone.
  *
- * bfloat16: widened exactly when packed; probabilities are rounded to bfloat16 before P V, their sum is of the unrounded ones.
- * Rows whose scores hold NaN or +inf come out as NaN. Probabilities below 2^-126 are 0. */
+ * bfloat16: widened exactly when packed; probabilities are rounded to bfloat16 before P V, their sum is of the unrounded
+ * ones. Rows whose scores hold NaN or +inf come out as NaN. Probabilities below 2^-126 are 0. */
 #ifndef TXK_AVX2_ATTENTION_H
 #define TXK_AVX2_ATTENTION_H
 
@@ -24,6 +24,7 @@ struct attention {
     const void *q, *k, *v;
     size_t ldo, ldq, ldk, ldv, Tq, Tk, Dh;
     float scale;
+    const float *bias;
     float *scratch;
 };
 
@@ -135,9 +136,18 @@ TXK_INLINE float soften(float *p, size_t keys, float log2_scale, float *max, flo
     return shrink;
 }
 
+/* A row of scores from key t on gets its bias, whose numbers go the other way: bias[-t], bias[-t - 1], ... */
+TXK_INLINE void add_bias(float *p, size_t keys, const float *bias)
+{
+    const __m256i back = _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for (size_t j = 0; j < keys; j += 8)
+        _mm256_store_ps(p + j, _mm256_add_ps(_mm256_load_ps(p + j),
+                                             _mm256_permutevar8x32_ps(_mm256_loadu_ps(bias - j - 7), back)));
+}
+
 /* Rows q0.. of q against the block of keys from t0 on: acc and the running maxima and sums take it up. */
 struct rows {
-    const float *q;
+    const float *q, *bias;  /* bias: of the first of these rows with key 0, or NULL */
     size_t ldq, n;
     float *strip, *acc;     /* [QUERIES,BLOCK], [QUERIES,padded(Dh)] */
     float max[QUERIES], sum[QUERIES];
@@ -156,6 +166,8 @@ TXK_INLINE void attend_block(const struct attention *job, struct rows *r, const 
                                        .c = r->strip + m * BLOCK + t - t0, .ldc = BLOCK};
             tiles[1][rows - 1](&s);
         }
+    for (size_t m = 0; m < r->n && r->bias; m++)
+        add_bias(r->strip + m * BLOCK, t1 - t0, r->bias + m - t0);
     for (size_t m = 0; m < r->n; m++) {
         const __m256 shrink = _mm256_set1_ps(soften(r->strip + m * BLOCK, t1 - t0, log2_scale, r->max + m, r->sum + m, bf16));
         for (size_t d = 0; d < ldacc; d += 8)
@@ -178,7 +190,8 @@ TXK_INLINE void attend(const struct attention *job, const int bf16)
     pack_keys(keys, job, bf16);
     pack_values(values, job, bf16);
     for (size_t q0 = 0; q0 < job->Tq; q0 += QUERIES) {
-        struct rows r = {.n = job->Tq - q0 < QUERIES ? job->Tq - q0 : QUERIES, .strip = strip, .acc = acc};
+        struct rows r = {.n = job->Tq - q0 < QUERIES ? job->Tq - q0 : QUERIES, .strip = strip, .acc = acc,
+                         .bias = job->bias ? job->bias + q0 : NULL};
         if (bf16) {
             for (size_t m = 0; m < r.n; m++)
                 for (size_t d = 0; d < Dh; d += 8)

@@ -1,4 +1,4 @@
-/* attention_f32: out[Tq,Dh] = softmax(scale q k^T) v of one head. attention.h has layout, method and bounds. */
+/* attention_f32: out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head. attention.h has layout, method and bounds. */
 #include "row.h"
 #include "attention.h"
 
@@ -11,7 +11,8 @@ void txk_attention_f32_avx2(const struct tx_attention_f32 *job)
 {
     const struct attention head = {
         .out = job->out, .q = job->q, .k = job->k, .v = job->v, .ldo = job->ldo, .ldq = job->ldq, .ldk = job->ldk,
-        .ldv = job->ldv, .Tq = job->Tq, .Tk = job->Tk, .Dh = job->Dh, .scale = job->scale, .scratch = job->scratch,
+        .ldv = job->ldv,
+        .Tq = job->Tq, .Tk = job->Tk, .Dh = job->Dh, .scale = job->scale, .bias = job->bias, .scratch = job->scratch,
     };
     attend(&head, 0);
 }

@@ -1,4 +1,4 @@
-/* LayerNorm of each row, with affine and adaLN modulation.
+/* LayerNorm or RMS norm of each row, with affine and adaLN modulation. The latter leaves out the mean and the first pass.
  *
  * Three passes over a row that stays in L1. The first takes a mean m0, good to some ulp of the largest elements; the second
  * sums d = x - m0 and d^2, so mean = m0 + avg(d) and var = avg(d^2) - avg(d)^2, with nothing to cancel since avg(d) is tiny: a

@@ -33,12 +33,14 @@ TXK_INLINE struct norm_row norm_row(const struct tx_norm_f32 *job, size_t m)
     for (int j = 0; j < 4; j++)
         sum[j] = square[j] = _mm256_setzero_ps();
     size_t d = 0;
-    for (; d + 32 <= D; d += 32)
-        for (int j = 0; j < 4; j++)
-            sum[j] = _mm256_add_ps(sum[j], _mm256_loadu_ps(x + d + 8 * j));
-    for (int j = 0; d + 8 * (size_t)j < D; j++)
-        sum[j] = _mm256_add_ps(sum[j], load_f32x8(x + d + 8 * j, D - d - 8 * j));
-    row.near = sum_of_f32x8(sum4_f32x8(sum)) / (float)D;
+    if (!job->rms) {
+        for (; d + 32 <= D; d += 32)
+            for (int j = 0; j < 4; j++)
+                sum[j] = _mm256_add_ps(sum[j], _mm256_loadu_ps(x + d + 8 * j));
+        for (int j = 0; d + 8 * (size_t)j < D; j++)
+            sum[j] = _mm256_add_ps(sum[j], load_f32x8(x + d + 8 * j, D - d - 8 * j));
+        row.near = sum_of_f32x8(sum4_f32x8(sum)) / (float)D;
+    }
 
     const __m256 near = _mm256_set1_ps(row.near);
     for (int j = 0; j < 4; j++)
@@ -57,7 +59,7 @@ TXK_INLINE struct norm_row norm_row(const struct tx_norm_f32 *job, size_t m)
         sum[j] = _mm256_add_ps(sum[j], v);
         square[j] = _mm256_fmadd_ps(v, v, square[j]);
     }
-    row.mean = sum_of_f32x8(sum4_f32x8(sum)) / (float)D;
+    row.mean = job->rms ? 0 : sum_of_f32x8(sum4_f32x8(sum)) / (float)D;
     float var = sum_of_f32x8(sum4_f32x8(square)) / (float)D - row.mean * row.mean;
     var = var < 0 ? 0 : var; /* NaN stays */
     row.rstd = 1.0f / sqrtf(var + job->eps);
@@ -75,8 +77,10 @@ TXK_INLINE __m256 norm_at(const struct norm_row *row, size_t d, size_t left)
 {
     __m256 y = _mm256_sub_ps(load_f32x8(row->x + d, left), _mm256_set1_ps(row->near));
     y = _mm256_mul_ps(_mm256_sub_ps(y, _mm256_set1_ps(row->mean)), _mm256_set1_ps(row->rstd));
-    if (row->weight)
+    if (row->bias)
         y = _mm256_fmadd_ps(y, load_f32x8(row->weight + d, left), load_f32x8(row->bias + d, left));
+    else if (row->weight)
+        y = _mm256_mul_ps(y, load_f32x8(row->weight + d, left));
     if (row->scale)
         y = _mm256_fmadd_ps(y, _mm256_add_ps(_mm256_set1_ps(1.0f), load_f32x8(row->scale + d, left)),
                             load_f32x8(row->shift + d, left));

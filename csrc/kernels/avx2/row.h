@@ -14,6 +14,8 @@ size_t txk_attention_f32_scratch_avx2(size_t Tk, size_t Dh);
 void txk_attention_f32_avx2(const struct tx_attention_f32 *job);
 void txk_norm_f32_avx2(const struct tx_norm_f32 *job);
 void txk_activate_f32_avx2(float *out, const float *x, size_t n, int act);
+void txk_gated_f32_avx2(const struct tx_gated *job);
+void txk_gated_bf16_avx2(const struct tx_gated *job);
 
 size_t txk_gemm_bf16_packed_avx2(size_t N, size_t K);
 void txk_gemm_bf16_pack_avx2(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);

@@ -32,6 +32,8 @@ static const struct tx_kernels slots = {
     .norm_int8 = txk_norm_int8_avx2,
     .norm_f32 = txk_norm_f32_avx2,
     .activate_f32 = txk_activate_f32_avx2,
+    .gated_f32 = txk_gated_f32_avx2,
+    .gated_bf16 = txk_gated_bf16_avx2,
 };
 
 const struct tx_row txk_row_avx2 = {

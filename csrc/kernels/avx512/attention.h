@@ -1,5 +1,5 @@
-/* out[Tq,Dh] = softmax(scale q k^T) v of one head, for attention_f32 and attention_bf16: the two differ in what a product's
- * step takes (one element, or a pair of bfloat16) and in how a probability is made and stored.
+/* out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head, for attention_f32 and attention_bf16: the two differ in what a
+ * product's step takes (one element, or a pair of bfloat16) and in how a probability is made and stored.
  *
  * Passes, for every 64 queries:
  *   1. q turned around into lines
@@ -21,9 +21,10 @@
  *     Dh          |  out               |
  *                 +--------------------+
  *
- * Probabilities are 2^(t - base), base a whole number; it follows the maximum of a query's scores only where that has risen by
- * more than 8, six keys at a time. What was made under the old base shrinks by a power of two, exactly. No probability passes
- * 2^9. A lane's arithmetic depends on its q, k, v, Tk and Dh alone. Rows whose scores hold NaN or +inf come out as NaN.
+ * Probabilities are 2^(t - base), base a whole number; it follows the maximum of a query's scores only where that has risen
+ * by more than 8, six keys at a time. What was made under the old base shrinks by a power of two, exactly. No probability
+ * passes 2^9. A lane's arithmetic depends on its q, k, v, Tk and Dh alone. Rows whose scores hold NaN or +inf come out as
+ * NaN.
  *
  * An includer defines, before: SPACING, steps of a tile to each pair of vectors softened, 2 or 4; PAIR, keys in a line of
  * probabilities; DOT, the instruction; DOT_PLAIN, the same as a function; and after: soften_pair and shrink_line. */
@@ -44,6 +45,8 @@ struct attention {
     const char *keys, *values;  /* [Tk], ldk bytes apart; [Tk / PAIR] rows of dwords, ldv bytes apart */
     size_t ldk, ldv;
     float factor;               /* score times factor: exponent of 2 */
+    const float *bias;          /* of the first query with key 0, or NULL */
+    float bias_factor;          /* what makes a score of it */
     size_t steps;               /* of a score's product */
     size_t NV;                  /* vectors of a line */
     float *q;                   /* [steps] lines */
@@ -62,6 +65,7 @@ struct tile {
     /* Tiles of scores only. */
     struct attention *attention;
     const char *ahead;      /* as many rows that come next, or NULL */
+    const float *bias;      /* where the sums of row i begin, times bias_factor: [16 NV] from -i on; or NULL: at zero */
     const float *scores;    /* [ROWS] lines to be softened meanwhile, or NULL */
     float *p;               /* to there */
 };
@@ -134,6 +138,12 @@ TXK_INLINE int score_tile(const struct tile *t, const int MR, const int NV)
 #pragma GCC unroll 4
         for (int j = 0; j < NV; j++)
             acc[i][j] = _mm512_setzero_ps();
+    if (t->bias)
+#pragma GCC unroll 6
+        for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; j++)
+                acc[i][j] = _mm512_mul_ps(_mm512_set1_ps(t->attention->bias_factor), _mm512_loadu_ps(t->bias + 16 * j - i));
     const float *line = t->w;
     const size_t ld = t->lda, pairs = t->scores ? ROWS / 2 * (size_t)NV : 0;
     const char *base[2] = {t->a, t->a + 3 * ld};
@@ -273,6 +283,7 @@ static void attend(struct attention *a)
         const size_t keys = Tk - t < ROWS ? Tk - t : ROWS, block = t / BLOCK * BLOCK;
         s.a = a->keys + t * a->ldk;
         s.c = a->scores[t / ROWS % 2];
+        s.bias = a->bias ? a->bias - t : NULL;
         s.ahead = PAIR == 2 && t + 2 * ROWS <= Tk ? s.a + ROWS * a->ldk : NULL; /* float32 was no faster for it */
         const int above = score_tiles[NV - 1][keys - 1](&s);
         if (t == block && t > 0)

@@ -1,5 +1,5 @@
-/* attention_f32: out[Tq,Dh] = softmax(scale q k^T) v of one head. attention.h has layout, method and bounds; q is multiplied by
- * scale log2(e) when it is turned around. */
+/* attention_f32: out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head. attention.h has layout, method and bounds; q is
+ * multiplied by scale log2(e) when it is turned around. */
 #define SPACING 4
 #define PAIR 1
 #define DOT "vfmadd231ps"
@@ -84,9 +84,11 @@ void txk_attention_f32_avx512(const struct tx_attention_f32 *job)
         .ldk = job->ldk * sizeof(float), .values = (const char *)job->v, .ldv = job->ldv * sizeof(float),
     };
     carve(&a, job->scratch);
+    a.bias_factor = job->scale * 1.44269504088896341f;
     for (size_t q0 = 0; q0 < job->Tq; q0 += QUERIES) {
         const size_t rows = job->Tq - q0 < QUERIES ? job->Tq - q0 : QUERIES;
         a.NV = (rows + 15) / 16;
+        a.bias = job->bias ? job->bias + q0 : NULL;
         turn_queries(&a, job, q0, rows);
         attend(&a);
         store_rows(&a, job, q0, rows);

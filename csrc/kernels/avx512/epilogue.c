@@ -38,6 +38,8 @@ void txk_epilogue_f32_avx512(float *out, size_t ldo, const float *acc, size_t ld
     case TX_ACT_GELU_TANH: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_GELU_TANH); break;
     case TX_ACT_SILU: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_SILU); break;
     case TX_ACT_TANH: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_TANH); break;
+    case TX_ACT_QUICK_GELU: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_QUICK_GELU); break;
+    case TX_ACT_RELU: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_RELU); break;
     default: rows(out, ldo, acc, ldacc, M, N, epilogue, TX_ACT_NONE); break;
     }
 }

@@ -1,4 +1,4 @@
-/* Mean and deviation of a row, for the norms.
+/* Mean and deviation of a row, for the norms; of an RMS norm the mean is 0, and there is no first pass.
  *
  * The first pass takes a mean m0, good to some ulp of the largest elements; the second sums d = x - m0 and d^2, so mean = m0 +
  * avg(d) and var = avg(d^2) - avg(d)^2, with nothing to cancel since avg(d) is tiny: a row with mean 1000 and deviation 1 keeps
@@ -30,12 +30,15 @@ static struct moments row_moments(const struct tx_norm_f32 *job, size_t m)
     for (int j = 0; j < 4; j++)
         sum[j] = square[j] = _mm512_setzero_ps();
     size_t d = 0;
-    for (; d + 64 <= D; d += 64)
-        for (int j = 0; j < 4; j++)
-            sum[j] = _mm512_add_ps(sum[j], _mm512_loadu_ps(x + d + 16 * j));
-    for (int j = 0; d + 16 * (size_t)j < D; j++)
-        sum[j] = _mm512_add_ps(sum[j], _mm512_maskz_loadu_ps(lanes_f32x16(D - d - 16 * j), x + d + 16 * j));
-    const float shift = _mm512_reduce_add_ps(sum4(sum)) / (float)D;
+    float shift = 0;
+    if (!job->rms) {
+        for (; d + 64 <= D; d += 64)
+            for (int j = 0; j < 4; j++)
+                sum[j] = _mm512_add_ps(sum[j], _mm512_loadu_ps(x + d + 16 * j));
+        for (int j = 0; d + 16 * (size_t)j < D; j++)
+            sum[j] = _mm512_add_ps(sum[j], _mm512_maskz_loadu_ps(lanes_f32x16(D - d - 16 * j), x + d + 16 * j));
+        shift = _mm512_reduce_add_ps(sum4(sum)) / (float)D;
+    }
 
     const __m512 shifts = _mm512_set1_ps(shift);
     for (int j = 0; j < 4; j++)
@@ -52,7 +55,7 @@ static struct moments row_moments(const struct tx_norm_f32 *job, size_t m)
         sum[j] = _mm512_add_ps(sum[j], v);
         square[j] = _mm512_fmadd_ps(v, v, square[j]);
     }
-    const float mean = _mm512_reduce_add_ps(sum4(sum)) / (float)D;
+    const float mean = job->rms ? 0 : _mm512_reduce_add_ps(sum4(sum)) / (float)D;
     float var = _mm512_reduce_add_ps(sum4(square)) / (float)D - mean * mean;
     var = var < 0 ? 0 : var; /* NaN stays */
     if (!(var <= FLT_MAX)) { /* squares beyond float32, or a NaN */

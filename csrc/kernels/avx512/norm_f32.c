@@ -19,9 +19,11 @@ void txk_norm_f32_avx512(const struct tx_norm_f32 *job)
             const __mmask16 lanes = lanes_f32x16(job->D - d);
             __m512 y = _mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, x + d), row_shift);
             y = _mm512_mul_ps(_mm512_sub_ps(y, row_mean), row_rstd);
-            if (job->weight)
+            if (job->bias)
                 y = _mm512_fmadd_ps(y, _mm512_maskz_loadu_ps(lanes, job->weight + d),
                                     _mm512_maskz_loadu_ps(lanes, job->bias + d));
+            else if (job->weight)
+                y = _mm512_mul_ps(y, _mm512_maskz_loadu_ps(lanes, job->weight + d));
             if (scale)
                 y = _mm512_fmadd_ps(y, _mm512_add_ps(one, _mm512_maskz_loadu_ps(lanes, scale + d)),
                                     _mm512_maskz_loadu_ps(lanes, shift + d));

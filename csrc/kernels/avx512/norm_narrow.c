@@ -34,8 +34,10 @@ TXK_INLINE __m512 norm_f32x16(const struct norm_row *r, size_t d, const int whol
 #define ELEMENTS(p) (whole ? _mm512_loadu_ps((p) + d) : _mm512_maskz_loadu_ps(lanes, (p) + d))
     __m512 y = _mm512_sub_ps(_mm512_sub_ps(ELEMENTS(r->x), r->origin), r->mean);
     y = whole ? _mm512_mul_ps(y, r->rstd) : _mm512_maskz_mul_ps(lanes, y, r->rstd);
-    if (r->weight)
+    if (r->bias)
         y = _mm512_fmadd_ps(y, ELEMENTS(r->weight), ELEMENTS(r->bias));
+    else if (r->weight)
+        y = _mm512_mul_ps(y, ELEMENTS(r->weight));
     if (r->scale)
         y = _mm512_fmadd_ps(y, _mm512_add_ps(_mm512_set1_ps(1.0f), ELEMENTS(r->scale)), ELEMENTS(r->shift));
 #undef ELEMENTS

@@ -19,6 +19,8 @@ static const struct tx_kernels slots = {
     .norm_bf16 = txk_norm_bf16_avx512,
     .norm_int8 = txk_norm_int8_avx512,
     .activate_f32 = txk_activate_f32_avx512,
+    .gated_f32 = txk_gated_f32_avx512,
+    .gated_bf16 = txk_gated_bf16_avx512,
 };
 
 const struct tx_row txk_row_avx512 = {

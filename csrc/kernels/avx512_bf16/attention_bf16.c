@@ -1,6 +1,6 @@
-/* attention_bf16 with vdpbf16ps: out[Tq,Dh] = softmax(scale q k^T) v of one head. avx512/attention.h has layout, method and
- * bounds; a step of a product takes two elements of Dh, or two keys. v is copied so that two keys' elements lie side by side, k
- * only where Dh is odd.
+/* attention_bf16 with vdpbf16ps: out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head. avx512/attention.h has layout,
+ * method and bounds; a step of a product takes two elements of Dh, or two keys. v is copied so that two keys' elements lie
+ * side by side, k only where Dh is odd.
  *
  * 2^x by a cubic: 9e-5 relative, a fortieth of bfloat16's rounding. Sums are of the unrounded probabilities. */
 #define SPACING 2
@@ -146,7 +146,7 @@ void txk_attention_bf16_avx512_bf16(const struct tx_attention_bf16 *job)
 {
     struct attention a = {
         .Tk = job->Tk, .Dh = job->Dh, .steps = (job->Dh + 1) / 2, .factor = job->scale * 1.44269504088896341f,
-        .keys = (const char *)job->k, .ldk = job->ldk * sizeof(uint16_t),
+        .keys = (const char *)job->k, .ldk = job->ldk * sizeof(uint16_t), .bias_factor = 1.0f,
     };
     struct copies copies;
     carve(&a, &copies, job->scratch);
@@ -156,6 +156,7 @@ void txk_attention_bf16_avx512_bf16(const struct tx_attention_bf16 *job)
     for (size_t q0 = 0; q0 < job->Tq; q0 += QUERIES) {
         const size_t rows = job->Tq - q0 < QUERIES ? job->Tq - q0 : QUERIES;
         a.NV = (rows + 15) / 16;
+        a.bias = job->bias ? job->bias + q0 : NULL;
         turn_queries(&a, job, q0, rows);
         attend(&a);
         store_rows(&a, job, q0, rows);

@@ -26,6 +26,10 @@ float txk_activate_one_ref(float value, int act)
         return (float)x_sigmoid(x, x);
     case TX_ACT_TANH:
         return (float)tanh(x);
+    case TX_ACT_QUICK_GELU:
+        return (float)x_sigmoid(x, 1.702 * x);
+    case TX_ACT_RELU:
+        return x > 0 || x != x ? value : 0.0f;
     default:
         return value;
     }

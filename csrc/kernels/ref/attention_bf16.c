@@ -1,7 +1,7 @@
-/* out[Tq,Dh] = softmax(scale q k^T) v of one head in bfloat16, the version to read first: one row of scores at a time in
- * scratch, the maximum subtracted before exp, sums in double in ascending order of keys. Probabilities (before they are divided
- * by their sum) enter the product with v as bfloat16; their sum is of the unrounded ones. A row with a NaN or +inf score comes
- * out as NaN. */
+/* out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head in bfloat16, the version to read first: one row of scores at a
+ * time in scratch, the maximum subtracted before exp, sums in double in ascending order of keys. Probabilities (before they
+ * are divided by their sum) enter the product with v as bfloat16; their sum is of the unrounded ones. A row with a NaN or
+ * +inf score comes out as NaN. */
 #include "row.h"
 
 #include <math.h>
@@ -23,7 +23,7 @@ void txk_attention_bf16_ref(const struct tx_attention_bf16 *job)
             double score = 0;
             for (size_t d = 0; d < job->Dh; d++)
                 score += (double)tx_float_of_bf16(q[d]) * tx_float_of_bf16(k[d]);
-            p[j] = score * job->scale;
+            p[j] = (score + (job->bias ? job->bias[(ptrdiff_t)i - (ptrdiff_t)j] : 0)) * job->scale;
             if (p[j] > max)
                 max = p[j];
         }

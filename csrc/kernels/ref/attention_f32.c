@@ -1,6 +1,6 @@
-/* out[Tq,Dh] = softmax(scale q k^T) v of one head, the version to read first: one row of scores at a time in scratch, the
- * maximum subtracted before exp, all sums in double and in ascending order of keys. A row with a NaN or +inf score comes out as
- * NaN. */
+/* out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head, the version to read first: one row of scores at a time in
+ * scratch, the maximum subtracted before exp, all sums in double and in ascending order of keys. A row with a NaN or +inf
+ * score comes out as NaN. */
 #include "row.h"
 
 #include <math.h>
@@ -22,7 +22,7 @@ void txk_attention_f32_ref(const struct tx_attention_f32 *job)
             double score = 0;
             for (size_t d = 0; d < job->Dh; d++)
                 score += (double)q[d] * k[d];
-            p[j] = score * job->scale;
+            p[j] = (score + (job->bias ? job->bias[(ptrdiff_t)i - (ptrdiff_t)j] : 0)) * job->scale;
             if (p[j] > max)
                 max = p[j];
         }

@@ -1,5 +1,5 @@
-/* LayerNorm, the version to read first: mean, then the variance around it, in double; then the affine parts that are given; the
- * result as float32, or rounded from there to bfloat16 or int8 for the next product. */
+/* LayerNorm and RMS norm, the version to read first: mean (0 in the latter), then the variance around it, in double; then
+ * the affine parts that are given; the result as float32, or rounded from there to bfloat16 or int8 for the next product. */
 #include "row.h"
 
 #include <math.h>
@@ -8,7 +8,7 @@ struct txk_moments_ref txk_moments_ref(const struct tx_norm_f32 *job, size_t m)
 {
     const float *x = job->x + m * job->ldx;
     double mean = 0, var = 0;
-    for (size_t d = 0; d < job->D; d++)
+    for (size_t d = 0; d < job->D && !job->rms; d++)
         mean += x[d];
     mean /= (double)job->D;
     for (size_t d = 0; d < job->D; d++)
@@ -22,7 +22,7 @@ float txk_norm_one_ref(const struct tx_norm_f32 *job, size_t m, size_t d, struct
     const size_t g = job->group ? (size_t)job->group[m] : 0;
     double y = (job->x[m * job->ldx + d] - moments.mean) * moments.rstd;
     if (job->weight)
-        y = y * job->weight[d] + job->bias[d];
+        y = y * job->weight[d] + (job->bias ? job->bias[d] : 0);
     if (job->scale)
         y = y * (1.0 + job->scale[g * job->ldm + d]) + job->shift[g * job->ldm + d];
     return (float)y;

@@ -1,0 +1,48 @@
+/* The inside of a gated MLP, out = act(x) y, 16 elements at a time with a masked tail; the activations are in simd.h. */
+#include "row.h"
+#include "simd_narrow.h"
+
+TXK_INLINE void gated_rows(const struct tx_gated *job, int act, int bf16)
+{
+    for (size_t m = 0; m < job->M; m++) {
+        const size_t from = m * job->ldx, to = m * job->ldo;
+        for (size_t f = 0; f < job->F; f += 16) {
+            const __mmask16 lanes = lanes_f32x16(job->F - f);
+            if (bf16) {
+                const __m512 x = f32_of_bf16x16(_mm256_maskz_loadu_epi16(lanes, (const uint16_t *)job->x + from + f));
+                const __m512 y = f32_of_bf16x16(_mm256_maskz_loadu_epi16(lanes, (const uint16_t *)job->y + from + f));
+                _mm256_mask_storeu_epi16((uint16_t *)job->out + to + f, lanes,
+                                         bf16_of_f32x16(_mm512_mul_ps(activate_f32x16(x, act), y)));
+            } else {
+                const __m512 x = _mm512_maskz_loadu_ps(lanes, (const float *)job->x + from + f);
+                const __m512 y = _mm512_maskz_loadu_ps(lanes, (const float *)job->y + from + f);
+                _mm512_mask_storeu_ps((float *)job->out + to + f, lanes, _mm512_mul_ps(activate_f32x16(x, act), y));
+            }
+        }
+        if (bf16)
+            memset((uint16_t *)job->out + to + job->F, 0, (tx_k_padded(job->F) - job->F) * sizeof(uint16_t));
+    }
+}
+
+TXK_INLINE void gated(const struct tx_gated *job, int bf16)
+{
+    switch (job->act) {
+    case TX_ACT_GELU_ERF: gated_rows(job, TX_ACT_GELU_ERF, bf16); break;
+    case TX_ACT_GELU_TANH: gated_rows(job, TX_ACT_GELU_TANH, bf16); break;
+    case TX_ACT_SILU: gated_rows(job, TX_ACT_SILU, bf16); break;
+    case TX_ACT_TANH: gated_rows(job, TX_ACT_TANH, bf16); break;
+    case TX_ACT_QUICK_GELU: gated_rows(job, TX_ACT_QUICK_GELU, bf16); break;
+    case TX_ACT_RELU: gated_rows(job, TX_ACT_RELU, bf16); break;
+    default: gated_rows(job, TX_ACT_NONE, bf16); break;
+    }
+}
+
+void txk_gated_f32_avx512(const struct tx_gated *job)
+{
+    gated(job, 0);
+}
+
+void txk_gated_bf16_avx512(const struct tx_gated *job)
+{
+    gated(job, 1);
+}
