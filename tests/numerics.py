@@ -90,6 +90,14 @@ MODEL_BFLOAT16 = Tolerance(1e-2, "RMS; a bfloat16 rounding is 2^-9 (2e-3) at mos
                            "blocks, part of which the residual stream carries around")
 MODEL_INT8 = Tolerance(3e-2, "RMS; weights and activations are each rounded to 1/254 of their row's largest number, some 1% of a typical one; ten in a row")
 
+T5_BFLOAT16 = Tolerance(3e-2, "RMS; as MODEL_BFLOAT16, and scores that are not divided by 1/sqrt(Dh): a random model's reach 30, where a rounding of q and k "
+                        "is a tenth of a power of e. PyTorch's own bfloat16 errs as much")
+T5_INT8 = Tolerance(8e-2, "RMS; the same with int8's roundings of 1%; `wo` stays bfloat16")
+BERT_BFLOAT16 = Tolerance(1.2e-2, "RMS; as MODEL_BFLOAT16, three blocks whose norms come after")
+BERT_INT8 = Tolerance(3e-2, "RMS; as MODEL_INT8, the table of tokens included")
+CLIP_BFLOAT16 = Tolerance(1e-2, "RMS; as MODEL_BFLOAT16")
+CLIP_INT8 = Tolerance(3e-2, "RMS; as MODEL_INT8, the table of tokens included")
+
 # ---- schedules: textok's float64 coefficients, run in NumPy on a toy model ----
 
 SCHEDULE = Tolerance(1e-12, "float64 against float64: at t = 999 a division by sqrt(alpha), 6e-3, and 50 steps of a few roundings of 1e-16")
@@ -135,6 +143,10 @@ KERNEL_STEP = Tolerance(1.2e-7, "of the largest term: float64 inside, one roundi
 KERNEL_GELU = Tolerance(1.5e-7, "of max(|x|, 1): two roundings, and a polynomial of relative error 1.3e-7 where the tail counts")
 KERNEL_GELU_TAIL = Tolerance(6e-7, "of the result for -3 <= x < 0, where 1 + erf would have lost up to 3 digits: the polynomial 2e-7, five roundings")
 KERNEL_SILU = Tolerance(3e-7, "of the result: exp 1 ulp, an addition, a division")
+KERNEL_QUICK_GELU = Tolerance(5e-7, "of the result, for |1.702 x| up to 2, and in proportion beyond: as KERNEL_SILU, and the rounding of 1.702 x, 2^-24 of "
+                               "it, which exp turns into as much of the result")
+KERNEL_RELU = Tolerance(1e-12, "exact")
+KERNEL_GATED = Tolerance(6e-7, "of max(|x|, 1) |y|: the activation's error and one rounding")
 KERNEL_TANH = Tolerance(3e-7, "of the result: as KERNEL_SILU, with one more addition")
 
 # ---- kernels of bfloat16 and int8, against float64 on the already rounded inputs ----

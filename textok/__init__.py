@@ -17,7 +17,7 @@ from typing import Any
 
 from ._core import cpu_info, get_num_threads, set_num_threads
 from .bundled import list_models
-from .config import DiTConfig, SideConfig, TexTokConfig
+from .config import DiTConfig, SideConfig, TextEncoderConfig, TexTokConfig
 from .dit import DiT
 from .errors import ConfigError, TextokError, WeightsError
 from .image_tokenizer import TexTok
@@ -25,6 +25,7 @@ from .pictures.preprocess import preprocess, to_uint8
 from .pipeline import Pipeline, PipelineResult
 from .text.caption_store import CaptionStore
 from .text.embedding_store import EmbeddingStore
+from .text.encoder import TextEncoder
 from .text.open_embeddings import open_embeddings
 
 __version__ = "0.1.0"
@@ -40,6 +41,8 @@ __all__ = [
     "SideConfig",
     "TexTok",
     "TexTokConfig",
+    "TextEncoder",
+    "TextEncoderConfig",
     "TextokError",
     "WeightsError",
     "cpu_info",

@@ -1,8 +1,8 @@
 """The C engine as Python sees it.
 
 Everything here takes exact, C-contiguous arrays and whole configs; `textok.TexTok` and `textok.DiT` are the comfortable face.
-Raises ValueError (a shape, dtype or number that does not fit, with what came and what was expected), MemoryError, and whatever a
-callback or a pending signal raises.
+Raises ValueError (a shape, dtype or number that does not fit, with what came and what was expected), MemoryError, and whatever
+a callback or a pending signal raises.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,8 @@ I8 = NDArray[np.int8]
 U16 = NDArray[np.uint16]
 
 def cpu_info() -> dict[str, Any]:
-    """{"isa": active row, "rows": compiled and supported rows, "features": {...}, "kernels": {slot: row}, "threads": n, "openblas": text}"""
+    """{"isa": active row, "rows": compiled and supported rows, "features": {...}, "kernels": {slot: row}, "threads": n,
+    "openblas": text}"""
 
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
@@ -29,12 +30,14 @@ def weight_table(model_type: str, config: Mapping[str, Any]) -> list[tuple[str, 
     """Names and shapes of all tensors that a model with this config has, in the order of the forward pass."""
 
 class Model:
-    """Packed, read-only weights of one TexTok (model_type "textok") or DiT ("dit"). Usable from several threads at once.
+    """Packed, read-only weights of one TexTok (model_type "textok"), DiT ("dit") or text encoder ("text_encoder"). Usable from
+    several threads at once.
 
-    `config` holds every key of a config (nested dicts for the two sides). `weights` is asked for every tensor of `weight_table` by name, one
-    at a time, and gives C-contiguous arrays of exactly these shapes: float32, bfloat16 as uint16, or int8, where it is then asked for
-    `NAME.scale`, float32 [out]. `dtype`: what the large products are computed in, "float32", "bfloat16" or "int8". `side`, of
-    a TexTok: "both", or the one side to hold, whose tensors alone are then asked for. `threads` that pack, 0: all.
+    `config` holds every key of a config (nested dicts for the two sides). `weights` is asked for every tensor of `weight_table`
+    by name, one at a time, and gives C-contiguous arrays of exactly these shapes: float32, bfloat16 as uint16, or int8, where
+    it is then asked for `NAME.scale`, float32 [out]. `dtype`: what the large products are computed in, "float32", "bfloat16" or
+    "int8". `side`, of a TexTok: "both", or the one side to hold, whose tensors alone are then asked for. `threads` that pack,
+    0: all.
     """
 
     def __init__(
@@ -46,12 +49,14 @@ class Model:
     num_parameters: int
     weight_bytes: int
     def weights(self) -> dict[str, NDArray[Any]]:
-        """All tensors, unpacked, as the model holds them: float32 (bit for bit as they came), bfloat16 as uint16, int8 beside `NAME.scale`."""
+        """All tensors, unpacked, as the model holds them: float32 (bit for bit as they came), bfloat16 as uint16, int8 beside
+        `NAME.scale`."""
     def memory_plan(self, batch: int, text_tokens: int, steps: int = 1, threads: int = 0) -> dict[str, int]:
         """{"weights": bytes, "workspace": bytes of one call of this batch with that many text tokens an image}"""
 
-    # TexTok. Where a side has no text, text and text_lengths are None for it. `text_lengths` are the rows that take part (the caller
-    # passes t for all where the config does not mask). trace: a dict whose lists get the intermediates, part by part; or None. threads 0: all.
+    # TexTok. Where a side has no text, text and text_lengths are None for it. `text_lengths` are the rows that take part (the
+    # caller passes t for all where the config does not mask). trace: a dict whose lists get the intermediates, part by part; or
+    # None. threads 0: all.
     def encode(self, x: F32 | NDArray[np.uint8], text: F32 | None, text_lengths: I32 | None, labels: I32 | None,
                out: F32, threads: int = 0, trace: dict[str, list[F32]] | None = None) -> None:
         """x [B,S,S,3], float32 in [-1,1] or uint8; text [B,t,Dt]; text_lengths, labels [B]; out float32 [B,N,d], written."""
@@ -68,19 +73,29 @@ class Model:
     def sample(self, x: F32, t: F32, update: NDArray[np.float64], guidance: F32, step_noise: F32 | None,
                labels: I32 | None, text: F32 | None, text_lengths: I32 | None,
                callback: Callable[[int, F32], object] | None = None, threads: int = 0) -> None:
-        """Run all steps in place: x [B,N,C] or [B,C,S,S] holds the start noise and then the result, in the generator's normalised space.
+        """Run all steps in place: x [B,N,C] or [B,C,S,S] holds the start noise and then the result, in the generator's
+        normalised space.
 
-        t [S]: the train timestep of each step, as the model sees it. guidance [S]: the scale; where it is 1, only the conditional half runs.
-        step_noise: of x's shape with an axis of steps before it, or None where no step adds noise. callback(step, x) is called after each
-        step with x (an alias of the state).
-        update [S,10], float64, one row a step; with m the guided prediction (first C channels), v the variance fraction in [-1,1]:
+        t [S]: the train timestep of each step, as the model sees it. guidance [S]: the scale; where it is 1, only the
+        conditional half runs. step_noise: of x's shape with an axis of steps before it, or None where no step adds noise.
+        callback(step, x) is called after each step with x (an alias of the state). update [S,10], float64, one row a step; with
+        m the guided prediction (first C channels), v the variance fraction in [-1,1]:
             x0   = u[0] x + u[1] m
             x'   = u[2] x + u[3] m + u[4] x0_prev + u[5] noise + u[6] exp(0.5 (w u[8] + (1 - w) u[7])) noise,  w = (v + 1)/2
-        x0_prev is x0 of the step before (0 at the first). u[7], u[8]: lower and upper log-variance of DDPM's learned range; u[9] is 0, reserved.
+        x0_prev is x0 of the step before (0 at the first). u[7], u[8]: lower and upper log-variance of DDPM's learned range;
+        u[9] is 0, reserved.
         """
 
+    # Text encoders.
+    def encode_text(self, ids: I32, tokens: I32, keys: I32, pooled_at: I32 | None, states: F32 | None, pooled: F32 | None,
+                    threads: int = 0, trace: dict[str, list[F32]] | None = None) -> None:
+        """ids: all captions' token numbers, one after the other; tokens [B]: how many each has; keys [B]: how many of these
+        others may look at, the rest is padding. states [B,t,Dt], t at least the most tokens, of which each caption's rows are
+        written; pooled [B,P]: the state at place pooled_at[b] of each, projected where the model does. Either may be None."""
+
 class Kernels:
-    """The slots of one ISA row, for tests and benchmarks. `Kernels("ref")`, `Kernels("avx512")`; ValueError where it can't run here.
+    """The slots of one ISA row, for tests and benchmarks. `Kernels("ref")`, `Kernels("avx512")`; ValueError where it can't run
+    here.
 
     Matrices may be views with any distance between rows; vectors are contiguous.
     """
@@ -88,9 +103,10 @@ class Kernels:
     def __init__(self, isa: str) -> None: ...
     def gemm_f32(self, a: F32, w: F32, bias: F32 | None = None, activation: str = "none", residual: F32 | None = None,
                  gate: F32 | None = None, group: I32 | None = None) -> F32:
-        """act(a [M,K] @ w [N,K].T + bias [N]); with residual [M,N]: residual + gate[group[row]] * that (gate [G,N] or None for 1).
+        """act(a [M,K] @ w [N,K].T + bias [N]); with residual [M,N]: residual + gate[group[row]] * that (gate [G,N] or None for
+        1).
 
-        activation: "none", "gelu_erf", "gelu_tanh", "silu", "tanh"."""
+        activation: "none", "gelu_erf", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu"."""
     def pack_f32(self, w: F32, /) -> F32:
         """w [N,K] in the form that this row's gemm reads: a vector, 64-byte aligned."""
     def unpack_f32(self, packed: F32, n: int, k: int, /) -> F32:
@@ -102,12 +118,15 @@ class Kernels:
                      gate: F32 | None = None, group: I32 | None = None) -> F32:
         """What gemm_f32 does to a product acc [M,N]."""
     def norm_f32(self, x: F32, eps: float, weight: F32 | None = None, bias: F32 | None = None, shift: F32 | None = None,
-                 scale: F32 | None = None, group: I32 | None = None) -> F32:
-        """LayerNorm of each row of x [M,D], times weight plus bias, then times (1 + scale[group[row]]) plus shift[group[row]]."""
-    def attention_f32(self, q: F32, k: F32, v: F32, out: F32 | None = None) -> F32:
-        """softmax(q k^T / sqrt(Dh)) v for q [Tq,Dh], k [Tk,Dh], v [Tk,Dh] of one head."""
-    # bfloat16 is kept as uint16. Operands of products: 64-byte aligned rows, zero padded to a multiple of 64 elements, as round_bf16,
-    # quantize_int8 and the norms return them. k is the inner size without padding; out float32, or uint16 for a bfloat16 result.
+                 scale: F32 | None = None, group: I32 | None = None, rms: bool = False) -> F32:
+        """LayerNorm (or RMS norm) of each row of x [M,D], times weight plus bias, then times (1 + scale[group[row]]) plus
+        shift[group[row]]."""
+    def attention_f32(self, q: F32, k: F32, v: F32, out: F32 | None = None, bias: F32 | None = None, scale: float = 0) -> F32:
+        """softmax(scale (q k^T + bias)) v for q [Tq,Dh], k [Tk,Dh], v [Tk,Dh] of one head; scale 0: 1/sqrt(Dh). bias [Tq + Tk -
+        1]: number i - j + Tk - 1 is added to row i of q and row j of k."""
+    # bfloat16 is kept as uint16. Operands of products: 64-byte aligned rows, zero padded to a multiple of 64 elements, as
+    # round_bf16, quantize_int8 and the norms return them. k is the inner size without padding; out float32, or uint16 for a
+    # bfloat16 result.
     def panels(self) -> dict[str, int]:
         """Columns of a packed panel for "f32", "bf16" and "int8"."""
     def pack_bf16(self, w: F32, /) -> U16: ...
@@ -119,19 +138,23 @@ class Kernels:
     def gemm_int8(self, out: F32 | U16, a: I8, packed: I8, k: int, a_scale: F32, w_scale: F32, bias: F32 | None = None,
                   activation: str = "none", residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None,
                   n0: int = 0, n1: int = -1) -> None: ...
-    def attention_bf16(self, out: U16, q: U16, k: U16, v: U16, /) -> None:
+    def attention_bf16(self, out: U16, q: U16, k: U16, v: U16, bias: F32 | None = None, scale: float = 0, /) -> None:
         """As attention_f32, into out [Tq,Dh]."""
-    def attention_int8(self, out: U16, q: U16, k: U16, v: U16, /) -> None:
-        """As attention_bf16, as int8 models take it: where the row has such products, with q, k, v and probabilities rounded to int8."""
+    def attention_int8(self, out: U16, q: U16, k: U16, v: U16, bias: None = None, scale: float = 0, /) -> None:
+        """As attention_bf16 without bias, as int8 models take it: where the row has such products, with q, k, v and
+        probabilities rounded to int8."""
     def round_bf16(self, x: F32, /) -> U16: ...
     def quantize_int8(self, x: F32 | U16, /) -> tuple[I8, F32]:
         """The rows and their scales; x float32 or bfloat16."""
     def norm_bf16(self, x: F32, eps: float, weight: F32 | None = None, bias: F32 | None = None, shift: F32 | None = None,
-                  scale: F32 | None = None, group: I32 | None = None) -> U16: ...
+                  scale: F32 | None = None, group: I32 | None = None, rms: bool = False) -> U16: ...
     def norm_int8(self, x: F32, eps: float, weight: F32 | None = None, bias: F32 | None = None, shift: F32 | None = None,
-                  scale: F32 | None = None, group: I32 | None = None) -> tuple[I8, F32]: ...
+                  scale: F32 | None = None, group: I32 | None = None, rms: bool = False) -> tuple[I8, F32]: ...
     def activate_f32(self, x: F32, kind: str, /) -> F32:
         """kind: as gemm_f32's activation; x [n]."""
+    def gated_f32(self, x: F32, y: F32, kind: str, /) -> F32:
+        """act(x) y, x and y [M,F] with rows of one distance."""
+    def gated_bf16(self, x: U16, y: U16, kind: str, /) -> U16: ...
     def step_f32(self, x: F32, x0_prev: F32, m: F32, v: F32 | None, noise: F32 | None, u: NDArray[np.float64], /) -> None:
         """One row of `Model.sample`'s update on vectors, in place: x and x0_prev."""
     def patchify(self, image: F32 | NDArray[np.uint8], p: int, /) -> F32:
@@ -141,6 +164,6 @@ class Kernels:
     def slots(self) -> dict[str, str]:
         """Each slot and the row that it comes from: this one, or the best before it that fills the slot."""
     def register_rounds(self, rounds: int, dtype: str = "f32", /) -> float:
-        """Runs so many rounds of multiply-adds on registers alone and returns the number of operations: divided by their time, the most that
-        this thread could do with this row's instructions. dtype of the factors: "f32", "bf16" or "int8". NotImplementedError where the row and
-        those before it have no such loop."""
+        """Runs so many rounds of multiply-adds on registers alone and returns the number of operations: divided by their time,
+        the most that this thread could do with this row's instructions. dtype of the factors: "f32", "bf16" or "int8".
+        NotImplementedError where the row and those before it have no such loop."""

@@ -178,8 +178,8 @@ class TexTokConfig:
     num_classes
         Rows of that table; 0 without one.
     num_registers, input_norm, output_conv
-        Learned tokens of each side that are only attended to, such as a class token; whether a layer norm stands before the first block;
-        whether a 3 x 3 convolution over the pixels stands at the end. TiTok has one, true and true.
+        Learned tokens of each side that are only attended to, such as a class token; whether a layer norm stands before the
+        first block; whether a 3 x 3 convolution over the pixels stands at the end. TiTok has one, true and true.
     norm_eps, gelu, qkv_bias, output_activation, kl
         Epsilon of the layer norms; "erf" or "tanh" GELU; bias of the QKV projections; "none" or "tanh" on the pixels; whether
         the latent projection has a mean and a log-variance half, of which `encode` returns the mean.
@@ -291,8 +291,8 @@ class DiTConfig:
     Parameters
     ----------
     num_tokens, in_channels
-        N tokens of C numbers: the shape of a sample, a TexTok's `num_latent_tokens` and `latent_dim`. With `input_size`, C is the
-        channels of a latent image, and N its patches, which may be left out.
+        N tokens of C numbers: the shape of a sample, a TexTok's `num_latent_tokens` and `latent_dim`. With `input_size`, C is
+        the channels of a latent image, and N its patches, which may be left out.
     hidden_size, depth, num_heads, mlp_ratio
         Sizes of the transformer, as in `SideConfig`.
     num_classes
@@ -302,15 +302,15 @@ class DiTConfig:
     norm_eps, mlp_norm_eps
         Epsilon of the layer norms; of the one before the MLP, where it differs (diffusers' 1e-5), else None.
     time_freq_dim, time_freq_shift
-        Width of the sinusoidal time embedding, even; its frequencies are 1e4^(-i / (time_freq_dim / 2 - time_freq_shift)), with a
-        shift of 0 or, as in diffusers, 1.
+        Width of the sinusoidal time embedding, even; its frequencies are 1e4^(-i / (time_freq_dim / 2 - time_freq_shift)), with
+        a shift of 0 or, as in diffusers, 1.
     condition
         "class" or "text" (DiT-T2I: a cross-attention layer in every block).
     text_dim, num_text_tokens
         With "text": width Dt of the text embeddings and the most rows Nt of a caption. 0 otherwise.
     patch_size, input_size
-        With `input_size` S the model is the original DiT: a sample is a latent image [C,S,S], its tokens are patches of p x p, and p
-        divides S. None: a sample is N tokens, and `patch_size` is 1.
+        With `input_size` S the model is the original DiT: a sample is a latent image [C,S,S], its tokens are patches of p x p,
+        and p divides S. None: a sample is N tokens, and `patch_size` is 1.
     guidance_channels
         How many of the first channels classifier-free guidance covers; None for all.
     latent_mean, latent_std
@@ -471,21 +471,23 @@ class TextEncoderConfig:
     Parameters
     ----------
     family
-        "t5" (v1.1, Flan, the original, mT5, umT5), "bert" or "clip" (its text model). It says where norms stand and which they are, what has
-        biases, and whether a token sees those after it.
+        "t5" (v1.1, Flan, the original, mT5, umT5), "bert" or "clip" (its text model). It says where norms stand and which they
+        are, what has biases, and whether a token sees those after it.
     vocab_size, hidden_size, depth
         Rows of the table of tokens; width Dt of a state; blocks.
     num_heads, head_dim, mlp_size
         Attention heads and the width of one, by default hidden_size / num_heads; width of the MLP.
     activation, gated
-        Of the MLP: "relu", "gelu_erf", "gelu_tanh", "quick_gelu" or "silu"; whether a second projection of its input is multiplied to what it
-        gives, as in T5 v1.1.
+        Of the MLP: "relu", "gelu_erf", "gelu_tanh", "quick_gelu" or "silu"; whether a second projection of its input is
+        multiplied to what it gives, as in T5 v1.1.
     norm_eps
         Epsilon of the norms; by default the family's own, 1e-6, 1e-12 and 1e-5.
     max_positions, token_types
-        Rows of the table of positions, which is the most tokens of a caption; 0 in T5, whose positions are relative. BERT's token types.
+        Rows of the table of positions, which is the most tokens of a caption; 0 in T5, whose positions are relative. BERT's
+        token types.
     relative_buckets, relative_distance, relative_per_block
-        T5's positions: how many kinds of distance there are, from which on all are one, and whether each block has its own (umT5).
+        T5's positions: how many kinds of distance there are, from which on all are one, and whether each block has its own
+        (umT5).
     projection_dim
         Width of CLIP's pooled vector; 0: the state itself.
     end_token_id
@@ -495,7 +497,8 @@ class TextEncoderConfig:
     max_tokens
         The most tokens of a caption where a call does not say.
     weights_digest
-        Tells weights apart: of the weights as they were published, whatever this file holds them in. Empty: made when they are loaded.
+        Tells weights apart: of the weights as they were published, whatever this file holds them in. Empty: made when they are
+        loaded.
 
     Raises
     ------

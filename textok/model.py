@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from . import _core, arrays
 from . import weights as files
 from .bundled import find_model
-from .config import DiTConfig, TexTokConfig, TextEncoderConfig
+from .config import DiTConfig, TextEncoderConfig, TexTokConfig
 from .errors import ConfigError
 
 # Images whose arguments are converted, and that go to the engine, at a time. The engine bounds its own workspace.

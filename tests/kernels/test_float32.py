@@ -50,10 +50,12 @@ def activation(x, kind):
             "gelu_tanh": lambda: x / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
             "silu": lambda: x / (1 + np.exp(-x)),
             "tanh": lambda: np.tanh(x),
+            "quick_gelu": lambda: x / (1 + np.exp(-1.702 * x)),
+            "relu": lambda: np.maximum(x, 0),
         }[kind]()
 
 
-ACTIVATIONS = ["none", "gelu_erf", "gelu_tanh", "silu", "tanh"]
+ACTIVATIONS = ["none", "gelu_erf", "gelu_tanh", "silu", "tanh", "quick_gelu", "relu"]
 
 # ---- gemm ----
 
@@ -183,14 +185,62 @@ def test_epilogue_rejects_a_float16_residual(rng):
 # ---- attention ----
 
 
-def attention_exact(q, k, v):
+def attention_exact(q, k, v, bias=None, scale=None):
     """The output in float64 and the scale of KERNEL_ATTENTION."""
     q, k, v = np.float64(q), np.float64(k), np.float64(v)
-    root = math.sqrt(q.shape[1])
-    scores, terms = q @ k.T / root, (np.abs(q) @ np.abs(k).T).max(1, keepdims=True) / root
+    scale = scale or 1 / math.sqrt(q.shape[1])
+    scores, terms = q @ k.T, (np.abs(q) @ np.abs(k).T).max(1, keepdims=True)
+    if bias is not None:
+        added = by_distance(bias, len(q), len(k))
+        scores, terms = scores + added, terms + np.abs(np.where(added < -1e20, 0, added)).max(1, keepdims=True)
+    scores, terms = scores * scale, terms * scale
     p = np.exp(scores - scores.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     return p @ v, (len(k) + 2 * (q.shape[1] + 4) * terms + 16) * (p @ np.abs(v))
+
+
+def by_distance(bias, Tq, Tk):
+    """The bias of row i of q and row j of k: number i - j + Tk - 1."""
+    return np.float64(bias)[np.arange(Tq)[:, None] - np.arange(Tk) + Tk - 1]
+
+
+MASKED = np.float32(-1e30)
+
+
+@pytest.mark.parametrize("Dh", [1, 8, 40, 64, 65, 128])
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_attention_with_a_bias_by_distance(kernels, rng, Dh, scale):
+    """NaN lies before and behind the numbers that count."""
+    for Tq, Tk in itertools.product([1, 2, 7, 25, 33, 70], [1, 3, 16, 31, 63, 65, 97, 256, 300]):
+        q, k, v = (normal(rng, n, Dh, gap=3) for n in (Tq, Tk, Tk))
+        bias = normal(rng, Tq + Tk - 1) * np.float32(3)
+        result = kernels.attention_f32(q, k, v, bias=bias, scale=scale or 0)
+        numerics.check_scaled(result, *attention_exact(q, k, v, bias, scale), numerics.KERNEL_ATTENTION, f"Tq {Tq}, Tk {Tk}")
+
+
+def test_attention_with_a_causal_mask(kernels, rng):
+    """What is masked leaves no trace: another key in its place changes no bit of the rows before it."""
+    T, Dh = 77, 64
+    q, k, v = (normal(rng, T, Dh) for _ in range(3))
+    bias = np.where(np.arange(2 * T - 1) < T - 1, MASKED, np.float32(0))
+    result = kernels.attention_f32(q, k, v, bias=bias)
+    numerics.check_scaled(result, *attention_exact(q, k, v, bias), numerics.KERNEL_ATTENTION)
+    k[50:], v[50:] = 100 * k[50:], 7 * v[50:]
+    assert np.array_equal(kernels.attention_f32(q, k, v, bias=bias)[:50], result[:50])
+
+
+def test_attention_rows_with_a_bias_have_the_same_bits_anywhere(kernels, rng):
+    q, k, v, bias = normal(rng, 97, 40), normal(rng, 300, 40), normal(rng, 300, 40), normal(rng, 396)
+    whole = kernels.attention_f32(q, k, v, bias=bias)
+    for rows in (1, 5, 24, 25, 50):
+        assert np.array_equal(kernels.attention_f32(q[97 - rows :], k, v, bias=bias[97 - rows :]), whole[97 - rows :])
+
+
+def test_attention_rejects_a_bias_off_by_one_and_the_other_way(rng):
+    q, k, v, bias = normal(rng, 5, 64), normal(rng, 300, 64), normal(rng, 300, 64), normal(rng, 304)
+    exact, scale = attention_exact(q, k, v, bias)
+    for wrong in (np.roll(bias, 1), bias[::-1]):
+        assert numerics.scaled_error(attention_exact(q, k, v, wrong)[0], exact, scale) > numerics.KERNEL_ATTENTION.limit
 
 
 @pytest.mark.parametrize("Dh", [1, 8, 15, 24, 40, 64, 65, 72, 80, 96, 128, 144])
@@ -236,12 +286,14 @@ def test_attention_rejects_a_lost_key_and_a_wrong_scale(rng):
 # ---- norm ----
 
 
-def norm_exact(x, eps, weight, bias, shift, scale, group):
-    """LayerNorm in float64 and the scale of KERNEL_NORM."""
+def norm_exact(x, eps, weight, bias, shift, scale, group, rms=False):
+    """LayerNorm or RMS norm in float64 and the scale of KERNEL_NORM."""
     x = np.float64(x)
-    y = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + eps)
+    x = x if rms else x - x.mean(1, keepdims=True)
+    y = x / np.sqrt((x**2).mean(1, keepdims=True) + eps)
     size = np.abs(y).max(1, keepdims=True) + np.zeros_like(y)
     if weight is not None:
+        bias = 0 if bias is None else bias
         y, size = y * weight + bias, size * np.abs(weight) + np.abs(bias)
     if scale is not None:
         group = np.zeros(len(x), int) if group is None else group
@@ -264,6 +316,19 @@ def test_norm(kernels, rng, affine, modulation):
         if D <= 3:  # two nearly equal numbers: the condition number of y is that of their difference
             size = size * (1 + np.abs(x).max(1, keepdims=True) / (np.float64(x).std(1, keepdims=True) + 1e-3))
         numerics.check_scaled(kernels.norm_f32(x, *args), exact, size, numerics.KERNEL_NORM, f"D {D}, offset {offset}")
+
+
+@pytest.mark.parametrize("affine", ["none", "weight", "both"])
+def test_rms_norm(kernels, rng, affine):
+    for D, offset in itertools.product([*SIZES, 64, 768, 1152], [0.0, 1000.0]):
+        x = spread(rng.standard_normal((5, D)) + offset, 3)
+        args = (1e-6, None if affine == "none" else normal(rng, D), normal(rng, D) if affine == "both" else None, None, None, None, True)
+        exact, size = norm_exact(x, *args)
+        numerics.check_scaled(kernels.norm_f32(x, *args), exact, size, numerics.KERNEL_NORM, f"D {D}, offset {offset}")
+        assert D < 3 or numerics.scaled_error(norm_exact(x, *args[:6])[0], exact, size) > numerics.KERNEL_NORM.limit
+    for deviation in (1e19, 1e37):
+        x = spread(rng.standard_normal((3, 97)) * deviation, 3)
+        numerics.check_scaled(kernels.norm_f32(x, 1e-6, rms=True), *norm_exact(x, 1e-6, *[None] * 5, True), numerics.KERNEL_NORM)
 
 
 def test_norm_of_constant_rows(kernels):
@@ -313,10 +378,12 @@ def useful_range():
 def activation_scale(x, exact, kind):
     if kind.startswith("gelu"):
         return np.maximum(np.abs(x), 1)
-    return np.maximum(np.abs(exact), 1e-37)  # one float32 denormal may be lost
+    of = np.maximum(np.abs(1.702 * x), 2) / 2 if kind == "quick_gelu" else 1  # where e^ makes more of a rounding of its argument
+    return of * np.maximum(np.abs(exact), 1e-37)  # one float32 denormal may be lost
 
 
-TOLERANCES = {"gelu_erf": numerics.KERNEL_GELU, "gelu_tanh": numerics.KERNEL_GELU, "silu": numerics.KERNEL_SILU, "tanh": numerics.KERNEL_TANH}
+TOLERANCES = {"gelu_erf": numerics.KERNEL_GELU, "gelu_tanh": numerics.KERNEL_GELU, "silu": numerics.KERNEL_SILU, "tanh": numerics.KERNEL_TANH,
+              "quick_gelu": numerics.KERNEL_QUICK_GELU, "relu": numerics.KERNEL_RELU}
 
 
 @pytest.mark.parametrize("kind", TOLERANCES)
@@ -441,7 +508,7 @@ def test_bad_arguments_are_named(kernels, rng):
         (lambda: kernels.gemm_f32(a, w, gate=normal(rng, 1, 4)), "gate: needs a residual"),
         (lambda: kernels.gemm_f32(a[:, ::-1], w), "a: the elements of a row must lie side by side"),
         (lambda: kernels.gemm_f32(a, w, residual=normal(rng, 3, 4), gate=normal(rng, 2, 4), group=np.array([0, 2, 0], np.int32)), "group: 2 at row 1"),
-        (lambda: kernels.norm_f32(a, 1e-6, weight=normal(rng, 5)), "come together"),
+        (lambda: kernels.norm_f32(a, 1e-6, bias=normal(rng, 5)), "bias needs weight"),
         (lambda: kernels.attention_f32(a, w, normal(rng, 3, 5)), "v: extent 0 is 3, expected 4"),
         (lambda: kernels.gemm_packed_f32(fixed, a, kernels.pack_f32(normal(rng, 5, 5))), "out: expected an array that can be written to"),
         (lambda: kernels.attention_f32(a, w, w, fixed), "out: expected an array that can be written to"),
@@ -453,3 +520,13 @@ def test_bad_arguments_are_named(kernels, rng):
             call()
     with pytest.raises(ValueError, match="not known; choose from"):
         Kernels("sse9")
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_gated(kernels, rng, kind):
+    for M, F in itertools.product([1, 3, 8], SIZES):
+        wide = normal(rng, M, 2 * F, gap=5) * np.float32(2)
+        x, y = wide[:, :F], wide[:, F:]
+        exact = activation(x, kind) * y
+        numerics.check_scaled(kernels.gated_f32(x, y, kind), exact, np.maximum(np.abs(x), 1) * np.abs(y), numerics.KERNEL_GATED)
+        assert M * F < 9 or kind == "none" or numerics.scaled_error(exact * 1.0001, exact, np.maximum(np.abs(x), 1) * np.abs(y)) > 1e-6

@@ -149,6 +149,21 @@ def test_norms(kernels, d, parts):
         assert rejects(got[:, :d] * scale[:, None] * 1.01, y, numerics.ROUNDED_INT8)
 
 
+@pytest.mark.parametrize("d", (1, 31, 64, 97, 768))
+def test_rms_norms(kernels, d):
+    r = rng(23, d)
+    x, weight = (r.standard_normal((4, d)) + 2).astype(np.float32), r.standard_normal(d).astype(np.float32)
+    y = x.astype(np.float64) / np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True) + 1e-6) * weight
+    got = kernels.norm_bf16(x, 1e-6, weight=weight, rms=True)
+    assert not got[:, d:].any()
+    check(wide(got[:, :d]), y, numerics.ROUNDED_BF16)
+    got, scale = kernels.norm_int8(x, 1e-6, weight=weight, rms=True)
+    assert not got[:, d:].any()
+    check(got[:, :d] * scale[:, None].astype(np.float64), y, numerics.ROUNDED_INT8)
+    if d > 1:
+        assert rejects(wide(kernels.norm_bf16(x, 1e-6, weight=weight, bias=0 * weight)[:, :d]), y, numerics.ROUNDED_BF16)
+
+
 @pytest.mark.parametrize("deviation", (1e18, 2e19, 1e37))
 def test_norms_of_rows_whose_squares_are_beyond_float32(kernels, deviation):
     x = (rng(10).standard_normal((3, 97)) * [[deviation], [1], [deviation]]).astype(np.float32)
@@ -326,9 +341,12 @@ def attend(k, q, key, value):
     return out
 
 
-def softmax_attention(q, k, v):
+def softmax_attention(q, k, v, bias=None, scale=None):
     q, k, v = (wide(x).astype(np.float64) for x in (q, k, v))
-    s = q @ k.T / np.sqrt(q.shape[1])
+    s = q @ k.T
+    if bias is not None:
+        s = s + bias.astype(np.float64)[np.arange(len(q))[:, None] - np.arange(len(k)) + len(k) - 1]
+    s = s * (scale or 1 / np.sqrt(q.shape[1]))
     p = np.exp(s - s.max(1, keepdims=True))
     return p / p.sum(1, keepdims=True) @ v
 
@@ -345,6 +363,42 @@ def test_attention_bf16(kernels, tq, tk, dh, spread):
     got, exact = wide(attend(kernels, q, k, v)), softmax_attention(q, k, v)
     check(got, exact, numerics.ATTENTION_BF16)
     assert rejects(got * 1.02, exact, numerics.ATTENTION_BF16)
+
+
+@pytest.mark.parametrize("tq,tk,dh", [*ATTENTION, (70, 90, 64)])
+@pytest.mark.parametrize("scale", (None, 1.0))
+def test_attention_bf16_with_a_bias(kernels, tq, tk, dh, scale):
+    """By distance, with NaN before and behind the numbers that count; and a causal mask, which leaves no trace of what it hides."""
+    r = rng(21, tq, tk, dh)
+    q, k, v = (bf16(r.standard_normal((t, dh + 7)) * s)[:, :dh] for t, s in ((tq, dh**-0.5), (tk, 1), (tk, 1)))
+    bias, out = (2 * r.standard_normal(tq + tk - 1)).astype(np.float32), np.full(q.shape, 0x7FC0, np.uint16)
+    kernels.attention_bf16(out, q, k, v, bias, scale or 0)
+    exact = softmax_attention(q, k, v, bias, scale)
+    check(wide(out), exact, numerics.ATTENTION_BF16)
+    assert tk < 60 or rejects(softmax_attention(q, k, v, bias[::-1], scale), exact, numerics.ATTENTION_BF16)
+    if tq <= tk:
+        mask = np.where(np.arange(tq + tk - 1) < tk - 1, np.float32(-1e30), np.float32(0))
+        kernels.attention_bf16(out, q, k, v, mask)
+        check(wide(out), softmax_attention(q, k, v, mask), numerics.ATTENTION_BF16)
+        k, v, before = k.copy(), v.copy(), out.copy()
+        k[tq // 2 :], v[tq // 2 :] = bf16(r.standard_normal((tk - tq // 2, dh))), bf16(r.standard_normal((tk - tq // 2, dh)))
+        kernels.attention_bf16(out, q, k, v, mask)
+        assert np.array_equal(out[: tq // 2], before[: tq // 2])
+
+
+@pytest.mark.parametrize("kind", ("gelu_tanh", "relu", "quick_gelu", "none"))
+@pytest.mark.parametrize("m,f", [(1, 1), (3, 15), (2, 16), (5, 33), (3, 64), (2, 130)])
+def test_gated_bf16(kernels, kind, m, f):
+    both = bf16(2 * rng(22, m, f).standard_normal((m, 2 * f)))
+    x, y = both[:, :f], both[:, f:]
+    out = kernels.gated_bf16(x, y, kind)
+    u = wide(x).astype(np.float64)
+    act = {"gelu_tanh": u / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (u + 0.044715 * u**3))), "relu": np.maximum(u, 0),
+           "quick_gelu": u / (1 + np.exp(-1.702 * u)), "none": u}[kind]
+    exact = act * wide(y)
+    assert out.shape == (m, padded(f)) and not out[:, f:].any()
+    check(wide(out[:, :f]), exact, numerics.ROUNDED_BF16)
+    assert not exact.any() or rejects(wide(out[:, :f]) * 1.01, exact, numerics.ROUNDED_BF16)
 
 
 def test_attention_with_growing_scores(kernels):

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import arrays
-from .. import weights as files
+from .. import arrays, files
 from ..bundled import find_model
 from ..config import TextEncoderConfig
-from ..model import EngineModel, progress_bar
-from . import layouts
+from ..model import EngineModel
+from ..progress import progress_bar
+from ..weights import Tensor, random_tensors, user_tensors
+from . import encoder_layouts as layouts
 from .encoder_files import EncoderFolder, EngineTensors, read_folder
 from .tokens import CaptionTokenizer
 
@@ -38,8 +39,8 @@ class TextEncoder(EngineModel):
     config
         A dict as in `config.json` (missing keys have their defaults) or a `TextEncoderConfig`.
     weights
-        A dict of arrays with the names and shapes of transformers' checkpoints, any float type; or int8 rows beside their scales. An encoder
-        made so has no tokenizer: it takes token numbers.
+        A dict of arrays with the names and shapes of transformers' checkpoints, any float type; or int8 rows beside their
+        scales. An encoder made so has no tokenizer: it takes token numbers.
     dtype
         What the model computes in: "float32", "bfloat16" or "int8"; see `from_pretrained`.
     threads
@@ -52,9 +53,9 @@ class TextEncoder(EngineModel):
 
     Notes
     -----
-    Captions are not padded: each costs what its own tokens cost, and its states do not depend on which others come with it, to the bit. In
-    int8 models T5's `wo` stays bfloat16, since its input has outliers of several hundred times the typical number. Sources: T5 (arXiv
-    1910.10683), BERT (1810.04805), CLIP (2103.00020).
+    Captions are not padded: each costs what its own tokens cost, and its states do not depend on which others come with it, to
+    the bit. In int8 models T5's `wo` stays bfloat16, since its input has outliers of several hundred times the typical number.
+    Sources: T5 (arXiv 1910.10683), BERT (1810.04805), CLIP (2103.00020).
 
     Examples
     --------
@@ -70,15 +71,16 @@ class TextEncoder(EngineModel):
     def __init__(self, config: Any, weights: Mapping[str, Any], dtype: str = "float32", threads: int | None = None) -> None:
         self._set_up(self._as_config(config), dtype, threads, "both")
         self._describe("text_encoder", CaptionTokenizer({}, "this encoder, made of arrays,"), True)
-        self._fill(files.user_tensors(weights), "weights", False)
+        self._fill(user_tensors(weights), "weights", False)
 
     @property
     def config(self) -> TextEncoderConfig:
         """The frozen config."""
-        return self._config
+        config: TextEncoderConfig = self._config
+        return config
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         path: str | os.PathLike[str],
         dtype: str = "float32",
@@ -92,30 +94,38 @@ class TextEncoder(EngineModel):
         Parameters
         ----------
         path
-            The name of a bundled encoder ("minilm") or a folder: our own, made by `save_pretrained` or `textok convert`; one of Hugging Face
-            with a T5, mT5, umT5, BERT or CLIP in it (`config.json` beside safetensors or `.bin` files, whole or in shards; of an
-            encoder-decoder only the encoder is read); or one of open_clip.
+            The name of a bundled encoder ("minilm") or a folder: our own, made by `save_pretrained` or `textok convert`; one of
+            Hugging Face with a T5, mT5, umT5, BERT or CLIP in it (`config.json` beside safetensors or `.bin` files, whole or in
+            shards; of an encoder-decoder only the encoder is read); or one of open_clip.
         dtype
-            What the model computes in: "float32", "bfloat16" or "int8", whatever the file holds; the table of tokens is kept in it too.
+            What the model computes in: "float32", "bfloat16" or "int8", whatever the file holds; the table of tokens is kept in
+            it too.
         threads
             The most threads that a call of this model uses; None for all that the process may use.
         end_token
-            Whether captions carry the tokenizer's special tokens (T5's </s>; [CLS] and [SEP]; CLIP's start and end), as these models were
-            trained.
+            Whether captions carry the tokenizer's special tokens (T5's </s>; [CLS] and [SEP]; CLIP's start and end), as these
+            models were trained.
         progress
             Whether to show a bar over the tensors.
 
         Raises
         ------
         ConfigError, WeightsError
-            Files that are missing or broken, of no known encoder, or tensors that are not those of the config; says which and how.
+            Files that are missing or broken, of no known encoder, or tensors that are not those of the config; says which and
+            how.
         """
         folder = find_model(path)
         return cls._from_source(read_folder(folder), os.fspath(path), dtype, threads, end_token, progress)
 
     @classmethod
     def _from_source(
-        cls, source: EncoderFolder, name: str, dtype: str, threads: int | None = None, end_token: bool = True, progress: bool = False
+        cls,
+        source: EncoderFolder,
+        name: str,
+        dtype: str,
+        threads: int | None = None,
+        end_token: bool = True,
+        progress: bool = False,
     ) -> Self:
         model = cls.__new__(cls)
         model._set_up(source.config, dtype, threads, "both")
@@ -128,7 +138,7 @@ class TextEncoder(EngineModel):
     def _describe(self, name: str, tokenizer: CaptionTokenizer, end_token: bool) -> None:
         self._name, self._tokenizer, self._end_token = name, tokenizer, end_token
 
-    def _fill(self, tensors: Mapping[str, files.Tensor], where: str, progress: bool) -> None:
+    def _fill(self, tensors: Mapping[str, Tensor], where: str, progress: bool) -> None:
         names = layouts.file_table(self._config)
         with progress_bar(progress, len(names), "tensor") as bar:
             engine = EngineTensors(self._config, tensors, where, bar.update)
@@ -143,7 +153,7 @@ class TextEncoder(EngineModel):
         model = cls.__new__(cls)
         model._set_up(config, dtype, threads, side)
         model._describe("random weights", CaptionTokenizer({}, "this encoder, of random weights,"), True)
-        model._fill(files.random_tensors(table, arrays.whole(seed, "seed", 0, 2**128 - 1)), "random weights", False)
+        model._fill(random_tensors(table, arrays.whole(seed, "seed", 0, 2**128 - 1)), "random weights", False)
         return model
 
     # --- Calls ----------------------------------------------------------------------------------------------------------------
@@ -166,9 +176,9 @@ class TextEncoder(EngineModel):
         max_tokens
             The most tokens of a caption; None for the encoder's own, `config.max_tokens`.
         pad_to
-            Fill every caption up with the padding token to so many, and compute these places too: for users of CLIP that take all 77
-            states. CLIP's mask lets no token see what comes after it; in other families no token looks at the padding, as with
-            transformers' attention mask.
+            Fill every caption up with the padding token to so many, and compute these places too: for users of CLIP that take
+            all 77 states. CLIP's mask lets no token see what comes after it; in other families no token looks at the padding,
+            as with transformers' attention mask.
         threads, progress
             The most threads of this call; whether to show a bar over captions.
 
@@ -205,7 +215,9 @@ class TextEncoder(EngineModel):
         ids = self._tokenizer(texts, limit, self._end_token)
         for place, row in enumerate(ids):
             if not row:
-                raise ValueError(f"captions[{place}]: expected one token or more, got none for {texts[place]!r}; keep the end token")
+                raise ValueError(
+                    f"captions[{place}]: expected one token or more, got none for {texts[place]!r}; keep the end token"
+                )
         return ids
 
     def encode_ids(
@@ -225,7 +237,14 @@ class TextEncoder(EngineModel):
         self._run(rows, lengths, counts, None, text, None, threads, progress)
         return text, lengths
 
-    def pooled(self, captions: str | Sequence[str], max_tokens: int | None = None, *, threads: int | None = None, progress: bool = False) -> F32:
+    def pooled(
+        self,
+        captions: str | Sequence[str],
+        max_tokens: int | None = None,
+        *,
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> F32:
         """CLIP's pooled vectors of captions, float32 [B,P]: the state at the end token, through `text_projection`."""
         self._check_pooled()
         return self.pooled_ids(self.tokenize(captions, max_tokens), threads=threads, progress=progress)
@@ -241,7 +260,9 @@ class TextEncoder(EngineModel):
 
     def _check_pooled(self) -> None:
         if self._config.family != "clip":
-            raise ValueError(f"pooled: expected a CLIP, got a {self._config.family}, which has no pooled vector; take the states of __call__")
+            raise ValueError(
+                f"pooled: expected a CLIP, got a {self._config.family}, which has no pooled vector; take the states of __call__"
+            )
 
     def _end_place(self, row: I32, place: int) -> int:
         end = self._config.end_token_id
@@ -260,7 +281,9 @@ class TextEncoder(EngineModel):
         rows = []
         for place, row in enumerate(ids):
             if isinstance(row, Integral) or (isinstance(row, np.ndarray) and row.ndim == 0):
-                raise ValueError("ids: expected a list of token numbers for each caption, got numbers; pass [ids] for one caption")
+                raise ValueError(
+                    "ids: expected a list of token numbers for each caption, got numbers; pass [ids] for one caption"
+                )
             rows.append(arrays.integers(row, f"ids[{place}]", None, 0, last, "token numbers"))
             if not 1 <= len(rows[-1]) <= most:
                 raise ValueError(f"ids[{place}]: expected 1 to {most} tokens, got {len(rows[-1])}")
@@ -273,7 +296,15 @@ class TextEncoder(EngineModel):
         return padded, lengths, np.full(len(rows), size, np.int32)
 
     def _run(
-        self, rows: list[I32], lengths: I32, counts: I32, places: I32 | None, text: F32 | None, pooled: F32 | None, threads: Any, progress: bool
+        self,
+        rows: list[I32],
+        lengths: I32,
+        counts: I32,
+        places: I32 | None,
+        text: F32 | None,
+        pooled: F32 | None,
+        threads: Any,
+        progress: bool,
     ) -> None:
         number = self._call_threads(threads)
         keys = counts if self._config.family == "clip" else lengths  # CLIP's mask looks after padding
@@ -301,12 +332,12 @@ class TextEncoder(EngineModel):
     @property
     def text_dim(self) -> int:
         """Width Dt of the states."""
-        return self._config.hidden_size
+        return self.config.hidden_size
 
     @property
     def max_tokens(self) -> int:
         """The most tokens of a caption where a call does not say."""
-        return self._config.max_tokens
+        return self.config.max_tokens
 
     @property
     def end_token(self) -> bool:
@@ -326,7 +357,8 @@ class TextEncoder(EngineModel):
         return digest.hexdigest()[:32]
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """Copies of all tensors, under the names that transformers gives them, as the model holds them; see `EngineModel.weights`."""
+        """Copies of all tensors, under the names that transformers gives them, as the model holds them; see
+        `EngineModel.weights`."""
         return layouts.split(self._config, super().weights())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -338,8 +370,9 @@ class TextEncoder(EngineModel):
                 temporary.write_bytes(content)
         super().save_pretrained(target)
 
-    def memory_plan(self, batch: int, tokens: int | None = None) -> dict[str, int]:  # type: ignore[override]
-        """Bytes that a call on `batch` captions of `tokens` tokens (None: of `max_tokens`) takes beside its arguments and its result.
+    def memory_plan(self, batch: int, tokens: int | None = None) -> dict[str, int]:
+        """Bytes that a call on `batch` captions of `tokens` tokens (None: of `max_tokens`) takes beside its arguments and its
+        result.
 
         Returns a dict: "weights", held as long as the model; "workspace", held during a call; "total" of the two.
         """
@@ -349,7 +382,15 @@ class TextEncoder(EngineModel):
         return {**plan, "total": plan["weights"] + plan["workspace"]}
 
     def __reduce__(self) -> Any:
-        return _restored, (self._config, self.weights(), self.dtype, self.threads, self._name, self._tokenizer.files, self._end_token)
+        return _restored, (
+            self._config,
+            self.weights(),
+            self.dtype,
+            self.threads,
+            self._name,
+            self._tokenizer.files,
+            self._end_token,
+        )
 
     def __repr__(self) -> str:
         c = self._config

@@ -1,4 +1,5 @@
-"""Folders of text encoders as the engine takes them: our own, Hugging Face's, open_clip's; one tensor at a time, in any stored type."""
+"""Folders of text encoders as the engine takes them: our own, Hugging Face's, open_clip's; one tensor at a time, in any stored
+type."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import weights as files
+from .. import files, weights
 from ..config import TextEncoderConfig
 from ..errors import ConfigError, WeightsError
-from . import layouts
+from . import encoder_layouts as layouts
 from .tokens import TOKENIZER_FILES
 
 _TORCH_FILE = "pytorch_model.bin"
@@ -32,7 +33,7 @@ class EncoderFolder:
 
     path: Path
     config: TextEncoderConfig
-    tensors: Mapping[str, files.Tensor]
+    tensors: Mapping[str, weights.Tensor]
     tokenizer: Mapping[str, bytes]
 
 
@@ -40,9 +41,9 @@ def is_encoder_folder(folder: Path) -> bool:
     """Whether there is a text encoder in it, by its config."""
     if (folder / _OPEN_CLIP_CONFIG).is_file():
         return True
-    if not (folder / files.CONFIG_FILE).is_file():
+    if not (folder / weights.CONFIG_FILE).is_file():
         return False
-    return files.read_json(folder / files.CONFIG_FILE).get("model_type") in ("text_encoder", *_READERS)
+    return files.read_json(folder / weights.CONFIG_FILE).get("model_type") in ("text_encoder", *_READERS)
 
 
 def read_folder(folder: Path, settings: Mapping[str, Any] | None = None) -> EncoderFolder:
@@ -50,7 +51,7 @@ def read_folder(folder: Path, settings: Mapping[str, Any] | None = None) -> Enco
 
     Raises ConfigError for a config that is missing, broken or of another model, WeightsError for files of weights.
     """
-    config_file = folder / files.CONFIG_FILE
+    config_file = folder / weights.CONFIG_FILE
     open_clip = not config_file.is_file() and (folder / _OPEN_CLIP_CONFIG).is_file()
     if open_clip:
         config_file = folder / _OPEN_CLIP_CONFIG
@@ -81,7 +82,9 @@ def read_file(path: Path, settings: Mapping[str, Any]) -> EncoderFolder:
     if layouts.is_open_clip(tensors):
         tensors = layouts.from_open_clip(tensors)
         if missing := [key for key in ("num_heads", "activation") if key not in settings]:
-            raise ConfigError(f"{path}: a file of open_clip does not say {' and '.join(missing)}: give it, as num_heads=12 activation=quick_gelu")
+            raise ConfigError(
+                f"{path}: a file of open_clip does not say {' and '.join(missing)}: give it, as num_heads=12 activation=quick_gelu"
+            )
         settings = _clip_shapes(tensors, path) | dict(settings)
     elif "family" not in settings:
         raise ConfigError(f"{path}: a file does not say which text encoder it is; give its folder, with config.json")
@@ -89,7 +92,7 @@ def read_file(path: Path, settings: Mapping[str, Any]) -> EncoderFolder:
     return EncoderFolder(path, config, layouts.canonical(config.family, tensors), _tokenizer_files(path.parent))
 
 
-def _config(values: Mapping[str, Any], tensors: Mapping[str, files.Tensor]) -> TextEncoderConfig:
+def _config(values: Mapping[str, Any], tensors: Mapping[str, weights.Tensor]) -> TextEncoderConfig:
     values = dict(values)
     if values.get("family") == "clip" and "text_projection.weight" not in tensors:
         values["projection_dim"] = 0  # CLIPTextModel, without a projection, has its width in its config all the same
@@ -200,7 +203,7 @@ def _open_clip_config(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _clip_shapes(tensors: Mapping[str, files.Tensor], path: Path) -> dict[str, Any]:
+def _clip_shapes(tensors: Mapping[str, weights.Tensor], path: Path) -> dict[str, Any]:
     """What the shapes of a CLIP's tensors say of its config."""
     try:
         vocab, width = tensors["text_model.embeddings.token_embedding.weight"].shape
@@ -230,10 +233,10 @@ def _model_max_length(folder: Path) -> int | None:
 # --- Tensors ------------------------------------------------------------------------------------------------------------------
 
 
-def _tensors(folder: Path) -> dict[str, files.Tensor]:
+def _tensors(folder: Path) -> dict[str, weights.Tensor]:
     """All tensors of a folder as they are named there; safetensors before the files of torch.save."""
-    if any((folder / name).exists() for name in (files.WEIGHTS_FILE, files.INDEX_FILE)):
-        return {name: _safetensor(file, name) for name, file in files.open_tensors(folder).items()}
+    if any((folder / name).exists() for name in (weights.WEIGHTS_FILE, weights.INDEX_FILE)):
+        return {name: _safetensor(file, name) for name, file in weights.open_tensors(folder).items()}
     for name in _OPEN_CLIP_FILES:
         if (folder / name).exists():
             path = folder / name
@@ -242,11 +245,11 @@ def _tensors(folder: Path) -> dict[str, files.Tensor]:
         return _torch_file(folder / _TORCH_FILE)
     index = folder / f"{_TORCH_FILE}.index.json"
     if not index.exists():
-        raise WeightsError(f"{folder}: no {files.WEIGHTS_FILE}, {_TORCH_FILE} or an index of their parts in it")
+        raise WeightsError(f"{folder}: no {weights.WEIGHTS_FILE}, {_TORCH_FILE} or an index of their parts in it")
     places = files.read_json(index, WeightsError).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
         raise WeightsError(f'{index}: expected a "weight_map" from tensor names to file names')
-    result: dict[str, files.Tensor] = {}
+    result: dict[str, weights.Tensor] = {}
     for place in sorted(set(places.values())):
         if Path(place).name != place or place in ("", ".", "..") or "\\" in place or "\0" in place:
             raise WeightsError(f"{index}: expected names of files in its own folder, got {place!r}")
@@ -254,16 +257,16 @@ def _tensors(folder: Path) -> dict[str, files.Tensor]:
     return result
 
 
-def _safetensor(file: files.TensorFile, name: str) -> files.Tensor:
-    return files.Tensor(file.shapes[name], file.types[name], str(file.path), lambda: file.read(name))
+def _safetensor(file: weights.TensorFile, name: str) -> weights.Tensor:
+    return weights.Tensor(file.shapes[name], file.types[name], str(file.path), lambda: file.read(name))
 
 
-def _safetensors_file(path: Path) -> dict[str, files.Tensor]:
-    file = files.TensorFile(path)
+def _safetensors_file(path: Path) -> dict[str, weights.Tensor]:
+    file = weights.TensorFile(path)
     return {name: _safetensor(file, name) for name in file.shapes}
 
 
-def _torch_file(path: Path) -> dict[str, files.Tensor]:
+def _torch_file(path: Path) -> dict[str, weights.Tensor]:
     from ..importers.pickles import StoredTensor, TorchFile
 
     content = TorchFile(path).content
@@ -272,7 +275,7 @@ def _torch_file(path: Path) -> dict[str, files.Tensor]:
     if not isinstance(content, dict) or not any(isinstance(value, StoredTensor) for value in content.values()):
         raise WeightsError(f"{path}: expected tensors by name")
     stored = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, StoredTensor)}
-    return {name: files.Tensor(t.shape, _TYPES.get(t.dtype, t.dtype), str(path), t.read) for name, t in stored.items()}
+    return {name: weights.Tensor(t.shape, _TYPES.get(t.dtype, t.dtype), str(path), t.read) for name, t in stored.items()}
 
 
 def _tokenizer_files(folder: Path) -> dict[str, bytes]:
@@ -290,12 +293,18 @@ def _tokenizer_files(folder: Path) -> dict[str, bytes]:
 class EngineTensors(Mapping[str, NDArray[Any]]):
     """The engine's tensors, each made of a file's when it is asked for; meanwhile a digest of what came grows.
 
-    The digest looks at some numbers of each tensor as float32, so it is the same for any type and file that holds these numbers, and costs
-    nothing; training changes all weights.
+    The digest looks at some numbers of each tensor as float32, so it is the same for any type and file that holds these
+    numbers, and costs nothing; training changes all weights.
     """
 
-    def __init__(self, config: TextEncoderConfig, tensors: Mapping[str, files.Tensor], where: str, seen: Callable[[int], None] | None = None) -> None:
-        self._weights = files.Weights(tensors, layouts.file_table(config), where)
+    def __init__(
+        self,
+        config: TextEncoderConfig,
+        tensors: Mapping[str, weights.Tensor],
+        where: str,
+        seen: Callable[[int], None] | None = None,
+    ) -> None:
+        self._weights = weights.Weights(tensors, layouts.file_table(config), where)
         self._tensors = tensors
         self._names = layouts.engine_names(config)
         self._samples: dict[str, bytes] = {}
@@ -321,7 +330,9 @@ class EngineTensors(Mapping[str, NDArray[Any]]):
         text = f"{name} {list(array.shape)} "
         self._samples[name] = hashlib.sha256(text.encode() + np.ascontiguousarray(sample).tobytes()).digest()
         if widen and array.dtype == np.int8:
-            return array.astype(np.float32) * self._weights[f"{name}.scale"][:, None]
+            scale: NDArray[Any] = self._weights[f"{name}.scale"]
+            widened: NDArray[Any] = np.multiply(array, scale[:, None], dtype=np.float32)
+            return widened
         if widen and array.dtype == np.uint16:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array

@@ -1,7 +1,7 @@
 """What the tensors of text encoders are called where they were published, and what the engine calls them.
 
-The engine's names are one set for all families; queries, keys and values are one matrix there, and so are the two halves of a gated MLP.
-Files keep the names of transformers. open_clip's are another set for the same things.
+The engine's names are one set for all families; queries, keys and values are one matrix there, and so are the two halves of a
+gated MLP. Files keep the names of transformers. open_clip's are another set for the same things.
 """
 
 import re
@@ -64,7 +64,15 @@ _NAMES: dict[str, dict[str, tuple[str, ...]]] = {
 _NOT_READ = {
     "t5": ("decoder.", "lm_head.", "encoder.embed_tokens.weight"),
     "bert": ("pooler.", "cls.", "classifier.", "embeddings.position_ids"),
-    "clip": ("vision_model.", "visual_projection.", "visual.", "logit_scale", "logit_bias", "text_model.embeddings.position_ids", "attn_mask"),
+    "clip": (
+        "vision_model.",
+        "visual_projection.",
+        "visual.",
+        "logit_scale",
+        "logit_bias",
+        "text_model.embeddings.position_ids",
+        "attn_mask",
+    ),
 }
 
 
@@ -93,7 +101,7 @@ def file_table(config: TextEncoderConfig) -> Table:
 
 def split(config: TextEncoderConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The engine's tensors, int8 ones beside their `NAME.scale`, under the names that files have."""
-    result = {}
+    result: dict[str, NDArray[Any]] = {}
     for ours, names in engine_names(config).items():
         for suffix in ("", ".scale"):
             if ours + suffix in tensors:
@@ -112,7 +120,11 @@ def canonical(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _plain(family: str, name: str, names: Iterable[str]) -> str:
     if family == "bert":
-        return name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        return (
+            name.removeprefix("bert.")
+            .replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias")
+        )
     if family == "clip" and name.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
         return f"text_model.{name}"  # transformers 5 writes them without
     return name
@@ -127,7 +139,13 @@ _OPEN_CLIP = {
     "ln_final.weight": "text_model.final_layer_norm.weight",
     "ln_final.bias": "text_model.final_layer_norm.bias",
 }
-_OPEN_CLIP_INNER = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+_OPEN_CLIP_INNER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
 
 
 def is_open_clip(names: Iterable[str]) -> bool:

@@ -1,4 +1,5 @@
-"""Captions to token numbers, by the `tokenizers` library (`[text]`): from `tokenizer.json`, or from the files that came before it."""
+"""Captions to token numbers, by the `tokenizers` library (`[text]`): from `tokenizer.json`, or from the files that came before
+it."""
 
 import hashlib
 import json
@@ -45,8 +46,12 @@ class CaptionTokenizer:
     def digest(self) -> bytes:
         """Of what token numbers depend on."""
         kind = next((name for name in VOCABULARIES if name in self.files), None)
-        names = {"vocab.json": ("vocab.json", "merges.txt"), "vocab.txt": ("vocab.txt", "tokenizer_config.json")}.get(str(kind), (kind,))
-        return hashlib.sha256(b"".join(hashlib.sha256(self.files[name]).digest() for name in names if name in self.files)).digest()
+        names = {"vocab.json": ("vocab.json", "merges.txt"), "vocab.txt": ("vocab.txt", "tokenizer_config.json")}.get(
+            str(kind), (kind,)
+        )
+        return hashlib.sha256(
+            b"".join(hashlib.sha256(self.files[name]).digest() for name in names if name in self.files)
+        ).digest()
 
     def pad_id(self, default: int) -> int:
         """The number of the padding token; `default` where the files do not name one."""
@@ -74,16 +79,22 @@ class CaptionTokenizer:
     def _make(self) -> Any:
         kind = next((name for name in VOCABULARIES if name in self.files), None)
         if kind is None:
-            raise ConfigError(f"{self._where}: none of {', '.join(VOCABULARIES)} in it, so it takes no strings: pass token numbers to encode_ids")
+            raise ConfigError(
+                f"{self._where}: none of {', '.join(VOCABULARIES)} in it, so it takes no strings: pass token numbers to encode_ids"
+            )
         try:
             import tokenizers
         except ModuleNotFoundError:
-            raise ModuleNotFoundError("captions as strings need the tokenizers library: pip install 'textok-cpu[text]'", name="tokenizers") from None
+            raise ModuleNotFoundError(
+                "captions as strings need the tokenizers library: pip install 'textok-cpu[text]'", name="tokenizers"
+            ) from None
         try:
             if kind == "tokenizer.json":
                 made = tokenizers.Tokenizer.from_str(self.files[kind].decode())
             else:
-                made = {"spiece.model": _unigram, "vocab.txt": _wordpiece, "vocab.json": _byte_bpe}[kind](self.files, self._settings())
+                made = {"spiece.model": _unigram, "vocab.txt": _wordpiece, "vocab.json": _byte_bpe}[kind](
+                    self.files, self._settings()
+                )
         except ConfigError:
             raise
         except Exception as problem:  # noqa: BLE001  the library raises plain Exceptions
@@ -167,7 +178,9 @@ def _unigram(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
     )
     controls = [piece for (piece, _), kind in zip(pieces, kinds) if kind in (2, 3)]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (*controls, *sentinels)])
-    tokenizer.post_processor = processors.TemplateProcessing(single=["$A", end], special_tokens=[(end, tokenizer.token_to_id(end))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", end], special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
     return tokenizer
 
 
@@ -185,7 +198,9 @@ def _wordpiece(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {line.rstrip("\r"): number for number, line in enumerate(files["vocab.txt"].decode().rstrip("\n").split("\n"))}
-    unknown, first, last = (_special(settings, f"{name}_token", default) for name, default in (("unk", "[UNK]"), ("cls", "[CLS]"), ("sep", "[SEP]")))
+    unknown, first, last = (
+        _special(settings, f"{name}_token", default) for name, default in (("unk", "[UNK]"), ("cls", "[CLS]"), ("sep", "[SEP]"))
+    )
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=bool(settings.get("do_lower_case", True)),
@@ -193,7 +208,10 @@ def _wordpiece(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
         handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    names = [name for name in (unknown, first, last, _special(settings, "pad_token", "[PAD]"), _special(settings, "mask_token", "[MASK]"))]
+    names = [
+        name
+        for name in (unknown, first, last, _special(settings, "pad_token", "[PAD]"), _special(settings, "mask_token", "[MASK]"))
+    ]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names if name in vocabulary])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[first, "$A", last], special_tokens=[(name, vocabulary[name]) for name in (first, last)]
@@ -207,12 +225,24 @@ def _byte_bpe(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
 
     vocabulary = _object(files["vocab.json"], "vocab.json")
     lines = files["merges.txt"].decode().split("\n")
-    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines if line and not line.startswith("#version")) if right]
+    merges = [
+        (left, right)
+        for left, _, right in (line.partition(" ") for line in lines if line and not line.startswith("#version"))
+        if right
+    ]
     first, last = _special(settings, "bos_token", "<|startoftext|>"), _special(settings, "eos_token", "<|endoftext|>")
     tokenizer = Tokenizer(
-        models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=_special(settings, "unk_token", last))
+        models.BPE(
+            vocabulary,
+            merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            unk_token=_special(settings, "unk_token", last),
+        )
     )
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
     words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(words), behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
