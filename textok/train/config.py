@@ -9,11 +9,14 @@ paper's values where it gives them (arXiv 2412.05796, appendix).
 
 import dataclasses
 import difflib
+import os
 import tomllib
-import types
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from ..errors import ConfigError
 from ..text.templates import checked_template
@@ -148,11 +151,11 @@ CHOICES = {
 POSITIVE = {("run", "batch_size"), ("run", "accumulate"), ("gan", "r1_every")}  # whole numbers that others are divided by
 
 
-def fail(where, expected, value):
+def fail(where: str, expected: str, value: Any) -> ConfigError:
     return ConfigError(f"{where}: expected {expected}, got {value!r}")
 
 
-def check(where, value, kind):
+def check(where: str, value: Any, kind: Any) -> Any:
     """`value` as a field of type `kind`, or a ConfigError that names the field."""
     if kind is bool:
         if not isinstance(value, bool):
@@ -188,13 +191,13 @@ def check(where, value, kind):
     raise TypeError(f"{where}: a field of type {kind}")
 
 
-def unknown(where, key, known):
+def unknown(where: str, key: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return ConfigError(f"unknown key {where}{key}{hint}; known are {', '.join(sorted(known))}")
 
 
-def make(name, kind, values):
+def make(name: str, kind: type, values: Any) -> Any:
     """The dataclass `kind` of the section `name` from its values in the file."""
     if not isinstance(values, dict):
         raise fail(name, "a section", values)
@@ -212,7 +215,7 @@ def make(name, kind, values):
     return kind(**made)
 
 
-def find(name):
+def find(name: str) -> Path:
     """The file of a config: a path, or the name of one of `configs/` beside this module."""
     packaged = Path(__file__).parent / "configs"
     for path in (Path(name), packaged / f"{name}.toml"):
@@ -222,7 +225,7 @@ def find(name):
     raise ConfigError(f"{name}: no such file, and no packaged config of that name; there are {names}")
 
 
-def parse_override(text):
+def parse_override(text: str) -> tuple[list[str], Any]:
     """ "gan.start=0.5" -> (["gan", "start"], 0.5): the value as TOML has it, or else a string as it stands."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -234,7 +237,7 @@ def parse_override(text):
     return key.strip().split("."), value
 
 
-def read(path, overrides, sections):
+def read(path: str | os.PathLike[str], overrides: Iterable[str], sections: Mapping[str, type]) -> SimpleNamespace:
     """A training config.
 
     Parameters
@@ -280,14 +283,14 @@ def read(path, overrides, sections):
         name: values.get(name, {}) if kind is dict else make(name, kind, values.get(name, {}))
         for name, kind in sections.items()
     }
-    return types.SimpleNamespace(**made)
+    return SimpleNamespace(**made)
 
 
-def as_dict(config):
+def as_dict(config: SimpleNamespace) -> dict[str, Any]:
     """A config as plain values, for a run's folder."""
-    return {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in vars(config).items()}
+    return {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) and not isinstance(v, type) else v for name, v in vars(config).items()}
 
 
-def steps_of(when, steps):
+def steps_of(when: When, steps: int) -> int:
     """A `When` as a number of steps: a whole number as it is, a share of `steps`."""
     return round(when * steps) if isinstance(when, float) else when

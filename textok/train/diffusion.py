@@ -10,12 +10,15 @@ that the bound teaches only the variance.
 import math
 
 import torch
+from torch import Tensor
 
 
 class Diffusion:
     """Tables of a linear beta schedule, float32 [T] each, and the loss over them. `prediction`: "epsilon", "v" or "sample"."""
 
-    def __init__(self, steps=1000, beta_start=1e-4, beta_end=0.02, prediction="epsilon"):
+    def __init__(
+        self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, prediction: str = "epsilon"
+    ) -> None:
         self.steps = steps
         self.prediction = prediction
         beta = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)  # [T]
@@ -32,15 +35,15 @@ class Diffusion:
         self.log_low = posterior.log().float()  # [T]
 
     @staticmethod
-    def at(table, t, like):
+    def at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
         """table [T] at t [B], shaped to multiply `like` [B,...]."""
         return table.to(like.device)[t].reshape(-1, *[1] * (like.ndim - 1))
 
-    def add_noise(self, x0, t, noise):
+    def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x0 [B,N,C], t int64 [B], noise [B,N,C] -> x_t [B,N,C]."""
         return self.at(self.signal, t, x0) * x0 + self.at(self.noise, t, x0) * noise
 
-    def target(self, x0, t, noise):
+    def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """What the model is to predict, [B,N,C]."""
         if self.prediction == "epsilon":
             return noise
@@ -48,7 +51,7 @@ class Diffusion:
             return x0
         return self.at(self.signal, t, x0) * noise - self.at(self.noise, t, x0) * x0
 
-    def guess(self, predicted, xt, t):
+    def guess(self, predicted: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         """x_0 as a prediction has it, [B,N,C]."""
         signal, noise = self.at(self.signal, t, xt), self.at(self.noise, t, xt)
         if self.prediction == "epsilon":
@@ -57,7 +60,7 @@ class Diffusion:
             return predicted
         return signal * xt - noise * predicted
 
-    def losses(self, output, x0, xt, t, noise):
+    def losses(self, output: Tensor, x0: Tensor, xt: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Per sample: squared error [B] and variational bound in bits a number [B].
 
         output [B,N,C] or, with the variance fraction behind the prediction, [B,N,2C].
@@ -69,7 +72,7 @@ class Diffusion:
             return error, torch.zeros_like(error)
         return error, self.bound(self.guess(predicted.detach(), xt, t), output[..., channels:], x0, t)
 
-    def bound(self, guess, fraction, x0, t):
+    def bound(self, guess: Tensor, fraction: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """The bound's term at t, [B], for a guess of x_0: a KL divergence of Gaussians; at t = 0 a likelihood."""
         high, low = self.at(self.log_high, t, x0), self.at(self.log_low, t, x0)
         log_variance = low + (fraction + 1) / 2 * (high - low)  # [B,N,C]

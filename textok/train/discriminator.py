@@ -7,9 +7,10 @@ million (512 pixels) of TexTok's appendix (arXiv 2412.05796), to the digit given
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 FINAL_SIDE = 4  # of the picture that the dense layers see
@@ -18,12 +19,14 @@ FINAL_SIDE = 4  # of the picture that the dense layers see
 class Blur(nn.Module):
     """Halves a picture under a [1,3,3,1] binomial window, so that high frequencies do not fold into low ones."""
 
-    def __init__(self):
+    window: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
         self.register_buffer("window", torch.outer(taps, taps)[None, None], persistent=False)  # [1,1,4,4]
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x [B,C,h,w] -> [B,C,h/2,w/2]."""
         channels = x.shape[1]
         window = self.window.to(x.dtype).expand(channels, 1, 4, 4)
@@ -33,14 +36,14 @@ class Blur(nn.Module):
 class Level(nn.Module):
     """One residual level: half the side, `out_channels` channels."""
 
-    def __init__(self, in_channels, out_channels):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, in_channels, 3, padding=1)
         self.conv2 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.blur = Blur()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x [B,C,h,w] -> [B,C',h/2,w/2]; the sum is scaled to keep the variance."""
         h = functional.leaky_relu(self.conv1(x), 0.2)
         h = functional.leaky_relu(self.conv2(self.blur(h)), 0.2)
@@ -63,7 +66,7 @@ class Discriminator(nn.Module):
         Sizes that do not end at 4x4.
     """
 
-    def __init__(self, image_size, base_channels=128, multipliers=(1, 2, 4, 4, 4, 4)):
+    def __init__(self, image_size: int, base_channels: int = 128, multipliers: Sequence[float] = (1, 2, 4, 4, 4, 4)) -> None:
         super().__init__()
         if image_size != FINAL_SIDE * 2 ** len(multipliers):
             raise ValueError(
@@ -83,9 +86,9 @@ class Discriminator(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.xavier_normal_(self.logit.weight)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs lack that form
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         """images [B,S,S,3] in [-1,1] -> logits [B]."""
         x = images.permute(0, 3, 1, 2)  # [B,3,S,S], channels last in memory
         x = functional.leaky_relu(self.stem(x), 0.2)

@@ -9,20 +9,25 @@ config. The loss is that of `diffusion`; a share of the conditions is dropped fo
 import hashlib
 import itertools
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import dit as engine
 from .. import image_tokenizer as tokenizer
 from ..bundled import find_model
-from ..config import DiTConfig
+from ..config import DiTConfig, TexTokConfig
 from ..data.latent_statistics import LatentStatistics
 from ..data.shards import latent_of
-from ..data.sources import INDEX_FILE, open_sources
+from ..data.sources import INDEX_FILE, Sample, Skip, open_sources
 from ..data.tasks import fingerprint
 from ..errors import ConfigError, DataError
 from ..files import read_json, write_json
@@ -31,8 +36,12 @@ from . import data
 from .diffusion import Diffusion
 from .export import load_average
 from .image_tokenizer import Pictures, padded
-from .loop import STATE_FILE, Run, Trainee, hold
+from .loop import STATE_FILE, Devices, Run, Trainee, hold
 from .modules import DiT
+
+U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
+F32 = NDArray[np.float32]
 
 LATENTS = ("latents.npy", "latents-flipped.npy")
 CARD_FILE = "latents.json"
@@ -82,7 +91,7 @@ SECTIONS = {
 # --- Latents ------------------------------------------------------------------------------------------------------------------
 
 
-def load_tokenizer(name, dtype="float32", threads=None):
+def load_tokenizer(name: str, dtype: str = "float32", threads: int | None = None) -> tuple[tokenizer.TexTok, str]:
     """The TexTok of the engine: from a model's folder, a bundled name, or a training's folder; and what tells its weights
     apart.
     """
@@ -95,12 +104,12 @@ def load_tokenizer(name, dtype="float32", threads=None):
     return tokenizer.TexTok.from_pretrained(name, dtype=dtype, threads=threads), stamp
 
 
-def condition_of(model, pictures, rows):
+def condition_of(model: tokenizer.TexTok, pictures: Pictures, rows: I64) -> dict[str, Any]:
     """What `model`, a TexTok of the engine, takes beside pictures, as keyword arguments."""
     return {name: value.numpy() for name, value in pictures.condition(rows).items()}
 
 
-def encoded(model, pictures, flip, start):
+def encoded(model: tokenizer.TexTok, pictures: Pictures, flip: bool, start: int) -> Iterator[list[F32]]:
     """From picture `start` on, CHUNK pictures at a time: their latents float32 [n,N,d], and with `flip` the mirrored ones'."""
     for first in range(start, len(pictures.pairs.records), CHUNK):
         rows = np.arange(first, min(first + CHUNK, len(pictures.pairs.records)))
@@ -108,13 +117,13 @@ def encoded(model, pictures, flip, start):
         yield [model.encode(side, **condition) for side in (images, images[:, :, ::-1])[: 1 + flip]]
 
 
-def shard_samples(settings, given, skips):
+def shard_samples(settings: configs.DataSettings, given: LatentSettings, skips: list[Skip]) -> Iterator[Sample]:
     """The usable samples of latents that `textok encode` wrote to `given.paths`; the rest to `skips`."""
     sources = open_sources(list(given.paths))
     return (sample for sample, _ in data.events(sources, settings.caption, settings.template, skips, need=()))
 
 
-def shard_pairs(settings, given, tokenizer_name):
+def shard_pairs(settings: configs.DataSettings, given: LatentSettings, tokenizer_name: str) -> data.Pairs:
     """What is known of the pictures whose latents are in shards, `Pairs` without images; DataErrors where they do not fit."""
     for path in map(Path, given.paths):
         index = path / INDEX_FILE
@@ -124,7 +133,7 @@ def shard_pairs(settings, given, tokenizer_name):
             by = read_json(index).get("task", {}).get("model", {})
             if by.get("sha256") != fingerprint(tokenizer_name)["sha256"]:
                 raise DataError(f"{path}: encoded by {by.get('name')}, another model than latents.tokenizer {tokenizer_name}")
-    skips = []
+    skips: list[Skip] = []
     records = [{"split": "train"} | s.metadata | {"key": s.key} for s in shard_samples(settings, given, skips)]
     pairs = data.Pairs(None, records, skips)
     data.tell_skips(given.paths, pairs, settings.caption)
@@ -132,11 +141,13 @@ def shard_pairs(settings, given, tokenizer_name):
     return pairs
 
 
-def gathered(settings, given, shape, flip, start):
+def gathered(
+    settings: configs.DataSettings, given: LatentSettings, shape: tuple[int, ...], flip: bool, start: int
+) -> Iterator[list[F32]]:
     """As `encoded`, out of shards."""
     for samples in data.chunks(itertools.islice(shard_samples(settings, given, []), start, None), CHUNK):
         found = [latent_of(sample) for sample in samples]
-        sides = [[one.latent for one in found], [one.flipped for one in found]][: 1 + flip]
+        sides: list[Any] = [[one.latent for one in found], [one.flipped for one in found]][: 1 + flip]
         for one in found:
             for side in (one.latent, one.flipped)[: 1 + flip]:
                 if side is None:
@@ -146,7 +157,7 @@ def gathered(settings, given, shape, flip, start):
         yield [np.stack(side) for side in sides]
 
 
-def allocate(path, shape):
+def allocate(path: Path, shape: tuple[int, ...]) -> None:
     """A new .npy, float32 of that shape, all of whose disk is taken now: where it is full that shows here, as an OSError, and
     not as a signal when a mapped page finds no place.
     """
@@ -156,7 +167,7 @@ def allocate(path, shape):
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as problem:
         path.unlink()
-        raise OSError(problem.errno, os.strerror(problem.errno), str(path)) from None
+        raise OSError(problem.errno, os.strerror(problem.errno or 0), str(path)) from None
 
 
 class Latents:
@@ -164,7 +175,15 @@ class Latents:
     was killed; and made again where tokenizer, pictures or captions are others.
     """
 
-    def __init__(self, folder, config, model, stamp, pictures, devices):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        config: SimpleNamespace,
+        model: tokenizer.TexTok,
+        stamp: str,
+        pictures: Pictures,
+        devices: Devices,
+    ) -> None:
         self.folder, flip, given = Path(folder), pictures.flip, config.latents
         self.count, self.shape = len(pictures.pairs.records), model.config.latent_shape
         self.paths = [self.folder / name for name in LATENTS[: 1 + flip]]
@@ -179,7 +198,7 @@ class Latents:
             if model.config.has_text("tokenizer") and pictures.texts is not None:
                 self.told["embeddings"] = fingerprint(config.data.cache)
 
-        def chunks(start):
+        def chunks(start: int) -> Iterator[list[F32]]:
             if given.paths:
                 return gathered(config.data, given, self.shape, flip, start)
             return encoded(model, pictures, flip, start)
@@ -198,7 +217,7 @@ class Latents:
         if not (self.std > 0).all():
             raise ConfigError(f"latents.tokenizer: expected latents that vary, channel {int(self.std.argmin())} is constant")
 
-    def done(self):
+    def done(self) -> int | None:
         """How many of the first pictures have their latents on disk; None where nothing fits."""
         card = self.folder / CARD_FILE
         held = read_json(card) if card.exists() else {}
@@ -207,7 +226,7 @@ class Latents:
         same = held.get("of", {}) | other == self.told | other
         return held["done"] if same and all(path.exists() for path in self.paths) else None
 
-    def fill(self, chunks):
+    def fill(self, chunks: Callable[[int], Iterator[list[F32]]]) -> None:
         """Write what is missing; a card beside says of what, and how far it is."""
         self.folder.mkdir(parents=True, exist_ok=True)
         start = self.done()
@@ -228,7 +247,7 @@ class Latents:
         if start != self.count:
             raise DataError(f"{self.folder}: the sources changed while their latents were read")
 
-    def batch(self, rows, flips=None):
+    def batch(self, rows: I64, flips: NDArray[np.bool_] | None = None) -> Tensor:
         """Normalised latents float32 [B,N,d] of `rows`; of the mirrored pictures where `flips` [B]."""
         z = (
             self.arrays[0][rows]
@@ -241,7 +260,9 @@ class Latents:
 # --- The task -----------------------------------------------------------------------------------------------------------------
 
 
-def model_config(given, tokenizer_config, pictures, latents):
+def model_config(
+    given: Mapping[str, Any], tokenizer_config: TexTokConfig, pictures: Pictures, latents: Latents
+) -> dict[str, Any]:
     """The DiT's whole config: what the tokenizer, the captions and the labels decide is filled in, or must agree."""
     decided = {"num_tokens": tokenizer_config.num_latent_tokens, "in_channels": tokenizer_config.latent_dim}
     if given.get("condition", "class") == "class":
@@ -259,14 +280,22 @@ def model_config(given, tokenizer_config, pictures, latents):
         if given.get(name, value) != value:
             raise ConfigError(f"model.{name}: expected {value}, as the tokenizer and the data have it, got {given[name]}")
     return DiTConfig.from_dict(
-        given | decided | {"latent_mean": latents.mean.tolist(), "latent_std": latents.std.tolist()}
+        dict(given) | decided | {"latent_mean": latents.mean.tolist(), "latent_std": latents.std.tolist()}
     ).to_dict()
 
 
 class DitTask:
     """See `loop`. `pictures`: a `tokenizer.Pictures`; `latents`: a `Latents`; `decoder`: the engine's TexTok."""
 
-    def __init__(self, config, model, pictures, latents, decoder, device="cpu"):
+    def __init__(
+        self,
+        config: SimpleNamespace,
+        model: DiT,
+        pictures: Pictures,
+        latents: Latents,
+        decoder: tokenizer.TexTok,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self.config, self.model, self.pictures, self.latents, self.decoder = config, model, pictures, latents, decoder
         self.device = torch.device(device)
         self.data = pictures.pairs.stamp("key", "split", pictures.caption)
@@ -274,17 +303,20 @@ class DitTask:
         self.by_text = c["condition"] == "text"
         self.diffusion = Diffusion(c["num_train_timesteps"], c["beta_start"], c["beta_end"], c["prediction"])
         model.to(device)
-        self.trainees, self.extras = {"model": Trainee(model, config.optim, config.run.steps)}, {}
+        self.trainees = {"model": Trainee(model, config.optim, config.run.steps)}
+        self.extras: dict[str, nn.Module] = {}
         self.forward = torch.compile(model, dynamic=False) if config.run.compile else model
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.run.precision == "bfloat16")
 
-    def condition(self, rows, drop):
+    def condition(self, rows: I64, drop: Tensor) -> dict[str, Tensor]:
         """The model's arguments for pictures `rows`; where `drop` bool [B] the null condition."""
         if not self.by_text:
+            assert self.pictures.labels is not None  # `model_config` had them taken
             labels = self.pictures.labels[rows]
             return {"labels": torch.where(drop, self.model.config["num_classes"], labels).to(self.device)}
+        assert self.pictures.texts is not None  # `model_config` refuses a model on text without
         text, lengths = self.pictures.texts.batch(rows)
         most = self.model.config["num_text_tokens"]
         text = padded(text[:, :most], most)
@@ -294,7 +326,9 @@ class DitTask:
             "null": drop.to(self.device),
         }
 
-    def losses(self, network, rows, x0, dropout, generator=None):
+    def losses(
+        self, network: Callable[..., Tensor], rows: I64, x0: Tensor, dropout: float, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean squared error and bound of pictures `rows` with latents x0; random from `generator` or PyTorch's own."""
         t = torch.randint(self.diffusion.steps, (len(rows),), generator=generator)  # [B]
         noise = torch.randn(x0.shape, generator=generator)  # [B,N,d]
@@ -306,10 +340,10 @@ class DitTask:
         error, bound = self.diffusion.losses(output.float(), x0, xt, t, noise)
         return error.mean(), bound.mean()
 
-    def active(self, step):
+    def active(self, step: int) -> list[str]:
         return ["model"]
 
-    def backward(self, step, part, parts):
+    def backward(self, step: int, part: int, parts: int) -> dict[str, Tensor]:
         rows = self.pictures.rows(step, part, parts)
         flips = torch.rand(len(rows)).numpy() < 0.5 if self.pictures.flip else None
         error, bound = self.losses(self.forward, rows, self.latents.batch(rows, flips), self.config.diffusion.dropout)
@@ -318,7 +352,7 @@ class DitTask:
         return {"error": error.detach(), "bound": bound.detach()}
 
     @torch.no_grad()
-    def evaluate(self, step):
+    def evaluate(self, step: int) -> tuple[dict[str, float], dict[str, U8]]:
         """The loss on the test sets, with the same noise every time, and pictures by the C engine."""
         held = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         averaged = self.trainees["model"].averaged()
@@ -344,29 +378,28 @@ class DitTask:
             grids[name] = np.concatenate(list(self.sample(averaged, rows[: self.config.run.sample_images])), axis=1)
         return scores, grids
 
-    def sample(self, weights, rows):
+    def sample(self, weights: Mapping[str, Tensor], rows: I64) -> U8:
         """Pictures uint8 [n,S,S,3] of the classes or captions of test pictures `rows`, decoded with their captions."""
         model = engine.DiT(
             self.model.config, {name: value.cpu().numpy() for name, value in weights.items()}, threads=torch.get_num_threads()
         )
         settings = self.config.diffusion
-        how = {"steps": settings.sample_steps, "guidance_scale": settings.sample_guidance, "seed": self.config.run.seed}
+        how: dict[str, Any] = {"steps": settings.sample_steps, "guidance_scale": settings.sample_guidance, "seed": self.config.run.seed}
         if self.by_text:
-            condition = {
+            condition: dict[str, Any] = {
                 k: v.cpu().numpy()
                 for k, v in self.condition(rows, torch.zeros(len(rows), dtype=torch.bool)).items()
                 if k != "null"
             }
             z = model.sample(**condition, **how)
         else:
+            assert self.pictures.labels is not None
             z = model.sample(labels=self.pictures.labels[rows].numpy(), **how)
-        return self.decoder.decode(z, **condition_of(self.decoder, self.pictures, rows))
+        return cast(U8, self.decoder.decode(z, **condition_of(self.decoder, self.pictures, rows)))
 
 
-def build_run(config, folder, devices=None):
+def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: Devices | None = None) -> Run:
     """The `Run` of a generator's training config (a namespace of SECTIONS) in `folder`."""
-    from .loop import Devices
-
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -386,6 +419,6 @@ def build_run(config, folder, devices=None):
     return Run(folder, config.run, task, {"model_type": "dit", **told}, configs.as_dict(config), devices)
 
 
-def train(path, overrides, folder):
+def train(path: str | os.PathLike[str], overrides: Iterable[str], folder: str | os.PathLike[str]) -> None:
     """Trains by the config file `path` with `overrides` ("key=value") in `folder`; an unfinished run there goes on."""
     build_run(configs.read(path, overrides, SECTIONS), folder).train()

@@ -4,41 +4,47 @@ A run is a folder of `textok train`, finished or not; what is exported is its mo
 """
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from ..files import write_json
 from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE
 
+F32 = NDArray[np.float32]
+
 STORAGES = ("float32", "bfloat16", "int8")
 
 
-def to_bfloat16(x):
+def to_bfloat16(x: F32) -> NDArray[Any]:
     """float32 array to bfloat16, rounded to nearest even."""
     return x.astype(ml_dtypes.bfloat16)
 
 
-def to_int8(weight):
+def to_int8(weight: F32) -> tuple[NDArray[np.int8], F32]:
     """[out,in] float32 -> int8 rows and their float32 scales [out]; zero rows have scale one."""
     largest = np.abs(weight).max(axis=1)  # [out]
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     return np.clip(np.rint(weight / scale[:, None]), -127, 127).astype(np.int8), scale
 
 
-def is_linear(name, array):
+def is_linear(name: str, array: NDArray[Any]) -> bool:
     """Whether a tensor is the matrix of a linear layer."""
     return array.ndim == 2 and name.endswith(".weight") and "embedding_table" not in name
 
 
-def pack(weights, storage):
+def pack(weights: Mapping[str, F32], storage: str) -> dict[str, NDArray[Any]]:
     """float32 tensors as stored: as they are, all `bfloat16`, or the matrices of linears `int8` and the rest bfloat16."""
     if storage == "float32":
         return dict(weights)
-    packed = {}
+    packed: dict[str, NDArray[Any]] = {}
     for name, array in weights.items():
         if storage == "int8" and is_linear(name, array):
             packed[name], packed[f"{name}.scale"] = to_int8(array)
@@ -47,7 +53,7 @@ def pack(weights, storage):
     return packed
 
 
-def unpack(packed):
+def unpack(packed: Mapping[str, NDArray[Any]]) -> dict[str, F32]:
     """The float32 tensors that a stored model stands for."""
     scales = {n for n in packed if n.endswith(".weight.scale")}
     return {
@@ -57,7 +63,7 @@ def unpack(packed):
     }
 
 
-def load_average(run):
+def load_average(run: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, F32], dict[str, Any]]:
     """A run's config, averaged float32 weights and progress."""
     run = Path(run)
     if not (run / STATE_FILE).is_file():
@@ -74,7 +80,9 @@ def load_average(run):
     return config, weights, history
 
 
-def export_run(run, out, storage="float32"):
+def export_run(
+    run: str | os.PathLike[str], out: str | os.PathLike[str], storage: str = "float32"
+) -> tuple[dict[str, Any], dict[str, F32], dict[str, Any]]:
     """Writes a run's averaged weights to the folder `out` as a model; returns what `load_average` does."""
     config, weights, history = load_average(run)
     save_tensors(Path(out) / "model.safetensors", pack(weights, storage))
@@ -82,7 +90,7 @@ def export_run(run, out, storage="float32"):
     return config, weights, history
 
 
-def save_tensors(path, tensors):
+def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """One safetensors file, contiguous arrays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({n: np.ascontiguousarray(a) for n, a in tensors.items()}, path, metadata={"format": "np"})

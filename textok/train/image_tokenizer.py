@@ -7,9 +7,15 @@ weight costs two products of the last layer.
 
 import dataclasses
 import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from .. import image_tokenizer as engine
 from .. import metrics
@@ -18,8 +24,11 @@ from ..errors import ConfigError
 from . import config as configs
 from . import data, losses
 from .discriminator import Discriminator
-from .loop import Run, Trainee
+from .loop import Devices, Run, Scalar, Trainee
 from .modules import TexTok
+
+U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
 
 SECTIONS = {
     "model": dict,
@@ -38,7 +47,7 @@ TESTS = {"concept": "test", "pair": "pair"}  # test set -> split of the data
 SIZES = {"S": (512, 8, 8), "B": (768, 12, 12), "L": (1024, 24, 16)}
 
 
-def model_config(given):
+def model_config(given: Mapping[str, Any]) -> dict[str, Any]:
     """The whole model config, a dict, from the section [model]: fields of config.json, or `size` S, B or L in place of the two
     sides'."""
     given = dict(given)
@@ -53,18 +62,18 @@ def model_config(given):
     return TexTokConfig.from_dict(given).to_dict()
 
 
-def from_uint8(images):
+def from_uint8(images: U8) -> Tensor:
     """uint8 [B,S,S,3] -> float32 in [-1,1]."""
     return torch.from_numpy(images).float() / 127.5 - 1
 
 
-def padded(text, most):
+def padded(text: Tensor, most: int) -> Tensor:
     """text [B,t,Dt] -> the same with t a multiple of TEXT_MULTIPLE, at most `most`."""
     rows = min(most, -(-text.shape[1] // TEXT_MULTIPLE) * TEXT_MULTIPLE)
     return torch.nn.functional.pad(text, (0, 0, 0, rows - text.shape[1]))
 
 
-def load_pictures(settings, side):
+def load_pictures(settings: configs.DataSettings, side: int) -> data.Pairs:
     """The pictures of DataSettings, `side` pixels wide."""
     if not settings.paths:
         raise ConfigError("data.paths: expected shards, folders or tables of pictures, got none")
@@ -82,7 +91,15 @@ def load_pictures(settings, side):
 class Pictures:
     """Batches and test sets of captioned pictures, for a tokenizer of `model_config`."""
 
-    def __init__(self, settings, model_config, batch_size, seed, devices=None, pairs=None):
+    def __init__(
+        self,
+        settings: configs.DataSettings,
+        model_config: dict[str, Any],
+        batch_size: int,
+        seed: int,
+        devices: Devices | None = None,
+        pairs: data.Pairs | None = None,
+    ) -> None:
         self.config, self.caption, self.flip, self.seed = model_config, settings.caption, settings.flip, seed
         self.pairs = load_pictures(settings, model_config["image_size"]) if pairs is None else pairs
         reads = model_config["text_condition"] != "none"
@@ -92,17 +109,17 @@ class Pictures:
             told = self.pairs, settings.caption, settings.cache
             devices.make(lambda: data.open_texts(*told), lambda: data.has_texts(*told))
         self.texts, lengths = data.load_texts(self.pairs, settings.caption, settings.cache)
-        if reads and model_config["text_source"] == "embedding":
+        if reads and self.texts is not None and model_config["text_source"] == "embedding":
             width = self.texts.batch(np.arange(1))[0].shape[2]
             if width != model_config["text_dim"]:
                 raise ConfigError(f"model.text_dim: expected that of the embeddings, {width}, got {model_config['text_dim']}")
         self.train = self.pairs.rows("train")
         self.batches = data.Batches(lengths[self.train], batch_size, seed, near=settings.near or None)
-        self.labels = None
+        self.labels: Tensor | None = None
         if reads and model_config["text_source"] == "class":
             self.take_labels(model_config["num_classes"])
 
-    def take_labels(self, classes=None):
+    def take_labels(self, classes: int | None = None) -> int:
         """Look at the pictures' labels, each from 0 to `classes` less 1; returns how many classes that takes."""
         labels = self.pairs.column("label")
         most = (1 << 31) if classes is None else classes
@@ -115,18 +132,18 @@ class Pictures:
         self.labels = torch.tensor(labels)
         return max(labels) + 1
 
-    def condition(self, rows):
+    def condition(self, rows: I64) -> dict[str, Tensor]:
         """What the model takes beside the pictures `rows`, as keyword arguments."""
         found = data.condition(self.config, self.texts, self.labels, rows)
         if "text" in found:
             found["text"] = padded(found["text"], self.config["num_text_tokens"])
         return found
 
-    def rows(self, step, part, parts):
+    def rows(self, step: int, part: int, parts: int) -> I64:
         """The rows of one part of a step's batch."""
         return np.array_split(self.train[self.batches[step]], parts)[part]
 
-    def batch(self, step, part, parts):
+    def batch(self, step: int, part: int, parts: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures float32 [B/parts,S,S,3] of one part of a step's batch, and their condition."""
         rows = self.rows(step, part, parts)
         images = self.pairs.images[rows]
@@ -136,13 +153,13 @@ class Pictures:
             self.pairs.images.expect(self.rows(step + 1, part, parts))
         return from_uint8(images), self.condition(rows)
 
-    def test_sets(self, count):
+    def test_sets(self, count: int) -> dict[str, I64]:
         """{name: rows of at most `count` pictures, evenly spread} (0: all) of the test sets that there are."""
         sets = {name: self.pairs.rows(split) for name, split in TESTS.items()}
         return {name: rows[:: max(1, len(rows) // count)] if count else rows for name, rows in sets.items() if len(rows)}
 
 
-def picture_grid(originals, pictures):
+def picture_grid(originals: U8, pictures: U8) -> U8:
     """uint8 [n,S,S,3] twice -> one picture [2S,nS,3]: originals above what the model makes of them."""
     return np.concatenate([np.concatenate(list(row), axis=1) for row in (originals, pictures)])
 
@@ -150,7 +167,7 @@ def picture_grid(originals, pictures):
 class TokenizerTask:
     """See `loop`. `config`: a namespace of SECTIONS; `pictures`: a `Pictures` or what has its methods."""
 
-    def __init__(self, config, model, pictures, device="cpu"):
+    def __init__(self, config: SimpleNamespace, model: TexTok, pictures: Pictures, device: str | torch.device = "cpu") -> None:
         self.config, self.model, self.pictures, self.device = config, model, pictures, torch.device(device)
         self.data = pictures.pairs.stamp("key", "split", pictures.caption)
         run, loss, gan, steps = config.run, config.loss, config.gan, config.run.steps
@@ -160,7 +177,8 @@ class TokenizerTask:
         self.gan_warmup = configs.steps_of(gan.warmup, steps)
         self.latent_shape = (model.config["num_latent_tokens"], model.config["latent_dim"])
         model.to(device)
-        self.trainees, self.extras = {"model": Trainee(model, config.optim, steps)}, {}
+        self.trainees = {"model": Trainee(model, config.optim, steps)}
+        self.extras: dict[str, nn.Module] = {}
         if gan.weight:
             torch.manual_seed(run.seed + 1)  # the discriminator's start is the same whatever the model
             self.discriminator = Discriminator(model.config["image_size"], gan.base_channels, gan.multipliers).to(device)
@@ -182,25 +200,26 @@ class TokenizerTask:
         # On CPUs the two convolutional networks are fastest uncompiled in float32: a third less time than compiled, half of
         # bfloat16's.
         self.fast_convolutions = self.device.type != "cpu"
-        self.judge = self.convolutional(self.discriminator) if gan.weight else None
+        if gan.weight:
+            self.judge = self.convolutional(self.discriminator)
 
     @functools.cached_property
-    def perceptual(self):
+    def perceptual(self) -> Callable[..., Tensor]:
         """The perceptual loss, made when it is first wanted."""
         from .perceptual import perceptual_loss
 
         loss = self.config.loss
         return self.convolutional(perceptual_loss(loss.perceptual_network, loss.perceptual_weights).to(self.device))
 
-    def convolutional(self, network):
+    def convolutional(self, network: nn.Module) -> Callable[..., Tensor]:
         """A network of convolutions, compiled where that pays."""
         return torch.compile(network, dynamic=False) if self.config.run.compile and self.fast_convolutions else network
 
-    def autocast(self, pays=True):
+    def autocast(self, pays: bool = True) -> torch.autocast:
         """bfloat16 where the config wants it and it `pays`."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=pays and self.config.run.precision == "bfloat16")
 
-    def plain_features(self, images, noise, **condition):
+    def plain_features(self, images: Tensor, noise: Tensor | None, **condition: Any) -> tuple[Tensor, Tensor]:
         """images [B,S,S,3] -> the last layer's input [B,P,D], and the latents' moments [B,N,d or 2d]."""
         moments = self.model.tokenizer(images, **condition)
         z = moments
@@ -209,14 +228,15 @@ class TokenizerTask:
             z = z + (0.5 * log_variance).exp() * noise
         return self.model.detokenizer.features(z, **condition), moments
 
-    def active(self, step):
+    def active(self, step: int) -> list[str]:
         return ["model", "discriminator"] if step >= self.judge_start else ["model"]
 
-    def backward(self, step, part, parts):
+    def backward(self, step: int, part: int, parts: int) -> dict[str, Scalar]:
         images, condition = self.pictures.batch(step, part, parts)
         images = images.to(self.device)
         condition = {name: value.to(self.device) for name, value in condition.items()}
-        kl, share, values = self.model.config["kl"], 1 / self.config.run.accumulate, {}
+        kl, share = self.model.config["kl"], 1 / self.config.run.accumulate
+        values: dict[str, Scalar] = {}
         noise = None
         if kl:
             noise = torch.randn(len(images), *self.latent_shape, device=self.device)
@@ -238,7 +258,7 @@ class TokenizerTask:
             self.discriminator_backward(step, images, leaf.detach(), share, values)
         return values
 
-    def reconstruction_slope(self, step, leaf, images, values):
+    def reconstruction_slope(self, step: int, leaf: Tensor, images: Tensor, values: dict[str, Scalar]) -> Tensor:
         """The gradient of the reconstruction losses by the pixels `leaf`."""
         l2 = (leaf - images).square().mean()
         values["l2"] = l2.detach()
@@ -250,7 +270,9 @@ class TokenizerTask:
             loss = loss + self.config.loss.perceptual * perceptual
         return torch.autograd.grad(loss, leaf)[0]
 
-    def adversarial_slope(self, step, leaf, slope, pixels, values):
+    def adversarial_slope(
+        self, step: int, leaf: Tensor, slope: Tensor, pixels: Tensor, values: dict[str, Scalar]
+    ) -> Tensor:
         """The gradient of the weighted adversarial loss by the pixels; `slope` is that of the reconstruction."""
         gan = self.config.gan
         self.discriminator.requires_grad_(False)
@@ -267,7 +289,9 @@ class TokenizerTask:
         values["slope_ratio"] = (own.norm() / slope.norm()).detach()
         return weight * own
 
-    def discriminator_backward(self, step, images, pictures, share, values):
+    def discriminator_backward(
+        self, step: int, images: Tensor, pictures: Tensor, share: float, values: dict[str, Scalar]
+    ) -> None:
         """Adds the discriminator's gradients."""
         gan = self.config.gan
         with self.autocast(self.fast_convolutions):
@@ -284,30 +308,29 @@ class TokenizerTask:
         values |= {"discriminator": judged.detach(), "lecam": lecam.detach(), "accuracy": right}
         values |= {"logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
 
-    def after(self, means):
+    def after(self, means: Mapping[str, float]) -> None:
         """The moving averages of the logits, over the whole batch."""
         if "logits_real" in means:
             self.lecam.update(means["logits_real"], means["logits_fake"])
 
-    def evaluate(self, step):
+    def evaluate(self, step: int) -> tuple[dict[str, float], dict[str, U8]]:
         """PSNR on the test sets by the C engine, and originals above reconstructions."""
         weights = {name: value.cpu().numpy() for name, value in self.trainees["model"].averaged().items()}
         model = engine.TexTok(self.model.config, weights, threads=torch.get_num_threads())
-        scores, grids = {}, {}
+        scores: dict[str, float] = {}
+        grids: dict[str, U8] = {}
         for name, rows in self.pictures.test_sets(self.config.run.eval_images).items():
             originals = self.pictures.pairs.images[rows]
-            condition = {key: value.numpy() for key, value in self.pictures.condition(rows).items()}
-            pictures = model.reconstruct(originals, **condition)
+            condition: dict[str, Any] = {key: value.numpy() for key, value in self.pictures.condition(rows).items()}
+            pictures = cast(U8, model.reconstruct(originals, **condition))
             scores[f"psnr_{name}"] = float(metrics.psnr(pictures, originals).mean())
             some = np.linspace(0, len(rows) - 1, min(len(rows), self.config.run.sample_images)).round().astype(int)
             grids[name] = picture_grid(originals[some], pictures[some])
         return scores, grids
 
 
-def build_run(config, folder, devices=None):
+def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: Devices | None = None) -> Run:
     """The `Run` of a tokenizer's training config (a namespace of SECTIONS) in `folder`."""
-    from .loop import Devices
-
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -318,6 +341,6 @@ def build_run(config, folder, devices=None):
     return Run(folder, config.run, task, {"model_type": "textok", **model}, configs.as_dict(config), devices)
 
 
-def train(path, overrides, folder):
+def train(path: str | os.PathLike[str], overrides: Iterable[str], folder: str | os.PathLike[str]) -> None:
     """Trains by the config file `path` with `overrides` ("key=value") in `folder`; an unfinished run there goes on."""
     build_run(configs.read(path, overrides, SECTIONS), folder).train()

@@ -29,17 +29,26 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol, TextIO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import TextokError
 from ..files import write_json
 from ..text.templates import checked_template
 from . import config as configs
+from .config import OptimSettings, RunSettings
 from .optim import Ema, build_optimisers, rate_share
+
+U8 = NDArray[np.uint8]
+Scalar = Tensor | float
 
 LOOK_SECONDS = 0.5
 STATE_FILE = "state.pt"
@@ -56,9 +65,9 @@ class TrainingError(TextokError, ValueError):
 class Devices:
     """The processes of a run and their device, by accelerate where it launched them; one process without it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count, self.rank, self.device = 1, 0, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.accelerator = None
+        self.accelerator: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import Accelerator
 
@@ -67,11 +76,11 @@ class Devices:
             self.device = self.accelerator.device
 
     @property
-    def main(self):
+    def main(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 
-    def average(self, tensors):
+    def average(self, tensors: Sequence[Tensor]) -> None:
         """Replaces each tensor by its mean over the processes, in place; one message in all."""
         if self.count > 1 and tensors:
             flat = torch.cat([t.detach().float().reshape(-1) for t in tensors])
@@ -80,12 +89,12 @@ class Devices:
             for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def wait(self):
+    def wait(self) -> None:
         """Until every process is here."""
         if self.count > 1:
             self.accelerator.wait_for_everyone()
 
-    def make(self, make, made):
+    def make(self, make: Callable[[], object], made: Callable[[], bool]) -> None:
         """The writing process calls make(); the others look now and then until made() holds. A barrier would time out."""
         if self.main:
             make()
@@ -100,28 +109,28 @@ class Trainee:
     `settings` are OptimSettings; steps are counted from `start`, the run's first step that updates this model.
     """
 
-    def __init__(self, model, settings, steps, start=0):
+    def __init__(self, model: nn.Module, settings: OptimSettings, steps: int, start: int = 0) -> None:
         self.model, self.settings, self.steps, self.start = model, settings, steps, start
         self.optimisers = build_optimisers(model, settings.kind, settings.lr, settings.betas, settings.weight_decay)
         self.ema = Ema(model, settings.ema) if settings.ema > 0 else None
         self.norm = math.nan
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         """The learning rate at a step of the run."""
         s = self.settings
         warmup, decay = (configs.steps_of(when, self.steps) for when in (s.warmup, s.decay))
         return s.lr * rate_share(step, self.steps, s.schedule, warmup, decay, s.floor, self.start)
 
-    def gradients(self):
+    def gradients(self) -> list[Tensor]:
         return [p.grad for p in self.model.parameters() if p.grad is not None]
 
-    def clip(self):
+    def clip(self) -> bool:
         """Clips the gradients; whether their norm is finite."""
         most = self.settings.clip if self.settings.clip > 0 else math.inf
         self.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most).item()
         return math.isfinite(self.norm)
 
-    def update(self, step):
+    def update(self, step: int) -> None:
         rate = self.rate(step)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -130,19 +139,19 @@ class Trainee:
         if self.ema:
             self.ema.update(self.model, step - self.start + 1)
 
-    def averaged(self):
+    def averaged(self) -> dict[str, Tensor]:
         """{name: float32 tensor} of the moving average, or of the model where it has none."""
         weights = self.ema.weights if self.ema else dict(self.model.named_parameters())
         return {name: value.detach() for name, value in weights.items()}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.weights if self.ema else None,
             "optimisers": [o.state_dict() for o in self.optimisers],
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(held)
@@ -153,15 +162,16 @@ class Trainee:
 class Means:
     """Means of named scalars since they were last taken."""
 
-    def __init__(self):
-        self.sums, self.counts = {}, {}
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
 
-    def add(self, values):
+    def add(self, values: Mapping[str, Scalar]) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def take(self):
+    def take(self) -> dict[str, float]:
         """{name: mean}; begins anew."""
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
@@ -169,7 +179,7 @@ class Means:
 
 
 @contextlib.contextmanager
-def fast_products():
+def fast_products() -> Iterator[None]:
     """float32 products may run in bfloat16 meanwhile; what the process had set comes back afterwards."""
     held = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -179,7 +189,7 @@ def fast_products():
         torch.set_float32_matmul_precision(held)
 
 
-def decisive(told):
+def decisive(told: dict[str, Any]) -> dict[str, Any]:
     """What of a training config makes it another run, by name: all but places, lengths and how often things are done."""
     told = json.loads(json.dumps(told))
     run, given = told.pop("run", {}), told.pop("data", {})
@@ -189,10 +199,10 @@ def decisive(told):
     return told | {f"data.{name}": value for name, value in given.items() if name not in PLACES}
 
 
-_held = {}  # folders that this process trains in: their lock files
+_held: dict[Path, TextIO] = {}  # folders that this process trains in: their lock files
 
 
-def hold(folder):
+def hold(folder: str | os.PathLike[str]) -> None:
     """Keeps other processes out of a run's folder until `release`, or until this one ends."""
     folder = Path(folder).resolve()
     if folder in _held:
@@ -212,12 +222,12 @@ def hold(folder):
     _held[folder] = file
 
 
-def release(folder):
+def release(folder: str | os.PathLike[str]) -> None:
     if (file := _held.pop(Path(folder).resolve(), None)) is not None:
         file.close()
 
 
-def trim_log(path, step):
+def trim_log(path: Path, step: int) -> None:
     """Drops what a killed run had logged beyond its last checkpoint."""
     if path.exists():
         with path.open(newline="") as file:
@@ -227,6 +237,19 @@ def trim_log(path, step):
         with part.open("w", newline="") as file:
             csv.writer(file).writerows([head, *kept])
         os.replace(part, path)
+
+
+class Task(Protocol):
+    """What a run asks of a training; beside it `after` and `data`, which a task may lack. See the module."""
+
+    trainees: dict[str, Trainee]
+    extras: dict[str, nn.Module]
+
+    def active(self, step: int) -> list[str]: ...
+
+    def backward(self, step: int, part: int, parts: int) -> Mapping[str, Scalar]: ...
+
+    def evaluate(self, step: int) -> tuple[dict[str, float], dict[str, U8]]: ...
 
 
 class Run:
@@ -253,7 +276,15 @@ class Run:
         times in a row; the last checkpoint from before stays.
     """
 
-    def __init__(self, folder, settings, task, model_config, told, devices=None):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        settings: RunSettings,
+        task: Task,
+        model_config: dict[str, Any],
+        told: dict[str, Any],
+        devices: Devices | None = None,
+    ) -> None:
         self.folder, self.settings, self.task = Path(folder), settings, task
         self.devices = devices or Devices()
         parts = self.devices.count * settings.accumulate
@@ -280,7 +311,11 @@ class Run:
         self.wall, self.cpu = time.monotonic(), time.process_time()
         self.saved = self.wall
 
-    def load(self, told):
+    def parts(self) -> dict[str, Trainee | nn.Module]:
+        """What has a state, by name."""
+        return {**self.task.trainees, **self.task.extras}
+
+    def load(self, told: dict[str, Any]) -> None:
         """Goes on where the folder's run was."""
         before, now = (decisive(config) for config in (json.loads((self.folder / SETTINGS_FILE).read_text()), told))
         changed = [name for name in now if now[name] != before.get(name, now[name])]
@@ -289,22 +324,22 @@ class Run:
                 f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config"
             )
         state = torch.load(self.folder / STATE_FILE, weights_only=True, map_location=self.devices.device)
-        before, now = state.get("data"), getattr(self.task, "data", None)
-        if before not in (None, now):
-            raise TrainingError(f"{self.folder} holds a run on other data: {before}; here are {now}")
-        for name, part in {**self.task.trainees, **self.task.extras}.items():
+        trained_on, given = state.get("data"), getattr(self.task, "data", None)
+        if trained_on not in (None, given):
+            raise TrainingError(f"{self.folder} holds a run on other data: {trained_on}; here are {given}")
+        for name, part in self.parts().items():
             part.load_state_dict(state["parts"][name])
         self.step, self.seconds, self.cpu_seconds = state["step"], state["seconds"], state["cpu_seconds"]
         self.skipped = state["skipped"]
 
-    def save(self):
+    def save(self) -> None:
         """Writes the state beside the old one, then swaps them."""
         self.tick()
         self.saved = self.wall
         if not self.devices.main:
             return
         state = {
-            "parts": {name: part.state_dict() for name, part in {**self.task.trainees, **self.task.extras}.items()},
+            "parts": {name: part.state_dict() for name, part in self.parts().items()},
             "data": getattr(self.task, "data", None),
             "step": self.step,
             "seconds": self.seconds,
@@ -318,7 +353,7 @@ class Run:
             os.fsync(file.fileno())
         os.replace(part, self.folder / STATE_FILE)
 
-    def tick(self):
+    def tick(self) -> None:
         """Adds the time since the last tick to the run's clocks."""
         wall, cpu = time.monotonic(), time.process_time()
         self.seconds += wall - self.wall
@@ -326,7 +361,7 @@ class Run:
         self.wall, self.cpu = wall, cpu
 
     @fast_products()
-    def advance(self):
+    def advance(self) -> None:
         """One step: gradients of every part, averaged over devices, then the updates, unless they are not finite."""
         trainees = [self.task.trainees[name] for name in self.task.active(self.step)]
         for trainee in trainees:
@@ -361,16 +396,16 @@ class Run:
                 )
         self.step += 1
 
-    def due(self, every):
+    def due(self, every: int) -> bool:
         """Whether this step is a multiple of `every` (0: none is) or the last."""
         return (every > 0 and self.step % every == 0) or self.step >= self.settings.steps
 
-    def log(self, scores, pictures):
+    def log(self, scores: dict[str, float], pictures: Mapping[str, U8]) -> None:
         """One line in log.csv and on the terminal; pictures in `pictures/`; both to TensorBoard."""
         self.tick()
-        row = {"step": self.step, "images": self.step * self.settings.batch_size, "seconds": round(self.seconds),
+        row: dict[str, Any] = {"step": self.step, "images": self.step * self.settings.batch_size, "seconds": round(self.seconds),
                "cpu_seconds": round(self.cpu_seconds), "skipped": self.skipped}  # fmt: skip
-        values = {}
+        values: dict[str, float] = {}
         for name in self.task.active(self.step - 1):
             trainee = self.task.trainees[name]
             values |= {f"lr_{name}": trainee.rate(self.step - 1), f"norm_{name}": trainee.norm}
@@ -392,7 +427,7 @@ class Run:
                 self.board.add_image(name, picture, self.step, dataformats="HWC")
             self.board.flush()
 
-    def write_row(self, row):
+    def write_row(self, row: dict[str, Any]) -> None:
         """Appends to log.csv; where columns are new (a loss that begins later, scores) the file is written anew with them."""
         path = self.folder / "log.csv"
         held = []
@@ -410,7 +445,7 @@ class Run:
             writer.writerows([*held, row])
         os.replace(part, path)
 
-    def train(self):
+    def train(self) -> None:
         """To the last step; logs, evaluates and saves on the way. The folder is free for others afterwards."""
         try:
             self._train()
@@ -419,7 +454,7 @@ class Run:
         if self.devices.main:
             print(f"{self.folder}: {self.step} steps; a model of it: textok export {self.folder} MODEL", flush=True)
 
-    def _train(self):
+    def _train(self) -> None:
         settings = self.settings
         bar = tqdm(
             total=settings.steps, initial=self.step, unit="step", disable=not (self.devices.main and sys.stderr.isatty())

@@ -4,11 +4,11 @@ Logits are [B], high for real pictures; every function returns a scalar tensor, 
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 
-def discriminator_hinge(real, fake):
+def discriminator_hinge(real: Tensor, fake: Tensor) -> Tensor:
     """mean(max(0, 1 - real)) + mean(max(0, 1 + fake)), halved (Lim and Ye, 2017; halved as VQGAN does).
 
     R1 and LeCAM are not halved beside it: with the same weights they count twice as much as beside the plain hinge.
@@ -16,17 +16,17 @@ def discriminator_hinge(real, fake):
     return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
 
 
-def generator_hinge(fake):
+def generator_hinge(fake: Tensor) -> Tensor:
     """-mean(fake)."""
     return -fake.mean()
 
 
-def discriminator_non_saturating(real, fake):
+def discriminator_non_saturating(real: Tensor, fake: Tensor) -> Tensor:
     """mean(-log sigmoid(real)) + mean(-log(1 - sigmoid(fake))) (Goodfellow et al., 2014), halved as the hinge is."""
     return 0.5 * (functional.softplus(-real).mean() + functional.softplus(fake).mean())
 
 
-def generator_non_saturating(fake):
+def generator_non_saturating(fake: Tensor) -> Tensor:
     """mean(-log sigmoid(fake))."""
     return functional.softplus(-fake).mean()
 
@@ -38,7 +38,7 @@ ADVERSARIAL = {
 }
 
 
-def r1_penalty(discriminator, images, weight):
+def r1_penalty(discriminator: nn.Module, images: Tensor, weight: float) -> Tensor:
     """weight / 2 times the mean squared gradient norm of the logits at real pictures (Mescheder et al., 2018).
 
     images [B,S,S,3]. Differentiable by the discriminator's weights. Where it is taken every k steps only, `weight` is to be k
@@ -60,7 +60,11 @@ class LeCam(nn.Module):
     The averages are buffers, so that a checkpoint holds them; the first update sets them, later ones move them by 1 - decay.
     """
 
-    def __init__(self, decay=0.99):
+    average_real: Tensor
+    average_fake: Tensor
+    updates: Tensor
+
+    def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
         self.decay = decay
         self.register_buffer("average_real", torch.zeros(()))
@@ -68,21 +72,23 @@ class LeCam(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def update(self, real, fake):
+    def update(self, real: float, fake: float) -> None:
         """Moves the averages towards the mean logits `real` and `fake` (floats) of a step."""
         share = 1.0 if self.updates == 0 else 1 - self.decay
         self.average_real += share * (real - self.average_real)
         self.average_fake += share * (fake - self.average_fake)
         self.updates += 1
 
-    def forward(self, real, fake):
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
         """The regulariser of logits real [B] and fake [B]; zero before the first update, when there are no averages yet."""
         if self.updates == 0:
             return 0.0 * (real.sum() + fake.sum())
         return (real - self.average_fake).square().mean() + (fake - self.average_real).square().mean()
 
 
-def adaptive_weight(pixels, last_weight, slope_reconstruction, slope_adversarial, most=1e4):
+def adaptive_weight(
+    pixels: Tensor, last_weight: Tensor, slope_reconstruction: Tensor, slope_adversarial: Tensor, most: float = 1e4
+) -> Tensor:
     """VQGAN's balance: norm of the reconstruction loss's gradient by `last_weight` over that of the adversarial loss's.
 
     pixels [B,S,S,3] with the graph that leads to `last_weight`, which is kept; the slopes are the gradients of the two losses
@@ -95,7 +101,7 @@ def adaptive_weight(pixels, last_weight, slope_reconstruction, slope_adversarial
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, most).detach()
 
 
-def kl_to_normal(mean, log_variance):
+def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL divergence of N(mean, exp(log_variance)) from N(0, 1): summed over an image's numbers [B,N,d], averaged over
     images."""
     terms = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

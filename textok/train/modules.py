@@ -21,26 +21,31 @@ rows of padded text in them mean nothing.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from textok.config import DiTConfig, TexTokConfig
 
+Config = dict[str, Any]  # every key of config.json
+Trace = dict[str, Tensor] | None
 
-def full_config(config, kind):
+
+def full_config(config: Mapping[str, Any] | TexTokConfig | DiTConfig, kind: type[TexTokConfig] | type[DiTConfig]) -> Config:
     """A dict with every key, from a dict as in config.json or a `kind` (TexTokConfig, DiTConfig)."""
-    return (config if isinstance(config, kind) else kind.from_dict(config)).to_dict()
+    return (config if isinstance(config, TexTokConfig | DiTConfig) else kind.from_dict(config)).to_dict()
 
 
-def note(trace, name, value):
+def note(trace: Trace, name: str, value: Tensor) -> None:
     """Keeps `value` under `name` where a trace is wanted."""
     if trace is not None:
         trace[name] = value.detach()
 
 
-def attention(q, k, v, num_heads, key_mask=None):
+def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, key_mask: Tensor | None = None) -> Tensor:
     """Multi-head attention: q [B,Tq,D], k and v [B,Tk,D], key_mask bool [B,Tk] -> [B,Tq,D]."""
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B,H,T,Dh]
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # [B,H,Tq,Tk]
@@ -53,13 +58,13 @@ def attention(q, k, v, num_heads, key_mask=None):
 class SelfAttention(nn.Module):
     """Self-attention; the rows of `qkv` are q, k, v, each heads x head width."""
 
-    def __init__(self, width, num_heads, qkv_bias=True):
+    def __init__(self, width: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x, key_mask=None, rows=None):
+    def forward(self, x: Tensor, key_mask: Tensor | None = None, rows: slice | None = None) -> Tensor:
         """x [B,T,D] -> [B,T,D], or only `rows` (a slice of T) of it."""
         if rows is None:
             q, k, v = self.qkv(x).chunk(3, dim=-1)  # [B,T,D] each
@@ -75,14 +80,14 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention from a sequence to the text; biases always."""
 
-    def __init__(self, width, num_heads):
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x, text, text_mask=None):
+    def forward(self, x: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Tensor:
         """x [B,T,D], text [B,t,D], text_mask bool [B,t] -> [B,T,D]."""
         q = self.q(x)  # [B,T,D]
         k, v = self.kv(text).chunk(2, dim=-1)  # [B,t,D] each
@@ -92,13 +97,13 @@ class CrossAttention(nn.Module):
 class Mlp(nn.Module):
     """Linear, GELU (erf or tanh), Linear."""
 
-    def __init__(self, width, hidden, gelu):
+    def __init__(self, width: int, hidden: int, gelu: str) -> None:
         super().__init__()
         self.approximate = {"erf": "none", "tanh": "tanh"}[gelu]
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x [B,T,D] -> [B,T,D]."""
         h = functional.gelu(self.fc1(x), approximate=self.approximate)  # [B,T,F]
         return self.fc2(h)  # [B,T,D]
@@ -107,25 +112,34 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block, with cross-attention to the text between its halves or without."""
 
-    def __init__(self, width, num_heads, hidden, config, cross):
+    def __init__(self, width: int, num_heads: int, hidden: int, config: Config, cross: bool) -> None:
         super().__init__()
         eps = config["norm_eps"]
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = SelfAttention(width, num_heads, config["qkv_bias"])
         if cross:
-            self.norm_cross = nn.LayerNorm(width, eps=eps)
-            self.cross = CrossAttention(width, num_heads)
+            self.norm_cross: nn.LayerNorm | None = nn.LayerNorm(width, eps=eps)
+            self.cross: CrossAttention | None = CrossAttention(width, num_heads)
         else:
             self.norm_cross = self.cross = None
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, hidden, config["gelu"])
 
-    def forward(self, x, key_mask, text, text_mask, rows=None, trace=None, name=""):
+    def forward(
+        self,
+        x: Tensor,
+        key_mask: Tensor | None,
+        text: Tensor | None,
+        text_mask: Tensor | None,
+        rows: slice | None = None,
+        trace: Trace = None,
+        name: str = "",
+    ) -> Tensor:
         """x [B,T,D] -> [B,T,D], or only `rows` of it; text [B,t,D] for the cross-attention."""
         kept = x if rows is None else x[:, rows]  # [B,R,D]
         x = kept + self.attn(self.norm1(x), key_mask, rows)  # [B,R,D]
         note(trace, f"{name}.attn", x)
-        if self.cross is not None:
+        if self.cross is not None and self.norm_cross is not None:
             x = x + self.cross(self.norm_cross(x), text, text_mask)  # [B,R,D]
             note(trace, f"{name}.cross", x)
         x = x + self.mlp(self.norm2(x))  # [B,R,D]
@@ -136,7 +150,7 @@ class Block(nn.Module):
 class Side(nn.Module):
     """What the tokenizer and the detokenizer share: text projection, positions, blocks, last norm."""
 
-    def __init__(self, config, side):
+    def __init__(self, config: Config, side: str) -> None:
         super().__init__()
         sizes = config[side]
         self.side = side
@@ -160,7 +174,7 @@ class Side(nn.Module):
             self.registers = nn.Parameter(torch.empty(self.num_registers, self.width))
         self.pos_embed = nn.Parameter(torch.empty(places, self.width))
         if config["input_norm"]:
-            self.input_norm = nn.LayerNorm(self.width, eps=config["norm_eps"])
+            self.input_norm: nn.Module = nn.LayerNorm(self.width, eps=config["norm_eps"])
         else:
             self.input_norm = nn.Identity()
         hidden = round(self.width * sizes["mlp_ratio"])
@@ -170,25 +184,29 @@ class Side(nn.Module):
         )
         self.norm = nn.LayerNorm(self.width, eps=config["norm_eps"])
 
-    def project_text(self, text, text_lengths, labels):
+    def project_text(
+        self, text: Tensor | None, text_lengths: Tensor | None, labels: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """The text rows [B,t,D] and their mask bool [B,t] (None: all real); both None without text."""
         if not self.has_text:
             return None, None
         if self.by_class:
             return self.class_embed[labels][:, None], None  # [B,1,D]
+        assert text is not None, "text: expected [B,t,Dt], which this side takes, got None"
         rows = self.text_proj(text)  # [B,t,D]
         if not self.masked or text_lengths is None:
             return rows, None
         places = torch.arange(text.shape[1], device=text.device)  # [t]
         return rows, places < text_lengths[:, None]  # [B,t,D], [B,t]
 
-    def run_blocks(self, x, text, text_mask, rows, trace):
+    def run_blocks(self, x: Tensor, text: Tensor | None, text_mask: Tensor | None, rows: slice | None, trace: Trace) -> Tensor:
         """x [B,P+N,D] without positions, text [B,t,D] -> the normed rows of `rows`, [B,R,D]; `rows` counts the registers."""
         if self.num_registers:
             registers = self.registers.expand(len(x), -1, -1).to(x.dtype)
             x = torch.cat([x[:, : self.num_patches], registers, x[:, self.num_patches :]], dim=1)
         key_mask = None
         if self.in_context:
+            assert text is not None  # `project_text` made it
             if text_mask is not None:
                 everyone = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)  # [B,P+N]
                 key_mask = torch.cat([everyone, text_mask], dim=1)  # [B,P+N+t]
@@ -206,7 +224,7 @@ class Side(nn.Module):
 class Tokenizer(Side):
     """Image and text to latents."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__(config, "tokenizer")
         self.patch_size = config["patch_size"]
         latent = config["latent_dim"]
@@ -214,7 +232,14 @@ class Tokenizer(Side):
         self.latent_tokens = nn.Parameter(torch.empty(self.num_latents, self.width))
         self.to_latent = nn.Linear(self.width, 2 * latent if config["kl"] else latent)
 
-    def forward(self, image, text=None, text_lengths=None, labels=None, trace=None):
+    def forward(
+        self,
+        image: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        labels: Tensor | None = None,
+        trace: Trace = None,
+    ) -> Tensor:
         """image [B,S,S,3] -> [B,N,d], or [B,N,2d] (mean, log-variance) with kl."""
         x = self.patch_embed(patchify(image, self.patch_size))  # [B,P,D]
         latents = self.latent_tokens.expand(len(x), -1, -1)  # [B,N,D]
@@ -228,7 +253,7 @@ class Tokenizer(Side):
 class Detokenizer(Side):
     """Latents and text to an image."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         super().__init__(config, "detokenizer")
         self.patch_size = config["patch_size"]
         self.tanh = {"none": False, "tanh": True}[config["output_activation"]]
@@ -237,7 +262,14 @@ class Detokenizer(Side):
         self.to_pixels = nn.Linear(self.width, 3 * self.patch_size**2)
         self.pixel_conv = nn.Linear(27, 3) if config["output_conv"] else None
 
-    def features(self, latents, text=None, text_lengths=None, labels=None, trace=None):
+    def features(
+        self,
+        latents: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        labels: Tensor | None = None,
+        trace: Trace = None,
+    ) -> Tensor:
         """latents [B,N,d] -> what the last layer reads, [B,P,D]."""
         z = self.from_latent(latents)  # [B,N,D]
         patches = self.patch_tokens.expand(len(z), -1, -1)  # [B,P,D]
@@ -245,33 +277,40 @@ class Detokenizer(Side):
         x = torch.cat([patches.to(z.dtype), z], dim=1)  # [B,P+N,D]
         return self.run_blocks(x, text, mask, slice(0, self.num_patches), trace)  # [B,P,D]
 
-    def pixels(self, features):
+    def pixels(self, features: Tensor) -> Tensor:
         """[B,P,D] -> image [B,S,S,3]."""
         x = self.to_pixels(features)  # [B,P,3pp]
         x = torch.tanh(x) if self.tanh else x  # [B,P,3pp]
         x = unpatchify(x, self.patch_size)  # [B,S,S,3]
         return x if self.pixel_conv is None else convolve(self.pixel_conv, x)
 
-    def forward(self, latents, text=None, text_lengths=None, labels=None, trace=None):
+    def forward(
+        self,
+        latents: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        labels: Tensor | None = None,
+        trace: Trace = None,
+    ) -> Tensor:
         """latents [B,N,d] -> image [B,S,S,3]."""
         return self.pixels(self.features(latents, text, text_lengths, labels, trace))
 
 
-def patchify(image, p):
+def patchify(image: Tensor, p: int) -> Tensor:
     """[B,S,S,3] -> [B,P,3pp], pixel order row, column, channel within a patch."""
     b, s = image.shape[:2]
     x = image.reshape(b, s // p, p, s // p, p, 3).transpose(2, 3)  # [B,S/p,S/p,p,p,3]
     return x.reshape(b, (s // p) ** 2, p * p * 3)  # [B,P,3pp]
 
 
-def unpatchify(x, p):
+def unpatchify(x: Tensor, p: int) -> Tensor:
     """[B,P,3pp] -> [B,S,S,3]: the inverse of patchify."""
     b, g = len(x), math.isqrt(x.shape[1])
     x = x.reshape(b, g, g, p, p, 3).transpose(2, 3)  # [B,g,p,g,p,3]
     return x.reshape(b, g * p, g * p, 3)  # [B,S,S,3]
 
 
-def convolve(linear, x):
+def convolve(linear: nn.Linear, x: Tensor) -> Tensor:
     """x [B,S,S,3], zeros around it, through a linear over 3 x 3 windows (row, column, channel)."""
     size = x.shape[1]
     x = functional.pad(x, (0, 0, 1, 1, 1, 1))  # [B,S+2,S+2,3]
@@ -282,7 +321,7 @@ def convolve(linear, x):
 class TexTok(nn.Module):
     """Tokenizer and detokenizer under one state_dict."""
 
-    def __init__(self, config):
+    def __init__(self, config: Mapping[str, Any] | TexTokConfig) -> None:
         super().__init__()
         self.config = full_config(config, TexTokConfig)
         self.latent_dim = self.config["latent_dim"]
@@ -290,16 +329,32 @@ class TexTok(nn.Module):
         self.detokenizer = Detokenizer(self.config)
         init_weights(self)
 
-    def encode(self, image, text=None, text_lengths=None, labels=None, trace=None):
+    def encode(
+        self,
+        image: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        labels: Tensor | None = None,
+        trace: Trace = None,
+    ) -> Tensor:
         """image [B,S,S,3] -> latents [B,N,d] (with kl: their means)."""
         moments = self.tokenizer(image, text, text_lengths, labels, trace)  # [B,N,d or 2d]
         return moments[..., : self.latent_dim]  # [B,N,d]
 
-    def decode(self, latents, text=None, text_lengths=None, labels=None, trace=None):
+    def decode(
+        self,
+        latents: Tensor,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        labels: Tensor | None = None,
+        trace: Trace = None,
+    ) -> Tensor:
         """latents [B,N,d] -> image [B,S,S,3], not clipped."""
         return self.detokenizer(latents, text, text_lengths, labels, trace)
 
-    def forward(self, image, text=None, text_lengths=None, labels=None):
+    def forward(
+        self, image: Tensor, text: Tensor | None = None, text_lengths: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """image [B,S,S,3] -> its reconstruction [B,S,S,3]."""
         z = self.encode(image, text, text_lengths, labels)  # [B,N,d]
         return self.decode(z, text, text_lengths, labels)  # [B,S,S,3]
@@ -308,14 +363,14 @@ class TexTok(nn.Module):
 class TimestepEmbedder(nn.Module):
     """Timestep to vector: cosines and sines of many frequencies, Linear, SiLU, Linear."""
 
-    def __init__(self, freq_dim, width, shift):
+    def __init__(self, freq_dim: int, width: int, shift: int) -> None:
         super().__init__()
         half = freq_dim // 2
         freqs = torch.exp(-math.log(1e4) / (half - shift) * torch.arange(half, dtype=torch.float64))
         self.freqs = freqs  # [freq_dim/2], kept in float64 and out of the state_dict
         self.mlp = nn.Sequential(nn.Linear(freq_dim, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, t, dtype):
+    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         """t [B] -> [B,D]; the angles are taken in float64."""
         angles = t.double()[:, None] * self.freqs.to(t.device)  # [B,freq_dim/2]
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)  # [B,freq_dim]
@@ -325,21 +380,21 @@ class TimestepEmbedder(nn.Module):
 class LabelEmbedder(nn.Module):
     """Class to vector; the last row is the null class."""
 
-    def __init__(self, num_classes, width):
+    def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
         self.embedding_table = nn.Embedding(num_classes + 1, width)
 
-    def forward(self, labels):
+    def forward(self, labels: Tensor) -> Tensor:
         """labels [B] -> [B,D]."""
         return self.embedding_table(labels)
 
 
-def modulation(width, parts):
+def modulation(width: int, parts: int) -> nn.Sequential:
     """SiLU and Linear: the conditioning vector [B,D] to `parts` rows of D."""
     return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
 
 
-def modulate(x, shift, scale):
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x [B,T,D] with shift and scale [B,D]."""
     return x * (1 + scale[:, None]) + shift[:, None]
 
@@ -347,26 +402,28 @@ def modulate(x, shift, scale):
 class DiTBlock(nn.Module):
     """Transformer block whose norms are modulated, and whose halves are gated, by the condition."""
 
-    def __init__(self, width, num_heads, hidden, eps, mlp_eps, cross):
+    def __init__(self, width: int, num_heads: int, hidden: int, eps: float, mlp_eps: float, cross: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
         self.attn = SelfAttention(width, num_heads)
         if cross:
-            self.norm_cross = nn.LayerNorm(width, eps=eps)
-            self.cross = CrossAttention(width, num_heads)
+            self.norm_cross: nn.LayerNorm | None = nn.LayerNorm(width, eps=eps)
+            self.cross: CrossAttention | None = CrossAttention(width, num_heads)
         else:
             self.norm_cross = self.cross = None
         self.norm2 = nn.LayerNorm(width, eps=mlp_eps, elementwise_affine=False)
         self.mlp = Mlp(width, hidden, "tanh")
         self.adaLN_modulation = modulation(width, 6)
 
-    def forward(self, x, c, text, text_mask, trace=None, name=""):
+    def forward(
+        self, x: Tensor, c: Tensor, text: Tensor | None, text_mask: Tensor | None, trace: Trace = None, name: str = ""
+    ) -> Tensor:
         """x [B,T,D], c [B,D], text [B,t,D] -> [B,T,D]."""
         rows = self.adaLN_modulation(c).chunk(6, dim=-1)  # [B,D] each
         shift1, scale1, gate1, shift2, scale2, gate2 = rows
         x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))  # [B,T,D]
         note(trace, f"{name}.attn", x)
-        if self.cross is not None:
+        if self.cross is not None and self.norm_cross is not None:
             x = x + self.cross(self.norm_cross(x), text, text_mask)  # [B,T,D]
             note(trace, f"{name}.cross", x)
         x = x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))  # [B,T,D]
@@ -377,13 +434,13 @@ class DiTBlock(nn.Module):
 class FinalLayer(nn.Module):
     """Modulated norm and the last linear."""
 
-    def __init__(self, width, out_channels, eps):
+    def __init__(self, width: int, out_channels: int, eps: float) -> None:
         super().__init__()
         self.norm_final = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
         self.linear = nn.Linear(width, out_channels)
         self.adaLN_modulation = modulation(width, 2)
 
-    def forward(self, x, c, trace=None):
+    def forward(self, x: Tensor, c: Tensor, trace: Trace = None) -> Tensor:
         """x [B,T,D], c [B,D] -> [B,T,out]."""
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)  # [B,D] each
         x = modulate(self.norm_final(x), shift, scale)  # [B,T,D]
@@ -391,13 +448,13 @@ class FinalLayer(nn.Module):
         return self.linear(x)  # [B,T,out]
 
 
-def latent_patches(x, p):
+def latent_patches(x: Tensor, p: int) -> Tensor:
     """[B,C,S,S] -> [B,T,Cpp], order channel, row, column within a patch."""
     x = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B,C,S/p,p,S/p,p]
     return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B,T,Cpp]
 
 
-def latent_image(x, p):
+def latent_image(x: Tensor, p: int) -> Tensor:
     """[B,T,ppC], order row, column, channel within a patch -> [B,C,S,S]."""
     grid = math.isqrt(x.shape[1])
     x = x.unflatten(1, (grid, grid)).unflatten(3, (p, p, -1))  # [B,S/p,S/p,p,p,C]
@@ -407,7 +464,7 @@ def latent_image(x, p):
 class DiT(nn.Module):
     """Diffusion transformer over tokens or the patches of latent images, on a class or on text."""
 
-    def __init__(self, config):
+    def __init__(self, config: Mapping[str, Any] | DiTConfig) -> None:
         super().__init__()
         self.config = config = full_config(config, DiTConfig)
         width, channels, area = config["hidden_size"], config["in_channels"], config["patch_size"] ** 2
@@ -433,7 +490,7 @@ class DiT(nn.Module):
         self.final_layer = FinalLayer(width, out * area, eps)
         init_weights(self)
 
-    def mix_null(self, text, lengths, null):
+    def mix_null(self, text: Tensor, lengths: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
         """text [B,t,Dt], lengths [B], null bool [B] -> [B,Nt,Dt], [B]: null rows replaced.
 
         The null text has its full length Nt, so the others are padded to it.
@@ -443,7 +500,16 @@ class DiT(nn.Module):
         text = torch.where(null[:, None, None], self.null_text.to(text.dtype), text)  # [B,Nt,Dt]
         return text, torch.where(null, full, lengths)
 
-    def forward(self, x, t, labels=None, text=None, text_lengths=None, null=None, trace=None):
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        null: Tensor | None = None,
+        trace: Trace = None,
+    ) -> Tensor:
         """x [B,N,C] and t [B] -> [B,N,C] or, where sigma is learned, [B,N,2C].
 
         With input_size x is [B,C,S,S], and so is the result, of C or 2C channels.
@@ -456,6 +522,7 @@ class DiT(nn.Module):
         h = self.x_embedder(tokens) + self.pos_embed  # [B,N,D]
         c = self.t_embedder(t, x.dtype)  # [B,D]
         if self.by_text:
+            assert text is not None, "text: expected [B,t,Dt], which this model takes, got None"
             if text_lengths is None:
                 text_lengths = torch.full((len(text),), text.shape[1], device=text.device)  # [B]
             if null is not None:
@@ -475,7 +542,7 @@ class DiT(nn.Module):
         return latent_image(h, p) if self.config["input_size"] else h
 
 
-def grid_waves(side, width):
+def grid_waves(side: int, width: int) -> Tensor:
     """Sines and cosines of the places of a side x side grid over [0,1]^2: float32 [side*side,width].
 
     Near places have similar rows; a coarser grid's places are comparable with a finer one's.
@@ -491,7 +558,7 @@ def grid_waves(side, width):
     return functional.pad(out, (0, width - out.shape[1]))  # [side*side,D]
 
 
-def init_weights(model):
+def init_weights(model: nn.Module) -> None:
     """Starting weights.
 
     Linears are Xavier draws, DiT's gates and last layers zeros. Where patches or latents form a
@@ -513,20 +580,22 @@ def init_weights(model):
         if isinstance(side, Side):
             init_side(side)
     if isinstance(model, DiT):
-        for module in [*model.blocks, model.final_layer]:
-            nn.init.zeros_(module.adaLN_modulation[1].weight)
-            nn.init.zeros_(module.adaLN_modulation[1].bias)
-        for block in model.blocks:
+        blocks = cast(list[DiTBlock], list(model.blocks))
+        for module in [*blocks, model.final_layer]:
+            last = cast(nn.Linear, cast(nn.Sequential, module.adaLN_modulation)[1])
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        for block in blocks:
             if block.cross is not None:
                 nn.init.zeros_(block.cross.proj.weight)
         nn.init.zeros_(model.final_layer.linear.weight)
         add_grid(model.pos_embed, 0, len(model.pos_embed))
         for layer in (model.t_embedder.mlp[0], model.t_embedder.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
 
 
 @torch.no_grad()
-def add_grid(positions, start, count):
+def add_grid(positions: nn.Parameter, start: int, count: int) -> None:
     """Adds the waves of a square grid to `count` rows of positions [T,D], where they are a square."""
     grid = math.isqrt(count)
     if grid * grid == count:
@@ -534,10 +603,10 @@ def add_grid(positions, start, count):
 
 
 @torch.no_grad()
-def init_side(side):
+def init_side(side: Side) -> None:
     """Positions as waves over a grid, keys like queries."""
     add_grid(side.pos_embed, 0, side.num_patches)
     add_grid(side.pos_embed, side.num_patches, side.num_latents)
-    for block in side.blocks:
+    for block in cast(list[Block], list(side.blocks)):
         query, key, _ = block.attn.qkv.weight.chunk(3)
         key.copy_(query)

@@ -7,11 +7,13 @@ that a CPU sees few and large products.
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
 
-def orthogonalise(stack, iterations=5):
+def orthogonalise(stack: Tensor, iterations: int = 5) -> Tensor:
     """[n,r,c] -> bfloat16 [n,r,c]: singular values driven near one by Newton-Schulz iterations.
 
     The odd quintic f(s) = a s + b s^3 + c s^5 is steep at zero and stays within 0.7..1.2 at one.
@@ -26,7 +28,7 @@ def orthogonalise(stack, iterations=5):
     return x.mT if tall else x
 
 
-def square_parts(name, matrix):
+def square_parts(name: str, matrix: Tensor) -> tuple[Tensor, ...]:
     """The square parts of a fused projection: q, k, v are three matrices, not one."""
     rows, columns = matrix.shape
     fused = rows > columns and rows % columns == 0 and (".qkv." in name or ".kv." in name)
@@ -40,15 +42,17 @@ class Muon(torch.optim.Optimizer):
     what they mean to AdamW.
     """
 
-    def __init__(self, named, lr, momentum=0.95, weight_decay=0.0):
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         named = list(named)
         self.names = {id(p): n for n, p in named}
         super().__init__([p for _, p in named], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here evaluates the model again
         for group in self.param_groups:
-            stacks = {}  # shape -> [(part of a weight, part of its update)]
+            stacks: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}  # shape -> [(part of a weight, part of its update)]
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -68,18 +72,22 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_([weight for weight, _ in pairs], list(steps))
 
 
-def is_hidden_matrix(name, parameter):
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon takes a parameter: the matrices inside transformer blocks."""
     return parameter.ndim == 2 and any(part in name for part in (".attn.", ".mlp.", ".cross.")) and "embedder" not in name
 
 
-def build_optimisers(model, kind, lr, betas=(0.9, 0.98), weight_decay=0.0):
+def build_optimisers(
+    model: nn.Module, kind: str, lr: float, betas: Sequence[float] = (0.9, 0.98), weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
     """A list of optimisers over the model, each parameter in one of them.
 
     `kind`: "adam" or "adamw" for all of it (with Adam the decay is added to the gradient), "muon" for Muon on the matrices
     inside blocks and AdamW on the rest. Only matrices named `*.weight` decay.
     """
-    hidden, matrices, others = [], [], []
+    hidden: list[tuple[str, nn.Parameter]] = []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if kind == "muon" and is_hidden_matrix(name, p):
             hidden.append((name, p))
@@ -87,11 +95,13 @@ def build_optimisers(model, kind, lr, betas=(0.9, 0.98), weight_decay=0.0):
             (matrices if p.ndim >= 2 and name.endswith(".weight") else others).append(p)
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
-    plain = adam([g for g in groups if g["params"]], lr=lr, betas=tuple(betas), fused=True)
+    plain = adam([g for g in groups if g["params"]], lr=lr, betas=(betas[0], betas[1]), fused=True)
     return [plain, Muon(hidden, lr, weight_decay=weight_decay)] if hidden else [plain]
 
 
-def rate_share(step, steps, schedule, warmup, decay=0.0, floor=0.0, start=0):
+def rate_share(
+    step: int, steps: int, schedule: str, warmup: int, decay: float = 0.0, floor: float = 0.0, start: int = 0
+) -> float:
     """The learning rate of `step` (from 0) of `steps` as a share of its peak.
 
     It rises linearly over `warmup` steps from `start` on. Then "cosine" falls to `floor` at the end of the run; "trapezoid" is
@@ -109,17 +119,17 @@ def rate_share(step, steps, schedule, warmup, decay=0.0, floor=0.0, start=0):
 class Ema:
     """An exponential moving average of a model's parameters, with a short memory at the start."""
 
-    def __init__(self, model, decay):
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.weights = {n: p.detach().clone() for n, p in model.named_parameters()}
 
     @torch.no_grad()
-    def update(self, model, step):
+    def update(self, model: nn.Module, step: int) -> None:
         """After step number `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in model.parameters()], 1 - decay)
 
-    def load(self, weights):
+    def load(self, weights: Mapping[str, Tensor]) -> None:
         """Takes stored weights over."""
         for name, held in self.weights.items():
             held.copy_(weights[name])

@@ -8,15 +8,16 @@ the squared differences are summed over channels and averaged over places and la
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..networks.efficientnet_module import LayerFeatures
+from ..networks.lpips import Lpips
 
 NAMES = ("efficientnet-lite0", "lpips-vgg16", "lpips-alexnet")
 
 
-def perceptual_loss(name, files=""):
+def perceptual_loss(name: str, files: str = "") -> nn.Module:
     """The frozen network of a name, a function of images and targets, both [B,S,S,3] in [-1,1], that gives their mean distance.
 
     Parameters
@@ -42,19 +43,17 @@ def perceptual_loss(name, files=""):
         raise ConfigError(
             f"perceptual_weights: expected files of {name}'s weights, got none; perceptual_network {NAMES[0]!r} needs no files"
         )
-    from ..networks.lpips import Lpips
-
     return LpipsLoss(Lpips.load(name.removeprefix("lpips-"), files.split(",")))
 
 
 class LpipsLoss(nn.Module):
     """The mean LPIPS of a batch."""
 
-    def __init__(self, lpips):
+    def __init__(self, lpips: Lpips) -> None:
         super().__init__()
         self.lpips = lpips.requires_grad_(False)
 
-    def forward(self, images, targets):
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """images and targets [B,S,S,3] in [-1,1] -> a scalar."""
         return self.lpips(images.permute(0, 3, 1, 2), targets.permute(0, 3, 1, 2)).mean()
 
@@ -62,11 +61,11 @@ class LpipsLoss(nn.Module):
 class PerceptualLoss(LayerFeatures):
     """Mean distance of unit-length features; the network is frozen."""
 
-    def forward(self, images, targets):
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """images and targets [B,S,S,3] in [-1,1] -> a scalar."""
         with torch.no_grad():
             wanted = self.features(targets)
-        distance = 0.0
+        distance = torch.zeros((), device=images.device)
         for got, want in zip(self.features(images), wanted, strict=True):
             distance = distance + (got - want).square().sum(dim=1).mean()
         return distance / len(wanted)
