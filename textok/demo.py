@@ -181,7 +181,7 @@ def run(
         demo.captions(by_text, held_out)
         tick.update()
     table = out / "table.txt"
-    table.write_text("\n".join(demo.lines) + "\n", encoding="utf-8")
+    files.write_text(table, "\n".join(demo.lines) + "\n")
     say("\n".join(demo.lines))
     say(f"\n{time.perf_counter() - start:.1f} s in all. Pictures with their captions, and this table:")
     for path in [*demo.files, table]:

@@ -1,5 +1,7 @@
 """Files in and out: JSON read with suspicion, and files that are written whole and durably or not at all."""
 
+import errno
+import glob
 import json
 import os
 import stat
@@ -58,26 +60,39 @@ def read_json(path: Path, error: type[Exception] = ConfigError) -> dict[str, Any
         raise error(f"{path}: {problem.strerror}") from None
 
 
-@contextmanager
-def replacing(path: Path, keep: bool = False) -> Iterator[Path]:
-    """A temporary path beside `path` to write to, which takes its place if all goes well and vanishes if not.
+# --- Writing: one way, one durability ------------------------------------------------------------------------------------------
+#
+# A file is written under another name, synced, renamed, and its folder synced: after a power cut there is the old file or the new one.
 
-    With `keep` a file that is there by then stays: of several processes the first one's.
-    """
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+
+def sync(path: Path) -> None:
+    """What was written to a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        yield temporary
-        temporary.chmod(mode)  # safetensors lets nobody else read what it writes; the user's umask decides
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        if keep:
-            _link(temporary, path)
-        else:
-            temporary.replace(path)
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    try:
+        sync(path)
+    except OSError as problem:
+        if problem.errno not in _NO_SYNC_OF_FOLDERS:
+            raise
+
+
+_NO_SYNC_OF_FOLDERS = (errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # network file systems; folders nobody may list
+
+
+def commit(temporary: Path, path: Path, keep: bool = False) -> None:
+    """A file that is written and closed takes the place of `path`, durably; with `keep` only where there is none."""
+    sync(temporary)
+    if keep:
+        _link(temporary, path)
+    else:
+        temporary.replace(path)
+    _sync_folder(path.parent)
 
 
 def _link(source: Path, path: Path) -> None:
@@ -89,7 +104,36 @@ def _link(source: Path, path: Path) -> None:
         source.replace(path)
 
 
-def write_json(path: Path, value: Any, keep: bool = False) -> None:
-    """`value` as a JSON file; `keep` as in `replacing`."""
-    with replacing(path, keep) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+@contextmanager
+def replacing(path: Path, folder: Path | None = None, keep: bool = False) -> Iterator[Path]:
+    """A temporary path to write to, which takes the place of `path` if all goes well and vanishes if not.
+
+    It lies in `folder`, of the same file system, or beside `path`; what a killed process leaves is called .NAME.XXXXXXXX.part.
+    With `keep` a file that is there by then stays: of several processes the first one's.
+    """
+    temporary = (folder or path.parent) / f".{path.name}.{os.urandom(4).hex()}.part"
+    try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        temporary.chmod(mode)  # safetensors lets nobody else read what it writes; the user's umask decides
+        commit(temporary, path, keep)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def clear_unfinished(path: Path) -> None:
+    """Remove what killed processes left of `replacing(path)`; for callers that know that no other is at it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, folder: Path | None = None, keep: bool = False) -> None:
+    """A text file in UTF-8, line ends as they are; `folder` and `keep` as in `replacing`."""
+    with replacing(path, folder, keep) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_json(path: Path, value: Any, folder: Path | None = None, keep: bool = False) -> None:
+    """`value` as a JSON file; `folder` and `keep` as in `replacing`."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", folder, keep)

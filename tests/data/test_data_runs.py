@@ -15,7 +15,7 @@ from PIL import Image
 
 import textok
 from textok import cli, data, files
-from textok.data import jobs, parts
+from textok.data import outputs, resumable
 from textok.errors import DataError
 
 
@@ -282,14 +282,14 @@ def test_samples_are_completed(place, tmp_path, format):
 def test_overwrite_leaves_no_picture_of_a_killed_run(place, tmp_path, monkeypatch, kill):
     """Killed before a part has its record, with pictures of it there; another run then has its own pictures only."""
     options = {"steps": 2, "seed": 3, "shard_size": 5, "batch_size": 1, "threads": 1}
-    out, add, left = tmp_path / "out", parts.PngPart.add, iter(range(kill))
+    out, add, left = tmp_path / "out", outputs.PngPart.add, iter(range(kill))
 
     def add_some(self, *arguments):
         add(self, *arguments)
         if next(left, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(parts.PngPart, "add", add_some)
+    monkeypatch.setattr(outputs.PngPart, "add", add_some)
     with pytest.raises(KeyboardInterrupt):
         data.sample(place / "classes", 20, out, **options)
     monkeypatch.undo()
@@ -376,16 +376,16 @@ def test_few_records_are_in_memory(place, tmp_path, monkeypatch):
         data.sample(place / "classes", 20, tmp_path / name, steps=1, shard_size=2, format="npz")
         return most[0]
 
-    monkeypatch.setattr(jobs, "read_json", read_json)
+    monkeypatch.setattr(resumable, "read_json", read_json)
     assert most_of("a") <= 4  # the plan, and of the ten parts the one that is read, the next, and the last of another walk
-    write_index = jobs.Job._write_index
+    write_index = resumable.Ledger._write_index
 
-    def holding(self, *arguments):
-        held = [self.records(unit) for unit in self.units()]
-        write_index(self, *arguments)
+    def holding(self, records, *arguments):
+        held = list(records())
+        write_index(self, records, *arguments)
         return held
 
-    monkeypatch.setattr(jobs.Job, "_write_index", holding)
+    monkeypatch.setattr(resumable.Ledger, "_write_index", holding)
     assert most_of("held") >= 10
 
 

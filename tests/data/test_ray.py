@@ -92,7 +92,7 @@ def test_map_batches(cluster, place):
 
 
 def textok_encoder():
-    from textok.data.on_ray import Encoder
+    from textok.ray import Encoder
 
     return Encoder
 
@@ -100,7 +100,7 @@ def textok_encoder():
 def test_threads_are_those_assigned(cluster, place):
     @ray.remote(num_cpus=1)
     def one(model):
-        from textok.data.on_ray import Encoder
+        from textok.ray import Encoder
 
         return Encoder(model).threads
 

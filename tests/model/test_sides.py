@@ -283,7 +283,7 @@ def test_commands_load_what_they_need(tmp_path, reads):
 
 def test_actor_of_a_cluster_loads_what_it_needs(tmp_path, reads):
     pytest.importorskip("ray")
-    from textok.data.on_ray import Encoder
+    from textok.ray import Encoder
 
     model = TexTok.from_config(textok_config(text_condition="none"))
     model.save_pretrained(tmp_path / "both")

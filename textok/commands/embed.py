@@ -155,15 +155,14 @@ def _embed(args: argparse.Namespace, chosen: _Chosen, progress: bool) -> Any:
 
 def _add_skips(store: Path, skips: list[Any]) -> Path:
     """Names skips in the store's file, beside those of other runs; each once."""
-    from ..files import replacing
+    from ..files import write_text
     from ..text.segments import locked
 
     path = store / "skips.jsonl"
     with locked(store / "lock"):
         lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
         lines += [json.dumps(skip._asdict(), ensure_ascii=False) for skip in skips]
-        with replacing(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines)), "utf-8")
+        write_text(path, "".join(f"{line}\n" for line in dict.fromkeys(lines)))
     return path
 
 

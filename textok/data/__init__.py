@@ -7,22 +7,36 @@
     read_adm, write_adm, open_rows     ADM's sample files, and rows of .npy and .npz files
     encode, decode, sample             whole datasets: in bounded memory, on many processes and machines, safe to kill
 
-Modules: `sources` (in), `shards`, `rows` and `parts` (out), `jobs` (runs that may be killed), `tasks` (what is done with a
-sample), `runs` (processes, the bar), `batching` and `statistics`.
+Modules, each reading those before it:
+
+    samples                          what a sample, a skip and a source are
+    shards, folders, tables, rows    sources by their kind, and what writes them; payloads: what their files hold
+    sources                          what paths are; latents, latent_statistics
+    fingerprint, conditioning        what results depend on; what a model is given beside pictures
+    options, outputs, resumable      how a run goes, what it writes, what of it survives a kill
+    job, work, running, on_ray       a run: its units, doing them, on this machine, on a cluster
+    encode, decode, sample           each a story from its first line to its last
+    batching, ray_encoder            for code of one's own
 """
 
 from .batching import Batch, batches
-from .jobs import Summary
+from .decode import decode
+from .encode import encode
 from .latent_statistics import LatentStatistics, latent_statistics
+from .latents import Latent, read_latents
+from .options import RunOptions
 from .rows import open_rows, read_adm, write_adm
-from .runs import decode, encode, sample
-from .shards import Latent, TarWriter, read_latents, write_shards
-from .sources import Sample, Skip, Source, open_sources, read_samples
+from .running import Summary
+from .sample import sample
+from .samples import Sample, Skip, Source
+from .shards import TarWriter, write_shards
+from .sources import open_sources, read_samples
 
 __all__ = [
     "Batch",
     "Latent",
     "LatentStatistics",
+    "RunOptions",
     "Sample",
     "Skip",
     "Source",

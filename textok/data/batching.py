@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
-from .jobs import BATCH_SIZE
+from .conditioning import TextFinder
+from .options import BATCH_SIZE
 from .ordered import ordered_map
-from .sources import Sample, Skip, open_sources, read_samples, teller
-from .tasks import TextFinder, decode_pictures
+from .samples import Sample, Skip, decode_pictures, teller
+from .sources import open_sources, read_samples
 
 
 class Batch(NamedTuple):

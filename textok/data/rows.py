@@ -3,10 +3,12 @@
     open_rows      the rows of an .npy or .npz file
     write_adm      pictures and labels as the .npz that ADM's and its successors' evaluators take
     read_adm       the whole of one
+    ArraySource    the rows as samples
 
 An .npz of ADM's has `arr_0`, pictures uint8 [n,S,S,3], and for classes `arr_1`, labels int64 [n].
 """
 
+import itertools
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from .. import arrays
 from ..errors import DataError
 from ..files import replacing
+from .samples import Event, Sample, Skip, Source
 
 
 class open_rows:
@@ -164,3 +167,27 @@ def read_adm(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[n
         for place, picture in enumerate(rows.read()):
             pictures[place] = picture
         return pictures, None if rows.labels is None else rows.labels.astype(np.int64)
+
+
+class ArraySource(Source):
+    """Pictures [n,H,W,3] of an .npy or .npz file, row by row; positions are rows."""
+
+    kind = "array"
+    ranges = True
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
+        stem = self.path.name.rpartition(".")[0].replace(".", "%2E")
+        index = start
+        with open_rows(self.path) as rows:
+            try:
+                for index, picture in enumerate(
+                    itertools.islice(rows.read(start), None if stop is None else stop - start), start
+                ):
+                    metadata = {} if rows.labels is None else {"label": int(rows.labels[index])}
+                    yield Sample(f"{stem}-{index:08d}", picture, metadata, self.name, position=index + 1)
+            except DataError as problem:
+                yield Skip(f"{stem}-{index + 1:08d}", self.name, str(problem), len(self))
+
+    def __len__(self) -> int:
+        with open_rows(self.path) as rows:
+            return rows.shape[0]

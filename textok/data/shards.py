@@ -1,31 +1,145 @@
-"""Shards out: tar files that webdataset and `sources` read, the same bytes for the same samples; and latents in them.
+"""Shards, in and out: tar files with the files of samples side by side, as WebDataset has them.
 
-A sample of latents is KEY.npz or KEY.safetensors with `latent` float32 [N,d] (and `latent_flipped`, of the mirrored picture),
-beside KEY.json with what is known of it. Tar headers have no times, owners or order of their own, so equal samples make equal
-files.
+    ShardSource               reads them
+    TarWriter, write_shards   write them, the same bytes for the same samples: headers have no times, owners or order of their own
+
+Shards are read with the standard library's tarfile rather than webdataset, whose naming is followed to the letter (tests read
+each other's shards): webdataset needs PyYAML and braceexpand in every installation, runs `pipe:` addresses in a shell, takes a
+shard that was cut between two members, or has a broken header inside, for a whole one, and has no positions to go on from.
 """
 
 import contextlib
 import hashlib
 import io
-import json
 import os
+import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Self
 
 from .. import arrays
-from ..errors import DataError
-from .sources import Sample, Skip, read_samples, teller
+from ..files import commit
+from .payloads import as_bytes
+from .samples import PICTURES, Event, Sample, Skip, Source, is_plain, parse_object, raise_unless_lasting
 
-F32 = NDArray[np.float32]
+# As webdataset splits names: the key ends at the first dot of the file's name.
+_MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_BLOCK = 512  # bytes, of a tar
 
-FORMATS = ("npz", "safetensors")
-LATENT, FLIPPED = "latent", "latent_flipped"
+
+# --- In -----------------------------------------------------------------------------------------------------------------------
+
+
+class ShardSource(Source):
+    """A tar file; positions are bytes."""
+
+    kind = "shard"
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
+        group: dict[str, bytes] = {}
+        key = None
+        for name, data, begin in self._members(start):
+            if isinstance(data, str):  # the shard ends badly, in the member `name` or right after the last one
+                match = _MEMBER.match(name)
+                broken = match[1] if match else None
+                if key is not None and broken not in (None, key):
+                    yield self._sample(key, group, begin)  # another follows it, so it is whole
+                    key = None
+                if key or broken:
+                    yield Skip(
+                        broken or key or "",
+                        self.name,
+                        "the shard breaks off in this sample" + ("" if broken else " or right after it"),
+                        begin,
+                    )
+                yield Skip("", self.name, data, begin)
+                return
+            match = _MEMBER.match(name)
+            if match is None:
+                continue  # no extension: webdataset passes over it too
+            if match[1] != key:
+                if key is not None:
+                    yield self._sample(key, group, begin)
+                key, group = match[1], {}
+            extension = match[2].lower()
+            if extension in group:
+                yield Skip(key, self.name, f"a second member {name}", begin)
+            else:
+                group[extension] = data
+        if key is not None:
+            yield self._sample(key, group, self._end)
+
+    def _members(self, start: int) -> Iterator[tuple[str, bytes | str, int]]:
+        """Name, bytes and offset of each file in it; at last, where it is broken, in place of the bytes what is wrong."""
+        offset, broken = start, ""
+        try:
+            with open(self.path, "rb") as raw, _opened(self.path, raw) as stream:
+                stream.seek(start)
+                if start == 0 and not stream.peek(1):
+                    yield "", "expected a tar file, got an empty one", 0
+                    return
+                tar = tarfile.TarFile(fileobj=stream, mode="r") if _has_member(stream, start) else None
+                while tar is not None and (member := tar.next()) is not None:
+                    tar.members.clear()  # it would remember all
+                    offset, broken = member.offset, member.name
+                    if member.isreg() and not _is_meta(member.name):
+                        data = tar.extractfile(member).read()
+                        if len(data) != member.size:
+                            raise tarfile.ReadError("unexpected end of data")
+                        yield member.name, data, offset
+                broken = ""
+                self._end = offset = start if tar is None else tar.offset
+                # tarfile takes a header that it cannot read, and no header, for the end.
+                stream.seek(offset)
+                last = stream.read(_BLOCK)
+                if last != bytes(_BLOCK):
+                    what = "ends without a tar's end mark" if len(last) < _BLOCK else "has a broken header"
+                    yield "", f"the shard {what} at byte {offset}; what follows cannot be read", offset
+        except (tarfile.TarError, EOFError, zlib.error, OSError) as problem:
+            if isinstance(problem, OSError):
+                raise_unless_lasting(problem, self.name)
+            yield broken, f"the shard cannot be read on from byte {offset}{f' ({broken})' if broken else ''}: {problem}", offset
+
+    def _sample(self, key: str, group: dict[str, bytes], position: int) -> Event:
+        if not is_plain(key):
+            return Skip(key, self.name, "a name that leads out of its folder", position)
+        metadata: dict[str, Any] = {}
+        try:
+            if "json" in group:
+                metadata = parse_object(group["json"])
+            if "txt" in group:
+                metadata.setdefault("caption", group["txt"].decode("utf-8").strip())
+            if "cls" in group:
+                metadata.setdefault("label", int(group["cls"]))
+        except ValueError as problem:
+            return Skip(key, self.name, f"its metadata cannot be read: {problem}", position)
+        picture = next((data for extension, data in group.items() if extension in PICTURES), None)
+        return Sample(key, picture, metadata, self.name, group, position)
+
+
+def _opened(path: Path, raw: io.BufferedReader) -> Any:
+    """The tar's bytes: the file's, or what gzip makes of them."""
+    if raw.peek(2)[:2] != b"\x1f\x8b":
+        return raw
+    import gzip
+
+    return gzip.open(raw)
+
+
+def _has_member(stream: Any, start: int) -> bool:
+    """Whether a header is at `start`; tarfile raises where there is only an end mark, which is a shard of nothing."""
+    head = stream.read(_BLOCK)
+    stream.seek(start)
+    return head != bytes(_BLOCK)
+
+
+def _is_meta(name: str) -> bool:
+    return re.match(r"__[^/]*__($|/)", name) is not None
+
+
+# --- Out ----------------------------------------------------------------------------------------------------------------------
 
 
 class TarWriter:
@@ -118,114 +232,6 @@ def write_shards(
                     )
                 writer.add(key, {extension: as_bytes(extension, value) for extension, value in files.items()})
                 sample = next(iterator, None)
-        part.replace(path)
+        commit(part, path)
         paths.append(path)
     return paths
-
-
-def as_bytes(extension: str, value: Any) -> bytes:
-    """A sample's file, from whatever `write_shards` takes."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if extension == "json":
-        return json.dumps(value, ensure_ascii=False).encode()
-    if isinstance(value, str | int):
-        return str(value).encode()
-    if extension == "png":
-        return png_bytes(value)
-    if extension in FORMATS and isinstance(value, Mapping):
-        return pack_arrays(extension, {name: arrays.view(array, name) for name, array in value.items()})
-    raise TypeError(f"{extension}: expected bytes, a string or what the extension says, got {type(value).__name__}")
-
-
-def png_bytes(picture: Any) -> bytes:
-    """A picture uint8 [H,W,3] as a PNG file."""
-    from PIL import Image
-
-    array = arrays.view(picture, "picture")
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"picture: expected uint8 [H, W, 3], got {arrays.describe(array)}")
-    buffer = io.BytesIO()
-    # Level 1 takes a third of the time of 6 and gives files a few percent larger; the pixels are the same.
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def pack_arrays(format: str, values: Mapping[str, NDArray[Any]]) -> bytes:
-    """Arrays by name as the bytes of an .npz or safetensors file; no time is in them."""
-    if format == "npz":
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **values)
-        return buffer.getvalue()
-    import ml_dtypes  # noqa: F401
-    from safetensors.numpy import save
-
-    return save({name: np.ascontiguousarray(array) for name, array in values.items()})
-
-
-def unpack_arrays(format: str, data: bytes) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz, .npy or safetensors file; every flaw is a ValueError."""
-    try:
-        if format == "safetensors":
-            import ml_dtypes  # noqa: F401
-            from safetensors.numpy import load
-
-            return load(data)
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        return {LATENT: loaded} if format == "npy" else {name: loaded[name] for name in loaded.files}
-    except Exception as problem:  # noqa: BLE001  both libraries raise many kinds
-        raise ValueError(f"not {format} data that can be read: {problem}") from None
-
-
-class Latent(NamedTuple):
-    """A sample of latents: `latent` float [N,d], `flipped` of the mirrored picture or None, and what is known of it."""
-
-    key: str
-    latent: NDArray[Any]
-    flipped: NDArray[Any] | None
-    metadata: dict[str, Any]
-    source: str
-
-
-def latent_of(sample: Sample) -> Latent:
-    """The latents in a sample of a shard or array file; a ValueError says what is there instead."""
-    found: dict[str, NDArray[Any]] = {}
-    for format in (*FORMATS, "npy"):
-        if format in sample.files:
-            found = unpack_arrays(format, sample.files[format])
-            break
-    else:
-        if isinstance(sample.picture, np.ndarray):
-            found = {LATENT: sample.picture}
-    latent = found.get(LATENT)
-    if latent is None:
-        raise ValueError(
-            f"expected an array {LATENT!r} in .npz, .npy or .safetensors, got {', '.join([*sample.files, *found]) or 'none'}"
-        )
-    if not arrays.is_float(latent.dtype) or latent.ndim != 2 or not latent.size:
-        raise ValueError(f"{LATENT}: expected floats [N, d], got {arrays.describe(latent)}")
-    if not np.isfinite(latent.astype(np.float32)).all():
-        raise ValueError(f"{LATENT}: expected finite numbers")
-    return Latent(sample.key, latent, found.get(FLIPPED), sample.metadata, sample.source)
-
-
-def read_latents(
-    paths: Any, *, skips: list[Skip] | Callable[[Skip], object] | None = None, strict: bool = False
-) -> Iterator[Latent]:
-    """The latents in shards that `textok encode` wrote, or in an .npy or .npz file [n,N,d], one at a time and in order.
-
-    Arguments as in `read_samples`. A sample without latents, or with damaged ones, is skipped and named.
-
-    Examples
-    --------
-    >>> for key, latent, flipped, metadata, _ in read_latents("latents"):  # doctest: +SKIP
-    ...     print(key, latent.shape, metadata["caption"])
-    """
-    tell = teller(skips)
-    for sample in read_samples(paths, need=(), skips=tell, strict=strict):
-        try:
-            yield latent_of(sample)
-        except ValueError as problem:
-            if strict:
-                raise DataError(f"{sample.source}: {sample.key}: {problem}") from None
-            tell(Skip(sample.key, sample.source, str(problem), sample.position))

@@ -88,7 +88,7 @@ class PictureSet:
 
     def _decode(self, sample: Any) -> U8 | ValueError | tuple[int, int]:
         """The picture, or what is wrong with it: the error, or a height and width that are not the set's."""
-        from ..data.tasks import decode_picture
+        from ..pictures.preprocess import decode_picture
 
         try:
             extent = _extent(sample)
@@ -100,7 +100,7 @@ class PictureSet:
             return problem
 
     def _accept(self, sample: Any, result: U8 | ValueError | tuple[int, int]) -> U8 | None:
-        from ..data.sources import Skip
+        from ..data.samples import Skip
 
         if isinstance(result, ValueError):
             self.count -= 1
@@ -191,7 +191,7 @@ class _Names:
     """Which of the originals a picture belongs to, by its key; reads them once for their keys, and keeps 16 bytes of each name."""
 
     def __init__(self, made: PictureSet, originals: PictureSet) -> None:
-        from ..data.tasks import key_in_shard
+        from ..data.samples import key_in_shard
 
         self.made, self.originals = made, originals
         self.full = _Places()  # of originals by their keys, alone or behind the name of their shard
@@ -286,7 +286,7 @@ def is_statistics(source: Any) -> bool:
 def made_with(source: Any) -> dict[str, Any]:
     """What the folder of `textok sample` or `decode` says of how it was made: solver, steps, guidance, dtype, seed."""
     path = Path(str(source))
-    from ..data.sources import INDEX_FILE
+    from ..data.folders import INDEX_FILE
 
     index = next((file for file in (path / INDEX_FILE, path.parent / INDEX_FILE) if file.is_file()), None)
     if index is None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import DataError
-from ..files import replacing
+from ..files import write_text
 from ..pictures import plots as viz
 from .registry import METRICS
 
@@ -141,8 +141,7 @@ def write(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = N
     path = Path(folder) / "report.html" if out is None else Path(out)
     text = page(find_results(folder), title or f"Evaluation of {Path(folder).resolve().name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

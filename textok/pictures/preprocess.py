@@ -4,6 +4,7 @@
 between images that were cropped the same way. Pillow is imported on first use.
 """
 
+import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -163,3 +164,17 @@ def _center_crop(picture: "Image.Image", size: int, name: str) -> U8:
     picture = picture.resize((width, height), resample=Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(picture)[top : top + size, left : left + size]
+
+
+def decode_picture(picture: Any, size: int, name: str) -> U8:
+    """One picture, the bytes of a file or an array, as `preprocess` makes it; every flaw is a ValueError that names it."""
+    from PIL import Image
+
+    try:
+        item = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
+        return preprocess([item], size)[0]
+    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as problem:
+        reason = str(problem).removeprefix("pictures[0]: ")
+        if isinstance(problem, Image.UnidentifiedImageError):
+            reason = f"no kind of picture that Pillow knows ({len(picture)} bytes)"
+        raise ValueError(f"{name}: not a picture that can be read: {reason}") from None

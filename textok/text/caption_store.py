@@ -94,10 +94,8 @@ class CaptionStore:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         weights.write_tensors(path / EMBEDDINGS_FILE, {"tokens": self._tokens.tokens, "offsets": self._tokens.offsets})
-        with files.replacing(path / CAPTIONS_FILE) as temporary:
-            temporary.write_text(
-                "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self.records), encoding="utf-8"
-            )
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self.records)
+        files.write_text(path / CAPTIONS_FILE, "".join(lines))
 
     def __len__(self) -> int:
         return len(self.records)

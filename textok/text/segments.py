@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..files import MAX_JSON_BYTES, parse_object, replacing
+from ..files import MAX_JSON_BYTES, clear_unfinished, parse_object, replacing, sync
 
 U64 = NDArray[np.uint64]
 Key = tuple[int, int]
@@ -276,8 +276,7 @@ class Index:
 
     def write_table(self) -> None:
         """Make the table on disk anew from all records, in bounded memory. The caller holds the store's lock."""
-        for left in self.store.glob(f".{TABLE_FILE}.*"):  # of a writer that was killed here
-            left.unlink(missing_ok=True)
+        clear_unfinished(self.store / TABLE_FILE)  # of a writer that was killed here
         header = {"segments": [[segment.name, segment.count] for segment in self.segments]}
         header["slots"] = slots = Table.size_for(sum(segment.count for segment in self.segments))
         first = len(json.dumps(header)) + 64  # room for the number of records, known at the end
@@ -385,7 +384,7 @@ class Writer:
         if self._data is None:
             self._data = self._path("data").open("xb", buffering=0)
             self._records = self._path("records").open("xb", buffering=0)
-            _sync_folder(self._index.folder)
+            sync(self._index.folder)
         records = np.zeros(len(entries), RECORD)
         offset = self._data_size
         for place, entry in enumerate(entries):
@@ -442,14 +441,6 @@ def _write(file: Any, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock(file: Any, how: int) -> bool:

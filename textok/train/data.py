@@ -35,7 +35,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..conditions import full_text
-from ..data.sources import Sample, Skip, Source, open_sources, usable
+from ..data.samples import Sample, Skip, Source, usable
+from ..data.sources import open_sources
 from ..errors import DataError
 from ..files import replacing
 from ..pictures.preprocess import preprocess

@@ -25,10 +25,12 @@ from .. import dit as engine
 from .. import image_tokenizer as tokenizer
 from ..bundled import find_model
 from ..config import DiTConfig, TexTokConfig
+from ..data.fingerprint import fingerprint
+from ..data.folders import INDEX_FILE
 from ..data.latent_statistics import LatentStatistics
-from ..data.shards import latent_of
-from ..data.sources import INDEX_FILE, Sample, Skip, open_sources
-from ..data.tasks import fingerprint
+from ..data.latents import latent_of
+from ..data.samples import Sample, Skip
+from ..data.sources import open_sources
 from ..errors import ConfigError, DataError
 from ..files import read_json, write_json
 from . import config as configs

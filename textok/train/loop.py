@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import TextokError
-from ..files import write_json
+from ..files import clear_unfinished, replacing, write_json
 from ..text.templates import checked_template
 from . import config as configs
 from .config import OptimSettings, RunSettings
@@ -233,10 +233,8 @@ def trim_log(path: Path, step: int) -> None:
         with path.open(newline="") as file:
             head, *rows = list(csv.reader(file)) or [[]]
         kept = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]
-        part = path.with_suffix(".part")
-        with part.open("w", newline="") as file:
+        with replacing(path) as part, part.open("w", newline="") as file:
             csv.writer(file).writerows([head, *kept])
-        os.replace(part, path)
 
 
 class Task(Protocol):
@@ -346,12 +344,9 @@ class Run:
             "cpu_seconds": self.cpu_seconds,
             "skipped": self.skipped,
         }
-        part = self.folder / f"{STATE_FILE}.part"
-        with part.open("wb") as file:
+        clear_unfinished(self.folder / STATE_FILE)  # of a run that was killed here: this one holds the folder
+        with replacing(self.folder / STATE_FILE) as part, part.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.folder / STATE_FILE)
 
     def tick(self) -> None:
         """Adds the time since the last tick to the run's clocks."""
@@ -438,12 +433,10 @@ class Run:
         else:
             columns = []
         more = [name for name in row if name not in columns]
-        part = path.with_suffix(".part")
-        with part.open("w", newline="") as file:
+        with replacing(path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, [*columns, *more], restval="")
             writer.writeheader()
             writer.writerows([*held, row])
-        os.replace(part, path)
 
     def train(self) -> None:
         """To the last step; logs, evaluates and saves on the way. The folder is free for others afterwards."""

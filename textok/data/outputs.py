@@ -1,4 +1,5 @@
-"""The forms in which a job's parts come: shards of any files, folders of PNG, and raw pictures for ADM's one file.
+"""What comes out of a run: a product a sample, and the forms in which parts of them come: shards of any files, folders of PNG, and
+raw pictures for ADM's one file.
 
 A writer takes samples and, at `close`, syncs and renames what it wrote and says what there is: the fields of the part's record
 that `verify_part` later checks.
@@ -7,22 +8,47 @@ that `verify_part` later checks.
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..files import commit, replacing, sync
+from .folders import METADATA_FILE
+from .payloads import pack_arrays, png_bytes
 from .rows import write_archive
+from .samples import Sample
 from .shards import TarWriter
-from .sources import METADATA_FILE
 
+OUTPUTS = ("png", "shards", "npz")  # the forms of pictures
 SAMPLES_FILE = "samples.npz"
 KEYS = ".keys"
 RAW = "raw"  # the "extension" of a picture uint8 [S,S,3], C order
+
+
+class Product(NamedTuple):
+    """What a task made of a sample: files by extension, and what is to be known of it beside a picture."""
+
+    key: str
+    files: dict[str, bytes]
+    metadata: dict[str, Any]
+
+
+def latent_product(sample: Sample, format: str, latents: dict[str, NDArray[np.float32]]) -> Product:
+    # The bytes of a shard's JSON go through as they are; captions and labels of other files come in as fields.
+    metadata = sample.files.get("json")
+    if metadata is None or any(extension in sample.files for extension in ("txt", "cls")):
+        metadata = json.dumps(sample.metadata, ensure_ascii=False, default=str).encode()
+    return Product(sample.key, {format: pack_arrays(format, latents), "json": metadata}, {})
+
+
+def picture_product(key: str, picture: NDArray[np.uint8], metadata: dict[str, Any], kind: str) -> Product:
+    """A picture as a job of this kind writes it."""
+    files = {RAW: picture.tobytes()} if kind == "npz" else {"png": png_bytes(picture)}
+    return Product(key, files, metadata)
 
 
 class PartWriter(Protocol):
@@ -51,7 +77,7 @@ class ShardPart:
 
     def close(self) -> dict[str, Any]:
         self._writer.close()
-        self._part.replace(self._path)
+        commit(self._part, self._path)
         return {"samples": self._samples, "file": self._path.name, "bytes": self._writer.bytes, "sha256": self._writer.sha256}
 
     def abandon(self) -> None:
@@ -86,8 +112,9 @@ class PngPart:
 
     def close(self) -> dict[str, Any]:
         self._keys.close()
-        for key, _ in self._rows:
-            _sync(self._out / f"{key}.png")
+        paths = [self._out / f"{key}.png" for key, _ in self._rows]
+        for path in [*paths, *{path.parent for path in paths}]:
+            sync(path)
         return {"samples": len(self._rows), "bytes": self._bytes, "sha256": self._hash.hexdigest(), "rows": self._rows}
 
     def abandon(self) -> None:
@@ -113,10 +140,8 @@ class RawPart:
         self._rows.append((key, dict(metadata)))
 
     def close(self) -> dict[str, Any]:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
-        self._part.replace(self._path)
+        commit(self._part, self._path)
         file = f"{self._work.name}/{self._path.name}"
         return {
             "samples": len(self._rows),
@@ -133,14 +158,6 @@ class RawPart:
 
 
 KINDS: dict[str, type[PartWriter]] = {"shards": ShardPart, "png": PngPart, "npz": RawPart}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _files(out: Path, record: Mapping[str, Any]) -> list[Path]:
@@ -178,14 +195,10 @@ def remove_unfinished(out: Path, work: Path) -> None:
 
 def write_metadata(out: Path, work: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """metadata.jsonl of a folder of pictures, as HF's imagefolder and `sources` read it."""
-    part = work / f"{METADATA_FILE}.part"
-    with part.open("w", encoding="utf-8") as file:
+    with replacing(out / METADATA_FILE, work) as part, part.open("w", encoding="utf-8") as file:
         for record in records:
             for key, metadata in record["rows"]:
                 file.write(json.dumps({"file_name": f"{key}.png", **metadata}, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(out / METADATA_FILE)
 
 
 def write_samples(out: Path, work: Path, records: Callable[[], Iterable[Mapping[str, Any]]], count: int) -> dict[str, Any]:
@@ -197,14 +210,11 @@ def write_samples(out: Path, work: Path, records: Callable[[], Iterable[Mapping[
         return (metadata.get("label") for record in records() for _, metadata in record["rows"])
 
     whole = count > 0 and all(type(label) is int for label in labels())
-    part = work / f"{SAMPLES_FILE}.part"
-    write_archive(part, _pictures(out, records()), count, map(np.int64, labels()) if whole else None)
-    _sync(part)
-    with part.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    record = {"file": SAMPLES_FILE, "bytes": part.stat().st_size, "sha256": digest}
-    part.replace(out / SAMPLES_FILE)
-    return record
+    with replacing(out / SAMPLES_FILE, work) as part:
+        write_archive(part, _pictures(out, records()), count, map(np.int64, labels()) if whole else None)
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"file": SAMPLES_FILE, "bytes": part.stat().st_size, "sha256": digest}
 
 
 def _pictures(out: Path, parts: Iterable[Mapping[str, Any]]) -> Iterator[NDArray[np.uint8]]:

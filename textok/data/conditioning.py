@@ -1,0 +1,140 @@
+"""What a model is given for samples beside their pictures or latents: their captions' embeddings, or labels."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .. import weights
+from ..bundled import find_model
+from ..conditions import full_text
+from ..config import TexTokConfig
+from ..errors import DataError
+from ..image_tokenizer import TexTok
+from ..text.embedding_store import EmbeddingStore
+from ..text.open_embeddings import open_embeddings
+from ..text.templates import known_spelling
+from .samples import NO_EMBEDDING, Sample, Source
+
+
+@dataclass(frozen=True)
+class TextFinder:
+    """Finds the embeddings of samples.
+
+    Parameters
+    ----------
+    path
+        What `open_embeddings` takes, or None where labels condition or nothing does.
+    field
+        The metadata's field that is the caption.
+    cycle
+        Where it is not 0, embeddings go by the samples' positions and start over after so many.
+    """
+
+    path: str | None
+    field: str = "caption"
+    cycle: int = 0
+
+    @cached_property
+    def opened(self) -> Any:
+        return None if self.path is None else open_embeddings(self.path)
+
+    @property
+    def by(self) -> str:
+        return "index" if self.cycle else getattr(self.opened, "by", "caption")
+
+    def check_positions(self, sources: Sequence[Source]) -> None:
+        """Embeddings without names go with the rows of one array, table or folder only."""
+        if self.path is not None and self.by == "index" and not (len(sources) == 1 and sources[0].ranges):
+            raise DataError(
+                f"{self.path}: these embeddings have positions only, which fit one array, table or folder, got "
+                f"{', '.join(source.name for source in sources[:3])}{', ...' * (len(sources) > 3)}; "
+                "give a store, or an .npz with `captions` or `keys`"
+            )
+
+    def names(self, samples: Sequence[Sample]) -> list[Any]:
+        if self.by == "index":
+            return [(sample.position - 1) % (self.cycle or 1 << 62) for sample in samples]
+        if self.by == "key":
+            return [sample.key for sample in samples]
+        return [known_spelling(sample.caption(self.field), sample.metadata, self.opened) for sample in samples]
+
+    def problem(self, sample: Sample) -> str | None:
+        """Why a sample has no embedding; None mostly."""
+        name = self.names([sample])[0]
+        try:
+            self.opened.embeddings([name])
+        except (DataError, ValueError):
+            if isinstance(self.opened, EmbeddingStore) and name in self.opened:
+                raise  # it is there and damaged, as others may be
+            short = f"{name[:57]}..." if isinstance(name, str) and len(name) > 60 else name
+            return f"{NO_EMBEDDING} of its {self.by} {short!r} in {self.path}"
+        return None
+
+
+class Conditioner:
+    """What one side of a TexTok, or a text-to-image DiT, is given for samples: text, labels or nothing."""
+
+    def __init__(self, kind: str, finder: TextFinder, config: Any) -> None:
+        self.kind, self.finder = kind, finder  # kind: "text", "class" or ""
+        self.classes = config.num_classes
+        self.rows, self.masked = config.num_text_tokens, getattr(config, "text_mask", True)  # a DiT masks always
+        if kind == "text":
+            if finder.path is None:
+                raise DataError(
+                    "this model takes text: give its captions' embeddings, --embeddings STORE; `textok embed` makes one"
+                )
+            width = finder.opened.text_dim
+            if width != config.text_dim:
+                raise DataError(
+                    f"{finder.path}: expected embeddings {config.text_dim} wide, as the model takes them, got {width}"
+                )
+
+    @classmethod
+    def of_side(cls, config: TexTokConfig, side: str, finder: TextFinder) -> "Conditioner":
+        if not config.has_text(side):
+            return cls("", finder, config)
+        return cls("class" if config.text_source == "class" else "text", finder, config)
+
+    def conditions(self, samples: Sequence[Sample], problems: dict[int, str]) -> dict[str, Any]:
+        """The model's arguments for the samples without problems; those that have no condition get a problem."""
+        if self.kind == "class":
+            for place, sample in enumerate(samples):
+                if not 0 <= sample.metadata["label"] < self.classes:
+                    problems[place] = f"expected a label from 0 to {self.classes - 1}, got {sample.metadata['label']}"
+            return {"labels": [sample.metadata["label"] for place, sample in enumerate(samples) if place not in problems]}
+        if self.kind == "":
+            return {}
+        good = [sample for place, sample in enumerate(samples) if place not in problems]
+        try:
+            text, lengths = self.finder.opened.embeddings(self.finder.names(good))
+        except (DataError, ValueError):
+            found = {place: self.finder.problem(sample) for place, sample in enumerate(samples) if place not in problems}
+            missing = {place: problem for place, problem in found.items() if problem is not None}
+            if not missing:
+                raise
+            problems |= missing
+            return self.conditions(samples, problems)
+        if text.shape[1] > self.rows:  # embedded with a higher limit than the model's
+            text, lengths = text[:, : self.rows], np.minimum(lengths, self.rows)
+        return {"text": full_text(text, self.rows, self.masked), "text_lengths": lengths}
+
+
+def needs(config: TexTokConfig, side: str, finder: TextFinder) -> tuple[str, ...]:
+    """What a sample must have for a side of a TexTok beside its picture or latents."""
+    if not config.has_text(side):
+        return ()
+    if config.text_source == "class":
+        return ("label",)
+    return ("caption",) if finder.by == "caption" else ()
+
+
+def textok_config(model: str) -> TexTokConfig:
+    return TexTokConfig.from_dict(weights.load_config(find_model(model), TexTok.model_type))
+
+
+def path_or_none(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)

@@ -1,0 +1,256 @@
+"""What a sample is, what a skip is, and what a source of them is.
+
+Sample         one sample, its picture not decoded
+Skip           one that was left out: which, from where and why
+Source         a file or folder with samples, in a fixed order; `shards`, `folders`, `tables` and `rows` have the kinds of them
+usable         the sample, or a skip of one that lacks what is needed
+decode_pictures  the pictures of samples, and what is wrong with those that cannot be read
+"""
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pictures.preprocess import decode_picture
+from ..text.templates import fill_template
+
+PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "jp2")
+
+
+@dataclass(slots=True)
+class Sample:
+    """One sample, its picture not decoded.
+
+    Attributes
+    ----------
+    key
+        Its name, unique in its source; may have slashes, has no dot after the last of them.
+    picture
+        The bytes of a picture file, an array [H,W,3], or None.
+    metadata
+        What is known of it: "caption" (from KEY.txt), "label" (from KEY.cls, arr_1 or the class folder), and all that its JSON
+        or its row says.
+    source
+        The file it came from.
+    files
+        All members of a shard's sample, extension to bytes.
+    position
+        Where its source goes on after it, for `Source.read`.
+    """
+
+    key: str
+    picture: bytes | NDArray[Any] | None = field(repr=False)
+    metadata: dict[str, Any]
+    source: str
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    position: int = 0
+
+    def caption(self, name: str = "caption") -> str | None:
+        """The caption in the metadata's field `name`, or from a template of fields in braces; None where there is none.
+
+        "a photo of a {name}" is such a template, see `textok.text.templates.fill_template`.
+        """
+        value = fill_template(name, self.metadata) if "{" in name else self.metadata.get(name)
+        return value if isinstance(value, str) and value.strip() else None
+
+
+class Skip(NamedTuple):
+    """A sample that was left out, or part of a source that cannot be read: which, from where and why."""
+
+    key: str
+    source: str
+    reason: str
+    position: int = 0
+
+
+Event = Sample | Skip
+NO_EMBEDDING = "no embedding"  # what the reason of a skip begins with that another run may not need
+
+# What the system says where there is no such file, nor will be at another time, or of what is in it (a broken header makes a
+# position that is none); None: a library says it.
+_LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, None)
+
+
+def raise_unless_lasting(problem: OSError, name: str) -> None:
+    """End the run where a disk or a network failed: what is skipped now stays skipped, and the next run may be able to read it."""
+    if problem.errno not in _LASTING:
+        raise OSError(problem.errno, problem.strerror, problem.filename or name) from None
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """The sizes and times of several files, in short."""
+    digest, count = hashlib.sha256(), 0
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        count += 1
+    return f"{count} files, {digest.hexdigest()[:32]}"
+
+
+class Source:
+    """A file or folder with samples. Subclasses yield them in `read`."""
+
+    kind = ""
+    ranges = False  # whether `read` starts anywhere at once and `len` is cheap
+    pictures = True  # whether picture files are read; where not, they may be missing too
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
+        """Samples and skips in order, from a position (0, or that of an earlier one), where `ranges` up to another."""
+        raise NotImplementedError
+
+    def files(self) -> Iterator[Path]:
+        """The files that its samples come from."""
+        yield self.path
+
+    def state(self, start: int, stop: int | None) -> str:
+        """Size and time of the files behind positions start to stop; another state may mean another content."""
+        status = self.path.stat()
+        return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+
+    def __len__(self) -> int:
+        """Positions, where `ranges`."""
+        raise TypeError(f"{self.name}: how many samples it has shows only by reading it")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+class ListedSource(Source):
+    """One with a list that may be too long to hold: it remembers how far it went, so ranges in order list it once."""
+
+    ranges = True
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._listing: tuple[int, Iterator[Any]] | None = None  # how many were taken, and the rest
+        self._held: tuple[int, int | None, list[Any]] | None = None  # the range that was asked for last
+
+    def _list(self) -> Iterator[Any]:
+        """What samples are made of, in order; as cheap as may be."""
+        raise NotImplementedError
+
+    def _range(self, start: int, stop: int | None) -> Iterable[Any]:
+        if stop is None:
+            return itertools.islice(self._list(), start, None)
+        if self._held is None or self._held[:2] != (start, stop):
+            taken, rest = self._listing or (0, self._list())
+            if taken > start:
+                taken, rest = 0, self._list()
+            self._held = (start, stop, list(itertools.islice(rest, start - taken, stop - taken)))
+            self._listing = (stop, rest)
+        return self._held[2]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._list())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_listing": None, "_held": None}
+
+
+def event_bytes(event: Event) -> bytes:
+    """All that a result may depend on."""
+    if isinstance(event, Skip):
+        return f"{event.key}\0{event.reason}\0".encode()
+    if event.files:
+        pieces = [data for extension, content in event.files.items() for data in (extension.encode(), content)]
+    else:
+        picture = event.picture
+        pieces = [json.dumps(event.metadata, sort_keys=True, default=str).encode()]
+        if picture is not None:
+            pieces.append(np.ascontiguousarray(picture).tobytes() if isinstance(picture, np.ndarray) else picture)
+    return b"".join([event.key.encode(), b"\0", *(len(piece).to_bytes(8, "little") + piece for piece in pieces)])
+
+
+# --- What can be used of it ---------------------------------------------------------------------------------------------------
+
+
+def usable(event: Event, need: Iterable[str] = (), field: str = "caption") -> Event:
+    """The event itself, or a Skip for a sample that lacks what is needed: "picture", "caption" or "label"."""
+    if isinstance(event, Skip):
+        return event
+    for what in need:
+        if what == "picture" and event.picture is None:
+            reason = "a caption without a picture" if event.caption(field) else "no picture"
+        elif what == "caption" and event.caption(field) is None:
+            reason = f"a picture without a caption in {field!r}" if event.picture is not None else f"no caption in {field!r}"
+        elif what == "label" and type(event.metadata.get("label")) is not int:
+            reason = f"expected an integer label, got {event.metadata.get('label')!r}"
+        else:
+            continue
+        return Skip(event.key, event.source, reason, event.position)
+    return event
+
+
+def teller(skips: list[Skip] | Callable[[Skip], object] | None) -> Callable[[Skip], object]:
+    """What is called with each skip: the list's or the caller's, or else this module's log, as a warning."""
+    if skips is None:
+        import logging
+
+        log = logging.getLogger(__name__)
+        return lambda skip: log.warning("%s %s: %s", skip.source, skip.key, skip.reason)
+    return skips.append if isinstance(skips, list) else skips
+
+
+def decode_pictures(samples: Sequence[Sample], size: int) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """uint8 [n,size,size,3], and by its place what is wrong with a picture that cannot be read, which is black there."""
+    pictures = np.zeros((len(samples), size, size, 3), np.uint8)
+    problems = {}
+    for place, sample in enumerate(samples):
+        try:
+            pictures[place] = decode_picture(sample.picture, size, sample.key)
+        except ValueError as problem:
+            problems[place] = str(problem).removeprefix(f"{sample.key}: ")
+    return pictures, problems
+
+
+# --- Names and values -----------------------------------------------------------------------------------------------------------
+
+
+def folder_of(source: str) -> str:
+    """What the folder of a shard's pictures is called, where there are several shards."""
+    return Path(source).name.partition(".")[0]
+
+
+def key_in_shard(sample: Sample) -> str:
+    """A sample's key behind the name of its shard, which tells apart those of several."""
+    return f"{folder_of(sample.source)}/{sample.key}"
+
+
+def is_plain(key: str) -> bool:
+    """Whether a key can name a file below a folder, and ends at no dot."""
+    return (
+        re.fullmatch(r"[^/.\0][^\0]*", key) is not None
+        and not {"..", "."} & set(key.split("/"))
+        and "." not in key.rpartition("/")[2]
+    )
+
+
+def extension_of(name: str) -> str:
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"not JSON: {problem}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {type(value).__name__}")  # noqa: TRY004
+    return value
