@@ -27,8 +27,7 @@ from .text.caption_store import CaptionStore
 from .text.embedding_store import EmbeddingStore
 from .text.encoder import TextEncoder
 from .text.open_embeddings import open_embeddings
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "CaptionStore",

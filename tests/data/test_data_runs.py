@@ -423,6 +423,15 @@ def test_changed_input(place, tmp_path):
         data.encode(place / "baseline", shards, tmp_path / "out")
 
 
+def test_guidance_interval_is_a_setting(place, tmp_path):
+    """A pair is the same when the plan is read again, and another one is another run."""
+    options = {"labels": [1], "steps": 2, "guidance_scale": 2.0}
+    for _ in range(2):
+        data.sample(place / "classes", 3, tmp_path, guidance_interval=(0, 500), **options)
+    with pytest.raises(DataError, match="guidance_interval was .*500.*, is .*400"):
+        data.sample(place / "classes", 3, tmp_path, guidance_interval=(0, 400), **options)
+
+
 def test_changed_labels(place, tmp_path):
     data.sample(place / "classes", 4, tmp_path, labels=[1, 2], steps=2)
     with pytest.raises(DataError, match="changed since"):

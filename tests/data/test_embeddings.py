@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 import textok
 from textok.data import Sample
-from textok.data.tasks import TextFinder
+from textok.data.conditioning import TextFinder
 from textok.errors import DataError, WeightsError
 from textok.text.caption_store import CaptionStore
 from textok.text.embedding_arrays import ArrayEmbeddings

@@ -205,7 +205,12 @@ def test_what_another_user_owns_can_be_read():
         )
         environment = os.environ | {"PYTHONPATH": str(Path(segments.__file__).parents[2])}
         done = subprocess.run(
-            [sys.executable, "-c", script, store.path], check=False, capture_output=True, text=True, env=environment, timeout=300
+            [sys.executable, "-c", script, store.path],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=300,
         )
         assert done.stdout.split() == ["20", "True", "20"], done.stderr
         assert "PermissionError" in done.stderr.splitlines()[-1]

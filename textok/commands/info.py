@@ -6,12 +6,13 @@ Sizes, config and memory of a model or pipeline; without one, the kernels in use
 import argparse
 import json
 
-from .. import __version__, _core, bundled, files, weights
+from .. import _core, bundled, files, weights
 from ..dit import DiT
 from ..errors import ConfigError
 from ..image_tokenizer import TexTok
 from ..model import EngineModel
 from ..pipeline import Pipeline
+from ..version import __version__
 
 EXAMPLE = "textok info emoji-textok"
 MODELS: dict[str, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}

@@ -31,7 +31,7 @@ def assigned_threads() -> int:
     if not ray.is_initialized():
         return most
     try:
-        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", most)
+        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", most)  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError):  # so it answers in a driver
         return most
     return max(1, min(int(cpus), most))

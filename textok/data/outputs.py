@@ -177,7 +177,7 @@ def verify_part(out: Path, record: Mapping[str, Any]) -> bool:
                     count += len(block)
     except OSError:
         return False
-    return count == record["bytes"] and digest.hexdigest() == record["sha256"]
+    return bool(count == record["bytes"] and digest.hexdigest() == record["sha256"])
 
 
 def remove_part(out: Path, record: Mapping[str, Any]) -> None:

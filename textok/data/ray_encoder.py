@@ -91,7 +91,8 @@ class Encoder:
                 raise DataError(f"row {row}: {result.reason}")
             else:
                 logging.getLogger(__name__).warning("row %d of a batch is left out: %s", row, result.reason)
-        latents = [unpack_arrays("safetensors", results[row].files["safetensors"])[LATENT] for row in kept]
+        files = [result.files["safetensors"] for result in results if not isinstance(result, Skip)]
+        latents = [unpack_arrays("safetensors", data)[LATENT] for data in files]
         columns = {name: np.asarray(values)[kept] for name, values in batch.items() if name != self.picture}
         shape = (len(kept), *self._latent_shape(latents))
         return {**columns, self.output: np.stack(latents) if latents else np.empty(shape, np.float32)}

@@ -45,6 +45,7 @@ class Ledger:
 
     def begin(self, settings: dict[str, Any], overwrite: bool) -> None:
         """Make the folder, or check that it was made with the same settings; `overwrite` clears what an earlier run left."""
+        settings = json.loads(json.dumps(settings))  # as it will be read: pairs are lists
         if overwrite:
             self._clear()
         self.parts.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def open_sources(paths: Paths) -> list[Source]:
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    found = list(itertools.chain.from_iterable(map(_sources_of, map(os.fspath, paths))))
+    found = list(itertools.chain.from_iterable(_sources_of(os.fspath(path)) for path in paths))
     result: list[Source] = []
     for source in found:
         if isinstance(source, PictureSource) and result and isinstance(result[-1], PictureSource):

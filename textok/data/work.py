@@ -9,8 +9,9 @@ import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from .. import __version__, _core
+from .. import _core
 from ..errors import DataError
+from ..version import __version__
 from .job import Job, Unit, Work
 from .ordered import ordered_map
 from .outputs import KINDS, PartWriter, Product

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
 from ..errors import DataError
 from ..files import replacing, write_json
 from ..networks import FeatureNetwork
 from ..progress import progress_bar
+from ..version import __version__
 from .cache import Arrays, Cache
 from .feature_statistics import Statistics
 from .gathered import GatheredFeatures

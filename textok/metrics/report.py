@@ -23,6 +23,7 @@ from .. import __version__
 from ..errors import DataError
 from ..files import write_text
 from ..pictures import plots as viz
+from ..version import __version__
 from .registry import METRICS
 
 U8 = NDArray[np.uint8]
