@@ -27,7 +27,7 @@ from .text.caption_store import CaptionStore
 from .text.embedding_store import EmbeddingStore
 from .text.encoder import TextEncoder
 from .text.open_embeddings import open_embeddings
-from .version import __version__
+from .version import __version__ as __version__
 
 __all__ = [
     "CaptionStore",

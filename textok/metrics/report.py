@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
 from ..errors import DataError
 from ..files import write_text
 from ..pictures import plots as viz
