@@ -155,6 +155,9 @@ class Kernels:
     def gated_f32(self, x: F32, y: F32, kind: str, /) -> F32:
         """act(x) y, x and y [M,F] with rows of one distance."""
     def gated_bf16(self, x: U16, y: U16, kind: str, /) -> U16: ...
+    def rotate_f32(self, x: F32, turns: F32, /) -> None:
+        """Turns columns 2j and 2j + 1 of x [M,n] in place by the angles whose cosines and sines stand so in turns [M,n]."""
+    def rotate_bf16(self, x: U16, turns: F32, /) -> None: ...
     def step_f32(self, x: F32, x0_prev: F32, m: F32, v: F32 | None, noise: F32 | None, u: NDArray[np.float64], /) -> None:
         """One row of `Model.sample`'s update on vectors, in place: x and x0_prev."""
     def patchify(self, image: F32 | NDArray[np.uint8], p: int, /) -> F32:

@@ -155,6 +155,43 @@ class SideConfig:
 
 
 @dataclass(frozen=True)
+class CodebookConfig:
+    """The soft codebooks of SoftVQ-VAE (arXiv 2412.10958).
+
+    Parameters
+    ----------
+    runs, size
+        The latent tokens stand in so many equal runs, each with a codebook of `size` codes of its own.
+    tau
+        Temperature of the softmax over codes.
+    l2_norm
+        Whether tokens and codes are scaled to unit length.
+    """
+
+    runs: int = 1
+    size: int = 8192
+    tau: float = 0.07
+    l2_norm: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", _integer("runs", self.runs, 1, MAX_TOKENS))
+        object.__setattr__(self, "size", _integer("size", self.size, 1, MAX_TOKENS))
+        object.__setattr__(self, "tau", _number("tau", self.tau, 1e-6, 1e6))
+        object.__setattr__(self, "l2_norm", _flag("l2_norm", self.l2_norm))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From a dict of the fields; missing keys have their defaults."""
+        if not isinstance(values, Mapping):
+            raise _fail("codebook", "an object with runs, size, tau, l2_norm, or null", values)
+        fields = _fields_from(cls, values, "codebook.")
+        try:
+            return cls(**fields)
+        except ConfigError as error:
+            raise ConfigError(f"codebook.{error}") from None
+
+
+@dataclass(frozen=True)
 class TexTokConfig:
     """Everything that determines a TexTok's shapes and arithmetic, apart from its weights.
 
@@ -180,6 +217,11 @@ class TexTokConfig:
     num_registers, input_norm, output_conv
         Learned tokens of each side that are only attended to, such as a class token; whether a layer norm stands before the
         first block; whether a 3 x 3 convolution over the pixels stands at the end. TiTok has one, true and true.
+    rope
+        None, or {"rows": "patches"}: rotary positions, learned angles by block, head, patch and pair of columns, turn queries and keys of the
+        patch rows (MAETok).
+    codebook
+        None, or a `CodebookConfig`, or a dict of its fields: `encode` gives each token as a soft mean of codes (SoftVQ-VAE).
     norm_eps, gelu, qkv_bias, output_activation, kl
         Epsilon of the layer norms; "erf" or "tanh" GELU; bias of the QKV projections; "none" or "tanh" on the pixels; whether
         the latent projection has a mean and a log-variance half, of which `encode` returns the mean.
@@ -215,6 +257,8 @@ class TexTokConfig:
     qkv_bias: bool = True
     output_activation: str = "none"
     kl: bool = False
+    rope: Mapping[str, str] | None = None
+    codebook: CodebookConfig | None = None
     tokenizer: SideConfig = field(default_factory=SideConfig)
     detokenizer: SideConfig = field(default_factory=SideConfig)
 
@@ -252,8 +296,23 @@ class TexTokConfig:
         for side in ("tokenizer", "detokenizer"):
             value = getattr(self, side)
             checked[side] = value if isinstance(value, SideConfig) else SideConfig.from_dict(value, f"{side}.")
+        if self.rope is not None:
+            checked["rope"] = self._checked_rope(checked["tokenizer"], checked["detokenizer"])
+        if self.codebook is not None:
+            value = self.codebook
+            checked["codebook"] = value if isinstance(value, CodebookConfig) else CodebookConfig.from_dict(value)
+            if checked["num_latent_tokens"] % checked["codebook"].runs:
+                raise _fail("codebook.runs", f"a divisor of num_latent_tokens, {self.num_latent_tokens}", checked["codebook"].runs)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def _checked_rope(self, *sides: SideConfig) -> dict[str, str]:
+        if not isinstance(self.rope, Mapping) or dict(self.rope) != {"rows": "patches"}:
+            raise _fail("rope", '{"rows": "patches"} or null', self.rope)
+        for side in sides:
+            if side.hidden_size // side.num_heads % 2:
+                raise _fail("rope", "heads of an even number of columns", side.hidden_size // side.num_heads)
+        return {"rows": "patches"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

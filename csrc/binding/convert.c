@@ -132,10 +132,16 @@ static int set_field(PyObject *value, const struct tx_field *field, const char *
         if (choice(value, field->choices, at) == 0)
             return 0;
         return bad(where, field->name, value, "one of the names in textok/config.py");
+    case TX_FIELD_PRESENT:
+        *(size_t *)at = value != Py_None;
+        return 0;
     default: {
+        const int codebook = field->kind == TX_FIELD_CODEBOOK;
         char inside[64];
+        if (codebook && value == Py_None)
+            return 0;
         snprintf(inside, sizeof inside, "%s%s.", where, field->name);
-        return tx_config_from_dict(value, tx_side_fields, inside, at);
+        return tx_config_from_dict(value, codebook ? tx_codebook_fields : tx_side_fields, inside, at);
     }
     }
 }

@@ -234,7 +234,34 @@ static PyObject *gated_f32(PyObject *self, PyObject *args)
     return result;
 }
 
-/* ---- steps and patches ---- */
+/* ---- rotary positions, steps and patches ---- */
+
+static PyObject *rotate_f32(PyObject *self, PyObject *args)
+{
+    PyObject *object, *angles;
+    struct matrix x, turns;
+    if (!PyArg_ParseTuple(args, "OO", &object, &angles) || matrix_of(&x, object, "x", NPY_FLOAT32, "float32", -1, -1, 0) ||
+        tx_writeable(object, "x") || matrix_of(&turns, angles, "turns", NPY_FLOAT32, "float32", x.rows, x.columns, 0))
+        return NULL;
+    if (x.columns % 2)
+        return PyErr_Format(PyExc_ValueError, "x: expected an even number of columns, got %zu", x.columns);
+    table(self)->rotate_f32(x.data, x.ld, turns.data, turns.ld, x.rows, x.columns);
+    Py_RETURN_NONE;
+}
+
+static PyObject *rotate_bf16(PyObject *self, PyObject *args)
+{
+    PyObject *object, *angles;
+    struct matrix x, turns;
+    if (!PyArg_ParseTuple(args, "OO", &object, &angles) ||
+        matrix_of(&x, object, "x", NPY_UINT16, "uint16 (bfloat16)", -1, -1, 0) || tx_writeable(object, "x") ||
+        matrix_of(&turns, angles, "turns", NPY_FLOAT32, "float32", x.rows, x.columns, 0))
+        return NULL;
+    if (x.columns % 2)
+        return PyErr_Format(PyExc_ValueError, "x: expected an even number of columns, got %zu", x.columns);
+    table(self)->rotate_bf16(x.data, x.ld, turns.data, turns.ld, x.rows, x.columns);
+    Py_RETURN_NONE;
+}
 
 static PyObject *step_f32(PyObject *self, PyObject *args)
 {
@@ -389,6 +416,8 @@ static PyMethodDef methods[] = {
     {"norm_f32", KEYWORDS(norm_f32), NULL},
     {"activate_f32", activate_f32, METH_VARARGS, NULL},
     {"gated_f32", gated_f32, METH_VARARGS, NULL},
+    {"rotate_f32", rotate_f32, METH_VARARGS, NULL},
+    {"rotate_bf16", rotate_bf16, METH_VARARGS, NULL},
     {"step_f32", step_f32, METH_VARARGS, NULL},
     {"patchify", patchify, METH_VARARGS, NULL},
     {"unpatchify", unpatchify, METH_VARARGS, NULL},

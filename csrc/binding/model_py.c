@@ -451,8 +451,13 @@ static int config_from(PyObject *type, PyObject *dict, enum tx_model_kind *kind,
 
 static PyObject *shape_tuple(int rank, const size_t *shape)
 {
-    return rank == 2 ? Py_BuildValue("(nn)", (Py_ssize_t)shape[0], (Py_ssize_t)shape[1])
-                     : Py_BuildValue("(n)", (Py_ssize_t)shape[0]);
+    PyObject *tuple = PyTuple_New(rank);
+    for (int i = 0; tuple && i < rank; i++) {
+        PyObject *extent = PyLong_FromSize_t(shape[i]);
+        if (!extent || PyTuple_SetItem(tuple, i, extent) < 0)
+            Py_CLEAR(tuple);
+    }
+    return tuple;
 }
 
 PyObject *tx_weight_table(PyObject *module, PyObject *args)
@@ -470,7 +475,7 @@ PyObject *tx_weight_table(PyObject *module, PyObject *args)
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < tx_model_tensor_count(model); i++) {
         const char *name;
-        size_t shape[2];
+        size_t shape[3];
         const int rank = tx_model_tensor(model, i, &name, shape);
         PyObject *line = Py_BuildValue("(sN)", name, shape_tuple(rank, shape));
         if (!line || PyList_Append(list, line) < 0)
@@ -543,9 +548,9 @@ static void drop_tensor(struct loading *loading)
 static int get_values(struct loading *loading, size_t index, struct tx_values *values)
 {
     const char *name;
-    size_t shape[2];
+    size_t shape[3];
     const int rank = tx_model_tensor(loading->model, index, &name, shape);
-    const Py_ssize_t dims[2] = {(Py_ssize_t)shape[0], (Py_ssize_t)shape[1]};
+    const Py_ssize_t dims[3] = {(Py_ssize_t)shape[0], (Py_ssize_t)shape[1], (Py_ssize_t)shape[2]};
     drop_tensor(loading);
     if (!(loading->array = item(loading->weights, name)))
         return -1;
@@ -621,7 +626,9 @@ static void model_dealloc(PyObject *self)
 /* dict[name] = a new array, whose data is returned; NULL on error. */
 static void *put_array(PyObject *dict, const char *name, int rank, const size_t *shape, int npy)
 {
-    npy_intp dims[2] = {(npy_intp)shape[0], (npy_intp)shape[1]};
+    npy_intp dims[3] = {0};
+    for (int i = 0; i < rank; i++)
+        dims[i] = (npy_intp)shape[i];
     PyObject *array = PyArray_SimpleNew(rank, dims, npy);
     void *data = array && PyDict_SetItemString(dict, name, array) == 0 ? PyArray_DATA((PyArrayObject *)array) : NULL;
     Py_XDECREF(array);
@@ -636,7 +643,7 @@ static PyObject *weights(PyObject *self, PyObject *none)
     for (size_t i = 0; dict && i < tx_model_tensor_count(model); i++) {
         const char *name;
         char text[128];
-        size_t shape[2];
+        size_t shape[3];
         const int rank = tx_model_tensor(model, i, &name, shape);
         const enum tx_dtype dtype = tx_model_tensor_dtype(model, i);
         float *scale = NULL;
@@ -685,9 +692,12 @@ static PyObject *get_num_parameters(PyObject *self, void *closure)
     size_t count = 0;
     for (size_t i = 0; i < tx_model_tensor_count(model_of(self)); i++) {
         const char *name;
-        size_t shape[2];
+        size_t shape[3];
         const int rank = tx_model_tensor(model_of(self), i, &name, shape);
-        count += shape[0] * (rank == 2 ? shape[1] : 1);
+        size_t elements = 1;
+        for (int axis = 0; axis < rank; axis++)
+            elements *= shape[axis];
+        count += elements;
     }
     return PyLong_FromSize_t(count);
 }

@@ -254,6 +254,11 @@ struct tx_kernels {
 
     void (*step_f32)(const struct tx_step_f32 *job);
 
+    /* Rotary positions, in place: columns 2j and 2j + 1 of row m are turned by an angle whose cosine and sine are turns[m][2j] and
+     * turns[m][2j + 1]:  x' = x cos - y sin,  y' = x sin + y cos. x [M,n], ld ldx; turns [M,n], ld ldt; n even. */
+    void (*rotate_f32)(float *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
+    void (*rotate_bf16)(uint16_t *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
+
     /* Pixels to patch rows and back. Image [S,S,3] in (row, column, channel) order; patches [(S/p)^2, 3pp] in raster order of
      * patches, pixels of a patch in (row, column, channel) order, ld ldp. uint8: v / 127.5 - 1, and back clip, then floor((v +
      * 1) 127.5 + 0.5). */
@@ -276,7 +281,7 @@ struct tx_kernels {
     X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch) \
     X(attention_int8) WITH(attention_int8, attention_int8_scratch) \
     X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8) \
-    X(norm_f32) X(activate_f32) X(gated_f32) X(gated_bf16) X(step_f32) \
+    X(norm_f32) X(activate_f32) X(gated_f32) X(gated_bf16) X(step_f32) X(rotate_f32) X(rotate_bf16) \
     X(patchify_u8) X(patchify_f32) X(unpatchify_u8) X(unpatchify_f32)
 #define TXK_NOT_WITH(slot, field)
 

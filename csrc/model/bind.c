@@ -49,6 +49,14 @@ void tx_bind_array(struct tx_tensors *t, float **array, int rank, size_t rows, s
     add_named(t, array, NULL, rank, rows, columns, name, "");
 }
 
+void tx_bind_cube(struct tx_tensors *t, float **array, const size_t shape[3], const char *format, ...)
+{
+    FORMAT(name);
+    add_named(t, array, NULL, 3, shape[0], shape[1], name, "");
+    if (!t->failed)
+        t->list[t->count - 1].shape[2] = shape[2];
+}
+
 void tx_bind_linear(struct tx_tensors *t, struct tx_linear *linear, size_t N, size_t K, int bias, const char *format, ...)
 {
     FORMAT(prefix);
@@ -110,7 +118,10 @@ void tx_bind_block(struct tx_tensors *t, struct tx_block *block, int affine, int
 
 size_t tx_tensor_elements(const struct tx_tensor *tensor)
 {
-    return tensor->shape[0] * (tensor->rank > 1 ? tensor->shape[1] : 1);
+    size_t elements = 1;
+    for (int i = 0; i < tensor->rank; i++)
+        elements *= tensor->shape[i];
+    return elements;
 }
 
 void tx_tensors_plan(const struct tx_tensors *t, struct tx_arena *arena, const struct tx_kernels *kernels)

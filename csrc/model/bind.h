@@ -8,7 +8,7 @@
 #include "linear.h"
 #include "table.h"
 
-enum { TX_NAME_SIZE = 80, TX_MAX_RANK = 2 };
+enum { TX_NAME_SIZE = 80, TX_MAX_RANK = 3 };
 
 struct tx_tensor {
     char name[TX_NAME_SIZE];
@@ -30,6 +30,8 @@ struct tx_tensors {
 /* Each adds to the list; `format` may use the arguments that follow. */
 void tx_bind_array(struct tx_tensors *t, float **array, int rank, size_t rows, size_t columns, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
+void tx_bind_cube(struct tx_tensors *t, float **array, const size_t shape[3], const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 /* PREFIX.weight [N,K] in linear->dtype (set before; float32 where it was not) and, where wanted, PREFIX.bias [N]. */
 void tx_bind_linear(struct tx_tensors *t, struct tx_linear *linear, size_t N, size_t K, int bias, const char *format, ...)
     __attribute__((format(printf, 6, 7)));

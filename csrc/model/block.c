@@ -170,9 +170,66 @@ static void project(const struct tx_run *run, const struct tx_block *block, stru
     tx_linear_run(run, &block->qkv, qkv, h, &(struct tx_seq){1, start}, NULL);
 }
 
+/* ---- rotary positions ---- */
+
+void tx_block_plan_turns(struct tx_block *block, struct tx_arena *arena)
+{
+    block->turns = tx_mat_take(arena, TX_F32, block->rotated, block->D);
+}
+
+void tx_block_fill_turns(const struct tx_block *block)
+{
+    const size_t half = block->D / block->H / 2;
+    for (size_t h = 0; h < block->H; h++)
+        for (size_t r = 0; r < block->rotated; r++) {
+            const float *angles = block->angles + (h * block->rotated + r) * half;
+            float *turns = tx_mat_at(block->turns, r, 2 * h * half).data;
+            for (size_t j = 0; j < half; j++) {
+                turns[2 * j] = cosf(angles[j]);
+                turns[2 * j + 1] = sinf(angles[j]);
+            }
+        }
+}
+
+struct rotate_job {
+    const struct tx_run *run;
+    const struct tx_block *block;
+    struct tx_mat qkv;
+    const struct tx_seq *seq;
+    size_t first_part;      /* 0: queries and keys; 1: keys alone */
+};
+
+static void rotate_task(void *arg, size_t task, int worker)
+{
+    (void)worker;
+    const struct rotate_job *job = arg;
+    const struct tx_block *block = job->block;
+    const struct tx_kernels *kernels = job->run->kernels;
+    const size_t parts = (block->rotated + NORM_ROWS - 1) / NORM_ROWS, image = task / parts, r0 = task % parts * NORM_ROWS;
+    const struct tx_mat turns = tx_mat_at(block->turns, r0, 0);
+    for (size_t part = job->first_part; part < 2; part++) {
+        const struct tx_mat x = tx_mat_at(job->qkv, job->seq->start[image] + r0, part * block->D);
+        const size_t rows = tx_min(NORM_ROWS, block->rotated - r0);
+        if (x.dtype == TX_F32)
+            kernels->rotate_f32(x.data, x.ld, turns.data, turns.ld, rows, block->D);
+        else
+            kernels->rotate_bf16(x.data, x.ld, turns.data, turns.ld, rows, block->D);
+    }
+}
+
+static void rotate(const struct tx_run *run, const struct tx_block *block, struct tx_mat qkv, const struct tx_seq *seq,
+                   int keys_alone)
+{
+    struct rotate_job job = {run, block, qkv, seq, keys_alone ? 1 : 0};
+    tx_pool_run(run->threads, rotate_task, &job, seq->images * ((block->rotated + NORM_ROWS - 1) / NORM_ROWS));
+}
+
 void tx_block_fix(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, struct tx_mat h)
 {
+    const size_t start[2] = {0, block->fixed_count};
     project(run, block, block->fixed_qkv, x, h, block->fixed_count);
+    if (block->rotated && block->fixed_first == 0)
+        rotate(run, block, block->fixed_qkv, &(struct tx_seq){1, start}, 0);
 }
 
 struct copy_job {
@@ -220,13 +277,16 @@ void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct
     const struct tx_mat h = buffers->h, qkv = wide_as(buffers, 3 * D), q_cross = wide_as(buffers, D),
                         inner = wide_as(buffers, block->F);
     struct tx_beside share;
+    const int stored = stored_pays(run, block, seq);
 
-    if (stored_pays(run, block, seq)) {
+    if (stored) {
         project_around(run, block, qkv, x, h, seq);
     } else {
         norm(run, block, h, x, tx_seq_rows(seq), &block->norm1, modulation, 0);
         tx_linear_run_beside(run, &block->qkv, qkv, h, seq, NULL, beside(&share, block, modulation, &block->qkv));
     }
+    if (block->rotated && !(stored && block->fixed_first == 0))
+        rotate(run, block, qkv, seq, keep && keep->first >= block->rotated);
     tx_attend_run(run, &(struct tx_attend){
         .products = block->qkv.dtype, .out = buffers->attended, .q = qkv, .k = tx_mat_at(qkv, 0, D),
         .v = tx_mat_at(qkv, 0, 2 * D), .H = block->H, .Dh = Dh,

@@ -32,6 +32,10 @@ struct tx_block {
      * and values, made at load, for rows fixed_first .. fixed_first + fixed_count. */
     struct tx_mat fixed_qkv;        /* [fixed_count, 3D] */
     size_t fixed_first, fixed_count; /* count 0: none */
+    /* Rotary positions: queries and keys of each image's first `rotated` rows are turned, pair by pair of a head's columns. */
+    size_t rotated;                 /* 0: none */
+    float *angles;                  /* [H, rotated, Dh/2], as they are stored */
+    struct tx_mat turns;            /* [rotated, D]: cosine and sine of each pair's angle, made at load */
 };
 
 /* Rows of shift, scale, gate of attention, then of the MLP. */
@@ -74,6 +78,10 @@ size_t tx_block_scratch(const struct tx_block *block, const struct tx_kernels *k
 void tx_block_run(const struct tx_run *run, const struct tx_block *block, struct tx_mat x, const struct tx_seq *seq,
                   const struct tx_block_buffers *buffers, const struct tx_modulation *modulation,
                   const struct tx_cross_text *text, const struct tx_keep *keep, const char *name, size_t index);
+
+/* Room for the turns, and their values once the angles are there. */
+void tx_block_plan_turns(struct tx_block *block, struct tx_arena *arena);
+void tx_block_fill_turns(const struct tx_block *block);
 
 /* Room for the fixed rows' queries, keys and values; on an arena without memory this only measures. */
 void tx_block_plan_fixed(struct tx_block *block, struct tx_arena *arena, size_t first, size_t count);

@@ -22,6 +22,14 @@ const struct tx_field tx_side_fields[] = {
     {0},
 };
 
+const struct tx_field tx_codebook_fields[] = {
+    FIELD(tx_codebook_config, runs, TX_FIELD_SIZE),
+    FIELD(tx_codebook_config, size, TX_FIELD_SIZE),
+    FIELD(tx_codebook_config, tau, TX_FIELD_REAL),
+    FIELD(tx_codebook_config, l2_norm, TX_FIELD_FLAG),
+    {0},
+};
+
 const struct tx_field tx_textok_fields[] = {
     FIELD(tx_textok_config, image_size, TX_FIELD_SIZE),
     FIELD(tx_textok_config, patch_size, TX_FIELD_SIZE),
@@ -40,6 +48,8 @@ const struct tx_field tx_textok_fields[] = {
     FIELD(tx_textok_config, num_registers, TX_FIELD_SIZE),
     FIELD(tx_textok_config, input_norm, TX_FIELD_FLAG),
     FIELD(tx_textok_config, output_conv, TX_FIELD_FLAG),
+    FIELD(tx_textok_config, rope, TX_FIELD_PRESENT),
+    FIELD(tx_textok_config, codebook, TX_FIELD_CODEBOOK),
     FIELD(tx_textok_config, norm_eps, TX_FIELD_REAL),
     FIELD(tx_textok_config, tokenizer, TX_FIELD_SIDE),
     FIELD(tx_textok_config, detokenizer, TX_FIELD_SIDE),
@@ -145,9 +155,24 @@ enum tx_status tx_textok_config_check(const struct tx_textok_config *c, struct t
             WITHIN("text_dim", c->text_dim, 1, MOST_WIDTH);
         WITHIN("num_text_tokens", c->num_text_tokens, 1, MOST_TOKENS);
     }
-    if (check_eps("norm_eps", c->norm_eps, err) != TX_OK || check_side("tokenizer", &c->tokenizer, err) != TX_OK)
+    if (c->codebook.runs) {
+        WITHIN("codebook.runs", c->codebook.runs, 1, c->num_latent_tokens);
+        WITHIN("codebook.size", c->codebook.size, 1, MOST_TOKENS);
+        if (c->num_latent_tokens % c->codebook.runs)
+            return tx_fail(err, TX_EINVAL, "config: num_latent_tokens %zu is not a multiple of codebook.runs %zu",
+                           c->num_latent_tokens, c->codebook.runs);
+        if (!(c->codebook.tau > 0 && c->codebook.tau <= 1e6))
+            return tx_fail(err, TX_EINVAL, "config: codebook.tau is %g, expected more than 0", c->codebook.tau);
+    }
+    if (check_eps("norm_eps", c->norm_eps, err) != TX_OK || check_side("tokenizer", &c->tokenizer, err) != TX_OK ||
+        check_side("detokenizer", &c->detokenizer, err) != TX_OK)
         return err->status;
-    return check_side("detokenizer", &c->detokenizer, err);
+    const struct tx_side_config *const sides[] = {&c->tokenizer, &c->detokenizer};
+    for (size_t i = 0; i < 2; i++)
+        if (c->rope && sides[i]->hidden_size / sides[i]->num_heads % 2)
+            return tx_fail(err, TX_EINVAL, "config: rope with heads of %zu columns, expected an even number",
+                           sides[i]->hidden_size / sides[i]->num_heads);
+    return TX_OK;
 }
 
 enum tx_status tx_dit_config_check(const struct tx_dit_config *c, struct tx_error *err)

@@ -19,11 +19,20 @@ struct tx_side_config {
     double mlp_ratio;
 };
 
+/* The latents' soft codebooks, one for each of `runs` equal runs of tokens; runs 0: none. */
+struct tx_codebook_config {
+    size_t runs, size;
+    double tau;
+    size_t l2_norm; /* 0 or 1 */
+};
+
 struct tx_textok_config {
     size_t image_size, patch_size, num_latent_tokens, latent_dim, text_dim, num_text_tokens, num_classes, num_registers;
     size_t text_condition, text_injection, text_source, gelu, output_activation; /* the enums above */
     size_t qkv_bias, kl, input_norm, output_conv;                                /* 0 or 1 */
+    size_t rope;                                                                 /* 1: rotary positions on patch rows */
     double norm_eps;
+    struct tx_codebook_config codebook;
     struct tx_side_config tokenizer, detokenizer;
 };
 
@@ -49,7 +58,15 @@ struct tx_text_config {
 };
 
 /* How a config crosses from Python: one line a field. */
-enum tx_field_kind { TX_FIELD_SIZE, TX_FIELD_REAL, TX_FIELD_FLAG, TX_FIELD_CHOICE, TX_FIELD_SIDE };
+enum tx_field_kind {
+    TX_FIELD_SIZE,
+    TX_FIELD_REAL,
+    TX_FIELD_FLAG,
+    TX_FIELD_CHOICE,
+    TX_FIELD_PRESENT,   /* 1 where the value is not None */
+    TX_FIELD_SIDE,
+    TX_FIELD_CODEBOOK,  /* or None, which leaves it zeros */
+};
 
 struct tx_field {
     const char *name;
@@ -58,8 +75,8 @@ struct tx_field {
     const char *const *choices;  /* TX_FIELD_CHOICE: names by enum value, NULL at the end */
 };
 
-/* Tables end with a NULL name. tx_side_fields are the keys of a TX_FIELD_SIDE's dict. */
-extern const struct tx_field tx_textok_fields[], tx_dit_fields[], tx_text_fields[], tx_side_fields[];
+/* Tables end with a NULL name. tx_side_fields are the keys of a TX_FIELD_SIDE's dict, tx_codebook_fields of a TX_FIELD_CODEBOOK's. */
+extern const struct tx_field tx_textok_fields[], tx_dit_fields[], tx_text_fields[], tx_side_fields[], tx_codebook_fields[];
 
 enum tx_status tx_textok_config_check(const struct tx_textok_config *config, struct tx_error *err);
 enum tx_status tx_dit_config_check(const struct tx_dit_config *config, struct tx_error *err);

@@ -116,7 +116,7 @@ size_t tx_model_tensor_count(const struct tx_model *m)
     return m->tensors.count;
 }
 
-int tx_model_tensor(const struct tx_model *m, size_t index, const char **name, size_t shape[2])
+int tx_model_tensor(const struct tx_model *m, size_t index, const char **name, size_t shape[3])
 {
     const struct tx_tensor *tensor = &m->tensors.list[index];
     *name = tensor->name;
@@ -144,8 +144,10 @@ enum tx_dtype tx_model_tensor_dtype(const struct tx_model *m, size_t index)
 static void plan_weights(struct tx_model *m, struct tx_arena *arena)
 {
     tx_tensors_plan(&m->tensors, arena, m->kernels);
-    if (m->sides & TX_TOKENIZER)
+    if (m->sides & TX_TOKENIZER) {
         tx_side_plan_fixed(&m->tokenizer.side, arena, 0);
+        tx_codebook_plan(&m->tokenizer.codebook, arena);
+    }
     if (m->sides & TX_DETOKENIZER)
         tx_side_plan_fixed(&m->detokenizer.side, arena, 1);
 }
@@ -172,8 +174,10 @@ enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t in
             return err->status;
     }
     enum tx_status status = TX_OK;
-    if (m->sides & TX_TOKENIZER)
+    if (m->sides & TX_TOKENIZER) {
         status = tx_side_fix(&m->tokenizer.side, m->kernels, threads, err);
+        tx_codebook_fix(&m->tokenizer.codebook);
+    }
     if (status == TX_OK && m->sides & TX_DETOKENIZER)
         status = tx_side_fix(&m->detokenizer.side, m->kernels, threads, err);
     return status;
@@ -228,7 +232,7 @@ enum tx_status tx_textok_encode(const struct tx_model *m, const struct tx_call *
 {
     struct workspace w;
     struct tx_tokenizer_buffers buffers;
-    begin(&w, m, call, tx_side_scratch(&m->tokenizer.side, m->kernels, text->t));
+    begin(&w, m, call, tx_tokenizer_scratch(&m->tokenizer, m->kernels, text->t));
     plan_encode(&w, m, &buffers, B, text->t);
     enum tx_status status = get_memory(&w);
     if (status == TX_OK) {
@@ -324,7 +328,7 @@ size_t tx_model_workspace(const struct tx_model *m, size_t B, size_t t, size_t s
     size_t most = 0;
     if (m->sides & TX_TOKENIZER) {
         struct tx_tokenizer_buffers buffers;
-        begin(&w, m, &call, tx_side_scratch(&m->tokenizer.side, m->kernels, t));
+        begin(&w, m, &call, tx_tokenizer_scratch(&m->tokenizer, m->kernels, t));
         plan_encode(&w, m, &buffers, B, t);
         most = w.arena.used;
     }

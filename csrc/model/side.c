@@ -31,6 +31,7 @@ enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config 
         block->eps = block->mlp_eps = side->eps;
         block->gelu = config->gelu == TX_GELU_ERF ? TX_ACT_GELU_ERF : TX_ACT_GELU_TANH;
         block->cross = side->cross;
+        block->rotated = config->rope ? side->P : 0;
     }
     return TX_OK;
 }
@@ -53,8 +54,13 @@ void tx_side_bind(struct tx_side *side, struct tx_tensors *tensors, const struct
         tx_bind_array(tensors, &side->registers, 2, side->R, side->D, "%sregisters", prefix);
     if (config->input_norm)
         tx_bind_norm(tensors, &side->input_norm, side->D, "%sinput_norm", prefix);
-    for (size_t i = 0; i < side->depth; i++)
-        tx_bind_block(tensors, &side->blocks[i], 1, (int)config->qkv_bias, prefix, i);
+    for (size_t i = 0; i < side->depth; i++) {
+        struct tx_block *block = &side->blocks[i];
+        tx_bind_block(tensors, block, 1, (int)config->qkv_bias, prefix, i);
+        if (block->rotated)
+            tx_bind_cube(tensors, &block->angles, (const size_t[3]){side->H, side->P, side->D / side->H / 2}, "%srope.%zu", prefix,
+                         i);
+    }
     tx_bind_norm(tensors, &side->norm, side->D, "%snorm", prefix);
 }
 
@@ -105,6 +111,8 @@ size_t tx_side_scratch(const struct tx_side *side, const struct tx_kernels *kern
 
 void tx_side_plan_fixed(struct tx_side *side, struct tx_arena *arena, int keep_patches)
 {
+    for (size_t i = 0; i < side->depth; i++)
+        tx_block_plan_turns(&side->blocks[i], arena);
     tx_block_plan_fixed(side->blocks, arena, keep_patches ? 0 : side->P, side->R + (keep_patches ? side->P : side->N));
 }
 
@@ -151,6 +159,8 @@ enum tx_status tx_side_fix(const struct tx_side *side, const struct tx_kernels *
         const struct tx_mat x = tx_mat_take(&arena, TX_F32, count, side->D),
                             h = tx_mat_take(&arena, block->qkv.dtype, count, side->D);
         if (real) {
+            for (size_t i = 0; i < side->depth; i++)
+                tx_block_fill_turns(&side->blocks[i]);
             learned_rows(side, x.data, x.ld);
             norm_input(&run, side, x, count);
             tx_block_fix(&run, block, x, h);

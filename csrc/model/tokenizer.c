@@ -18,7 +18,13 @@ enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_
     tx_bind_array(tensors, &t->side.learned, 2, t->side.N, t->side.D, "tokenizer.latent_tokens");
     tx_side_bind(&t->side, tensors, config, "tokenizer.");
     tx_bind_linear(tensors, &t->to_latent, (config->kl ? 2 : 1) * t->d, t->side.D, 1, "tokenizer.to_latent");
+    tx_codebook_init(&t->codebook, config, tensors);
     return TX_OK;
+}
+
+size_t tx_tokenizer_scratch(const struct tx_tokenizer *t, const struct tx_kernels *kernels, size_t text_tokens)
+{
+    return tx_max(tx_side_scratch(&t->side, kernels, text_tokens), tx_codebook_scratch(&t->codebook, kernels));
 }
 
 void tx_tokenizer_plan(const struct tx_tokenizer *t, struct tx_tokenizer_buffers *buffers, struct tx_arena *arena,
@@ -27,6 +33,7 @@ void tx_tokenizer_plan(const struct tx_tokenizer *t, struct tx_tokenizer_buffers
     tx_side_plan(&t->side, &buffers->side, arena, images, text_tokens, 0);
     buffers->patches = tx_mat_take(arena, TX_F32, images * t->side.P, t->patch_embed.K);
     buffers->moments = tx_mat_take(arena, TX_F32, images * t->side.N, t->to_latent.N);
+    buffers->unit = tx_mat_take(arena, TX_F32, t->codebook.runs ? images * t->side.N : 0, t->d);
 }
 
 struct patchify_job {
@@ -67,7 +74,9 @@ enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokeni
             return run->err->status;
         tx_linear_run(run, &t->to_latent, buffers->moments, buffers->side.normed,
                       &(struct tx_seq){count, buffers->side.kept_start}, NULL);
-        for (size_t r = 0; r < count * N; r++)
+        if (t->codebook.runs)
+            tx_codebook_run(run, &t->codebook, z + b0 * N * t->d, buffers->moments, buffers->unit, count);
+        for (size_t r = 0; !t->codebook.runs && r < count * N; r++)
             memcpy(z + (b0 * N + r) * t->d, tx_mat_at(buffers->moments, r, 0).data, t->d * sizeof *z);
     }
     return tx_run_tick(run);

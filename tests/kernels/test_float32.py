@@ -468,6 +468,40 @@ def test_step_rejects_swapped_log_variances(rng):
     assert numerics.scaled_error(step_exact(x, x0_prev, m, v, noise, u)[0], exact, scale) > numerics.KERNEL_STEP.limit
 
 
+# ---- rotary positions ----
+
+
+def turned(x, turns):
+    """The turned pairs in float64, and the size of what each is a sum of."""
+    pairs, factors = (np.asarray(array, np.float64).reshape(*array.shape[:-1], -1, 2) for array in (x, turns))
+    (a, b), (c, s) = np.moveaxis(pairs, -1, 0), np.moveaxis(factors, -1, 0)
+    exact, scale = np.stack([a * c - b * s, a * s + b * c], -1), np.stack([abs(a * c) + abs(b * s), abs(a * s) + abs(b * c)], -1)
+    return exact.reshape(x.shape), scale.reshape(x.shape)
+
+
+def turns_of(rng, rows, columns, gap=0):
+    angles = rng.uniform(-9, 9, (rows, columns // 2))
+    turns = np.stack([np.cos(angles), np.sin(angles)], -1).reshape(rows, columns).astype(np.float32)
+    return spread(turns, gap) if gap else turns
+
+
+@pytest.mark.parametrize("columns", [2, 4, 14, 16, 18, 30, 32, 34, 96, 768])
+def test_rotate(kernels, rng, columns):
+    for rows, gap in ((1, 0), (3, 2), (17, 6)):
+        x, turns = normal(rng, rows, columns, gap=gap), turns_of(rng, rows, columns, gap)
+        exact, scale = turned(x, turns)
+        kernels.rotate_f32(x, turns)
+        numerics.check_scaled(x, exact, scale, numerics.KERNEL_ROTATE)
+
+
+def test_rotate_rejects_pairs_of_halves(rng):
+    """Pairs are neighbours; pairing column j with column j + n/2, as other models do, is another result."""
+    x, turns = normal(rng, 5, 32), turns_of(rng, 5, 32)
+    exact, scale = turned(x, turns)
+    halves = turned(x.reshape(5, 2, 16).swapaxes(1, 2).reshape(5, 32), turns)[0]
+    assert numerics.scaled_error(halves, exact, scale) > numerics.KERNEL_ROTATE.limit
+
+
 # ---- patches ----
 
 

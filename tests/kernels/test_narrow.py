@@ -104,6 +104,18 @@ def test_round_bf16(kernels, k):
     assert np.array_equal(got[:, :k], bf16(x[:, :k]))
 
 
+@pytest.mark.parametrize("k", (2, 6, 14, 16, 18, 34, 96, 768))
+def test_rotate_bf16(kernels, k):
+    """As the float32 slot on the rounded numbers (which has a test of its own), rounded once more."""
+    x = bf16(rng(5, k).standard_normal((17, k + 4)).astype(np.float32))
+    turns = rng(6, k).uniform(-1, 1, (17, k)).astype(np.float32)
+    expected = wide(x[:, :k])
+    kernels.rotate_f32(expected, turns)
+    beside = x[:, k:].copy()
+    kernels.rotate_bf16(x[:, :k], turns)
+    assert np.array_equal(x[:, :k], bf16(expected)) and np.array_equal(x[:, k:], beside)
+
+
 @pytest.mark.parametrize("k", SIZES)
 @pytest.mark.parametrize("from_bf16", (False, True))
 def test_quantize_int8(kernels, k, from_bf16):

@@ -34,6 +34,8 @@ static const struct tx_kernels slots = {
     .activate_f32 = txk_activate_f32_avx2,
     .gated_f32 = txk_gated_f32_avx2,
     .gated_bf16 = txk_gated_bf16_avx2,
+    .rotate_f32 = txk_rotate_f32_avx2,
+    .rotate_bf16 = txk_rotate_bf16_avx2,
 };
 
 const struct tx_row txk_row_avx2 = {

@@ -17,6 +17,8 @@ void txk_norm_f32_avx512(const struct tx_norm_f32 *job);
 void txk_activate_f32_avx512(float *out, const float *x, size_t n, int act);
 void txk_gated_f32_avx512(const struct tx_gated *job);
 void txk_gated_bf16_avx512(const struct tx_gated *job);
+void txk_rotate_f32_avx512(float *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
+void txk_rotate_bf16_avx512(uint16_t *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
 
 size_t txk_gemm_narrow_packed_avx512(size_t N, size_t K);
 void txk_gemm_bf16_pack_avx512(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);

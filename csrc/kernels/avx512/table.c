@@ -21,6 +21,8 @@ static const struct tx_kernels slots = {
     .activate_f32 = txk_activate_f32_avx512,
     .gated_f32 = txk_gated_f32_avx512,
     .gated_bf16 = txk_gated_bf16_avx512,
+    .rotate_f32 = txk_rotate_f32_avx512,
+    .rotate_bf16 = txk_rotate_bf16_avx512,
 };
 
 const struct tx_row txk_row_avx512 = {
