@@ -218,8 +218,8 @@ class TexTokConfig:
         Learned tokens of each side that are only attended to, such as a class token; whether a layer norm stands before the
         first block; whether a 3 x 3 convolution over the pixels stands at the end. TiTok has one, true and true.
     rope
-        None, or {"rows": "patches"}: rotary positions, learned angles by block, head, patch and pair of columns, turn queries and keys of the
-        patch rows (MAETok).
+        None, or {"rows": "patches"}: rotary positions, learned angles by block, head, patch and pair of columns, turn queries and
+        keys of the patch rows (MAETok).
     codebook
         None, or a `CodebookConfig`, or a dict of its fields: `encode` gives each token as a soft mean of codes (SoftVQ-VAE).
     norm_eps, gelu, qkv_bias, output_activation, kl
@@ -302,7 +302,8 @@ class TexTokConfig:
             value = self.codebook
             checked["codebook"] = value if isinstance(value, CodebookConfig) else CodebookConfig.from_dict(value)
             if checked["num_latent_tokens"] % checked["codebook"].runs:
-                raise _fail("codebook.runs", f"a divisor of num_latent_tokens, {self.num_latent_tokens}", checked["codebook"].runs)
+                runs = checked["codebook"].runs
+                raise _fail("codebook.runs", f"a divisor of num_latent_tokens, {self.num_latent_tokens}", runs)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -375,9 +376,9 @@ class DiTConfig:
     latent_mean, latent_std
         One number a channel (or one for all): the model works on (z - mean)/std.
     num_train_timesteps, beta_start, beta_end, beta_schedule, prediction
-        The diffusion: T steps with betas of a "linear" or a "cosine" schedule (the latter takes no account of beta_start and beta_end);
-        what the model predicts, "epsilon", "v" or "sample", or, with flow matching, the "velocity" noise - z of x_t = (1 - t) z + t noise
-        at times t from 0 to 1, where betas mean nothing.
+        The diffusion: T steps with betas of a "linear" or a "cosine" schedule (which looks at neither beta_start nor beta_end);
+        what the model predicts, "epsilon", "v" or "sample"; or, with flow matching, the "velocity" noise - z of
+        x_t = (1 - t) z + t noise at times t from 0 to 1, where betas mean nothing.
     time_scale
         What a time is multiplied with before it is embedded.
 

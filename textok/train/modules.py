@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from textok.config import DiTConfig, TexTokConfig
+from textok.errors import ConfigError
 
 Config = dict[str, Any]  # every key of config.json
 Trace = dict[str, Tensor] | None
@@ -324,6 +325,9 @@ class TexTok(nn.Module):
     def __init__(self, config: Mapping[str, Any] | TexTokConfig) -> None:
         super().__init__()
         self.config = full_config(config, TexTokConfig)
+        for name in ("rope", "codebook"):  # of other projects' tokenizers, which the engine runs; nothing here trains them
+            if self.config[name] is not None:
+                raise ConfigError(f"{name}: expected null, training has none; got {self.config[name]!r}")
         self.latent_dim = self.config["latent_dim"]
         self.tokenizer = Tokenizer(self.config)
         self.detokenizer = Detokenizer(self.config)
