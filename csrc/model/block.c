@@ -1,5 +1,6 @@
 #include "block.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
