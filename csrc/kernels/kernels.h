@@ -254,8 +254,8 @@ struct tx_kernels {
 
     void (*step_f32)(const struct tx_step_f32 *job);
 
-    /* Rotary positions, in place: columns 2j and 2j + 1 of row m are turned by an angle whose cosine and sine are turns[m][2j] and
-     * turns[m][2j + 1]:  x' = x cos - y sin,  y' = x sin + y cos. x [M,n], ld ldx; turns [M,n], ld ldt; n even. */
+    /* Rotary positions, in place: columns 2j and 2j + 1 of row m are turned by an angle whose cosine and sine are turns[m][2j]
+     * and turns[m][2j + 1]:  x' = x cos - y sin,  y' = x sin + y cos. x [M,n], ld ldx; turns [M,n], ld ldt; n even. */
     void (*rotate_f32)(float *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
     void (*rotate_bf16)(uint16_t *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
 

@@ -75,7 +75,8 @@ struct tx_field {
     const char *const *choices;  /* TX_FIELD_CHOICE: names by enum value, NULL at the end */
 };
 
-/* Tables end with a NULL name. tx_side_fields are the keys of a TX_FIELD_SIDE's dict, tx_codebook_fields of a TX_FIELD_CODEBOOK's. */
+/* Tables end with a NULL name. tx_side_fields are the keys of a TX_FIELD_SIDE's dict, tx_codebook_fields of a
+ * TX_FIELD_CODEBOOK's. */
 extern const struct tx_field tx_textok_fields[], tx_dit_fields[], tx_text_fields[], tx_side_fields[], tx_codebook_fields[];
 
 enum tx_status tx_textok_config_check(const struct tx_textok_config *config, struct tx_error *err);

@@ -58,8 +58,8 @@ void tx_side_bind(struct tx_side *side, struct tx_tensors *tensors, const struct
         struct tx_block *block = &side->blocks[i];
         tx_bind_block(tensors, block, 1, (int)config->qkv_bias, prefix, i);
         if (block->rotated)
-            tx_bind_cube(tensors, &block->angles, (const size_t[3]){side->H, side->P, side->D / side->H / 2}, "%srope.%zu", prefix,
-                         i);
+            tx_bind_cube(tensors, &block->angles, (const size_t[3]){side->H, side->P, side->D / side->H / 2}, "%srope.%zu",
+                         prefix, i);
     }
     tx_bind_norm(tensors, &side->norm, side->D, "%snorm", prefix);
 }

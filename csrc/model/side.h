@@ -57,8 +57,8 @@ enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config 
 void tx_side_bind(struct tx_side *side, struct tx_tensors *tensors, const struct tx_textok_config *config, const char *prefix);
 void tx_side_free(struct tx_side *side);
 
-/* What depends on the weights alone: rotary turns, and the first block's queries, keys and values of the learned tokens. Room for them, in the
- * model's memory; and, once the tensors are there, their values. */
+/* What depends on the weights alone: rotary turns, and the first block's queries, keys and values of the learned tokens. Room
+ * for them, in the model's memory; and, once the tensors are there, their values. */
 void tx_side_plan_fixed(struct tx_side *side, struct tx_arena *arena, int keep_patches);
 enum tx_status tx_side_fix(const struct tx_side *side, const struct tx_kernels *kernels, int threads, struct tx_error *err);
 
