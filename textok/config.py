@@ -142,6 +142,7 @@ class SideConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Self:
+        """From a dict as in `config.json`; `where` goes before a field's name in errors."""
         if not isinstance(values, Mapping):
             raise _fail(where.rstrip("."), "an object with hidden_size, depth, num_heads, mlp_ratio", values)
         fields = _fields_from(cls, values, where)
@@ -151,6 +152,7 @@ class SideConfig:
             raise ConfigError(f"{where}{error}") from None
 
     def to_dict(self) -> dict[str, Any]:
+        """Every key, as `config.json` has them."""
         return dataclasses.asdict(self)
 
 

@@ -145,6 +145,7 @@ class EngineModel:
 
     @property
     def num_parameters(self) -> int:
+        """Numbers in all tensors that the model holds."""
         return self._model.num_parameters
 
     def weights(self) -> dict[str, NDArray[Any]]:

@@ -67,6 +67,7 @@ class open_rows:
         return labels
 
     def read(self, start: int = 0) -> Iterator[NDArray[Any]]:
+        """One row after another, from row `start`."""
         row_bytes = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
         self._file.seek(self._first + start * row_bytes)
         for index in range(start, self.shape[0]):
@@ -76,6 +77,7 @@ class open_rows:
             yield np.frombuffer(data, self.dtype).reshape(self.shape[1:])
 
     def close(self) -> None:
+        """Close the file."""
         for file in (getattr(self, "_file", None), self._zip):
             if file is not None:
                 file.close()

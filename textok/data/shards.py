@@ -164,6 +164,7 @@ class TarWriter:
 
     @property
     def sha256(self) -> str:
+        """Of the bytes written so far, in hexadecimal."""
         return self._hash.hexdigest()
 
     def close(self) -> None:
@@ -175,6 +176,7 @@ class TarWriter:
         self._file.close()
 
     def abandon(self) -> None:
+        """Close the file as it is, without the end mark."""
         with contextlib.suppress(OSError):  # what is in its buffer may find the disk full again
             self._file.close()
 

@@ -116,6 +116,7 @@ class CaptionStore:
         return int(self._tokens.lengths.max())
 
     def captions(self, indices: ArrayLike) -> list[str]:
+        """The captions at these indices."""
         return [self.records[index]["caption"] for index in self._checked(indices)]
 
     def __contains__(self, caption: object) -> bool:
