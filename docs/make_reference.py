@@ -50,7 +50,9 @@ def parameters(call: Any) -> str:
     except ValueError:
         return "(...)"
     plain = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values() if one.name != "self"]
-    return re.sub(r"<object object at 0x\w+>", "...", str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty)))
+    return re.sub(
+        r"<object object at 0x\w+>", "...", str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+    )
 
 
 def as_list(body: str) -> str:
@@ -138,7 +140,14 @@ def command_page(name: str, parser: argparse.ArgumentParser, summary: str, level
     if parser.description and parser.description != summary:
         parts.append(parser.description)
     inner = subparsers(parser)
-    helps = {a.dest: a.help or "" for a in next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), parser)._choices_actions} if inner else {}
+    helps = (
+        {
+            a.dest: a.help or ""
+            for a in next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), parser)._choices_actions
+        }
+        if inner
+        else {}
+    )
     rows = [option_row(a) for a in parser._actions if not isinstance(a, (argparse._HelpAction, argparse._SubParsersAction))]
     if rows:
         parts.append("\n".join(["| argument | |", "| --- | --- |", *rows]))
@@ -156,7 +165,12 @@ def shell_page() -> str:
     top = build_parser()
     action = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
     summaries = {a.dest: a.help or "" for a in action._choices_actions}
-    parts = ["## The commands", "\n".join(["| command | |", "| --- | --- |", *(f"| [`textok {n}`](#textok-{n}) | {h} |" for n, h in summaries.items())])]
+    parts = [
+        "## The commands",
+        "\n".join(
+            ["| command | |", "| --- | --- |", *(f"| [`textok {n}`](#textok-{n}) | {h} |" for n, h in summaries.items())]
+        ),
+    ]
     for name, parser in action.choices.items():
         parts += command_page(name, parser, summaries[name], "###")
     return "\n\n".join(parts) + "\n"

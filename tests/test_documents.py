@@ -19,20 +19,24 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documents are not
 
 def pages():
     """All Markdown that is kept in the repository; of a tree without git all that is no one's output."""
-    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode == 0 and listed.stdout:
         return [ROOT / name for name in listed.stdout.split("\n") if name and (ROOT / name).is_file()]
-    return [path for path in ROOT.rglob("*.md") if not any(part.startswith(".") or part == "build" for part in path.relative_to(ROOT).parts)]
+    return [
+        path
+        for path in ROOT.rglob("*.md")
+        if not any(part.startswith(".") or part == "build" for part in path.relative_to(ROOT).parts)
+    ]
 
 
 def prose(text):
     """Without blocks of code."""
-    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(path):
     """What #fragments may name: headings as GitHub makes anchors of them."""
-    headings = re.findall(r"^#+ (.+)$", prose(path.read_text()), re.M)
+    headings = re.findall(r"^#+ (.+)$", prose(path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -64,8 +68,8 @@ def test_readme_is_a_shop_window():
 
 def test_start_has_one_block_of_two_commands():
     """.ci/run takes the second."""
-    section = re.search(r"^## Start\n(.*?)^## ", README.read_text(), re.M | re.S)[1]
-    first = re.findall(r"^```\n(.*?)^```", section, re.M | re.S)[0].strip().split("\n")
+    section = re.search(r"^## Start\n(.*?)^## ", README.read_text(), re.MULTILINE | re.DOTALL)[1]
+    first = re.findall(r"^```\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[0].strip().split("\n")
     assert len(first) == 2 and first[0].endswith("textok demo") and first[1].endswith("-m pytest -q")
     assert section.index("python3 -m venv") < section.index("pip install torch")
 
@@ -99,11 +103,16 @@ def test_training_tells_every_field():
     from textok.train import config, dit
 
     text = (DOCS / "training.md").read_text()
-    sections = re.split(r"^### ", text, flags=re.M)
-    told = {name: next(part for part in sections if part.startswith(f"[{name}]")) for name in ("data", "run", "optim", "loss", "gan")}
+    sections = re.split(r"^### ", text, flags=re.MULTILINE)
+    told = {
+        name: next(part for part in sections if part.startswith(f"[{name}]"))
+        for name in ("data", "run", "optim", "loss", "gan")
+    }
     kinds = {"data": config.DataSettings, "run": config.RunSettings, "optim": config.OptimSettings}
     kinds |= {"loss": config.LossSettings, "gan": config.GanSettings}
-    missing = [f"{name}.{f.name}" for name, kind in kinds.items() for f in dataclasses.fields(kind) if f"`{f.name}`" not in told[name]]
+    missing = [
+        f"{name}.{f.name}" for name, kind in kinds.items() for f in dataclasses.fields(kind) if f"`{f.name}`" not in told[name]
+    ]
     for name, kind in (("latents", dit.LatentSettings), ("diffusion", dit.DiffusionSettings)):
         missing += [f"{name}.{f.name}" for f in dataclasses.fields(kind) if f"`{name}.{f.name}`" not in text]
     assert not missing
@@ -119,7 +128,7 @@ def test_importers_are_told():
 
 
 def test_diary_is_newest_first_and_says_what_became_of_each():
-    titles = re.findall(r"^## (\d{4}-\d\d-\d\d .*)$", (ROOT / "benchmarks" / "RESULTS.md").read_text(), re.M)
+    titles = re.findall(r"^## (\d{4}-\d\d-\d\d .*)$", (ROOT / "benchmarks" / "RESULTS.md").read_text(), re.MULTILINE)
     assert len(titles) > 20 and not [title for title in titles if not title.endswith((": kept", ": dropped"))]
     days = [title[:10] for title in titles]
     assert days == sorted(days, reverse=True)
@@ -127,7 +136,7 @@ def test_diary_is_newest_first_and_says_what_became_of_each():
 
 def test_words_of_readme_run(tmp_path):
     """Its Python up to the first line that needs files of the reader's own."""
-    block = re.search(r"^## In Python\n.*?^```python\n(.*?)^```", README.read_text(), re.M | re.S)[1]
+    block = re.search(r"^## In Python\n.*?^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)[1]
     code = block.partition("x = textok.preprocess")[0] + "\nassert result.images.shape[1:] == (64, 64, 3)\n"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
