@@ -109,6 +109,7 @@ class Source:
 
     @property
     def name(self) -> str:
+        """What messages and reports call it."""
         return str(self.path)
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
