@@ -102,8 +102,9 @@ static int exec_module(PyObject *module)
 static PyMethodDef methods[] = {
     {"cpu_info", cpu_info, METH_NOARGS,
      "cpu_info($module)\n--\n\n"
-     "What this CPU can run and which kernels are in use: a dict with the active row \"isa\", the \"rows\" that run here, the CPU's\n"
-     "\"features\", the row of each of the \"kernels\", \"threads\", \"cpus\" that the process may use, and \"openblas\"."},
+     "What this CPU can run and which kernels are in use: a dict with the active row \"isa\", the \"rows\" that\n"
+     "run here, the CPU's \"features\", the row of each of the \"kernels\", \"threads\", \"cpus\" that the process may\n"
+     "use, and \"openblas\"."},
     {"set_num_threads", set_num_threads, METH_O,
      "set_num_threads($module, n, /)\n--\n\nHow many threads a call may use from now on, 1 to 256; ValueError for others."},
     {"get_num_threads", get_num_threads, METH_NOARGS, "get_num_threads($module)\n--\n\nHow many threads a call may use."},
