@@ -201,6 +201,10 @@ class TexTokConfig:
     ----------
     image_size, patch_size
         Side S of the square images and p of the square patches, in pixels; p divides S.
+    patch_overlap
+        Pixels, at most p / 2, by which the window of a patch reaches into its neighbours on every side: the tokenizer reads such
+        windows, and those of the detokenizer are added up. Half a patch leaves no seams; it costs two small layers four times
+        their size.
     num_latent_tokens, latent_dim
         N tokens of d numbers that an image becomes.
     text_dim, num_text_tokens
@@ -261,6 +265,7 @@ class TexTokConfig:
     kl: bool = False
     rope: Mapping[str, str] | None = None
     codebook: CodebookConfig | None = None
+    patch_overlap: int = 0
     tokenizer: SideConfig = field(default_factory=SideConfig)
     detokenizer: SideConfig = field(default_factory=SideConfig)
 
@@ -274,6 +279,7 @@ class TexTokConfig:
             raise _fail(
                 "patch_size", f"at most {MAX_TOKENS} patches of an image of {self.image_size} pixels a side", self.patch_size
             )
+        checked["patch_overlap"] = _integer("patch_overlap", self.patch_overlap, 0, checked["patch_size"] // 2)
         checked["num_latent_tokens"] = _integer("num_latent_tokens", self.num_latent_tokens, 1, MAX_TOKENS)
         checked["latent_dim"] = _integer("latent_dim", self.latent_dim, 1, MAX_WIDTH)
         checked["text_dim"] = _integer("text_dim", self.text_dim, 1, MAX_WIDTH)

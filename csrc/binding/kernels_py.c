@@ -280,50 +280,60 @@ static PyObject *step_f32(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* S pixels in patches of p with an overlap of o, or an exception. */
+static int cut_of(struct tx_patches *cut, Py_ssize_t S, Py_ssize_t p, Py_ssize_t o)
+{
+    if (p < 1 || S < 1 || S % p)
+        PyErr_Format(PyExc_ValueError, "image: %zd pixels do not divide into patches of %zd", S, p);
+    else if (o < 0 || o > p / 2)
+        PyErr_Format(PyExc_ValueError, "overlap: expected 0 to %zd, half of a patch, got %zd", p / 2, o);
+    else
+        *cut = (struct tx_patches){(size_t)S, (size_t)p, (size_t)o};
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 static PyObject *patchify(PyObject *self, PyObject *args)
 {
     PyObject *object;
-    Py_ssize_t p;
+    Py_ssize_t p, o = 0;
     void *image;
     float *patches;
-    if (!PyArg_ParseTuple(args, "On", &object, &p))
+    struct tx_patches cut;
+    if (!PyArg_ParseTuple(args, "On|n", &object, &p, &o))
         return NULL;
     const int bytes = PyArray_Check(object) && PyArray_TYPE((PyArrayObject *)object) == NPY_UINT8;
     if (vector(&image, object, "image", bytes ? NPY_UINT8 : NPY_FLOAT32, "uint8 or float32", 3, -1, 0))
         return NULL;
     const npy_intp S = PyArray_DIM((PyArrayObject *)object, 0);
-    if (p < 1 || S < 1 || S % p || extent("image", 1, PyArray_DIM((PyArrayObject *)object, 1), S) ||
-        extent("image", 2, PyArray_DIM((PyArrayObject *)object, 2), 3))
-        return PyErr_Occurred()
-                   ? NULL
-                   : PyErr_Format(PyExc_ValueError, "image: %zd pixels do not divide into patches of %zd", (Py_ssize_t)S, p);
-    const size_t side = (size_t)(S / p), columns = (size_t)(3 * p * p);
+    if (extent("image", 1, PyArray_DIM((PyArrayObject *)object, 1), S) ||
+        extent("image", 2, PyArray_DIM((PyArrayObject *)object, 2), 3) || cut_of(&cut, S, p, o))
+        return NULL;
+    const size_t side = (size_t)(S / p), columns = (size_t)(3 * (p + 2 * o) * (p + 2 * o));
     PyObject *result = new_matrix(side * side, columns, &patches);
     if (result && bytes)
-        table(self)->patchify_u8(patches, columns, image, (size_t)S, (size_t)p);
+        table(self)->patchify_u8(patches, columns, image, cut);
     else if (result)
-        table(self)->patchify_f32(patches, columns, image, (size_t)S, (size_t)p);
+        table(self)->patchify_f32(patches, columns, image, cut);
     return result;
 }
 
 static PyObject *unpatchify(PyObject *self, PyObject *args)
 {
     PyObject *object;
-    Py_ssize_t S, p;
+    Py_ssize_t S, p, o = 0;
     int bytes;
     struct matrix patches;
-    if (!PyArg_ParseTuple(args, "Onnp", &object, &S, &p, &bytes))
+    struct tx_patches cut;
+    if (!PyArg_ParseTuple(args, "Onnp|n", &object, &S, &p, &bytes, &o) || cut_of(&cut, S, p, o))
         return NULL;
-    if (p < 1 || S < 1 || S % p)
-        return PyErr_Format(PyExc_ValueError, "%zd pixels do not divide into patches of %zd", S, p);
-    if (matrix(&patches, object, "patches", S / p * (S / p), 3 * p * p, 0))
+    if (matrix(&patches, object, "patches", S / p * (S / p), 3 * (p + 2 * o) * (p + 2 * o), 0))
         return NULL;
     npy_intp shape[3] = {S, S, 3};
     PyObject *result = PyArray_SimpleNew(3, shape, bytes ? NPY_UINT8 : NPY_FLOAT32);
     if (result && bytes)
-        table(self)->unpatchify_u8(PyArray_DATA((PyArrayObject *)result), patches.data, patches.ld, (size_t)S, (size_t)p);
+        table(self)->unpatchify_u8(PyArray_DATA((PyArrayObject *)result), patches.data, patches.ld, cut);
     else if (result)
-        table(self)->unpatchify_f32(PyArray_DATA((PyArrayObject *)result), patches.data, patches.ld, (size_t)S, (size_t)p);
+        table(self)->unpatchify_f32(PyArray_DATA((PyArrayObject *)result), patches.data, patches.ld, cut);
     return result;
 }
 

@@ -107,6 +107,11 @@ struct tx_gated {
     int act;                /* enum tx_activation */
 };
 
+/* How an image of S x S pixels is cut into patches: p divides S, and o is at most p / 2. */
+struct tx_patches {
+    size_t S, p, o;
+};
+
 /* One sampling step on n elements, all products and sums in double, x stored back as float32:
  * x0 = u[0] x + u[1] m; x = u[2] x + u[3] m + u[4] x0_prev + u[5] noise + u[6] exp(0.5 (w u[8] + (1-w) u[7])) noise, w =
  * (v+1)/2 and x0_prev becomes x0. v NULL: the last term is left out; noise NULL: the last two are. u[9] is reserved. */
@@ -259,13 +264,14 @@ struct tx_kernels {
     void (*rotate_f32)(float *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
     void (*rotate_bf16)(uint16_t *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
 
-    /* Pixels to patch rows and back. Image [S,S,3] in (row, column, channel) order; patches [(S/p)^2, 3pp] in raster order of
-     * patches, pixels of a patch in (row, column, channel) order, ld ldp. uint8: v / 127.5 - 1, and back clip, then floor((v +
-     * 1) 127.5 + 0.5). */
-    void (*patchify_u8)(float *patches, size_t ldp, const uint8_t *image, size_t S, size_t p);
-    void (*patchify_f32)(float *patches, size_t ldp, const float *image, size_t S, size_t p);
-    void (*unpatchify_u8)(uint8_t *image, const float *patches, size_t ldp, size_t S, size_t p);
-    void (*unpatchify_f32)(float *image, const float *patches, size_t ldp, size_t S, size_t p);
+    /* Pixels to patch rows and back. Image [S,S,3] in (row, column, channel) order; patches [(S/p)^2, 3ww] in raster order of
+     * patches, pixels of a patch in (row, column, channel) order, ld ldp. A patch is a window of w = p + 2o pixels, p of its
+     * own and o <= p/2 of its neighbours' on every side; outside the image they are zeros, and back windows add up, row by row
+     * from the top left. uint8: v / 127.5 - 1, and back clip, then floor((v + 1) 127.5 + 0.5). */
+    void (*patchify_u8)(float *patches, size_t ldp, const uint8_t *image, struct tx_patches cut);
+    void (*patchify_f32)(float *patches, size_t ldp, const float *image, struct tx_patches cut);
+    void (*unpatchify_u8)(uint8_t *image, const float *patches, size_t ldp, struct tx_patches cut);
+    void (*unpatchify_f32)(float *image, const float *patches, size_t ldp, struct tx_patches cut);
 };
 
 /* Every slot, and WITH it the fields that come from the same row: a packed layout, or the size of a scratch. */

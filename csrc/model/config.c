@@ -50,6 +50,7 @@ const struct tx_field tx_textok_fields[] = {
     FIELD(tx_textok_config, output_conv, TX_FIELD_FLAG),
     FIELD(tx_textok_config, rope, TX_FIELD_PRESENT),
     FIELD(tx_textok_config, codebook, TX_FIELD_CODEBOOK),
+    FIELD(tx_textok_config, patch_overlap, TX_FIELD_SIZE),
     FIELD(tx_textok_config, norm_eps, TX_FIELD_REAL),
     FIELD(tx_textok_config, tokenizer, TX_FIELD_SIDE),
     FIELD(tx_textok_config, detokenizer, TX_FIELD_SIDE),
@@ -144,6 +145,7 @@ enum tx_status tx_textok_config_check(const struct tx_textok_config *c, struct t
     if (c->image_size % c->patch_size)
         return tx_fail(err, TX_EINVAL, "config: image_size %zu is not a multiple of patch_size %zu", c->image_size,
                        c->patch_size);
+    WITHIN("patch_overlap", c->patch_overlap, 0, c->patch_size / 2);
     WITHIN("number of patches", tx_num_patches(c), 1, MOST_TOKENS);
     WITHIN("num_latent_tokens", c->num_latent_tokens, 1, MOST_TOKENS);
     WITHIN("latent_dim", c->latent_dim, 1, MOST_WIDTH);

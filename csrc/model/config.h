@@ -28,6 +28,7 @@ struct tx_codebook_config {
 
 struct tx_textok_config {
     size_t image_size, patch_size, num_latent_tokens, latent_dim, text_dim, num_text_tokens, num_classes, num_registers;
+    size_t patch_overlap; /* pixels of its neighbours' that a patch's window has on every side */
     size_t text_condition, text_injection, text_source, gelu, output_activation; /* the enums above */
     size_t qkv_bias, kl, input_norm, output_conv;                                /* 0 or 1 */
     size_t rope;                                                                 /* 1: rotary positions on patch rows */
@@ -87,6 +88,12 @@ enum tx_status tx_text_config_check(const struct tx_text_config *config, struct 
 static inline size_t tx_mlp_width(const struct tx_side_config *side)
 {
     return (size_t)((double)side->hidden_size * side->mlp_ratio + 0.5);
+}
+
+/* Numbers of a patch's window: pixels times channels. */
+static inline size_t tx_window(const struct tx_textok_config *c)
+{
+    return 3 * (c->patch_size + 2 * c->patch_overlap) * (c->patch_size + 2 * c->patch_overlap);
 }
 
 static inline size_t tx_num_patches(const struct tx_textok_config *c)

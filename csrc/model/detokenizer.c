@@ -8,17 +8,15 @@ enum tx_status tx_detokenizer_init(struct tx_detokenizer *t, const struct tx_tex
                                    struct tx_error *err)
 {
     const int has_text = config->text_condition == TX_TEXT_BOTH || config->text_condition == TX_TEXT_DETOKENIZER;
-    const size_t p = config->patch_size;
     if (tx_side_init(&t->side, config, &config->detokenizer, has_text, err) != TX_OK)
         return err->status;
-    t->S = config->image_size;
-    t->p = p;
+    t->cut = (struct tx_patches){config->image_size, config->patch_size, config->patch_overlap};
     t->d = config->latent_dim;
     t->activation = config->output_activation == TX_OUTPUT_TANH ? TX_ACT_TANH : TX_ACT_NONE;
     tx_bind_array(tensors, &t->side.learned, 2, t->side.P, t->side.D, "detokenizer.patch_tokens");
     tx_bind_linear(tensors, &t->from_latent, t->side.D, t->d, 1, "detokenizer.from_latent");
     tx_side_bind(&t->side, tensors, config, "detokenizer.");
-    tx_bind_linear(tensors, &t->to_pixels, 3 * p * p, t->side.D, 1, "detokenizer.to_pixels");
+    tx_bind_linear(tensors, &t->to_pixels, tx_window(config), t->side.D, 1, "detokenizer.to_pixels");
     t->convolves = config->output_conv != 0;
     if (t->convolves) {
         tx_bind_array(tensors, &t->conv_weight, 2, 3, 27, "detokenizer.pixel_conv.weight");
@@ -33,8 +31,8 @@ void tx_detokenizer_plan(const struct tx_detokenizer *t, struct tx_detokenizer_b
     tx_side_plan(&t->side, &buffers->side, arena, images, text_tokens, 1);
     buffers->patches = tx_mat_take(arena, TX_F32, images * t->side.P, t->to_pixels.N);
     const size_t convolved = t->convolves ? images : 0;
-    buffers->before = tx_arena_take(arena, convolved * t->S * t->S * 3, sizeof(float));
-    buffers->after = tx_arena_take(arena, convolved * t->S * t->S * 3, sizeof(float));
+    buffers->before = tx_arena_take(arena, convolved * t->cut.S * t->cut.S * 3, sizeof(float));
+    buffers->after = tx_arena_take(arena, convolved * t->cut.S * t->cut.S * 3, sizeof(float));
 }
 
 struct unpatchify_job {
@@ -52,12 +50,12 @@ static void unpatchify_task(void *arg, size_t image, int worker)
     (void)worker;
     const struct unpatchify_job *job = arg;
     const struct tx_detokenizer *t = job->t;
-    const size_t ld = job->patches.ld, pixels = t->S * t->S * 3;
+    const size_t ld = job->patches.ld, pixels = t->cut.S * t->cut.S * 3;
     const float *patches = tx_mat_at(job->patches, image * t->side.P, 0).data;
     if (job->bytes)
-        job->run->kernels->unpatchify_u8((uint8_t *)job->images + image * pixels, patches, ld, t->S, t->p);
+        job->run->kernels->unpatchify_u8((uint8_t *)job->images + image * pixels, patches, ld, t->cut);
     else
-        job->run->kernels->unpatchify_f32((float *)job->images + image * pixels, patches, ld, t->S, t->p);
+        job->run->kernels->unpatchify_f32((float *)job->images + image * pixels, patches, ld, t->cut);
 }
 
 /* ---- the convolution ---- */
@@ -67,7 +65,7 @@ enum { CONV_ROWS = 16 }; /* of a task */
 /* One pixel: places outside the picture count as zeros. */
 static void convolve_pixel(const struct tx_detokenizer *t, float *out, const float *image, size_t y, size_t x)
 {
-    const size_t S = t->S;
+    const size_t S = t->cut.S;
     float sum[3] = {t->conv_bias[0], t->conv_bias[1], t->conv_bias[2]};
     for (size_t i = y ? 0 : 1; i < 3 && y + i <= S; i++)
         for (size_t j = x ? 0 : 1; j < 3 && x + j <= S; j++)
@@ -82,7 +80,8 @@ static void convolve_pixel(const struct tx_detokenizer *t, float *out, const flo
 static void convolve_task(void *arg, size_t task, int worker)
 {
     const struct unpatchify_job *job = arg;
-    const size_t S = job->t->S, strips = (S + CONV_ROWS - 1) / CONV_ROWS, image = task / strips, y0 = task % strips * CONV_ROWS;
+    const size_t S = job->t->cut.S, strips = (S + CONV_ROWS - 1) / CONV_ROWS;
+    const size_t image = task / strips, y0 = task % strips * CONV_ROWS;
     if (tx_run_stopped(job->run, worker))
         return;
     for (size_t y = y0; y < tx_min(y0 + CONV_ROWS, S); y++)
@@ -95,8 +94,9 @@ static void bytes_task(void *arg, size_t image, int worker)
 {
     (void)worker;
     const struct unpatchify_job *job = arg;
-    const size_t S = job->t->S, pixels = S * S * 3;
-    job->run->kernels->unpatchify_u8((uint8_t *)job->images + image * pixels, job->after + image * pixels, pixels, S, S);
+    const size_t S = job->t->cut.S, pixels = S * S * 3;
+    job->run->kernels->unpatchify_u8((uint8_t *)job->images + image * pixels, job->after + image * pixels, pixels,
+                                     (struct tx_patches){S, S, 0});
 }
 
 static void put_images(const struct tx_run *run, const struct tx_detokenizer *t, const struct tx_detokenizer_buffers *buffers,
@@ -112,7 +112,7 @@ static void put_images(const struct tx_run *run, const struct tx_detokenizer *t,
     tx_pool_run(run->threads, unpatchify_task, &job, count);
     if (!t->convolves)
         return;
-    tx_pool_run(run->threads, convolve_task, &job, count * ((t->S + CONV_ROWS - 1) / CONV_ROWS));
+    tx_pool_run(run->threads, convolve_task, &job, count * ((t->cut.S + CONV_ROWS - 1) / CONV_ROWS));
     job.images = images;
     if (bytes)
         tx_pool_run(run->threads, bytes_task, &job, count);
@@ -122,7 +122,7 @@ enum tx_status tx_detokenizer_run(const struct tx_run *run, const struct tx_deto
                                   const struct tx_detokenizer_buffers *buffers, const float *z, const struct tx_text *text,
                                   size_t B, void *images, int bytes)
 {
-    const size_t N = t->side.N, image_size = t->S * t->S * 3 * (bytes ? 1 : sizeof(float));
+    const size_t N = t->side.N, image_size = t->cut.S * t->cut.S * 3 * (bytes ? 1 : sizeof(float));
     for (size_t b0 = 0; b0 < B; b0 += buffers->side.images) {
         const size_t count = tx_min(buffers->side.images, B - b0);
         tx_side_begin(&t->side, &buffers->side, count, 1);

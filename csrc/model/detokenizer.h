@@ -2,7 +2,7 @@
  *
  *   from_latent   d -> D
  *   side          12 blocks over 1,024 learned patch tokens + N latents + 128 text tokens, the patches kept
- *   to_pixels     D -> 3pp, then tanh where the config says so
+ *   to_pixels     D -> 3ww, w = p + 2 patch_overlap, then tanh where the config says so
  *   pixel_conv    3 x 3 over the picture, zeros around it, where the config says so
  */
 #ifndef TX_DETOKENIZER_H
@@ -12,17 +12,18 @@
 
 struct tx_detokenizer {
     struct tx_side side;
-    size_t S, p, d;
+    struct tx_patches cut;
+    size_t d;
     int activation;                 /* enum tx_activation */
     struct tx_linear from_latent;   /* [D, d] */
-    struct tx_linear to_pixels;     /* [3pp, D] */
+    struct tx_linear to_pixels;     /* [3ww, D] */
     int convolves;
     float *conv_weight, *conv_bias; /* [3, 27] over (row, column, channel), [3] */
 };
 
 struct tx_detokenizer_buffers {
     struct tx_side_buffers side;
-    struct tx_mat patches;          /* [images * P, 3pp] */
+    struct tx_mat patches;          /* [images * P, 3ww] */
     float *before, *after;          /* [images,S,S,3] each, with a convolution only */
 };
 

@@ -8,13 +8,11 @@ enum tx_status tx_tokenizer_init(struct tx_tokenizer *t, const struct tx_textok_
                                  struct tx_error *err)
 {
     const int has_text = config->text_condition == TX_TEXT_BOTH || config->text_condition == TX_TEXT_TOKENIZER;
-    const size_t p = config->patch_size;
     if (tx_side_init(&t->side, config, &config->tokenizer, has_text, err) != TX_OK)
         return err->status;
-    t->S = config->image_size;
-    t->p = p;
+    t->cut = (struct tx_patches){config->image_size, config->patch_size, config->patch_overlap};
     t->d = config->latent_dim;
-    tx_bind_linear(tensors, &t->patch_embed, t->side.D, 3 * p * p, 1, "tokenizer.patch_embed");
+    tx_bind_linear(tensors, &t->patch_embed, t->side.D, tx_window(config), 1, "tokenizer.patch_embed");
     tx_bind_array(tensors, &t->side.learned, 2, t->side.N, t->side.D, "tokenizer.latent_tokens");
     tx_side_bind(&t->side, tensors, config, "tokenizer.");
     tx_bind_linear(tensors, &t->to_latent, (config->kl ? 2 : 1) * t->d, t->side.D, 1, "tokenizer.to_latent");
@@ -49,19 +47,19 @@ static void patchify_task(void *arg, size_t image, int worker)
     (void)worker;
     const struct patchify_job *job = arg;
     const struct tx_tokenizer *t = job->t;
-    const size_t ld = job->patches.ld, pixels = t->S * t->S * 3;
+    const size_t ld = job->patches.ld, pixels = t->cut.S * t->cut.S * 3;
     float *patches = tx_mat_at(job->patches, image * t->side.P, 0).data;
     if (job->bytes)
-        job->run->kernels->patchify_u8(patches, ld, (const uint8_t *)job->images + image * pixels, t->S, t->p);
+        job->run->kernels->patchify_u8(patches, ld, (const uint8_t *)job->images + image * pixels, t->cut);
     else
-        job->run->kernels->patchify_f32(patches, ld, (const float *)job->images + image * pixels, t->S, t->p);
+        job->run->kernels->patchify_f32(patches, ld, (const float *)job->images + image * pixels, t->cut);
 }
 
 enum tx_status tx_tokenizer_run(const struct tx_run *run, const struct tx_tokenizer *t,
                                 const struct tx_tokenizer_buffers *buffers, const void *images, int bytes,
                                 const struct tx_text *text, size_t B, float *z)
 {
-    const size_t N = t->side.N, image_size = t->S * t->S * 3 * (bytes ? 1 : sizeof(float));
+    const size_t N = t->side.N, image_size = t->cut.S * t->cut.S * 3 * (bytes ? 1 : sizeof(float));
     for (size_t b0 = 0; b0 < B; b0 += buffers->side.images) {
         const size_t count = tx_min(buffers->side.images, B - b0);
         struct patchify_job job = {run, t, buffers->patches, (const char *)images + b0 * image_size, bytes};

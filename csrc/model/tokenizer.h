@@ -1,6 +1,6 @@
 /* TexTok's tokenizer: image [S,S,3] -> N latent tokens of dimension d.
  *
- *   patch_embed   3pp -> D        at the design point: 192 -> 768, 1,024 patches
+ *   patch_embed   3ww -> D        at the design point: w = p = 8, 192 -> 768, 1,024 patches; else w = p + 2 patch_overlap
  *   side          12 blocks over 1,024 patches + N latents + 128 text tokens, the latents kept
  *   to_latent     D -> d (2d with kl: the mean comes first, and is the answer)
  *   codebook      where the config has one: each token becomes a mean of its run's codes, weighted by a softmax over them
@@ -13,15 +13,16 @@
 
 struct tx_tokenizer {
     struct tx_side side;
-    size_t S, p, d;
-    struct tx_linear patch_embed;   /* [D, 3pp] */
+    struct tx_patches cut;
+    size_t d;
+    struct tx_linear patch_embed;   /* [D, 3ww] */
     struct tx_linear to_latent;     /* [d or 2d, D] */
     struct tx_codebook codebook;
 };
 
 struct tx_tokenizer_buffers {
     struct tx_side_buffers side;
-    struct tx_mat patches;          /* [images * P, 3pp] */
+    struct tx_mat patches;          /* [images * P, 3ww] */
     struct tx_mat moments;          /* [images * N, to_latent.N] */
     struct tx_mat unit;             /* [images * N, d]: tokens as the codebook takes them; no rows without one */
 };

@@ -10,6 +10,7 @@ import math
 import numerics
 import numpy as np
 import pytest
+from reference.textok_model import patchify, to_bytes, unpatchify
 
 from textok._core import Kernels
 
@@ -517,6 +518,20 @@ def test_patches_are_the_same_pixels(kernels, rng, S, p):
     assert np.array_equal(kernels.unpatchify(spread(expected, 2), S, p, True), image)
 
 
+@pytest.mark.parametrize(("S", "p", "o"), [(2, 2, 1), (6, 2, 1), (9, 3, 1), (16, 8, 4), (16, 8, 1), (15, 5, 2), (32, 4, 2)])
+def test_overlapping_patches_are_windows_and_add_up(kernels, rng, S, p, o):
+    image = rng.integers(0, 256, (S, S, 3), dtype=np.uint8)
+    floats = image.astype(np.float32) / np.float32(127.5) - 1
+    expected = patchify(floats, p, o).astype(np.float32)
+    assert np.array_equal(kernels.patchify(floats, p, o), expected)
+    assert np.array_equal(kernels.patchify(image, p, o), expected)
+    windows = rng.standard_normal(expected.shape).astype(np.float32) / 4
+    exact = unpatchify(windows.astype(np.float64), S, p, o)
+    got = kernels.unpatchify(spread(windows, 2), S, p, False, o)
+    assert np.abs(got - exact).max() <= 4 * np.finfo(np.float32).eps * np.abs(windows).max()  # three additions of four windows
+    assert np.array_equal(kernels.unpatchify(spread(windows, 2), S, p, True, o), to_bytes(got))
+
+
 def test_every_byte_comes_back_and_others_are_clipped(kernels):
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     assert np.array_equal(kernels.unpatchify(kernels.patchify(levels, 4), 16, 4, True), levels)
@@ -549,6 +564,7 @@ def test_bad_arguments_are_named(kernels, rng):
         (lambda: kernels.step_f32(row, a[0], a[1], None, None, u), "^x: expected an array that can be written to"),
         (lambda: kernels.step_f32(a[0], row, a[1], None, None, u), "x0_prev: expected an array that can be written to"),
         (lambda: kernels.unpatchify(a, 5, 2, True), "5 pixels do not divide into patches of 2"),
+        (lambda: kernels.unpatchify(a, 4, 2, True, 2), "overlap: expected 0 to 1, half of a patch, got 2"),
     ]:
         with pytest.raises(ValueError, match=text):
             call()

@@ -38,6 +38,9 @@ OTHER_VARIANTS = {
     "output conv": {"output_conv": True, "image_size": 20},
     "output conv of one pixel": {"output_conv": True, "image_size": 1, "patch_size": 1},
     "as TiTok has it": {"num_registers": 1, "input_norm": True, "output_conv": True, "kl": True, "norm_eps": 1e-5, "text_condition": "detokenizer"},
+    "overlapping patches": {"patch_overlap": 2},
+    "overlapping patches, all that stands after them": MASKED
+    | {"image_size": 15, "patch_size": 5, "patch_overlap": 1, "output_conv": True, "output_activation": "tanh"},
     "odd sequence": {"num_latent_tokens": 31, "num_text_tokens": 18, "text_dim": 65},
     "more than one strip of queries": {"image_size": 34, "patch_size": 2, "num_latent_tokens": 3},
     "head width 1": {"tokenizer": {"hidden_size": 3, "num_heads": 3, **SMALL}, "detokenizer": {"hidden_size": 1, "num_heads": 1, **SMALL}},

@@ -91,6 +91,7 @@ TEXTOK_BAD = [
     ),
     ({"image_size": 255}, "patch_size: expected a divisor of image_size, 255, got 8"),
     ({"image_size": 16384, "patch_size": 2}, "at most 1048576 patches"),
+    ({"patch_overlap": 5}, "patch_overlap: expected an integer from 0 to 4, got 5"),
     ({"tokenizer": {"num_heads": 7}}, "tokenizer.num_heads: expected a divisor of hidden_size, 768, got 7"),
     ({"tokenizer": None}, "tokenizer: expected an object"),
     ({"tokenizer": [768, 12]}, "tokenizer: expected an object"),

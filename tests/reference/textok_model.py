@@ -10,18 +10,21 @@ import numpy as np
 from .layers import block, f64, layer_norm, linear
 
 
-def patchify(image, p):
-    """[S,S,3] -> [P,3pp]: patches in raster order, each (row, column, channel)."""
-    rows = range(0, image.shape[0], p)
-    return np.stack([image[y : y + p, x : x + p].reshape(-1) for y in rows for x in rows])
+def patchify(image, p, overlap=0):
+    """[S,S,3] -> [P,3ww]: windows w = p + 2 overlap in raster order, each (row, column, channel); zeros around the image."""
+    rows, w = range(0, image.shape[0], p), p + 2 * overlap
+    padded = np.pad(image, ((overlap, overlap), (overlap, overlap), (0, 0)))
+    return np.stack([padded[y : y + w, x : x + w].reshape(-1) for y in rows for x in rows])
 
 
-def unpatchify(patches, size, p):
-    image = np.empty((size, size, 3))
+def unpatchify(patches, size, p, overlap=0):
+    """Back: windows are added up, what lies beyond the image is dropped."""
+    w = p + 2 * overlap
+    image = np.zeros((size + 2 * overlap, size + 2 * overlap, 3))
     places = [(y, x) for y in range(0, size, p) for x in range(0, size, p)]
     for (y, x), patch in zip(places, patches, strict=True):
-        image[y : y + p, x : x + p] = patch.reshape(p, p, 3)
-    return image
+        image[y : y + w, x : x + w] += patch.reshape(w, w, 3)
+    return image[overlap : overlap + size, overlap : overlap + size]
 
 
 def to_float(pixels):
@@ -35,7 +38,7 @@ def to_bytes(image):
 def encode(config, w, image, caption=None, length=None, trace=None):
     """image [S,S,3], uint8 or float in [-1,1] -> latents [N,d]."""
     side = Side(config, w, "tokenizer", trace)
-    patches = linear(w, "tokenizer.patch_embed", patchify(to_float(image), config["patch_size"]))
+    patches = linear(w, "tokenizer.patch_embed", patchify(to_float(image), config["patch_size"], config["patch_overlap"]))
     x = side.run(patches, f64(w["tokenizer.latent_tokens"]), caption, length)
     latents = linear(w, "tokenizer.to_latent", x[side.latents])
     return latents[:, : config["latent_dim"]]  # with kl the log-variances stand behind the means
@@ -49,7 +52,7 @@ def decode(config, w, z, caption=None, length=None, trace=None):
     pixels = linear(w, "detokenizer.to_pixels", x[side.patches])
     if config["output_activation"] == "tanh":
         pixels = np.tanh(pixels)
-    image = unpatchify(pixels, config["image_size"], config["patch_size"])
+    image = unpatchify(pixels, config["image_size"], config["patch_size"], config["patch_overlap"])
     return convolve(image, f64(w["detokenizer.pixel_conv.weight"]), f64(w["detokenizer.pixel_conv.bias"])) if config["output_conv"] else image
 
 

@@ -227,9 +227,9 @@ class Tokenizer(Side):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, "tokenizer")
-        self.patch_size = config["patch_size"]
+        self.patch_size, self.overlap = config["patch_size"], config["patch_overlap"]
         latent = config["latent_dim"]
-        self.patch_embed = nn.Linear(3 * self.patch_size**2, self.width)
+        self.patch_embed = nn.Linear(3 * (self.patch_size + 2 * self.overlap) ** 2, self.width)
         self.latent_tokens = nn.Parameter(torch.empty(self.num_latents, self.width))
         self.to_latent = nn.Linear(self.width, 2 * latent if config["kl"] else latent)
 
@@ -242,7 +242,7 @@ class Tokenizer(Side):
         trace: Trace = None,
     ) -> Tensor:
         """image [B,S,S,3] -> [B,N,d], or [B,N,2d] (mean, log-variance) with kl."""
-        x = self.patch_embed(patchify(image, self.patch_size))  # [B,P,D]
+        x = self.patch_embed(patchify(image, self.patch_size, self.overlap))  # [B,P,D]
         latents = self.latent_tokens.expand(len(x), -1, -1)  # [B,N,D]
         text, mask = self.project_text(text, text_lengths, labels)  # [B,t,D], [B,t]
         first = self.num_patches + self.num_registers
@@ -256,11 +256,11 @@ class Detokenizer(Side):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, "detokenizer")
-        self.patch_size = config["patch_size"]
+        self.patch_size, self.overlap = config["patch_size"], config["patch_overlap"]
         self.tanh = {"none": False, "tanh": True}[config["output_activation"]]
         self.patch_tokens = nn.Parameter(torch.empty(self.num_patches, self.width))
         self.from_latent = nn.Linear(config["latent_dim"], self.width)
-        self.to_pixels = nn.Linear(self.width, 3 * self.patch_size**2)
+        self.to_pixels = nn.Linear(self.width, 3 * (self.patch_size + 2 * self.overlap) ** 2)
         self.pixel_conv = nn.Linear(27, 3) if config["output_conv"] else None
 
     def features(
@@ -282,7 +282,7 @@ class Detokenizer(Side):
         """[B,P,D] -> image [B,S,S,3]."""
         x = self.to_pixels(features)  # [B,P,3pp]
         x = torch.tanh(x) if self.tanh else x  # [B,P,3pp]
-        x = unpatchify(x, self.patch_size)  # [B,S,S,3]
+        x = unpatchify(x, self.patch_size, self.overlap)  # [B,S,S,3]
         return x if self.pixel_conv is None else convolve(self.pixel_conv, x)
 
     def forward(
@@ -297,15 +297,24 @@ class Detokenizer(Side):
         return self.pixels(self.features(latents, text, text_lengths, labels, trace))
 
 
-def patchify(image: Tensor, p: int) -> Tensor:
-    """[B,S,S,3] -> [B,P,3pp], pixel order row, column, channel within a patch."""
+def patchify(image: Tensor, p: int, overlap: int = 0) -> Tensor:
+    """[B,S,S,3] -> [B,P,3ww] of windows w = p + 2 overlap, zeros around the image; pixel order row, column, channel."""
+    if overlap:
+        w = p + 2 * overlap
+        x = functional.pad(image, (0, 0, overlap, overlap, overlap, overlap))  # [B,S+2o,S+2o,3]
+        x = x.unfold(1, w, p).unfold(2, w, p).permute(0, 1, 2, 4, 5, 3)  # [B,S/p,S/p,w,w,3]
+        return x.reshape(len(image), -1, 3 * w * w)  # [B,P,3ww]
     b, s = image.shape[:2]
     x = image.reshape(b, s // p, p, s // p, p, 3).transpose(2, 3)  # [B,S/p,S/p,p,p,3]
     return x.reshape(b, (s // p) ** 2, p * p * 3)  # [B,P,3pp]
 
 
-def unpatchify(x: Tensor, p: int) -> Tensor:
-    """[B,P,3pp] -> [B,S,S,3]: the inverse of patchify."""
+def unpatchify(x: Tensor, p: int, overlap: int = 0) -> Tensor:
+    """[B,P,3ww] -> [B,S,S,3]: the inverse of patchify; windows that overlap are added up."""
+    if overlap:
+        w, side = p + 2 * overlap, math.isqrt(x.shape[1]) * p
+        x = x.unflatten(-1, (w * w, 3)).permute(0, 3, 2, 1).flatten(1, 2)  # [B,3ww,P]
+        return functional.fold(x, (side, side), w, padding=overlap, stride=p).permute(0, 2, 3, 1)  # [B,S,S,3]
     b, g = len(x), math.isqrt(x.shape[1])
     x = x.reshape(b, g, g, p, p, 3).transpose(2, 3)  # [B,g,p,g,p,3]
     return x.reshape(b, g * p, g * p, 3)  # [B,S,S,3]

@@ -51,9 +51,9 @@ void txk_gated_bf16_ref(const struct tx_gated *job);
 void txk_rotate_f32_ref(float *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
 void txk_rotate_bf16_ref(uint16_t *x, size_t ldx, const float *turns, size_t ldt, size_t M, size_t n);
 void txk_step_f32_ref(const struct tx_step_f32 *job);
-void txk_patchify_u8_ref(float *patches, size_t ldp, const uint8_t *image, size_t S, size_t p);
-void txk_patchify_f32_ref(float *patches, size_t ldp, const float *image, size_t S, size_t p);
-void txk_unpatchify_u8_ref(uint8_t *image, const float *patches, size_t ldp, size_t S, size_t p);
-void txk_unpatchify_f32_ref(float *image, const float *patches, size_t ldp, size_t S, size_t p);
+void txk_patchify_u8_ref(float *patches, size_t ldp, const uint8_t *image, struct tx_patches cut);
+void txk_patchify_f32_ref(float *patches, size_t ldp, const float *image, struct tx_patches cut);
+void txk_unpatchify_u8_ref(uint8_t *image, const float *patches, size_t ldp, struct tx_patches cut);
+void txk_unpatchify_f32_ref(float *image, const float *patches, size_t ldp, struct tx_patches cut);
 
 #endif
