@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import shown
+
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
@@ -184,7 +186,7 @@ def whole(value: Any, name: str, low: int, high: int) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__} {value!r}")
     if not low <= int(value) <= high:
-        raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+        raise ValueError(f"{name}: expected {low} to {high}, got {shown(value)}")
     return int(value)
 
 
@@ -192,8 +194,8 @@ def number(value: Any, name: str, low: float, high: float) -> float:
     """A Python float from low to high; NaN is a ValueError, bools and strings are TypeErrors."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__} {value!r}")
-    if not low <= float(value) <= high:
-        raise ValueError(f"{name}: expected {low:g} to {high:g}, got {value}")
+    if not low <= value <= high:  # before it becomes a float, which a number of hundreds of digits cannot
+        raise ValueError(f"{name}: expected {low:g} to {high:g}, got {shown(value)}")
     return float(value)
 
 

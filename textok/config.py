@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Self
 
-from .errors import ConfigError
+from .errors import ConfigError, shown
 
 # No model of this kind comes near these sizes. They keep a mistyped or hostile file from asking for absurd amounts of memory,
 # and products of sizes within 64 bits.
@@ -32,8 +32,7 @@ MIN_LOG_ALPHA = -46.0
 
 
 def _fail(where: str, expected: str, value: object) -> ConfigError:
-    got = repr(value)
-    return ConfigError(f"{where}: expected {expected}, got {got if len(got) <= 80 else got[:77] + '...'}")
+    return ConfigError(f"{where}: expected {expected}, got {shown(value)}")
 
 
 def _integer(where: str, value: object, low: int, high: int) -> int:
@@ -43,7 +42,7 @@ def _integer(where: str, value: object, low: int, high: int) -> int:
 
 
 def _number(where: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:  # NaN compares false
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # NaN compares false
         raise _fail(where, f"a number from {low:g} to {high:g}", value)
     return float(value)
 
@@ -365,6 +364,8 @@ class DiTConfig:
         Sizes of the transformer, as in `SideConfig`.
     num_classes
         Classes of the label table, which has one row more for the null class; 0 where `condition` is "text". Default 1000 or 0.
+    null_class
+        Whether that row was trained: false for a model without class dropout, which cannot be guided.
     learn_sigma
         Whether the model predicts a variance beside each channel.
     norm_eps, mlp_norm_eps
@@ -408,6 +409,7 @@ class DiTConfig:
     num_heads: int = 16
     mlp_ratio: float = 4.0
     num_classes: int = None  # type: ignore[assignment]  # None becomes 1000 or 0
+    null_class: bool = True
     learn_sigma: bool = True
     norm_eps: float = 1e-6
     mlp_norm_eps: float | None = None
@@ -434,6 +436,7 @@ class DiTConfig:
         checked["num_tokens"] = self._checked_tokens()
         checked["in_channels"] = channels = _integer("in_channels", self.in_channels, 1, MAX_WIDTH)
         checked["learn_sigma"] = _flag("learn_sigma", self.learn_sigma)
+        checked["null_class"] = _flag("null_class", self.null_class)
         checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 0.1)
         if self.mlp_norm_eps is not None:
             checked["mlp_norm_eps"] = _number("mlp_norm_eps", self.mlp_norm_eps, 1e-12, 0.1)

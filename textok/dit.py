@@ -284,7 +284,10 @@ class DiT(EngineModel):
     def _conditions(self, batch: int | None, labels: Any, text: Any, text_lengths: Any) -> Conditions:
         config = self._config
         if config.condition == "class":
-            return class_labels(labels, text, batch, config.num_classes, f"of which {config.num_classes} is the null class")
+            classes = config.num_classes
+            if not config.null_class:
+                return class_labels(labels, text, batch, classes - 1, "and this model has no null class")
+            return class_labels(labels, text, batch, classes, f"of which {classes} is the null class")
         if labels is not None:
             raise ValueError("labels: expected None, this model takes text [B,t,Dt]; got labels")
         return text_batch(text, text_lengths, batch, config.text_dim, config.num_text_tokens, "every image", lengths_count=True)

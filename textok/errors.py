@@ -15,3 +15,12 @@ class WeightsError(TextokError, ValueError):
 
 class DataError(TextokError, ValueError):
     """A dataset's files cannot be found or read, or are not what an earlier run saw."""
+
+
+def shown(value: object, most: int = 80) -> str:
+    """`repr(value)` for an error message: short, and whatever came."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; a number of thousands of digits
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -29,6 +29,10 @@ class EngineModel:
     model_type: ClassVar[str]
     config_class: ClassVar[type[TexTokConfig] | type[DiTConfig] | type[TextEncoderConfig]]
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        files.MODELS[cls.model_type] = cls
+
     def __init__(self, config: Any, weights: Mapping[str, Any], dtype: str = "float32", threads: int | None = None) -> None:
         self._from_arrays(config, weights, dtype, threads)
 

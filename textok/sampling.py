@@ -79,6 +79,11 @@ class Sampling:
         if self.guidance_interval is not None:
             low, high = self._interval(config.last_time)
             scales[(schedule.guidance_times < low) | (schedule.guidance_times > high)] = 1
+        if not config.null_class and (scales != 1).any():
+            raise ValueError(
+                "guidance_scale: expected 1: this model was trained without class dropout and has no null class (null_class is "
+                f"false in its config) to be guided by, got {scale:g}"
+            )
         return scales
 
     def _interval(self, last: float) -> tuple[float, float]:

@@ -80,7 +80,7 @@ def max_steps(config: DiTConfig, solver: str, spacing: str) -> int:
     """The most steps of a run. Diffusion's timesteps must be distinct, and DPM-Solver++ leaves out timestep 0 except with "trailing"."""
     if config.prediction == "velocity":
         return MAX_TIMESTEPS
-    leaves_out_zero = solver == "dpmsolver++" and spacing != "trailing"
+    leaves_out_zero = config.num_train_timesteps > 1 and solver == "dpmsolver++" and spacing != "trailing"
     return config.num_train_timesteps - (1 if leaves_out_zero else 0)
 
 

@@ -12,7 +12,7 @@ for one tensor at a time, so a model of any size loads in its own packed size an
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,9 @@ FLOAT_TYPES = ("F32", "F16", "F64", "BF16")
 _NUMPY_TYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "BF16": "bfloat16", "I8": "int8", "I32": "int32", "I64": "int64"}
 
 _BLOCK = re.compile(r"(.*blocks\.)(\d+)\.")
+
+# Classes of models by `model_type`. They sign in themselves, so that what makes models of files need not know them.
+MODELS: dict[str, Any] = {}
 
 Shape = tuple[int, ...]
 Table = list[tuple[str, Shape]]
@@ -57,6 +60,7 @@ class TensorFile:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
             self.shapes: dict[str, Shape] = {name: tuple(part.get_shape()) for name, part in slices.items()}
             self.types: dict[str, str] = {name: part.get_dtype() for name, part in slices.items()}
+            self.metadata: dict[str, str] = file.metadata() or {}
         except (SafetensorError, OSError) as problem:
             raise WeightsError(f"{path}: not a safetensors file that can be read: {problem}") from None
 
@@ -74,6 +78,9 @@ class TensorFile:
             raise WeightsError(f"{self.path}: not a safetensors file that can be read: {problem}") from None
         except OSError as problem:
             raise WeightsError(f"{self.path}: {problem.strerror}") from None
+
+    def tensor(self, name: str) -> "Tensor":
+        return Tensor(self.shapes[name], self.types[name], str(self.path), lambda: self.read(name))
 
     def read(self, name: str) -> NDArray[Any]:
         import ml_dtypes  # noqa: F401  makes np.dtype("bfloat16") known
@@ -108,22 +115,35 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
         raise WeightsError(f"{folder}: a training's folder; make a model of it with: textok export {folder} MODEL")
     if not index.exists():
         raise WeightsError(f"{folder}: no {WEIGHTS_FILE} and no {INDEX_FILE} in it")
+    found: dict[str, TensorFile] = {}
+    for place, names in read_index(index).items():
+        file = TensorFile(folder / place)
+        if names != file.shapes.keys():
+            raise WeightsError(f"{index}: does not agree with {place} about {listed(sorted(names ^ file.shapes.keys()))}")
+        found |= dict.fromkeys(names, file)
+    return found
+
+
+def read_index(index: Path) -> dict[str, set[str]]:
+    """The files that an index of shards names, all in its own folder, and the tensors that are to be in each."""
     places = read_json(index, WeightsError).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
         raise WeightsError(f'{index}: expected a "weight_map" from tensor names to file names')
-    files: dict[str, TensorFile] = {}
-    for place in places.values():
-        if place in files:
-            continue
-        if Path(place).name != place or place in ("", ".", "..") or "\\" in place or "\0" in place:
+    names: dict[str, set[str]] = {}
+    for name, place in places.items():
+        if place not in names and not _is_file_name(place):
             raise WeightsError(f"{index}: expected names of files in its own folder, got {place!r}")
-        files[place] = TensorFile(folder / place)
-    for place, file in files.items():
-        named = {name for name, other in places.items() if other == place}
-        if named != file.shapes.keys():
-            odd = sorted(named ^ file.shapes.keys())
-            raise WeightsError(f"{index}: does not agree with {place} about {listed(odd)}")
-    return {name: files[place] for name, place in places.items()}
+        names.setdefault(place, set()).add(name)
+    return names
+
+
+def _is_file_name(text: str) -> bool:
+    """Whether it names a file in a folder and nothing else."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return Path(text).name == text and text not in ("", ".", "..") and "\\" not in text and "\0" not in text
 
 
 def listed(names: list[str]) -> str:
@@ -150,18 +170,6 @@ def check_table(found: Mapping[str, Shape], table: Table, where: str, prefix: st
         complaints.append(f"of another shape {listed(told)}")
     if complaints:
         raise WeightsError(f"{where}: the tensors are not those of the config: {'; '.join(complaints)}")
-
-
-def check_known(wanted: Collection[str], found: Iterable[str], ignored: tuple[str, ...], where: str) -> None:
-    """One WeightsError that lists the names that are missing and those that nobody asked for, if there are such."""
-    names = set(found)
-    complaints = []
-    if missing := sorted(set(wanted) - names):
-        complaints.append(f"missing {listed(missing)}")
-    if extra := sorted(name for name in names - set(wanted) if not name.startswith(ignored)):
-        complaints.append(f"unknown {listed(extra)}")
-    if complaints:
-        raise WeightsError(f"{where}: {'; '.join(complaints)}")
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,11 @@ def _check_scale(name: str, rows: Tensor, scale: Tensor | None) -> None:
 _TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF16", "int8": "I8"}
 
 
+def torch_type(dtype: str) -> str:
+    """The type of a stored tensor of PyTorch as safetensors names it; integers have no place in these files and keep their names."""
+    return dtype if dtype == "int8" else _TYPES.get(dtype, dtype)
+
+
 def as_weights(tensors: Mapping[str, Any], table: Table, prefix: str = "") -> Weights:
     """The arrays of a user's dict, in any of the stored forms, checked as by `check_table`."""
     return Weights(user_tensors(tensors), table, "weights", prefix)
@@ -254,10 +267,7 @@ def from_engine(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 def load_weights(folder: Path, table: Table, prefix: str = "") -> Weights:
     """The tensors of a model folder, checked as by `check_table` against what `_core.weight_table` makes of the config."""
 
-    def tensor(name: str, file: TensorFile) -> Tensor:
-        return Tensor(file.shapes[name], file.types[name], str(file.path), lambda: file.read(name))
-
-    return Weights({name: tensor(name, file) for name, file in open_tensors(folder).items()}, table, str(folder), prefix)
+    return Weights({name: file.tensor(name) for name, file in open_tensors(folder).items()}, table, str(folder), prefix)
 
 
 def load_config(folder: Path, model_type: str) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def copy_of_diffusers(tmp_path, config=None, **tensors):
 @pytest.mark.parametrize(("config", "message"), (
     ({"norm_type": "ada_norm"}, "norm_type: expected 'ada_norm_zero', got 'ada_norm'"),
     ({"activation_fn": "geglu"}, "activation_fn: expected 'gelu-approximate'"),
-    ({"_class_name": "Transformer2DModel"}, "_class_name"),
+    ({"_class_name": "UNet2DModel"}, "_class_name"),
     ({"num_attention_heads": None}, "expected a number for num_attention_heads"),
     ({"sample_size": "8"}, "expected a number for sample_size"),
 ), ids=str)

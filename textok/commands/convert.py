@@ -1,7 +1,8 @@
 """make a textok model of another project's checkpoint
 
-Knows the DiT of facebookresearch (.pt), the DiT of diffusers (a folder), the TexTok of pranoyr (.pt) and the TiTok and TA-TiTok of
-bytedance with a VAE's latents (.bin, .pt or .safetensors); PyTorch is not needed.
+Knows the DiT of facebookresearch, SiT and REPA (.pt), the DiT of diffusers (a folder, or its pipeline), the TexTok of pranoyr (.pt),
+the TiTok and TA-TiTok of bytedance with a VAE's latents, and SoftVQ-VAE, MAETok and the DiT and SiT over their tokens (folders of the
+hub); shards and half precision too. PyTorch is not needed, and nothing in a file is executed.
 What a file does not say, such as its number of heads, has to be given.
 """
 
@@ -19,10 +20,22 @@ EXAMPLE = "textok convert DiT-XL-2-256x256.pt dit-xl-2 --set num_heads=16"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="a .pt, .pth, .bin or .safetensors file, or a folder of diffusers")
+    parser.add_argument("source", metavar="SRC", help="a .pt, .pth, .bin or .safetensors file, or a folder with such files")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write config.json and model.safetensors to")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="JSON object of config keys that go before what the file says")
-    parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="the same one by one, before both")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="JSON object of config keys that go before what the file says"
+    )
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="the same one by one, before both"
+    )
+    parser.add_argument(
+        "--ignore",
+        metavar="PATTERN",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="tensors that are of no use, such as 'projectors.*'",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     add_dtype(parser)
 
@@ -34,7 +47,7 @@ def setting(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set: expected KEY=VALUE, got {text!r}")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 
@@ -45,6 +58,9 @@ def run(args: argparse.Namespace) -> None:
     if there and not args.overwrite:
         raise FileExistsError(f"{args.out / there[0]} is there already; --overwrite replaces it")
     settings = read_json(args.config) if args.config else {}
-    model = importers.load(args.source, settings | dict(map(setting, args.set)), args.dtype)
+    found = importers.read(args.source, settings | dict(map(setting, args.set)), args.ignore)
+    for note in found.notes:
+        print(f"{args.source}: {note}")
+    model = importers.make(found, args.dtype)
     model.save_pretrained(args.out)
     print(f"{args.out}: {model}")

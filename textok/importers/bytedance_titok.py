@@ -3,12 +3,26 @@
 Their pictures are in [0, 1], ours in [-1, 1]: v = (x + 1) / 2 on the way in, x = 2 v - 1 on the way out, both folded into weights.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import ConfigError
-from .layout import Array, Layout, Row, channels_last, count_blocks, flat, pairs, same, shape_of, side_of_square
+from .layout import (
+    Array,
+    Layout,
+    Row,
+    Settings,
+    channels_last,
+    count_blocks,
+    flat,
+    pairs,
+    refuse,
+    same,
+    shape_of,
+    side_of_square,
+)
 from .source import Source
 
 
@@ -28,10 +42,30 @@ def _positions(grid: Array, *others: Array) -> Array:
 
 def _mask_tokens(mask: Array, grid: Array) -> Array:
     """One token for every patch."""
-    return np.repeat(mask[0], len(grid) - 1, axis=0)
+    return np.repeat(mask.reshape(1, grid.shape[1]), len(grid) - 1, axis=0)
 
 
-def _titok_config(source: Source) -> dict[str, Any]:
+# What the hub's config.json says of a model, where it stands there.
+_WIDTHS = {"small": 512, "base": 768, "large": 1024}
+_HEADS = {"small": 8, "base": 12, "large": 16}
+_KNOWN: dict[str, tuple[Any, ...]] = {"quantize_mode": ("vae",), "is_legacy": (False, None)}
+
+
+def _hub_config(source: Source) -> Mapping[str, Any]:
+    """The part of `config.json` about the model; of a file alone, nothing."""
+    inner: Any = source.config or {}
+    for key in ("model", "vq_model"):
+        inner = inner.get(key, {}) if isinstance(inner, Mapping) else {}
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def _titok_config(source: Source, given: Settings) -> dict[str, Any]:
+    said = _hub_config(source)
+    refuse(source, said, _KNOWN)
+    if "quantize.embedding.weight" in source.tensors:
+        raise ConfigError(
+            f"{source.path}: expected a VAE, got a TiTok with a codebook (quantize.embedding), which textok does not compute"
+        )
     _, _, patch, _ = shape_of(source, "encoder.patch_embed.weight", 4)
     moments, latent = shape_of(source, "encoder.conv_out.weight", 4)[0], shape_of(source, "decoder.decoder_embed.weight", 2)[1]
     if moments != 2 * latent:
@@ -55,11 +89,14 @@ def _titok_config(source: Source) -> dict[str, Any]:
         hidden, width = shape_of(source, f"{theirs}.transformer.0.mlp.c_fc.weight", 2)
         depth = count_blocks(source, f"{theirs}.transformer.{{i}}.")
         config[ours] = {"hidden_size": width, "depth": depth, "mlp_ratio": hidden / width}
+        size = said.get({"encoder": "vit_enc_model_size", "decoder": "vit_dec_model_size"}[theirs])
+        if isinstance(size, str) and _WIDTHS.get(size) == width:
+            config[ours]["num_heads"] = _HEADS[size]
     return config
 
 
-def _tatitok_config(source: Source) -> dict[str, Any]:
-    return _titok_config(source) | {
+def _tatitok_config(source: Source, given: Settings) -> dict[str, Any]:
+    return _titok_config(source, given) | {
         "text_condition": "detokenizer",
         "text_dim": shape_of(source, "decoder.text_guidance_proj.weight", 2)[1],
         "num_text_tokens": shape_of(source, "decoder.text_guidance_positional_embedding", 2)[0],

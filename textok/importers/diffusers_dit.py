@@ -1,33 +1,50 @@
-"""diffusers' DiTTransformer2DModel: a folder with config.json. Source: its models/transformers/dit_transformer_2d.py."""
+"""diffusers' DiT: a folder with config.json, such as facebook/DiT-XL-2-256's transformer.
 
+Source: its models/transformers/dit_transformer_2d.py.
+"""
+
+import math
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
-from .layout import Array, Layout, equal, flat, joined, pairs, shape_of
+from ..errors import ConfigError, shown
+from .layout import Array, Layout, Settings, Shaped, equal, flat, joined, number_of, pairs, refuse, shape_of
 from .source import Source
 
-# What DiTTransformer2DModel computes only this way, and may say in its config.
-_DIFFUSERS_FIXED = {
-    "_class_name": "DiTTransformer2DModel", "activation_fn": "gelu-approximate", "attention_bias": True, "norm_type": "ada_norm_zero",
-    "norm_elementwise_affine": False, "upcast_attention": False,
-}  # fmt: skip
+# What a DiT computes only this way, and may say in its config. facebook/DiT-XL-2-256 is of a time when its class was Transformer2DModel.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "_class_name": ("DiTTransformer2DModel", "Transformer2DModel"),
+    "activation_fn": ("gelu-approximate",),
+    "attention_bias": (True,),
+    "norm_type": ("ada_norm_zero",),
+    "norm_elementwise_affine": (False,),
+    "upcast_attention": (False, None),
+    "cross_attention_dim": (None,),
+    "num_vector_embeds": (None,),
+    "double_self_attention": (False, None),
+    "only_cross_attention": (False, None),
+}
+_SIZES = (
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "num_layers",
+    "num_embeds_ada_norm",
+    "patch_size",
+    "sample_size",
+)
 
 
-def _diffusers_config(source: Source) -> dict[str, Any]:
-    given = source.config
-    if given is None:
+def _config(source: Source, given: Settings) -> dict[str, Any]:
+    values = source.config
+    if values is None:
         raise ConfigError(f"{source.path}: expected the folder of a diffusers model, with its config.json, got a file")
-    for key, value in _DIFFUSERS_FIXED.items():
-        if key in given and given[key] != value:
-            raise ConfigError(f"config.json of {source.path.parent}: {key}: expected {value!r}, got {given[key]!r}")
-    keys = (
-        "num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "num_embeds_ada_norm", "norm_eps", "patch_size", "sample_size",
-    )  # fmt: skip
-    if missing := [key for key in keys if not isinstance(given.get(key), int | float)]:
-        raise ConfigError(f"config.json of {source.path.parent}: expected a number for {', '.join(missing)}")
-    heads, head, channels, depth, classes, eps, patch, size = (given[key] for key in keys)
+    refuse(source, values, _FIXED)
+    heads, head, channels, depth, classes, patch, size = (number_of(source, values, key) for key in _SIZES)
+    eps = values.get("norm_eps", 1e-5)
+    if isinstance(eps, bool) or not isinstance(eps, int | float):
+        raise ConfigError(f"config.json of {source.path.parent}: norm_eps: expected a number, got {shown(eps)}")
     return {
         "input_size": size,
         "patch_size": patch,
@@ -40,12 +57,13 @@ def _diffusers_config(source: Source) -> dict[str, Any]:
         "time_freq_dim": shape_of(source, "transformer_blocks.0.norm1.emb.timestep_embedder.linear_1.weight", 2)[1],
         "time_freq_shift": 1,
         "mlp_norm_eps": eps,
-        "learn_sigma": (given.get("out_channels") or channels) == 2 * channels,
+        "learn_sigma": (values.get("out_channels") or channels) == 2 * channels,
     }
 
 
-def grid_positions(side: int, width: int) -> Array:
+def _grid_positions(shape: tuple[int, ...]) -> Array:
     """The fixed positions of DiT, float32 [side*side,width]: sines and cosines of the column, then of the row."""
+    side, width = math.isqrt(shape[0]), shape[1]
     if width % 4:
         raise ConfigError(f"hidden_size: expected a multiple of 4 for DiT's fixed positions, got {width}")
     waves = np.arange(side)[:, None] / 10000.0 ** (np.arange(width // 4) / (width // 4))
@@ -81,8 +99,8 @@ DIFFUSERS_DIT = Layout(
         *pairs("blocks.{i}.adaLN_modulation.1", "transformer_blocks.{i}.norm1.linear"),
         *pairs("final_layer.adaLN_modulation.1", "proj_out_1"),
         *pairs("final_layer.linear", "proj_out_2"),
-        ("pos_embed", (), grid_positions),
+        ("pos_embed", (), Shaped(_grid_positions)),
     ),
-    _diffusers_config,
+    _config,
     ignored=("pos_embed.pos_embed",),
 )

@@ -13,12 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, WeightsError, shown
 from .source import Source
 
 Array = NDArray[Any]
 Change = Callable[..., Array]
-Row = tuple[str, str | tuple[str, ...], Change]
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A change that looks at the shape that is wanted, before the arrays."""
+
+    make: Callable[..., Array]
+
+
+Row = tuple[str, str | tuple[str, ...], Change | Shaped]
+Settings = Mapping[str, Any]  # what the caller says, nested
 
 
 @dataclass(frozen=True)
@@ -32,22 +42,31 @@ class Layout:
     sign
         Names that only its files have.
     rows
-        See above.
+        See above; or what makes them of a file.
     config
-        What the shapes, and the config beside them, say.
+        What the shapes, and what stands beside them, say.
     needed
         Keys that they do not say.
     ignored
-        Beginnings of names that belong to something else, such as a text encoder.
+        Patterns, as a shell's, of names that belong to something else, such as a text encoder.
+    fits
+        Of layouts with the same sign, whether the file, or what the caller says of it, means this one.
+    notes
+        What is taken for granted because neither of them says it.
     """
 
     title: str
     model_type: str
     sign: tuple[str, ...]
-    rows: tuple[Row, ...]
-    config: Callable[[Source], dict[str, Any]]
+    rows: tuple[Row, ...] | Callable[[Source], tuple[Row, ...]]
+    config: Callable[[Source, Settings], dict[str, Any]]
     needed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    fits: Callable[[Source, Settings], bool] = lambda source, given: True
+    notes: Callable[[Source, Settings], list[str]] = lambda source, given: []
+
+    def rows_of(self, source: Source) -> tuple[Row, ...]:
+        return self.rows(source) if callable(self.rows) else self.rows
 
 
 def same(array: Array) -> Array:
@@ -91,6 +110,24 @@ def shape_of(source: Source, name: str, rank: int) -> tuple[int, ...]:
     return shape
 
 
+def number_of(source: Source, values: Mapping[str, Any], key: str, low: int = 1) -> int:
+    """A whole number of a config, or an error that names it."""
+    value = values.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 1 << 24:
+        raise ConfigError(
+            f"config.json of {source.path.parent}: expected a number for {key}, whole and from {low}, got {shown(value)}"
+        )
+    return value
+
+
+def refuse(source: Source, values: Mapping[str, Any], known: Mapping[str, tuple[Any, ...]]) -> None:
+    """A ConfigError that names the first key of a config that says something else than what is computed here."""
+    for key, choices in known.items():
+        if key in values and values[key] not in choices:
+            expected = " or ".join(map(repr, choices))
+            raise ConfigError(f"config.json of {source.path.parent}: {key}: expected {expected}, got {shown(values[key])}")
+
+
 def count_blocks(source: Source, pattern: str) -> int:
     """How many blocks there are, named 0, 1, ... where `pattern` has {i}."""
     found = re.compile(re.escape(pattern).replace(r"\{i\}", r"(\d{1,4})"))
@@ -104,9 +141,9 @@ def side_of_square(source: Source, what: str, count: int) -> int:
     return side
 
 
-def expand(rows: Sequence[Row], depths: Mapping[str, int]) -> dict[str, tuple[tuple[str, ...], Change]]:
+def expand(rows: Sequence[Row], depths: Mapping[str, int]) -> dict[str, tuple[tuple[str, ...], Change | Shaped]]:
     """Rows with their {i} counted: by the depth of the side that our name begins with, or of "" for a DiT."""
-    table: dict[str, tuple[tuple[str, ...], Change]] = {}
+    table: dict[str, tuple[tuple[str, ...], Change | Shaped]] = {}
     for ours, theirs, change in rows:
         names = (theirs,) if isinstance(theirs, str) else theirs
         depth = next(depth for side, depth in depths.items() if ours.startswith(side))

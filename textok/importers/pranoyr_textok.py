@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from .layout import Layout, Row, channels_last, count_blocks, first, pairs, same, shape_of, side_of_square
+from .layout import Layout, Row, Settings, channels_last, count_blocks, first, pairs, same, shape_of, side_of_square
 from .source import Source
 
 
-def _pranoyr_config(source: Source) -> dict[str, Any]:
+def _config(source: Source, given: Settings) -> dict[str, Any]:
     width, _, patch, _ = shape_of(source, "tokenizer.patch_embed.proj.weight", 4)
     patches, latents = shape_of(source, "detokenizer.patch_tokens", 3)[1], shape_of(source, "tokenizer.image_tokens", 3)[1]
     config: dict[str, Any] = {
@@ -59,7 +59,7 @@ PRANOYR_TEXTOK = Layout(
         *_pranoyr_side("detokenizer"),
         *pairs("detokenizer.to_pixels", "detokenizer.output_proj"),
     ),
-    _pranoyr_config,
+    _config,
     needed=("tokenizer.num_heads", "detokenizer.num_heads"),
-    ignored=("text_encoder.",),
+    ignored=("text_encoder.*",),
 )

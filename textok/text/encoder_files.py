@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .. import files, weights
 from ..config import TextEncoderConfig
 from ..errors import ConfigError, WeightsError
+from ..torch_files import StoredTensor, TorchFile
 from . import encoder_layouts as layouts
 from .tokens import TOKENIZER_FILES
 
@@ -20,7 +21,6 @@ _TORCH_FILE = "pytorch_model.bin"
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _SAMPLE = 4096  # numbers of each tensor that the digest of the weights looks at
-_TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF16"}
 _ACTIVATIONS = {
     "relu": "relu", "gelu": "gelu_erf", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
     "quick_gelu": "quick_gelu", "silu": "silu", "swish": "silu",
@@ -236,7 +236,7 @@ def _model_max_length(folder: Path) -> int | None:
 def _tensors(folder: Path) -> dict[str, weights.Tensor]:
     """All tensors of a folder as they are named there; safetensors before the files of torch.save."""
     if any((folder / name).exists() for name in (weights.WEIGHTS_FILE, weights.INDEX_FILE)):
-        return {name: _safetensor(file, name) for name, file in weights.open_tensors(folder).items()}
+        return {name: file.tensor(name) for name, file in weights.open_tensors(folder).items()}
     for name in _OPEN_CLIP_FILES:
         if (folder / name).exists():
             path = folder / name
@@ -246,36 +246,25 @@ def _tensors(folder: Path) -> dict[str, weights.Tensor]:
     index = folder / f"{_TORCH_FILE}.index.json"
     if not index.exists():
         raise WeightsError(f"{folder}: no {weights.WEIGHTS_FILE}, {_TORCH_FILE} or an index of their parts in it")
-    places = files.read_json(index, WeightsError).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
-        raise WeightsError(f'{index}: expected a "weight_map" from tensor names to file names')
     result: dict[str, weights.Tensor] = {}
-    for place in sorted(set(places.values())):
-        if Path(place).name != place or place in ("", ".", "..") or "\\" in place or "\0" in place:
-            raise WeightsError(f"{index}: expected names of files in its own folder, got {place!r}")
+    for place in sorted(weights.read_index(index)):
         result |= _torch_file(folder / place)
     return result
 
 
-def _safetensor(file: weights.TensorFile, name: str) -> weights.Tensor:
-    return weights.Tensor(file.shapes[name], file.types[name], str(file.path), lambda: file.read(name))
-
-
 def _safetensors_file(path: Path) -> dict[str, weights.Tensor]:
     file = weights.TensorFile(path)
-    return {name: _safetensor(file, name) for name in file.shapes}
+    return {name: file.tensor(name) for name in file.shapes}
 
 
 def _torch_file(path: Path) -> dict[str, weights.Tensor]:
-    from ..importers.pickles import StoredTensor, TorchFile
-
     content = TorchFile(path).content
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not any(isinstance(value, StoredTensor) for value in content.values()):
         raise WeightsError(f"{path}: expected tensors by name")
     stored = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, StoredTensor)}
-    return {name: weights.Tensor(t.shape, _TYPES.get(t.dtype, t.dtype), str(path), t.read) for name, t in stored.items()}
+    return {name: weights.Tensor(t.shape, weights.torch_type(t.dtype), str(path), t.read) for name, t in stored.items()}
 
 
 def _tokenizer_files(folder: Path) -> dict[str, bytes]:
