@@ -18,11 +18,6 @@ PACKAGE = ROOT / "textok"
 # From the bottom up; the files beside these folders may stand between them. commands and the package's face are above all.
 ROOMS = ("pictures", "importers", "text", "networks", "data", "metrics", "train", "commands")
 FACES = ("textok", "textok.cli", "textok.__main__")  # nobody below reads them, and they alone import by names made at run time
-OWED = {
-    ("networks", "metrics"),
-    ("networks", "train"),
-    ("metrics", "train"),
-}  # arrows up that are still there, through networks
 MOST_LINES = 800
 MOST_COLUMNS = 128
 
