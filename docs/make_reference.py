@@ -60,7 +60,7 @@ def as_list(body: str) -> str:
     lines, result = body.strip("\n").split("\n"), []
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
         if line.startswith("    "):
-            result.append(f"  {line[4:]}")
+            result.append(line)
         elif line and after.startswith("    "):
             is_plain = re.fullmatch(r"[\w*, ]+", line)
             result.append("- " + (", ".join(f"`{name.strip()}`" for name in line.split(",")) if is_plain else line) + ":")

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -125,6 +126,36 @@ def test_importers_are_told():
 
     text = (DOCS / "checkpoints.md").read_text()
     assert not [one.title for one in importers.LAYOUTS if one.title.split()[0] not in text]
+
+
+def test_model_cards_tell_what_was_scored():
+    """Each bundled model has a card beside it, with the figures of scores.json."""
+    models = ROOT / "textok" / "models"
+    for name, score in json.loads((models / "emoji-heldout" / "scores.json").read_text()).items():
+        if (models / name / "config.json").is_file():
+            card = (models / name / "README.md").read_text()
+            told = [f"{score['parameters'] / 1e6:.2f}M", f"{score['steps']:,} steps", f"{score['cpu_hours']:.2f} CPU hours"]
+            told += [f"{score[key]:.2f} dB" for key in ("test_psnr", "train_psnr") if key in score]
+            assert not [words for words in told if words not in card], name
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "index.html").is_file() and (tmp_path / "repository" / "csrc" / "index.html").is_file()
+
+
+def test_citation_is_of_this_version():
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == importlib.import_module("textok").__version__ and citation["license"] == "Apache-2.0"
 
 
 def test_diary_is_newest_first_and_says_what_became_of_each():
