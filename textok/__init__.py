@@ -22,7 +22,8 @@ from .dit import DiT
 from .errors import ConfigError, TextokError, WeightsError
 from .image_tokenizer import TexTok
 from .pictures.preprocess import preprocess, to_uint8
-from .pipeline import Pipeline, PipelineResult
+from .pipeline import Pipeline
+from .pipeline_result import PipelineResult
 from .text.caption_store import CaptionStore
 from .text.embedding_store import EmbeddingStore
 from .text.encoder import TextEncoder

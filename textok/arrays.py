@@ -6,7 +6,7 @@ Nothing here writes to an argument. Wrong values are ValueErrors and things that
 argument's name, what came and what was expected.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -197,6 +197,20 @@ def number(value: Any, name: str, low: float, high: float) -> float:
     if not low <= value <= high:  # before it becomes a float, which a number of hundreds of digits cannot
         raise ValueError(f"{name}: expected {low:g} to {high:g}, got {shown(value)}")
     return float(value)
+
+
+# What other libraries call our arguments.
+_ELSEWHERE = {
+    "prompt": "captions", "prompts": "captions", "caption": "captions", "class_labels": "labels", "classes": "labels",
+    "num_inference_steps": "steps", "num_steps": "steps", "generator": "seed", "cfg_scale": "guidance_scale",
+}  # fmt: skip
+
+
+def no_unknown(unknown: Mapping[str, Any]) -> None:
+    """A TypeError that names an argument there is not, and the one that may be meant."""
+    for name in unknown:
+        meant = _ELSEWHERE.get(name)
+        raise TypeError(f"got an unexpected keyword argument {name!r}" + (f"; here it is {meant}=" if meant else ""))
 
 
 def choice(value: Any, name: str, choices: Sequence[str]) -> str:

@@ -193,6 +193,49 @@ class CodebookConfig:
 
 
 @dataclass(frozen=True)
+class EncoderUse:
+    """The text encoder whose embeddings a model was trained on: its config's `text_encoder`.
+
+    Parameters
+    ----------
+    name
+        What `TextEncoder.from_pretrained` takes: a bundled encoder's name, a folder, or an address of a hub.
+    identity
+        `TextEncoder.identity` of the encoder; "" where it is not known.
+    max_tokens
+        Captions longer than that are cut; None for the model's `num_text_tokens`.
+    end_token
+        Whether captions carry the tokenizer's special tokens.
+    """
+
+    name: str
+    identity: str = ""
+    max_tokens: int | None = None
+    end_token: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("name", "identity"):
+            if not isinstance(getattr(self, name), str) or (name == "name" and not self.name):
+                raise _fail(name, "a string", getattr(self, name))
+        if self.max_tokens is not None:
+            object.__setattr__(self, "max_tokens", _integer("max_tokens", self.max_tokens, 1, MAX_TOKENS))
+        _flag("end_token", self.end_token)
+
+    @classmethod
+    def of(cls, value: Any) -> Self | None:
+        """From what a config has under `text_encoder`: an object, None, or one of these."""
+        if value is None or isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise _fail("text_encoder", "an object with name, identity, max_tokens, end_token", value)
+        fields = _fields_from(cls, value, "text_encoder.")
+        try:
+            return cls(**fields)
+        except ConfigError as error:
+            raise ConfigError(f"text_encoder.{error}") from None
+
+
+@dataclass(frozen=True)
 class TexTokConfig:
     """Everything that determines a TexTok's shapes and arithmetic, apart from its weights.
 
@@ -232,6 +275,8 @@ class TexTokConfig:
         the latent projection has a mean and a log-variance half, of which `encode` returns the mean.
     tokenizer, detokenizer
         `SideConfig` of each side, or a dict of its fields.
+    text_encoder
+        The encoder of the captions, an `EncoderUse` or a dict of its fields, with which calls take `captions`; None where it is not named.
 
     Raises
     ------
@@ -267,6 +312,7 @@ class TexTokConfig:
     patch_overlap: int = 0
     tokenizer: SideConfig = field(default_factory=SideConfig)
     detokenizer: SideConfig = field(default_factory=SideConfig)
+    text_encoder: EncoderUse | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {}
@@ -311,6 +357,7 @@ class TexTokConfig:
             if checked["num_latent_tokens"] % checked["codebook"].runs:
                 runs = checked["codebook"].runs
                 raise _fail("codebook.runs", f"a divisor of num_latent_tokens, {self.num_latent_tokens}", runs)
+        checked["text_encoder"] = EncoderUse.of(self.text_encoder)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -390,6 +437,8 @@ class DiTConfig:
         x_t = (1 - t) z + t noise at times t from 0 to 1, where betas mean nothing.
     time_scale
         What a time is multiplied with before it is embedded.
+    text_encoder
+        With "text": the encoder of the captions, as in `TexTokConfig`.
 
     Raises
     ------
@@ -429,6 +478,7 @@ class DiTConfig:
     beta_schedule: str = "linear"
     prediction: str = "epsilon"
     time_scale: float = 1.0
+    text_encoder: EncoderUse | None = None
 
     def __post_init__(self) -> None:
         _check_width("", self)
@@ -455,6 +505,7 @@ class DiTConfig:
         checked["beta_end"] = high = _number("beta_end", self.beta_end, low, 0.999)
         checked["beta_schedule"] = _choice("beta_schedule", self.beta_schedule, ("linear", "cosine"))
         checked["prediction"] = _choice("prediction", self.prediction, ("epsilon", "v", "sample", "velocity"))
+        checked["text_encoder"] = EncoderUse.of(self.text_encoder)
         checked["time_scale"] = _number("time_scale", self.time_scale, 1e-6, 1e6)
         betas_count = self.beta_schedule == "linear" and self.prediction != "velocity"
         if betas_count and steps * (math.log1p(-low) + math.log1p(-high)) / 2 < MIN_LOG_ALPHA:

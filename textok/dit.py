@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
+from .captions import TakesCaptions
 from .conditions import Conditions, class_labels, text_batch
 from .config import DiTConfig
 from .model import IMAGES_AT_ONCE, EngineModel, batch_parts
@@ -20,7 +21,7 @@ F32 = NDArray[np.float32]
 STEP_NOISE_BYTES = 256 << 20  # of the noise of all steps, held at a time
 
 
-class DiT(EngineModel):
+class DiT(TakesCaptions, EngineModel):
     """A diffusion transformer over latent tokens, conditioned on a class or, as DiT-T2I, on a caption; or the original over latent images.
 
     `DiT.from_pretrained` loads one, `DiT.from_config` makes one with random weights; from arrays:
@@ -65,6 +66,7 @@ class DiT(EngineModel):
         text: Any = None,
         text_lengths: Any = None,
         *,
+        captions: Any = None,
         null: bool = False,
         batch_size: int | None = None,
         out: F32 | None = None,
@@ -82,6 +84,8 @@ class DiT(EngineModel):
             int [B], 0..num_classes, the last of which is the null class; for a class-conditional model.
         text, text_lengths
             Caption embeddings [B,t,Dt], t at most Nt, and how many rows of each are real; for a model with `condition` "text".
+        captions
+            B strings in place of `text`, where the config names its text encoder: they are embedded with `encoder`.
         null
             Take the null condition for every image, and none of the other three.
         batch_size, out, threads
@@ -98,11 +102,12 @@ class DiT(EngineModel):
         times = self._timesteps(t, batch)
         if not isinstance(null, bool):
             raise TypeError(f"null: expected True or False, got {type(null).__name__} {null!r}")
-        if null and not (labels is None and text is None):
+        if null and not (labels is None and text is None and captions is None):
             raise ValueError(
-                "null: expected no labels and no text with null=True, got " + ("text" if labels is None else "labels")
+                "null: expected no labels, text or captions with null=True, got "
+                + ("labels" if labels is not None else "text" if text is not None else "captions")
             )
-        conditions = Conditions() if null else self._conditions(batch, labels, text, text_lengths)
+        conditions = Conditions() if null else self._conditions(batch, labels, text, text_lengths, captions, threads)
         result = arrays.output(out, "out", (batch, *config.output_shape), np.float32, [latents, times, *conditions.given()])
         count = self._call_threads(threads)
         for part in batch_parts(batch, batch_size):
@@ -125,6 +130,7 @@ class DiT(EngineModel):
         text: Any = None,
         text_lengths: Any = None,
         *,
+        captions: Any = None,
         steps: int | None = None,
         solver: str | None = None,
         spacing: str = "linspace",
@@ -140,6 +146,7 @@ class DiT(EngineModel):
         threads: int | None = None,
         progress: bool = False,
         callback: Callback | None = None,
+        **unknown: Any,
     ) -> F32:
         """Latents from noise.
 
@@ -149,6 +156,8 @@ class DiT(EngineModel):
             int [B], 0..num_classes, the last of which is the null class; for a class-conditional model.
         text, text_lengths
             Caption embeddings [B,t,Dt], t at most Nt, and how many rows of each are real; for a model with `condition` "text".
+        captions
+            B strings in place of `text`, where the config names its text encoder: they are embedded with `encoder`.
         steps
             Steps of the solver; None for `sampling.DEFAULTS`: 20 with "dpmsolver++", 50 with "sde". Each is one evaluation of the network,
             two with "heun"; and two each where guidance is on.
@@ -201,15 +210,18 @@ class DiT(EngineModel):
         >>> dit.sample(labels=[3, 7], steps=4, guidance_scale=2.0, seed=0).shape
         (2, 4, 8)
         """
+        arrays.no_unknown(unknown)
         sampling = Sampling(
             steps, solver, spacing, eta, guidance_scale, guidance_interval, noise, step_noise, seed, first_index
         )
         run = RunOptions(batch_size, threads, progress, callback, out)
-        return self.run_sampling(self.conditions(labels, text, text_lengths), sampling, run)
+        return self.run_sampling(self.conditions(labels, text, text_lengths, captions, threads), sampling, run)
 
-    def conditions(self, labels: Any, text: Any, text_lengths: Any) -> Conditions:
+    def conditions(
+        self, labels: Any, text: Any, text_lengths: Any, captions: Any = None, threads: int | None = None
+    ) -> Conditions:
         """The conditions of a batch of any size, checked: what `run_sampling` takes."""
-        return self._conditions(None, labels, text, text_lengths)
+        return self._conditions(None, labels, text, text_lengths, captions, threads)
 
     def run_sampling(self, conditions: Conditions, sampling: Sampling, run: RunOptions) -> F32:
         """`sample`, from its keywords as they are bundled: the conditions checked, what is open in `sampling` still open."""
@@ -281,15 +293,20 @@ class DiT(EngineModel):
             raise ValueError(f"t: expected train timesteps from 0 to {last:g}, got {times.min():g} to {times.max():g}")
         return times * np.float32(self._config.time_scale)
 
-    def _conditions(self, batch: int | None, labels: Any, text: Any, text_lengths: Any) -> Conditions:
+    def _conditions(
+        self, batch: int | None, labels: Any, text: Any, text_lengths: Any, captions: Any, threads: int | None
+    ) -> Conditions:
         config = self._config
         if config.condition == "class":
+            if captions is not None:
+                raise ValueError("captions: expected None, this model takes labels [B]; got captions")
             classes = config.num_classes
             if not config.null_class:
                 return class_labels(labels, text, batch, classes - 1, "and this model has no null class")
             return class_labels(labels, text, batch, classes, f"of which {classes} is the null class")
         if labels is not None:
-            raise ValueError("labels: expected None, this model takes text [B,t,Dt]; got labels")
+            raise ValueError("labels: expected None, this model takes text [B,t,Dt] or captions; got labels")
+        text, text_lengths = self._embedded(captions, text, text_lengths, batch, threads)
         return text_batch(text, text_lengths, batch, config.text_dim, config.num_text_tokens, "every image", lengths_count=True)
 
     def _noise_source(self, batch: int, schedule: Schedule, sampling: Sampling) -> NoiseSource:

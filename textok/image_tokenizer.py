@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
+from .captions import TakesCaptions
 from .conditions import Conditions, class_labels, text_batch
 from .config import TexTokConfig
 from .errors import WeightsError
@@ -20,7 +21,7 @@ U8 = NDArray[np.uint8]
 PIXEL_TYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
 
 
-class TexTok(EngineModel):
+class TexTok(TakesCaptions, EngineModel):
     """A text-conditioned image tokenizer: tokenizer and detokenizer of one model.
 
     `TexTok.from_pretrained` loads one, `TexTok.from_config` makes one with random weights; from arrays:
@@ -55,6 +56,8 @@ class TexTok(EngineModel):
         int [B], each 1..t: how many rows of each caption are real. Where the config masks text the others take no part; where
         it does not, they are part of the sequence like the rest: give t = Nt with zeros after each caption, as training, the
         commands and `Pipeline` do (`textok.conditions.full_text`), or a result depends on how far its batch is padded. None: all t.
+    captions
+        B strings (one string for one image) in place of `text`, where the config names its text encoder: they are embedded with `encoder`.
     labels
         int [B], 0..num_classes-1, in place of `text` for a model whose `text_source` is "class".
     batch_size
@@ -139,11 +142,13 @@ class TexTok(EngineModel):
         text: Any = None,
         text_lengths: Any = None,
         *,
+        captions: Any = None,
         labels: Any = None,
         batch_size: int | None = None,
         out: F32 | None = None,
         threads: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> F32:
         """Latents of images.
 
@@ -151,7 +156,7 @@ class TexTok(EngineModel):
         ----------
         x
             Pictures [B,S,S,3], uint8 or floats in [-1, 1]; see `textok.preprocess`.
-        text, text_lengths, labels, batch_size, out, threads, progress
+        text, text_lengths, captions, labels, batch_size, out, threads, progress
             See the class.
 
         Returns
@@ -163,8 +168,10 @@ class TexTok(EngineModel):
         ValueError, TypeError
             An argument that does not fit; says what came and what was expected.
         """
+        arrays.no_unknown(unknown)
         self._check_side("encode", "tokenizer")
         pixels = arrays.images(x, "x", self._config.image_size)
+        text, text_lengths = self._text(("tokenizer",), len(pixels), text, text_lengths, captions, threads)
         conditions = self._conditions("tokenizer", len(pixels), text, text_lengths, labels)
         result = arrays.output(out, "out", (len(pixels), *self._config.latent_shape), np.float32, [pixels, *conditions.given()])
         count = self._call_threads(threads)
@@ -180,12 +187,14 @@ class TexTok(EngineModel):
         text: Any = None,
         text_lengths: Any = None,
         *,
+        captions: Any = None,
         labels: Any = None,
         output: str = "uint8",
         batch_size: int | None = None,
         out: U8 | F32 | None = None,
         threads: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> U8 | F32:
         """Images of latents.
 
@@ -195,16 +204,18 @@ class TexTok(EngineModel):
             Latents [B,N,d] of any float type, from `encode` or a generator.
         output
             "uint8": clipped to [-1, 1] and rounded half up of (v + 1) * 127.5. "float32": as they come out, unclipped.
-        text, text_lengths, labels, batch_size, out, threads, progress
+        text, text_lengths, captions, labels, batch_size, out, threads, progress
             See the class.
 
         Returns
         -------
         uint8 or float32 [B,S,S,3].
         """
+        arrays.no_unknown(unknown)
         self._check_side("decode", "detokenizer")
         dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
         latents = self._latents(z)
+        text, text_lengths = self._text(("detokenizer",), len(latents), text, text_lengths, captions, threads)
         conditions = self._conditions("detokenizer", len(latents), text, text_lengths, labels)
         result = arrays.output(out, "out", (len(latents), *self._config.image_shape), dtype, [latents, *conditions.given()])
         count = self._call_threads(threads)
@@ -222,17 +233,21 @@ class TexTok(EngineModel):
         text: Any = None,
         text_lengths: Any = None,
         *,
+        captions: Any = None,
         labels: Any = None,
         output: str = "uint8",
         batch_size: int | None = None,
         out: U8 | F32 | None = None,
         threads: int | None = None,
         progress: bool = False,
+        **unknown: Any,
     ) -> U8 | F32:
         """`decode(encode(x))` with the same captions on both sides; arguments as there, result as `decode`'s."""
+        arrays.no_unknown(unknown)
         self._check_side("reconstruct", "both")
         dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
         pixels = arrays.images(x, "x", self._config.image_size)
+        text, text_lengths = self._text(("tokenizer", "detokenizer"), len(pixels), text, text_lengths, captions, threads)
         sides = [self._conditions(side, len(pixels), text, text_lengths, labels) for side in ("tokenizer", "detokenizer")]
         inputs = [pixels, *sides[0].given(), *sides[1].given()]
         result = arrays.output(out, "out", (len(pixels), *self._config.image_shape), dtype, inputs)
@@ -259,6 +274,17 @@ class TexTok(EngineModel):
     def _latents(self, z: Any) -> NDArray[Any]:
         tokens, numbers = self._config.latent_shape
         return arrays.floats(z, "z", (("B", None), ("N", tokens), ("d", numbers)))
+
+    def _text(
+        self, sides: tuple[str, ...], batch: int, text: Any, text_lengths: Any, captions: Any, threads: int | None
+    ) -> tuple[Any, Any]:
+        """The embeddings of the captions, where one of the sides takes text."""
+        config = self._config
+        if captions is None or not any(map(config.has_text, sides)):
+            return text, text_lengths
+        if config.text_source == "class":
+            raise ValueError("captions: expected None, this model takes labels [B]; got captions")
+        return self._embedded(captions, text, text_lengths, batch, threads)
 
     def _conditions(self, side: str, batch: int, text: Any, text_lengths: Any, labels: Any) -> Conditions:
         config = self._config

@@ -1,9 +1,8 @@
 """Generator and tokenizer together: from classes or captions to pictures."""
 
-import io
+import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,72 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, bundled, files, weights
+from .captions import checked_captions, embed, is_strings
 from .conditions import full_text
 from .dit import DiT
 from .errors import ConfigError
 from .image_tokenizer import PIXEL_TYPES, TexTok
 from .model import batch_parts
+from .pipeline_result import PipelineResult
 from .progress import progress_bar
 from .sampling import Callback, RunOptions, Sampling
 from .text.caption_store import CaptionStore
+from .text.encoder import TextEncoder
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 PARTS = ("textok", "dit", "captions")
 SAMPLING_KEYS = ("steps", "solver", "guidance_scale", "guidance_interval")  # of `Sampling`, in a pipeline's model_index.json
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class PipelineResult:
-    """What a pipeline made.
-
-    Attributes
-    ----------
-    images
-        uint8 [B,S,S,3], or float32 with output="float32".
-    latents
-        float32 [B,N,d], what the detokenizer was given.
-    captions
-        The caption drawn for each image of a class, whose text the detokenizer saw; None where none was drawn.
-    labels
-        The classes, None for text-to-image.
-    seed
-        With it and the same arguments the call gives the same result, also where it was called with seed=None.
-    """
-
-    images: U8 | F32
-    latents: F32
-    captions: list[str] | None
-    labels: list[int] | None
-    seed: int
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def contact_sheet(self) -> Any:
-        """A PIL image of all pictures with their captions."""
-        from .pictures.preprocess import to_uint8
-        from .pictures.sheets import Entry, contact_sheet
-
-        pictures = self.images if self.images.dtype == np.uint8 else to_uint8(self.images)
-        captions = self.captions or [""] * len(self)
-        titles = [f"class {label}" for label in self.labels] if self.labels is not None else [""] * len(self)
-        entries = [Entry([picture], title, caption) for picture, title, caption in zip(pictures, titles, captions)]
-        return contact_sheet(entries, columns=2 if self.captions else 8, side=128, text_width=300 if self.captions else 60)
-
-    def _repr_png_(self) -> bytes:
-        """The pictures, in a notebook."""
-        buffer = io.BytesIO()
-        self.contact_sheet().save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def __repr__(self) -> str:
-        kind = f"captions for {len(self.captions)}" if self.captions else "no captions drawn"
-        return (
-            f"PipelineResult(images {arrays.describe(self.images)}, latents {arrays.describe(self.latents)}, "
-            f"labels {self.labels}, {kind}, seed {self.seed})"
-        )
 
 
 class Pipeline:
@@ -108,6 +58,7 @@ class Pipeline:
     >>> pipe = Pipeline.from_pretrained("emoji")  # doctest: +SKIP
     >>> pipe(labels=[3, 7], seed=0).images.shape  # doctest: +SKIP
     (2, 64, 64, 3)
+    >>> Pipeline.from_pretrained("emoji-t2i")("a red apple", seed=0).save("apples")  # doctest: +SKIP
     """
 
     def __init__(
@@ -131,6 +82,12 @@ class Pipeline:
 
     def _check_fit(self) -> None:
         t, d = self.textok.config, self.dit.config
+        uses = [use for use in (t.text_encoder, d.text_encoder) if use is not None and use.identity]
+        if len({use.identity for use in uses}) > 1:
+            raise ConfigError(
+                f"dit: expected the text encoder of the tokenizer, {uses[0].name} (identity {uses[0].identity}), got "
+                f"{uses[1].name} (identity {uses[1].identity})"
+            )
         if self.textok.side == "tokenizer":
             raise ConfigError("textok: expected a model that holds its detokenizer, got one of its tokenizer only")
         if t.latent_shape != d.latent_shape:
@@ -207,6 +164,7 @@ class Pipeline:
         text: Any = None,
         text_lengths: Any = None,
         *,
+        captions: Any = None,
         steps: int | None = None,
         solver: str | None = None,
         spacing: str = "linspace",
@@ -222,14 +180,18 @@ class Pipeline:
         threads: int | None = None,
         progress: bool = False,
         callback: Callback | None = None,
+        **unknown: Any,
     ) -> PipelineResult:
         """Pictures of classes, or of captions.
 
         Parameters
         ----------
         labels
-            int [B], classes; for a class-conditional DiT. A caption of each class is drawn for the detokenizer; for the null
-            class, one of all.
+            int [B] or their names (see `class_names`), classes; for a class-conditional DiT. A caption of each class is drawn for the
+            detokenizer; for the null class, one of all. For a DiT-T2I strings in this first place are `captions`.
+        captions
+            B strings, embedded with `encoder`: for a DiT-T2I what the pictures show; for one of classes what the detokenizer sees in place
+            of captions that are drawn.
         text, text_lengths
             Caption embeddings [B,t,Dt] and how many rows of each are real; for a DiT-T2I. The detokenizer sees them too, with zeros
             up to its `num_text_tokens` where it does not mask text.
@@ -242,13 +204,26 @@ class Pipeline:
         -------
         `PipelineResult` with images, latents, captions, labels and seed.
         """
+        arrays.no_unknown(unknown)
         arrays.choice(output, "output", list(PIXEL_TYPES))
+        by_text = self.dit.config.condition == "text"
+        if by_text and is_strings(labels):
+            if captions is not None:
+                raise ValueError("captions: expected the captions once, got strings in the first place too")
+            labels, captions = None, labels
+        if not by_text:
+            labels = self._numbers(labels)
         asked = Sampling(steps, solver, spacing, eta, guidance_scale, guidance_interval, noise, step_noise, seed, first_index)
         sampling = asked.over(self.sampling).resolved(self.dit.config)
         run = RunOptions(batch_size, threads, progress, callback)
-        drawn = self._draw(labels, sampling)
-        latents = self.dit.run_sampling(self.dit.conditions(labels, text, text_lengths), sampling, run)
-        captions = None
+        drawn = self._draw(labels, sampling) if captions is None else None
+        if captions is not None:
+            captions, text, text_lengths = self._embedded(captions, labels, text, threads)
+        if by_text:
+            conditions = self.dit.conditions(labels, text, text_lengths)
+        else:
+            conditions = self.dit.conditions(labels, text if captions is None else None, None)
+        latents = self.dit.run_sampling(conditions, sampling, run)
         if self.captions is not None and drawn is not None:
             captions = self.captions.captions(drawn)
             images = self._decode_drawn(self.captions, latents, drawn, output, run)
@@ -258,9 +233,65 @@ class Pipeline:
                 images = self.textok.decode(latents, labels=labels, **same)
             else:
                 images = self.textok.decode(latents, self._full(text), text_lengths, **same)
-        names = None if labels is None else [int(label) for label in labels]
+        numbers = None if labels is None else [int(label) for label in labels]
+        known = self.class_names
+        names = [known.get(number) for number in numbers] if numbers is not None and known else None
         assert sampling.seed is not None, "settings that are resolved have a seed"
-        return PipelineResult(images, latents, captions, names, sampling.seed)
+        return PipelineResult(images, latents, captions, numbers, sampling.seed, names, sampling.checked_first_index())
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """The names of the classes, by number; empty where the captions give none, and for text-to-image."""
+        return {} if self.captions is None or self.dit.config.condition == "text" else self.captions.class_names
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The text encoder that the models' configs name, loaded when first asked for; see `TexTok.encoder`."""
+        takers = self._takers()
+        return next((model for model in takers if model._encoder is not None or model.config.text_encoder is not None), takers[0]).encoder
+
+    @encoder.setter
+    def encoder(self, encoder: TextEncoder) -> None:
+        for model in self._takers():
+            model.encoder = encoder
+
+    def _takers(self) -> list[TexTok | DiT]:
+        """The models that take text."""
+        t = self.textok.config
+        takers: list[TexTok | DiT] = [self.dit] if self.dit.config.condition == "text" else []
+        if t.text_condition != "none" and t.text_source == "embedding":
+            takers.append(self.textok)
+        if not takers:
+            raise ConfigError("encoder: expected a pipeline that takes text; neither of its models does")
+        return takers
+
+    def _numbers(self, labels: Any) -> Any:
+        """Class numbers in place of names."""
+        if not is_strings(labels):
+            return labels
+        known = self.class_names
+        if not known:
+            raise ValueError(f"labels: expected class numbers, 0 to {self.dit.config.num_classes}; this pipeline has no names of classes")
+        by_name = {name: number for number, name in reversed(known.items())}
+        names = [labels] if isinstance(labels, str) else [str(name) for name in labels]
+        for name in names:
+            if name not in by_name:
+                near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4) or list(by_name)[:3]
+                raise ValueError(
+                    f"labels: expected names of classes, such as {', '.join(map(repr, near))}, got {name!r}; pipe.class_names has all "
+                    f"{len(by_name)}, and only text-to-image pipelines take captions here"
+                )
+        return [by_name[name] for name in names]
+
+    def _embedded(self, captions: Any, labels: Any, text: Any, threads: int | None) -> tuple[list[str], F32, Any]:
+        """The captions as strings, and as both models take them."""
+        if text is not None:
+            raise ValueError("captions: expected captions or text, got both")
+        by_text = self.dit.config.condition == "text"
+        if not by_text and labels is None:
+            raise ValueError("labels: expected classes [B] beside captions, which only the detokenizer sees; got None")
+        texts = checked_captions(captions, None if by_text else np.size(labels))
+        return texts, *embed(self.encoder, texts, self._takers()[0].config, threads)
 
     def _draw(self, labels: Any, sampling: Sampling) -> list[int] | None:
         """Checks the labels, also as the detokenizer's; where it takes text, the caption of each."""

@@ -26,6 +26,7 @@ I32 = NDArray[np.int32]
 CAPTIONS_FILE = "captions.jsonl"
 EMBEDDINGS_FILE = "embeddings.safetensors"
 NO_LABEL = -1
+CLASS_NAME_FIELDS = ("label_name", "class_name", "name")
 
 
 class CaptionStore:
@@ -114,6 +115,16 @@ class CaptionStore:
     def longest(self) -> int:
         """Tokens of the longest caption."""
         return int(self._tokens.lengths.max())
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """The names of the classes that have one: each record's "label_name", "class_name" or "name"."""
+        found: dict[int, str] = {}
+        for record in self.records:
+            name = next((record[key] for key in CLASS_NAME_FIELDS if isinstance(record.get(key), str)), None)
+            if "label" in record and name is not None:
+                found.setdefault(record["label"], name)
+        return dict(sorted(found.items()))
 
     def captions(self, indices: ArrayLike) -> list[str]:
         """The captions at these indices."""

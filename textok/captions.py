@@ -1,0 +1,126 @@
+"""Captions as strings: the text encoder that a model's config names, loaded when first needed, in place of embeddings."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .conditions import full_text
+from .config import DiTConfig, EncoderUse, TexTokConfig
+from .errors import ConfigError
+from .text.encoder import TextEncoder
+
+_LOADING = threading.Lock()
+
+
+class TakesCaptions:
+    """What TexTok and DiT have in common that takes captions as strings."""
+
+    _config: Any
+    _dtype: str
+    _threads: int
+    _encoder: TextEncoder | None = None
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The text encoder of `captions=`: the one that the config names, loaded when first asked for, in this model's dtype.
+
+        Another one may be set; a ConfigError names both where it is not the one whose embeddings the model was trained on.
+        """
+        with _LOADING:
+            if self._encoder is None:
+                use = self._config.text_encoder
+                if use is None:
+                    raise ConfigError(
+                        "captions: this model's config names no text encoder; give embeddings as text=, or set model.encoder to a "
+                        "textok.TextEncoder"
+                    )
+                found = TextEncoder.from_pretrained(use.name, self._dtype, self._threads or None, end_token=use.end_token)
+                check_encoder(found, self._config)
+                self._encoder = found
+            return self._encoder
+
+    @encoder.setter
+    def encoder(self, encoder: TextEncoder) -> None:
+        if not isinstance(encoder, TextEncoder):
+            raise TypeError(f"encoder: expected a TextEncoder, got {type(encoder).__name__}")
+        check_encoder(encoder, self._config)
+        self._encoder = encoder
+
+    def _embedded(
+        self, captions: Any, text: Any, text_lengths: Any, batch: int | None, threads: int | None
+    ) -> tuple[Any, Any]:
+        """Text and lengths as given, or of captions where there are some."""
+        if captions is None:
+            return text, text_lengths
+        if text is not None or text_lengths is not None:
+            raise ValueError("captions: expected captions or text with text_lengths, got both")
+        return embed(self.encoder, checked_captions(captions, batch), self._config, threads)
+
+
+def check_encoder(encoder: TextEncoder, config: TexTokConfig | DiTConfig) -> None:
+    """A ConfigError where a model of `config` was not trained on this encoder's embeddings."""
+    if encoder.text_dim != config.text_dim:
+        raise ConfigError(
+            f"encoder: expected embeddings {config.text_dim} wide, as {_trained_on(config.text_encoder)}, got {encoder.name}, "
+            f"whose are {encoder.text_dim} wide"
+        )
+    use = config.text_encoder
+    if use is None:
+        return
+    if use.identity and use.identity != encoder.identity:
+        raise ConfigError(
+            f"encoder: expected {use.name} (identity {use.identity}), on whose embeddings the model was trained, got {encoder.name} "
+            f"(identity {encoder.identity}): other weights, another tokenizer or other settings"
+        )
+    if use.end_token != encoder.end_token:
+        raise ConfigError(
+            f"encoder: expected {use.name} {_tokens(use.end_token)}, as the model was trained, got {encoder.name} "
+            f"{_tokens(encoder.end_token)}"
+        )
+
+
+def _trained_on(use: EncoderUse | None) -> str:
+    return "the model takes them" if use is None else f"those of {use.name} are, on which the model was trained"
+
+
+def _tokens(end_token: bool) -> str:
+    return f"{'with' if end_token else 'without'} its end token"
+
+
+def is_strings(value: Any) -> bool:
+    """Whether `value` is a string or a list of strings, and no array of numbers."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "UT"
+    return isinstance(value, str) or (isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value))
+
+
+def checked_captions(captions: Any, batch: int | None) -> list[str]:
+    """A list of strings, `batch` of them where it is given."""
+    found = [captions] if isinstance(captions, str) else captions
+    if not isinstance(found, Sequence | np.ndarray):
+        raise TypeError(f"captions: expected a string or a list of strings, got {type(captions).__name__}")
+    for place, caption in enumerate(found):
+        if not isinstance(caption, str):
+            raise TypeError(f"captions[{place}]: expected a string, got {type(caption).__name__}; embeddings go in as text=")
+    if batch is not None and len(found) != batch:
+        raise ValueError(f"captions: expected {batch}, one an image, got {len(found)}")
+    return [str(caption) for caption in found]
+
+
+def most_tokens(config: TexTokConfig | DiTConfig) -> int:
+    """Tokens that captions of a model are cut to."""
+    use = config.text_encoder
+    return config.num_text_tokens if use is None or use.max_tokens is None else min(use.max_tokens, config.num_text_tokens)
+
+
+def embed(
+    encoder: TextEncoder, captions: Sequence[str], config: TexTokConfig | DiTConfig, threads: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Captions as a model of `config` takes them: text float32 [B,t,Dt] and lengths int32 [B]."""
+    text, lengths = encoder(captions, most_tokens(config), threads=threads)
+    if len(text) == 0:
+        text = np.zeros((0, 1, encoder.text_dim), np.float32)
+    return full_text(text, config.num_text_tokens, getattr(config, "text_mask", True)), lengths
