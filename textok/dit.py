@@ -104,7 +104,7 @@ class DiT(TakesCaptions, EngineModel):
             raise TypeError(f"null: expected True or False, got {type(null).__name__} {null!r}")
         if null and not (labels is None and text is None and captions is None):
             raise ValueError(
-                "null: expected no labels, text or captions with null=True, got "
+                "null: expected no labels and no text with null=True, got "
                 + ("labels" if labels is not None else "text" if text is not None else "captions")
             )
         conditions = Conditions() if null else self._conditions(batch, labels, text, text_lengths, captions, threads)

@@ -271,7 +271,9 @@ class Pipeline:
             return labels
         known = self.class_names
         if not known:
-            raise ValueError(f"labels: expected class numbers, 0 to {self.dit.config.num_classes}; this pipeline has no names of classes")
+            raise ValueError(
+                f"labels: expected class numbers, 0 to {self.dit.config.num_classes}, got names, which this pipeline has none of"
+            )
         by_name = {name: number for number, name in reversed(known.items())}
         names = [labels] if isinstance(labels, str) else [str(name) for name in labels]
         for name in names:

@@ -52,6 +52,11 @@ NO_ARRAYS = {
     "records": (np.zeros(3, [("a", "f4")]), ValueError, "expected an array of numbers"),
     "masked": (np.ma.masked_array([1.0, 2.0], [True, False]), ValueError, "expected a plain array, got a masked one"),
 }
+# The same for `text`, where strings are captions in the wrong place.
+NO_EMBEDDINGS = NO_ARRAYS | {
+    "string": ("abc", TypeError, "got strings; give them as captions=[...]"),
+    "list of strings": (["a", "b"], TypeError, "got strings; give them as captions=[...]"),
+}
 
 PICTURES = {
     "int64": (X.astype(np.int64), ValueError, "expected uint8, or floats in [-1, 1], got int64 [3, 16, 16, 3]"),
@@ -210,7 +215,8 @@ FROM_TEXT = {"text": TEXT, "text_lengths": [1, 7, 3], "steps": 2, "seed": 0}
 RUN = {"threads": THREADS, "batch_size": BATCH_SIZES, "progress": FLAGS}
 CLASS_LABELS = label_errors(8, "the tokenizer's classes")
 DIT_LABELS = label_errors(9, "of which 9 is the null class")
-NO_LABELS = {"labels": (LABELS, ValueError, "expected None, this model takes text [B,t,Dt]; got labels")}
+NAMES = {"string": "abc", "strings": np.array(["a", "b"])}  # of classes, where a pipeline has names
+NO_LABELS = {"labels": (LABELS, ValueError, "expected None, this model takes text [B,t,Dt] or captions; got labels")}
 NO_TEXT = {"text": (TEXT, ValueError, "expected None, this model takes labels [B]; got text")}
 STEPS = {
     "zero": (0, ValueError, "expected 1 to 999, got 0"),
@@ -291,7 +297,7 @@ CALLS = {
         ENCODE,
         {
             "x": NO_ARRAYS | PICTURES | {"none": (None, TypeError, "expected an array, got NoneType")},
-            "text": NO_ARRAYS
+            "text": NO_EMBEDDINGS
             | TEXTS
             | BATCH_OF_TEXTS
             | {
@@ -312,7 +318,7 @@ CALLS = {
         DECODE,
         {
             "z": NO_ARRAYS | LATENTS | {"none": (None, TypeError, "expected an array, got NoneType")},
-            "text": NO_ARRAYS
+            "text": NO_EMBEDDINGS
             | TEXTS
             | BATCH_OF_TEXTS
             | {"none": (None, ValueError, "which the detokenizer of this model needs, got None")},
@@ -328,7 +334,7 @@ CALLS = {
         ENCODE,
         {
             "x": NO_ARRAYS | PICTURES,
-            "text": NO_ARRAYS | TEXTS | BATCH_OF_TEXTS,
+            "text": NO_EMBEDDINGS | TEXTS | BATCH_OF_TEXTS,
             "text_lengths": NO_ARRAYS | LENGTHS,
             "labels": NO_LABELS,
             **RUN,
@@ -377,7 +383,7 @@ CALLS = {
         TEXT_DIT.denoise,
         {"x": Z, "t": [1.5, 2, 3], "text": TEXT},
         {
-            "text": NO_ARRAYS
+            "text": NO_EMBEDDINGS
             | TEXTS
             | BATCH_OF_TEXTS
             | {"none": (None, ValueError, "expected caption embeddings [B, t <= 7, 12]")},
@@ -401,7 +407,7 @@ CALLS = {
         TEXT_DIT.sample,
         FROM_TEXT,
         {
-            "text": NO_ARRAYS
+            "text": NO_EMBEDDINGS
             | {name: (value, error, message.replace("B=3", "B")) for name, (value, error, message) in TEXTS.items()}
             | {"none": (None, ValueError, "expected caption embeddings")},
             "text_lengths": NO_ARRAYS | LENGTHS,
@@ -417,7 +423,10 @@ CALLS = {
         small.class_pipeline(),
         SAMPLE,
         {
-            "labels": NO_ARRAYS | DIT_LABELS | {"none": (None, ValueError, "expected integers [B], 0 to 9, got None")},
+            "labels": NO_ARRAYS
+            | DIT_LABELS
+            | {name: (value, ValueError, "expected class numbers, 0 to 9") for name, value in NAMES.items()}
+            | {"none": (None, ValueError, "expected integers [B], 0 to 9, got None")},
             "text": NO_TEXT,
             "output": choice_errors("uint8", "float32"),
             **RUN,
@@ -428,7 +437,7 @@ CALLS = {
         small.text_pipeline(),
         FROM_TEXT,
         {
-            "text": NO_ARRAYS | {"none": (None, ValueError, "expected caption embeddings"), "NaN": TEXTS["NaN"]},
+            "text": NO_EMBEDDINGS | {"none": (None, ValueError, "expected caption embeddings"), "NaN": TEXTS["NaN"]},
             "text_lengths": NO_ARRAYS | LENGTHS,
             "labels": NO_LABELS,
             **RUN,

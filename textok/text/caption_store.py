@@ -173,12 +173,13 @@ def _checked_record(record: Any, where: str) -> dict[str, Any]:
 
 def _halves(tokens: ArrayLike, offsets: ArrayLike, count: int) -> RaggedTokens:
     """The tokens of `count` captions as float16."""
+    ends = arrays.view(offsets, "offsets")
+    if ends.shape != (count + 1,):
+        raise WeightsError(f"offsets: expected integers [{count + 1}], one more than captions, got {arrays.describe(ends)}")
     try:
-        rows = RaggedTokens(tokens, offsets)
+        rows = RaggedTokens(tokens, ends)
     except ValueError as problem:
         raise WeightsError(str(problem)) from None
-    if len(rows) != count:
-        raise WeightsError(f"offsets: expected integers [{count + 1}], one more than captions, got [{len(rows) + 1}]")
     with np.errstate(over="ignore"):
         halves = rows.tokens.astype(np.float16)
     if not np.isfinite(halves).all():

@@ -43,10 +43,10 @@ class RaggedTokens:
         rows, ends = arrays.view(tokens, "tokens"), arrays.view(offsets, "offsets")
         if not arrays.is_float(rows.dtype) or rows.ndim != 2 or rows.shape[1] < 1:
             raise ValueError(f"tokens: expected floats [total, Dt], got {arrays.describe(rows)}")
-        if ends.dtype.kind not in "iu" or ends.ndim != 1 or len(ends) < 2:
+        if ends.dtype.kind not in "iu" or ends.ndim != 1:
             raise ValueError(f"offsets: expected integers [n+1], one more than captions, got {arrays.describe(ends)}")
         ends = ends.astype(np.int64)
-        if ends[0] != 0 or ends[-1] != len(rows) or (np.diff(ends) < 1).any():
+        if len(ends) < 2 or ends[0] != 0 or ends[-1] != len(rows) or (np.diff(ends) < 1).any():
             raise ValueError(
                 f"offsets: expected to rise from 0 to {len(rows)}, the rows of tokens, with at least one row a caption"
             )
