@@ -635,27 +635,38 @@ static void *put_array(PyObject *dict, const char *name, int rank, const size_t 
     return data;
 }
 
-static PyObject *weights(PyObject *self, PyObject *none)
+/* Puts tensor i, and its scales where there are such, into the dict. */
+static int put_tensor(PyObject *dict, const struct tx_model *model, size_t i)
 {
-    (void)none;
+    const char *name;
+    char text[128];
+    size_t shape[3];
+    const int rank = tx_model_tensor(model, i, &name, shape);
+    const enum tx_dtype dtype = tx_model_tensor_dtype(model, i);
+    float *scale = NULL;
+    scale_name(text, sizeof text, name);
+    void *data = put_array(dict, name, rank, shape, dtypes[dtype].npy);
+    if (data && dtype == TX_INT8)
+        scale = put_array(dict, text, 1, shape, NPY_FLOAT32);
+    if (!data || (dtype == TX_INT8 && !scale))
+        return -1;
+    tx_model_export(model, i, data, scale);
+    return 0;
+}
+
+static PyObject *weights(PyObject *self, PyObject *args)
+{
     const struct tx_model *model = model_of(self);
+    Py_ssize_t only = -1;
+    const size_t count = tx_model_tensor_count(model);
+    if (!PyArg_ParseTuple(args, "|n:weights", &only))
+        return NULL;
+    if (only >= (Py_ssize_t)count)
+        return PyErr_Format(PyExc_ValueError, "weights: expected a number below %zu, got %zd", count, only);
     PyObject *dict = PyDict_New();
-    for (size_t i = 0; dict && i < tx_model_tensor_count(model); i++) {
-        const char *name;
-        char text[128];
-        size_t shape[3];
-        const int rank = tx_model_tensor(model, i, &name, shape);
-        const enum tx_dtype dtype = tx_model_tensor_dtype(model, i);
-        float *scale = NULL;
-        scale_name(text, sizeof text, name);
-        void *data = put_array(dict, name, rank, shape, dtypes[dtype].npy);
-        if (data && dtype == TX_INT8)
-            scale = put_array(dict, text, 1, shape, NPY_FLOAT32);
-        if (!data || (dtype == TX_INT8 && !scale))
+    for (size_t i = only < 0 ? 0 : (size_t)only; dict && i < (only < 0 ? count : (size_t)only + 1); i++)
+        if (put_tensor(dict, model, i) < 0)
             Py_CLEAR(dict);
-        else
-            tx_model_export(model, i, data, scale);
-    }
     return dict;
 }
 
@@ -717,7 +728,7 @@ static PyMethodDef model_methods[] = {
     METHOD(sample, "sample(x, t, update, guidance, step_noise, labels, text, text_lengths, callback=None, threads=0)"),
     METHOD(encode_text, "encode_text(ids, tokens, keys, pooled_at, states, pooled, threads=0, trace=None)"),
     METHOD(memory_plan, "memory_plan(batch, text_tokens, steps=1, threads=0) -> {\"weights\": bytes, \"workspace\": bytes}"),
-    {"weights", weights, METH_NOARGS, "All tensors, as they came."},
+    {"weights", weights, METH_VARARGS, "weights(index=-1): all tensors, or the one of that number, as they came."},
     {0},
 };
 

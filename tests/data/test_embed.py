@@ -500,4 +500,4 @@ def test_without_the_extra(tmp_path):
     done = process(
         tmp_path / "a.txt", "--out", tmp_path / "x", code="sys.modules['torch'] = sys.modules['transformers'] = None"
     )
-    assert done.returncode == 1 and "pip install 'textok-cpu[text]'" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and "pip install 'textok-cpu[text-torch]'" in done.stderr and done.stderr.count("\n") == 1

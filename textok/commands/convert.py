@@ -1,18 +1,21 @@
 """make a textok model of another project's checkpoint
 
 Knows the DiT of facebookresearch, SiT and REPA (.pt), the DiT of diffusers (a folder, or its pipeline), the TexTok of pranoyr (.pt),
-the TiTok and TA-TiTok of bytedance with a VAE's latents, and SoftVQ-VAE, MAETok and the DiT and SiT over their tokens (folders of the
-hub); shards and half precision too. PyTorch is not needed, and nothing in a file is executed.
+the TiTok and TA-TiTok of bytedance with a VAE's latents, SoftVQ-VAE, MAETok and the DiT and SiT over their tokens (folders of the
+hub), and the text encoders T5, mT5, umT5, BERT and CLIP (folders of Hugging Face or open_clip, and open_clip's files); shards and half
+precision too. PyTorch is not needed, and nothing in a file is executed.
 What a file does not say, such as its number of heads, has to be given.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..files import read_json
+from ..model import EngineModel
 from ..weights import CONFIG_FILE, WEIGHTS_FILE
 from .arguments import add_dtype
 
@@ -53,14 +56,22 @@ def setting(text: str) -> tuple[str, Any]:
 
 def run(args: argparse.Namespace) -> None:
     from .. import importers
+    from ..text.encoder import TextEncoder
+    from ..text.encoder_files import open_encoder
 
     there = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if (args.out / name).exists()]
     if there and not args.overwrite:
         raise FileExistsError(f"{args.out / there[0]} is there already; --overwrite replaces it")
     settings = read_json(args.config) if args.config else {}
-    found = importers.read(args.source, settings | dict(map(setting, args.set)), args.ignore)
-    for note in found.notes:
-        print(f"{args.source}: {note}")
-    model = importers.make(found, args.dtype)
+    settings |= dict(map(setting, args.set))
+    encoder = open_encoder(args.source, settings)
+    model: EngineModel
+    if encoder:
+        model = TextEncoder.from_source(encoder, args.out.name, args.dtype, progress=sys.stderr.isatty())
+    else:
+        found = importers.read(args.source, settings, args.ignore)
+        for note in found.notes:
+            print(f"{args.source}: {note}")
+        model = importers.make(found, args.dtype)
     model.save_pretrained(args.out)
     print(f"{args.out}: {model}")

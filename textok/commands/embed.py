@@ -25,7 +25,7 @@ from .arguments import add_threads, integer
 
 EXAMPLE = """textok embed shards/ --field caption_long --out store
          textok embed photos/ --template "a photo of a {name}" --out store --captions my-pipeline/captions --per-class 4"""
-EXTRA = "text"
+EXTRA = "text-torch"
 DTYPES = ("float16", "bfloat16", "int8")
 
 

@@ -12,6 +12,8 @@ from ..errors import ConfigError
 from ..image_tokenizer import TexTok
 from ..model import EngineModel
 from ..pipeline import Pipeline
+from ..text.encoder import TextEncoder
+from ..text.encoder_files import is_encoder_folder
 from ..version import __version__
 
 EXAMPLE = "textok info emoji-textok"
@@ -33,14 +35,21 @@ def run(args: argparse.Namespace) -> None:
     if (folder / weights.PIPELINE_FILE).is_file():
         print(Pipeline.from_pretrained(folder))
         return
+    if is_encoder_folder(folder):
+        told(TextEncoder.from_pretrained(args.model), "caption")
+        return
     kind = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
     if kind not in MODELS:
         raise ConfigError(
             f'{folder / weights.CONFIG_FILE}: expected "model_type": {" or ".join(map(json.dumps, MODELS))}, got {kind!r}'
         )
-    model = MODELS[kind].from_pretrained(folder)
+    told(MODELS[kind].from_pretrained(folder), "image")
+
+
+def told(model: EngineModel, one: str) -> None:
+    """Prints what a model is and what it takes, a call on `one` thing included."""
     print(model)
     for key, value in model.config.to_dict().items():
         print(f"  {key:22}{json.dumps(value)}")
     plan = model.memory_plan(1)
-    print(f"memory: weights {plan['weights'] / 2**20:.1f} MiB, one image {plan['workspace'] / 2**20:.1f} MiB more")
+    print(f"memory: weights {plan['weights'] / 2**20:.1f} MiB, one {one} {plan['workspace'] / 2**20:.1f} MiB more")

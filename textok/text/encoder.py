@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import arrays, files
+from .. import _core, arrays, files
 from ..bundled import find_model
 from ..config import TextEncoderConfig
 from ..model import EngineModel
 from ..progress import progress_bar
-from ..weights import Tensor, random_tensors, user_tensors
+from ..weights import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, Tensor, from_engine, random_tensors, user_tensors, write_tensors
 from . import encoder_layouts as layouts
 from .encoder_files import EncoderFolder, EngineTensors, read_folder
 from .tokens import CaptionTokenizer
@@ -24,6 +24,7 @@ from .tokens import CaptionTokenizer
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
+SHARD_BYTES = 2 << 30  # of a file of weights, and of a tensor more
 CAPTIONS_AT_ONCE = 64  # that go to the engine; it takes as many of them together as fill its kernels
 # Fields of a config that no state depends on.
 _NO_SETTINGS = ("model_type", "max_tokens", "pad_token_id", "weights_digest")
@@ -115,10 +116,10 @@ class TextEncoder(EngineModel):
             how.
         """
         folder = find_model(path)
-        return cls._from_source(read_folder(folder), os.fspath(path), dtype, threads, end_token, progress)
+        return cls.from_source(read_folder(folder), os.fspath(path), dtype, threads, end_token, progress)
 
     @classmethod
-    def _from_source(
+    def from_source(
         cls,
         source: EncoderFolder,
         name: str,
@@ -127,6 +128,7 @@ class TextEncoder(EngineModel):
         end_token: bool = True,
         progress: bool = False,
     ) -> Self:
+        """An encoder of what `encoder_files` found; the others as in `from_pretrained`."""
         model = cls.__new__(cls)
         model._set_up(source.config, dtype, threads, "both")
         if not isinstance(end_token, bool):
@@ -362,13 +364,37 @@ class TextEncoder(EngineModel):
         return layouts.split(self._config, super().weights())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json`, `model.safetensors` and the tokenizer's files to `folder`, made where missing."""
+        """Write `config.json`, the tokenizer's files and `model.safetensors` to `folder`, made where missing; of more than 2 GiB, parts of
+        it and their index, so that the copy that is written never takes more memory than that.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name, content in self._tokenizer.files.items():
             with files.replacing(target / name) as temporary:
                 temporary.write_bytes(content)
-        super().save_pretrained(target)
+        places: dict[str, str] = {}
+        for number, tensors in enumerate(self._shards(), 1):
+            name = f"model-{number:05}.safetensors"
+            write_tensors(target / name, tensors)
+            places |= dict.fromkeys(tensors, name)
+        if len(set(places.values())) == 1:
+            (target / name).replace(target / WEIGHTS_FILE)
+            (target / INDEX_FILE).unlink(missing_ok=True)
+        else:
+            files.write_json(target / INDEX_FILE, {"metadata": {}, "weight_map": places})
+            (target / WEIGHTS_FILE).unlink(missing_ok=True)
+        files.write_json(target / CONFIG_FILE, self._config.to_dict())
+
+    def _shards(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """All tensors as files have them, so many at a time that a copy of them may be held."""
+        shard: dict[str, NDArray[Any]] = {}
+        for index in range(len(_core.weight_table(self.model_type, self._config.to_dict()))):
+            shard |= layouts.split(self._config, from_engine(self._model.weights(index)))
+            if sum(tensor.nbytes for tensor in shard.values()) > SHARD_BYTES:
+                yield shard
+                shard = {}
+        if shard:
+            yield shard
 
     def memory_plan(self, batch: int, tokens: int | None = None) -> dict[str, int]:
         """Bytes that a call on `batch` captions of `tokens` tokens (None: of `max_tokens`) takes beside its arguments and its

@@ -2,6 +2,7 @@
 type."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..config import TextEncoderConfig
 from ..errors import ConfigError, WeightsError
 from ..torch_files import StoredTensor, TorchFile
 from . import encoder_layouts as layouts
-from .tokens import TOKENIZER_FILES
+from .tokens import needed_files
 
 _TORCH_FILE = "pytorch_model.bin"
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -44,6 +45,18 @@ def is_encoder_folder(folder: Path) -> bool:
     if not (folder / weights.CONFIG_FILE).is_file():
         return False
     return files.read_json(folder / weights.CONFIG_FILE).get("model_type") in ("text_encoder", *_READERS)
+
+
+def open_encoder(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> EncoderFolder | None:
+    """The text encoder in a folder or a file of anybody's, or None where there is none; see `read_folder` and `read_file`."""
+    place = Path(path)
+    if place.is_dir():
+        return read_folder(place, settings) if is_encoder_folder(place) else None
+    try:
+        found = "family" in settings or layouts.is_open_clip(_file_tensors(place))
+    except WeightsError:
+        found = False  # other importers may know what it is
+    return read_file(place, settings) if found else None
 
 
 def read_folder(folder: Path, settings: Mapping[str, Any] | None = None) -> EncoderFolder:
@@ -78,7 +91,7 @@ def read_folder(folder: Path, settings: Mapping[str, Any] | None = None) -> Enco
 
 def read_file(path: Path, settings: Mapping[str, Any]) -> EncoderFolder:
     """One file of weights, .safetensors or of torch.save, whose config is `settings` and what the shapes say."""
-    tensors = _safetensors_file(path) if path.suffix == ".safetensors" else _torch_file(path)
+    tensors = _file_tensors(path)
     if layouts.is_open_clip(tensors):
         tensors = layouts.from_open_clip(tensors)
         if missing := [key for key in ("num_heads", "activation") if key not in settings]:
@@ -240,7 +253,7 @@ def _tensors(folder: Path) -> dict[str, weights.Tensor]:
     for name in _OPEN_CLIP_FILES:
         if (folder / name).exists():
             path = folder / name
-            return layouts.from_open_clip(_safetensors_file(path) if path.suffix == ".safetensors" else _torch_file(path))
+            return layouts.from_open_clip(_file_tensors(path))
     if (folder / _TORCH_FILE).exists():
         return _torch_file(folder / _TORCH_FILE)
     index = folder / f"{_TORCH_FILE}.index.json"
@@ -252,7 +265,9 @@ def _tensors(folder: Path) -> dict[str, weights.Tensor]:
     return result
 
 
-def _safetensors_file(path: Path) -> dict[str, weights.Tensor]:
+def _file_tensors(path: Path) -> dict[str, weights.Tensor]:
+    if path.suffix != ".safetensors":
+        return _torch_file(path)
     file = weights.TensorFile(path)
     return {name: file.tensor(name) for name in file.shapes}
 
@@ -270,12 +285,11 @@ def _torch_file(path: Path) -> dict[str, weights.Tensor]:
 def _tokenizer_files(folder: Path) -> dict[str, bytes]:
     """The files of a folder's tokenizer, as they are; none are an error only where strings come."""
     result = {}
-    for name in TOKENIZER_FILES:
+    for name in needed_files(lambda name: (folder / name).is_file()):
         path = folder / name
-        if path.is_file():
-            if files.check_regular(path, ConfigError).st_size > files.MAX_JSON_BYTES:
-                raise ConfigError(f"{path}: expected at most {files.MAX_JSON_BYTES >> 20} MB")
-            result[name] = path.read_bytes()
+        if files.check_regular(path, ConfigError).st_size > files.MAX_JSON_BYTES:
+            raise ConfigError(f"{path}: expected at most {files.MAX_JSON_BYTES >> 20} MB")
+        result[name] = path.read_bytes()
     return result
 
 

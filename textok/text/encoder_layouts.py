@@ -103,6 +103,8 @@ def split(config: TextEncoderConfig, tensors: Mapping[str, NDArray[Any]]) -> dic
     """The engine's tensors, int8 ones beside their `NAME.scale`, under the names that files have."""
     result: dict[str, NDArray[Any]] = {}
     for ours, names in engine_names(config).items():
+        if ours not in tensors:
+            continue
         for suffix in ("", ".scale"):
             if ours + suffix in tensors:
                 parts = np.split(tensors[ours + suffix], len(names))

