@@ -13,8 +13,8 @@
  *
  * Beside the products of a block run:
  *   1. the epilogue of the block before, a few rows a step (vectors run at half their rate beside tiles, one a cycle)
- * 2. the stores of sums. Four tiles stored in one go hold up the loads behind them by about 1,000 cycles; so the lower half of
- *      a block runs SKEW steps behind the upper at both ends, and its sums (`rest`) leave in the next block
+ *   2. the stores of sums. Four tiles stored in one go hold up the loads behind them by about 1,000 cycles; so the lower half
+ *      of a block runs SKEW steps behind the upper at both ends, and its sums (`rest`) leave in the next block
  *   3. fetches of the panels to come
  *
  * An element's sum is one chain over ascending K, wherever it lies. Bounds: a last block of fewer rows has tiles with fewer
