@@ -1,4 +1,4 @@
-"""The bfloat16 and int8 kernels of one ISA row on the models' own shapes: verified against float64, then timed beside the register-only rate.
+"""The bfloat16, int8 and int4 kernels of one ISA row on the models' own shapes: verified against float64, then timed beside the register-only rate.
 
     python benchmarks/kernels_narrow.py                     all cases on the best row, one and two threads
     python benchmarks/kernels_narrow.py --isa avx512_vnni --case int8 --threads 1
@@ -54,6 +54,12 @@ class Gemm:
         if self.dtype == "bf16":
             a, packed = k.round_bf16(x), k.pack_bf16(w / np.float32(math.sqrt(self.K)))
             self.exact = np.float64(wide(a[:32, : self.K])) @ np.float64(wide(k.unpack_bf16(packed, self.N, self.K)[:300])).T
+        elif self.dtype == "int4":
+            a, a_scale = k.quantize_int8(x)
+            q, s = RNG.integers(-8, 8, w.shape, np.int8), RNG.integers(6, 17, (self.N, -(-self.K // 32)), np.uint8)
+            packed, w_scale = k.pack_int4(q, s), np.full(self.N, 0.01 / math.sqrt(self.K), np.float32)
+            self.extra = {"a_scale": a_scale, "w_scale": w_scale}
+            self.exact = np.float64(a[:32, : self.K]) @ (q * s.repeat(32, 1)[:, : self.K])[:300].T * a_scale[:32, None] * w_scale[:300]
         else:
             (a, a_scale), (q, w_scale) = k.quantize_int8(x), k.quantize_int8(w / np.float32(math.sqrt(self.K)))
             packed = k.pack_int8(np.ascontiguousarray(q[:, : self.K]))
@@ -73,7 +79,7 @@ class Gemm:
         extra = dict(self.extra)
         if extra:
             extra["a_scale"] = extra["a_scale"][rows]
-        (k.gemm_bf16 if self.dtype == "bf16" else k.gemm_int8)(out, a, w, self.K, n0=n0, n1=n1, **extra, **epilogue)
+        getattr(k, f"gemm_{self.dtype}")(out, a, w, self.K, n0=n0, n1=n1, **extra, **epilogue)
 
     def tasks(self, k, threads):
         height = self.M if self.M <= ROWS_FEW else ROWS
@@ -133,7 +139,7 @@ def gemms(dtype):
     ]  # fmt: skip
 
 
-CASES = [*gemms("bf16"), *gemms("int8"), *(Attention(dtype, *shape) for dtype in ("bf16", "int8") for shape in ((1184, 12, 64), (416, 12, 64), (256, 16, 72), (1024, 16, 72)))]
+CASES = [*gemms("bf16"), *gemms("int8"), *gemms("int4"), *(Gemm(dtype, M, 1152, 4608, cold=True) for dtype in ("int8", "int4") for M in (2, 8, 16)), *(Attention(dtype, *shape) for dtype in ("bf16", "int8") for shape in ((1184, 12, 64), (416, 12, 64), (256, 16, 72), (1024, 16, 72)))]
 
 
 def measure(case, k, threads, rounds, seconds=0.03):
@@ -141,7 +147,7 @@ def measure(case, k, threads, rounds, seconds=0.03):
     repeats = max(1, round(seconds / one_pass(tasks, threads, 1)))
     rates, shares, peaks = [], [], []
     for _ in range(rounds):
-        peak = peak_rate(k, case.dtype, threads)
+        peak = peak_rate(k, "int8" if case.dtype == "int4" else case.dtype, threads)
         rate = case.operations * len(getattr(case, "weights", [0])) * repeats / one_pass(tasks, threads, repeats)
         rates.append(rate)
         if peak:

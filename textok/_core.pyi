@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I8 = NDArray[np.int8]
+U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
 
 def cpu_info() -> dict[str, Any]:
@@ -128,7 +129,7 @@ class Kernels:
     # round_bf16, quantize_int8 and the norms return them. k is the inner size without padding; out float32, or uint16 for a
     # bfloat16 result.
     def panels(self) -> dict[str, int]:
-        """Columns of a packed panel for "f32", "bf16" and "int8"."""
+        """Columns of a packed panel for "f32", "bf16", "int8" and "int4"."""
     def pack_bf16(self, w: F32, /) -> U16: ...
     def unpack_bf16(self, packed: U16, n: int, k: int, /) -> U16: ...
     def gemm_bf16(self, out: F32 | U16, a: U16, packed: U16, k: int, bias: F32 | None = None, activation: str = "none",
@@ -138,6 +139,13 @@ class Kernels:
     def gemm_int8(self, out: F32 | U16, a: I8, packed: I8, k: int, a_scale: F32, w_scale: F32, bias: F32 | None = None,
                   activation: str = "none", residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None,
                   n0: int = 0, n1: int = -1) -> None: ...
+    def pack_int4(self, q: I8, s: U8, /) -> U8:
+        """q [N,K] in -8..7 and the scales s [N, K / 32 up] in 0..16 of its groups."""
+    def unpack_int4(self, packed: U8, n: int, k: int, /) -> tuple[I8, U8]: ...
+    def gemm_int4(self, out: F32 | U16, a: I8, packed: U8, k: int, a_scale: F32, w_scale: F32, bias: F32 | None = None,
+                  activation: str = "none", residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None,
+                  n0: int = 0, n1: int = -1) -> None:
+        """gemm_int8 with the bytes s q, to the bit."""
     def attention_bf16(self, out: U16, q: U16, k: U16, v: U16, bias: F32 | None = None, scale: float = 0, /) -> None:
         """As attention_f32, into out [Tq,Dh]."""
     def attention_int8(self, out: U16, q: U16, k: U16, v: U16, bias: None = None, scale: float = 0, /) -> None:

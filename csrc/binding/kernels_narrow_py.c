@@ -1,26 +1,30 @@
-/* The methods of textok._core.Kernels for the slots of bfloat16 and int8. bfloat16 arrays are uint16; matrices that are
+/* The methods of textok._core.Kernels for the slots of bfloat16, int8 and int4. bfloat16 arrays are uint16; matrices that are
  * multiplied have rows padded with zeros to a multiple of 64 elements, as round_bf16, quantize_int8 and the norms return them.
  * No arithmetic here. */
 #include <math.h>
 
 #include "kernels_args.h"
 
-/* What differs between the two element types. */
+/* What differs between the types of weights: of packed ones as NumPy has them. */
 struct narrow_type {
-    int numpy, int8;
+    enum tx_dtype dtype;
+    int numpy, int8;        /* int8: what they are multiplied with */
     const char *name;
     size_t size;
 };
-static const struct narrow_type BF16 = {NPY_UINT16, 0, "uint16 (bfloat16)", 2}, INT8 = {NPY_INT8, 1, "int8", 1};
+static const struct narrow_type BF16 = {TX_BF16, NPY_UINT16, 0, "uint16 (bfloat16)", 2};
+static const struct narrow_type INT8 = {TX_INT8, NPY_INT8, 1, "int8", 1}, INT4 = {TX_INT4, NPY_UINT8, 1, "uint8", 1};
 
 static size_t panel_columns(PyObject *self, const struct narrow_type *type)
 {
-    return type->int8 ? table(self)->gemm_int8_nr : table(self)->gemm_bf16_nr;
+    const struct tx_kernels *k = table(self);
+    return type->dtype == TX_INT4 ? k->gemm_int4_nr : type->int8 ? k->gemm_int8_nr : k->gemm_bf16_nr;
 }
 
 static size_t packed_size(PyObject *self, const struct narrow_type *type, size_t N, size_t K)
 {
-    return type->int8 ? table(self)->gemm_int8_packed(N, K) : table(self)->gemm_bf16_packed(N, K);
+    const struct tx_kernels *k = table(self);
+    return (type->dtype == TX_INT4 ? k->gemm_int4_packed : type->int8 ? k->gemm_int8_packed : k->gemm_bf16_packed)(N, K);
 }
 
 /* A new array whose data and rows lie at multiples of 64 bytes: a view into one with slack. columns 0: a vector of `rows`. */
@@ -114,12 +118,13 @@ static PyObject *gemm(PyObject *self, PyObject *args, PyObject *kwargs, const st
             : !PyArg_ParseTupleAndKeywords(args, kwargs, "OOOn|OsOOOnn", names_bf16, &out_object, &a_object, &packed_object, &K,
                                            &e.bias, &e.activation, &e.residual, &e.gate, &e.group, &n0, &n1))
         return NULL;
+    const struct narrow_type *of_a = type->int8 ? &INT8 : type;
     struct matrix out, a;
     struct tx_gemm_narrow job = {.out_bf16 =
                                      PyArray_Check(out_object) && PyArray_TYPE((PyArrayObject *)out_object) == NPY_UINT16};
     if ((job.out_bf16 ? matrix_of(&out, out_object, "out", NPY_UINT16, "float32 or uint16", -1, -1, 0)
                       : matrix(&out, out_object, "out", -1, -1, 0)) ||
-        tx_writeable(out_object, "out") || matrix_of(&a, a_object, "a", type->numpy, type->name, (npy_intp)out.rows, -1, 0))
+        tx_writeable(out_object, "out") || matrix_of(&a, a_object, "a", of_a->numpy, of_a->name, (npy_intp)out.rows, -1, 0))
         return NULL;
     if (K < 1 || a.columns != tx_k_padded((size_t)K) || (uintptr_t)a.data % 64 || a.ld * type->size % 64)
         return PyErr_Format(
@@ -142,13 +147,58 @@ static PyObject *gemm(PyObject *self, PyObject *args, PyObject *kwargs, const st
         return PyErr_Format(PyExc_ValueError, "residual: not with a bfloat16 result");
     job.out = out.data, job.ldo = out.ld, job.a = a.data, job.lda = a.ld;
     job.M = out.rows, job.N = out.columns, job.K = (size_t)K, job.n0 = (size_t)n0, job.n1 = (size_t)n1;
+    PyObject *scratch = NULL;
+    if (type->dtype == TX_INT4 && !(scratch = new_aligned(&INT4, table(self)->gemm_int4_scratch(job.K), 0, &job.scratch)))
+        return NULL;
     Py_BEGIN_ALLOW_THREADS
-    if (type->int8)
+    if (type->dtype == TX_INT4)
+        table(self)->gemm_int4(&job);
+    else if (type->int8)
         table(self)->gemm_int8(&job);
     else
         table(self)->gemm_bf16(&job);
     Py_END_ALLOW_THREADS
+    Py_XDECREF(scratch);
     Py_RETURN_NONE;
+}
+
+static PyObject *pack_int4(PyObject *self, PyObject *args)
+{
+    PyObject *q_object, *s_object;
+    struct matrix q, s;
+    void *data;
+    if (!PyArg_ParseTuple(args, "OO", &q_object, &s_object) || matrix_of(&q, q_object, "q", NPY_INT8, "int8", -1, -1, 0) ||
+        matrix_of(&s, s_object, "s", NPY_UINT8, "uint8", (npy_intp)q.rows,
+                  (npy_intp)((q.columns + TX_INT4_GROUP - 1) / TX_INT4_GROUP), 0))
+        return NULL;
+    if (q.ld != q.columns || s.ld != s.columns)
+        return PyErr_Format(PyExc_ValueError, "q and s: must be C-contiguous");
+    PyObject *result = new_aligned(&INT4, packed_size(self, &INT4, q.rows, q.columns), 0, &data);
+    if (result)
+        table(self)->gemm_int4_pack(data, q.data, s.data, q.rows, q.columns, 0, q.rows);
+    return result;
+}
+
+static PyObject *unpack_int4(PyObject *self, PyObject *args)
+{
+    PyObject *object;
+    Py_ssize_t N, K;
+    const void *from;
+    if (!PyArg_ParseTuple(args, "Onn", &object, &N, &K))
+        return NULL;
+    if (N < 1 || K < 1)
+        return PyErr_Format(PyExc_ValueError, "n and k must be at least 1, got %zd and %zd", N, K);
+    if (packed(&from, self, object, &INT4, (size_t)N, (size_t)K))
+        return NULL;
+    npy_intp shape[2] = {N, K}, groups[2] = {N, (K + TX_INT4_GROUP - 1) / TX_INT4_GROUP};
+    PyObject *q = PyArray_SimpleNew(2, shape, NPY_INT8), *s = PyArray_SimpleNew(2, groups, NPY_UINT8);
+    if (q && s)
+        table(self)->gemm_int4_unpack(PyArray_DATA((PyArrayObject *)q), PyArray_DATA((PyArrayObject *)s), from, (size_t)N,
+                                      (size_t)K);
+    PyObject *pair = q && s ? PyTuple_Pack(2, q, s) : NULL;
+    Py_XDECREF(q);
+    Py_XDECREF(s);
+    return pair;
 }
 
 static PyObject *pack_bf16(PyObject *self, PyObject *w) { return pack(self, w, &BF16); }
@@ -157,12 +207,14 @@ static PyObject *unpack_bf16(PyObject *self, PyObject *args) { return unpack(sel
 static PyObject *unpack_int8(PyObject *self, PyObject *args) { return unpack(self, args, &INT8); }
 static PyObject *gemm_bf16(PyObject *self, PyObject *args, PyObject *kwargs) { return gemm(self, args, kwargs, &BF16); }
 static PyObject *gemm_int8(PyObject *self, PyObject *args, PyObject *kwargs) { return gemm(self, args, kwargs, &INT8); }
+static PyObject *gemm_int4(PyObject *self, PyObject *args, PyObject *kwargs) { return gemm(self, args, kwargs, &INT4); }
 
 static PyObject *panels(PyObject *self, PyObject *none)
 {
     (void)none;
-    return Py_BuildValue("{s:n,s:n,s:n}", "f32", (Py_ssize_t)table(self)->gemm_f32_nr, "bf16",
-                         (Py_ssize_t)table(self)->gemm_bf16_nr, "int8", (Py_ssize_t)table(self)->gemm_int8_nr);
+    return Py_BuildValue("{s:n,s:n,s:n,s:n}", "f32", (Py_ssize_t)table(self)->gemm_f32_nr, "bf16",
+                         (Py_ssize_t)table(self)->gemm_bf16_nr, "int8", (Py_ssize_t)table(self)->gemm_int8_nr, "int4",
+                         (Py_ssize_t)table(self)->gemm_int4_nr);
 }
 
 /* ---- attention ---- */
@@ -308,6 +360,9 @@ PyMethodDef tx_kernels_narrow_methods[] = {
     {"unpack_int8", unpack_int8, METH_VARARGS, NULL},
     {"gemm_bf16", KEYWORDS(gemm_bf16), NULL},
     {"gemm_int8", KEYWORDS(gemm_int8), NULL},
+    {"pack_int4", pack_int4, METH_VARARGS, NULL},
+    {"unpack_int4", unpack_int4, METH_VARARGS, NULL},
+    {"gemm_int4", KEYWORDS(gemm_int4), NULL},
     {"panels", panels, METH_NOARGS, NULL},
     {"attention_bf16", attention_bf16, METH_VARARGS, NULL},
     {"attention_int8", attention_int8, METH_VARARGS, NULL},

@@ -358,7 +358,8 @@ static PyObject *slots(PyObject *self, PyObject *none)
 
 static PyObject *register_rounds(PyObject *self, PyObject *args)
 {
-    static const char *const names[TX_DTYPE_COUNT] = {[TX_F32] = "f32", [TX_BF16] = "bf16", [TX_INT8] = "int8"};
+    static const char *const names[TX_DTYPE_COUNT] = {
+        [TX_F32] = "f32", [TX_BF16] = "bf16", [TX_INT8] = "int8", [TX_INT4] = "int4"};
     Py_ssize_t rounds;
     const char *name = "f32";
     int dtype = 0;

@@ -125,16 +125,21 @@ struct tx_step_f32 {
     size_t n;
 };
 
-/* ---- Narrow: bfloat16 and int8 ----
+/* ---- Narrow: bfloat16, int8 and int4 ----
  *
  * A matrix that is multiplied lies in rows padded to a multiple of TX_K_PAD elements; the padding holds zeros, and so does a
  * packed weight's. bfloat16 is the upper half of a float32, rounded to nearest even (NaN stays NaN), kept as uint16_t. Products
  * of bfloat16 are summed in float32, subnormal factors may count as 0. int8 is symmetric: activations have a scale a row
  * (token), weights a scale an output row; scale = max|x| / 127 and q = round to nearest even of x * (127 / max|x|), |q| <= 127
  * (a row whose max|x| is below 2^-100 counts as zeros, with scale 1; a row with an Inf or NaN gets scale NaN and zeros). Sums
- * are exact int32, the same on every row of the dispatch table: y = (float)sum * (a_scale[row] * w_scale[n]). */
+ * are exact int32, the same on every row of the dispatch table: y = (float)sum * (a_scale[row] * w_scale[n]).
+ *
+ * int4 is of weights alone, and activations are int8: a weight is d s q, q in -8..7, s in 0..16 of each TX_INT4_GROUP along K
+ * (the last one may be shorter), d of each output row. s q is a byte, so the result has the bits of gemm_int8 on those bytes
+ * with w_scale d. */
 enum { TX_K_PAD = 64 };
-enum tx_dtype { TX_F32, TX_BF16, TX_INT8, TX_DTYPE_COUNT };
+enum tx_dtype { TX_F32, TX_BF16, TX_INT8, TX_INT4, TX_DTYPE_COUNT }; /* INT4: weights only */
+enum { TX_INT4_GROUP = 32 };
 
 static inline size_t tx_k_padded(size_t K)
 {
@@ -165,9 +170,10 @@ struct tx_gemm_narrow {
     int out_bf16;
     const void *a;          /* [M,K] bfloat16 or int8, ld lda >= tx_k_padded(K), 64-byte aligned rows, zero padded */
     size_t lda;
-    const float *a_scale;   /* [M], int8 only */
+    const float *a_scale;   /* [M], int8 and int4 */
     const void *w;          /* packed */
-    const float *w_scale;   /* [N], int8 only */
+    const float *w_scale;   /* [N], int8; int4: d */
+    void *scratch;          /* int4: gemm_int4_scratch(K) bytes, 64-byte aligned */
     size_t M, N, K;
     size_t n0, n1;
     struct tx_epilogue_f32 epilogue;
@@ -232,6 +238,14 @@ struct tx_kernels {
     void (*gemm_int8_unpack)(int8_t *w, const int8_t *packed, size_t N, size_t K);
     void (*gemm_int8)(const struct tx_gemm_narrow *job);
 
+    /* Products with weights of 4 bits; sizes in bytes. Packs q and the groups' s [N, K / TX_INT4_GROUP up]. */
+    size_t gemm_int4_nr;
+    size_t (*gemm_int4_packed)(size_t N, size_t K);
+    void (*gemm_int4_pack)(uint8_t *dst, const int8_t *q, const uint8_t *s, size_t N, size_t K, size_t n0, size_t n1);
+    void (*gemm_int4_unpack)(int8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K);
+    size_t (*gemm_int4_scratch)(size_t K);
+    void (*gemm_int4)(const struct tx_gemm_narrow *job);
+
     size_t (*attention_bf16_scratch)(size_t Tk, size_t Dh);
     void (*attention_bf16)(const struct tx_attention_bf16 *job);
     /* Of int8 models, without bias: with one they take attention_bf16. A row whose products in int8 are not faster here, or
@@ -283,11 +297,13 @@ struct tx_kernels {
     X(gemm_bf16) WITH(gemm_bf16, gemm_bf16_nr) WITH(gemm_bf16, gemm_bf16_beside) WITH(gemm_bf16, gemm_bf16_packed) \
     WITH(gemm_bf16, gemm_bf16_pack) WITH(gemm_bf16, gemm_bf16_unpack)                                              \
     X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_beside) WITH(gemm_int8, gemm_int8_packed) \
-    WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack) \
-    X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch) \
-    X(attention_int8) WITH(attention_int8, attention_int8_scratch) \
-    X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8) \
-    X(norm_f32) X(activate_f32) X(gated_f32) X(gated_bf16) X(step_f32) X(rotate_f32) X(rotate_bf16) \
+    WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack)                                              \
+    X(gemm_int4) WITH(gemm_int4, gemm_int4_nr) WITH(gemm_int4, gemm_int4_packed) WITH(gemm_int4, gemm_int4_pack)   \
+    WITH(gemm_int4, gemm_int4_unpack) WITH(gemm_int4, gemm_int4_scratch)                                           \
+    X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch)                                                 \
+    X(attention_int8) WITH(attention_int8, attention_int8_scratch)                                                 \
+    X(round_bf16) X(quantize_int8) X(norm_bf16) X(norm_int8)                                                       \
+    X(norm_f32) X(activate_f32) X(gated_f32) X(gated_bf16) X(step_f32) X(rotate_f32) X(rotate_bf16)                \
     X(patchify_u8) X(patchify_f32) X(unpatchify_u8) X(unpatchify_f32)
 #define TXK_NOT_WITH(slot, field)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numerics import check, check_rms, rejects, rejects_rms
 
-DTYPES = ("_bf16", "_int8")
+DTYPES = ("_bf16", "_int8", "_int4")
 SIZES = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 65, 97)
 
 
@@ -565,3 +565,52 @@ def test_bad_arguments_raise(kernels):
         kernels.gemm_bf16(np.zeros((2, 3), np.uint16), a, w, 5, residual=out)
     with pytest.raises(ValueError, match="a_scale and w_scale"):
         kernels.gemm_int8(out, operand(np.ones((2, 5), np.int8)), kernels.pack_int8(np.ones((3, 5), np.int8)), 5, None, None)
+
+
+# ---- int4 ----
+
+
+def four_bits(r, n, k):
+    """Random q [n,k], s [n, k / 32 up], and the bytes s q."""
+    q, s = r.integers(-8, 8, (n, k)).astype(np.int8), r.integers(0, 17, (n, -(-k // 32))).astype(np.uint8)
+    q[0], s[0] = -8, 16
+    return q, s, (q * s.repeat(32, 1)[:, :k].astype(int)).astype(np.int8)
+
+
+@pytest.mark.parametrize("n,k", [(1, 1), (3, 5), (15, 31), (16, 32), (17, 65), (31, 97), (33, 2), (64, 128), (97, 130)])
+def test_unpack_int4_is_the_inverse(kernels, n, k):
+    q, s, _ = four_bits(rng(24, n, k), n, k)
+    packed = kernels.pack_int4(q, s)
+    assert packed.nbytes <= (-(-n // 32) * 32 + 64) * padded(k) * (0.5 + 1 / 32) + 64 * (n + 64)
+    got = kernels.unpack_int4(packed, n, k)
+    assert np.array_equal(got[0], q) and np.array_equal(got[1], s)
+
+
+@pytest.mark.parametrize("m,n,k", SHAPES)
+@pytest.mark.parametrize("parts", ("", "gate", "out_bf16"))
+def test_gemm_int4_has_the_bits_of_int8(kernels, m, n, k, parts):
+    """Of the bytes s q, whichever columns are asked for."""
+    r = rng(25, m, n, k)
+    q, s, w = four_bits(r, n, k)
+    a = operand(r.integers(-127, 128, (m, k)).astype(np.int8), extra=m % 3, rows_after=1)
+    scales = r.uniform(0.01, 1, m).astype(np.float32), r.uniform(0.01, 1, n).astype(np.float32)
+    e = {"bias": r.standard_normal(n).astype(np.float32), "activation": "gelu_tanh" if k % 2 else "none"}
+    if parts == "gate":
+        e |= {"residual": r.standard_normal((m, n)).astype(np.float32), "gate": r.standard_normal((1, n)).astype(np.float32)}
+    expected = run_int8(kernels, a, w, *scales, out_bf16=parts == "out_bf16", **e)
+    packed, nr = kernels.pack_int4(q, s), kernels.panels()["int4"]
+    for n0 in {0, n // 2 // nr * nr}:
+        got = np.full_like(expected, 7)
+        kernels.gemm_int4(got, a, packed, k, *scales, n0=n0, n1=n, **e)
+        assert np.array_equal(got[:, n0:], expected[:, n0:]) and (got[:, :n0] == 7).all()
+
+
+def test_all_rows_agree_on_int4(all_rows):
+    r = rng(26)
+    q, s, w = four_bits(r, 700, 1200)
+    a, scales = operand(r.integers(-127, 128, (40, 1200)).astype(np.int8)), (np.ones(40, np.float32), np.ones(700, np.float32))
+    sums = a[:, :1200].astype(np.int64) @ w.astype(np.int64).T
+    for name, k in all_rows.items():
+        out = np.empty((40, 700), np.float32)
+        k.gemm_int4(out, a, k.pack_int4(q, s), 1200, *scales)
+        assert np.array_equal(out, sums.astype(np.float32)), name

@@ -174,12 +174,12 @@ static void turn_queries(struct attention *a, const struct tx_attention_bf16 *jo
 }
 
 /* Where the sums of a tile of scores begin (`tile` is a literal). */
-#define BEGIN(tile, piece)                                                                   \
-    do {                                                                                     \
-        if (a->bias)                                                                         \
+#define BEGIN(tile, piece)                                                                      \
+    do {                                                                                        \
+        if (a->bias)                                                                            \
             amx_load(tile, a->bias + 16 * (tile) - (piece) * PIECE, -(ptrdiff_t)sizeof(float)); \
-        else                                                                                 \
-            amx_zero(tile);                                                                  \
+        else                                                                                    \
+            amx_zero(tile);                                                                     \
     } while (0)
 
 /* Scores of the pieces of keys from `first` to `end`. Four stores in a row would hold up the loads behind them: a tile of

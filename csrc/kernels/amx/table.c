@@ -13,6 +13,7 @@ static const struct tx_kernels slots = {
     .gemm_int8_pack = txk_gemm_int8_pack_avx512,
     .gemm_int8_unpack = txk_gemm_int8_unpack_avx512,
     .gemm_int8 = txk_gemm_int8_amx,
+    TXK_INT4_FILL(amx, 32),
     .attention_bf16_scratch = txk_attention_bf16_scratch_amx,
     .attention_bf16 = txk_attention_bf16_amx,
     .attention_int8_scratch = txk_attention_bf16_scratch_amx,

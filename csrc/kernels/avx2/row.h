@@ -2,7 +2,7 @@
 #ifndef TXK_AVX2_ROW_H
 #define TXK_AVX2_ROW_H
 
-#include "../kernels.h"
+#include "../gemm_int4.h"
 
 size_t txk_gemm_f32_packed_avx2(size_t N, size_t K);
 void txk_gemm_f32_pack_avx2(float *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);
@@ -27,6 +27,7 @@ size_t txk_gemm_int8_packed_avx2(size_t N, size_t K);
 void txk_gemm_int8_pack_avx2(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
 void txk_gemm_int8_unpack_avx2(int8_t *w, const int8_t *packed, size_t N, size_t K);
 void txk_gemm_int8_avx2(const struct tx_gemm_narrow *job);
+TXK_INT4_DECLARE(avx2);
 size_t txk_attention_bf16_scratch_avx2(size_t Tk, size_t Dh);
 void txk_attention_bf16_avx2(const struct tx_attention_bf16 *job);
 void txk_round_bf16_avx2(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);

@@ -22,6 +22,7 @@ static const struct tx_kernels slots = {
     .gemm_int8_pack = txk_gemm_int8_pack_avx2,
     .gemm_int8_unpack = txk_gemm_int8_unpack_avx2,
     .gemm_int8 = txk_gemm_int8_avx2,
+    TXK_INT4_FILL(avx2, 16),
     .attention_bf16_scratch = txk_attention_bf16_scratch_avx2,
     .attention_bf16 = txk_attention_bf16_avx2,
     .attention_int8_scratch = txk_attention_bf16_scratch_avx2,

@@ -71,7 +71,7 @@ TXK_INLINE void narrow_rows_run(struct narrow_rows *rows, size_t count, const in
     NARROW_ROWS(relu, TX_ACT_RELU, int8)                                                                       \
     static void (*const narrow_rows_of_act[TX_ACT_COUNT])(struct narrow_rows *, size_t) = {                    \
         narrow_rows_none_act, narrow_rows_gelu_erf, narrow_rows_gelu_tanh, narrow_rows_silu, narrow_rows_tanh, \
-        narrow_rows_quick_gelu, narrow_rows_relu,                                                             \
+        narrow_rows_quick_gelu, narrow_rows_relu,                                                              \
     };
 
 TXK_INLINE void narrow_rows_start(struct narrow_rows *rows, const void *c, size_t m, size_t count, size_t n)

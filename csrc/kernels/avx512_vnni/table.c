@@ -9,6 +9,7 @@ static const struct tx_kernels slots = {
     .gemm_int8_pack = txk_gemm_int8_pack_unsigned_avx512,
     .gemm_int8_unpack = txk_gemm_int8_unpack_unsigned_avx512,
     .gemm_int8 = txk_gemm_int8_avx512_vnni,
+    TXK_INT4_FILL(avx512_vnni, 32),
     .attention_int8_scratch = txk_attention_int8_scratch_avx512_vnni,
     .attention_int8 = txk_attention_int8_avx512_vnni,
 };

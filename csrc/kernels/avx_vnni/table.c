@@ -8,6 +8,7 @@ static const struct tx_kernels slots = {
     .gemm_int8_pack = txk_gemm_int8_pack_avx_vnni,
     .gemm_int8_unpack = txk_gemm_int8_unpack_avx_vnni,
     .gemm_int8 = txk_gemm_int8_avx_vnni,
+    TXK_INT4_FILL(avx_vnni, 16),
 };
 
 const struct tx_row txk_row_avx_vnni = {.name = "avx_vnni", .needs = TX_CPU_AVX2 | TX_CPU_AVX_VNNI, .slots = &slots};

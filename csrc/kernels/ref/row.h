@@ -3,7 +3,7 @@
 #ifndef TXK_REF_ROW_H
 #define TXK_REF_ROW_H
 
-#include "../kernels.h"
+#include "../gemm_int4.h"
 
 float txk_activate_one_ref(float x, int act);
 float txk_epilogue_one_ref(float acc, size_t m, size_t n, const struct tx_epilogue_f32 *e);
@@ -38,6 +38,7 @@ void txk_gemm_bf16_ref(const struct tx_gemm_narrow *job);
 void txk_gemm_int8_pack_ref(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
 void txk_gemm_int8_unpack_ref(int8_t *w, const int8_t *packed, size_t N, size_t K);
 void txk_gemm_int8_ref(const struct tx_gemm_narrow *job);
+TXK_INT4_DECLARE(ref);
 size_t txk_attention_bf16_scratch_ref(size_t Tk, size_t Dh);
 void txk_attention_bf16_ref(const struct tx_attention_bf16 *job);
 void txk_round_bf16_ref(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);

@@ -21,6 +21,7 @@ static const struct tx_kernels slots = {
     .gemm_int8_pack = txk_gemm_int8_pack_ref,
     .gemm_int8_unpack = txk_gemm_int8_unpack_ref,
     .gemm_int8 = txk_gemm_int8_ref,
+    TXK_INT4_FILL(ref, 1),
     .attention_bf16_scratch = txk_attention_bf16_scratch_ref,
     .attention_bf16 = txk_attention_bf16_ref,
     .attention_int8_scratch = txk_attention_bf16_scratch_ref,
