@@ -9,6 +9,7 @@ from engine_models import TinyDiT, TinyTexTok, dit_config, gathered, textok_conf
 
 MASKED = {"text_mask": True}
 CROSS = {"text_injection": "cross_attention"}
+ROPE = {"rope": {"rows": "patches"}}
 SMALL = {"depth": 1, "mlp_ratio": 2}
 
 # Where text enters, how, and from what: the full product.
@@ -41,6 +42,12 @@ OTHER_VARIANTS = {
     "overlapping patches": {"patch_overlap": 2},
     "overlapping patches, all that stands after them": MASKED
     | {"image_size": 15, "patch_size": 5, "patch_overlap": 1, "output_conv": True, "output_activation": "tanh"},
+    "rotary positions": ROPE,
+    "rotary positions, in context, masked": ROPE | MASKED | {"num_registers": 1},
+    "rotary positions, cross-attention, one block": ROPE | CROSS | {"tokenizer": {"hidden_size": 24, "num_heads": 3, **SMALL}},
+    "rotary positions, many patches": ROPE | {"image_size": 34, "patch_size": 2, "text_condition": "none"},
+    "codebook": {"codebook": {"runs": 2, "size": 33, "tau": 0.1}},
+    "codebook of directions and lengths, kl": {"codebook": {"runs": 3, "size": 5, "tau": 2.0, "l2_norm": False}, "kl": True},
     "odd sequence": {"num_latent_tokens": 31, "num_text_tokens": 18, "text_dim": 65},
     "more than one strip of queries": {"image_size": 34, "patch_size": 2, "num_latent_tokens": 3},
     "head width 1": {"tokenizer": {"hidden_size": 3, "num_heads": 3, **SMALL}, "detokenizer": {"hidden_size": 1, "num_heads": 1, **SMALL}},

@@ -107,6 +107,27 @@ def test_dit_xl():
     numerics.check(model.denoise(x, t, labels=labels), expected, numerics.FULL_SIZE)
 
 
+@pytest.mark.large
+@pytest.mark.parametrize("name", ("SoftVQ-L-64", "MAETok-L-128"))
+def test_few_token_tokenizers_at_full_size(name):
+    """Sides of ViT-Large (24 x 1024) at 256 pixels, patch 16, with soft codebooks of 8,192 codes a run or rotary patch rows."""
+    side = {"hidden_size": 1024, "depth": 24, "num_heads": 16}
+    special = {"codebook": {"runs": 1, "size": 8192}, "num_latent_tokens": 64}
+    if name.startswith("MAETok"):
+        special = {"rope": {"rows": "patches"}, "num_latent_tokens": 128}
+    config = textok.TexTokConfig.from_dict(
+        {"patch_size": 16, "latent_dim": 32, "text_condition": "none", "num_registers": 1, "tokenizer": side, "detokenizer": side}
+        | special
+    ).to_dict()
+    weights = random_weights(config)
+    reference = loaded(modules.TexTok, config, weights)
+    model = textok.TexTok(config, weights)
+    x = np.random.default_rng(1).uniform(-1, 1, (1, 256, 256, 3)).astype(np.float32)
+    z = reference.encode(torch.from_numpy(x))
+    numerics.check(model.encode(x), z.numpy(), numerics.FULL_SIZE, "encode")
+    numerics.check(model.decode(z.numpy(), output="float32"), reference.decode(z).numpy(), numerics.FULL_SIZE, "decode")
+
+
 def test_full_size_rejects_planted_errors():
     """FULL_SIZE at ViT-Base would notice the other GELU, or one text row too few."""
     config = textok.TexTokConfig(patch_size=16, text_mask=True, detokenizer={"hidden_size": 12, "num_heads": 1, "depth": 1}).to_dict()

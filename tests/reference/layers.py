@@ -51,8 +51,23 @@ def attention(q, k, v, heads, mask=None):
     return out
 
 
-def self_attention(w, name, x, heads, mask):
+def rotated(x, angles):
+    """x [T,D] whose first P rows are turned: in head h of row p, columns 2j and 2j + 1 by angles[h,p,j]."""
+    heads, rows, pairs = angles.shape
+    result = x.copy()
+    for h in range(heads):
+        for j in range(pairs):
+            a, b = h * 2 * pairs + 2 * j, h * 2 * pairs + 2 * j + 1
+            cos, sin = np.cos(angles[h, :, j]), np.sin(angles[h, :, j])
+            result[:rows, a] = x[:rows, a] * cos - x[:rows, b] * sin
+            result[:rows, b] = x[:rows, a] * sin + x[:rows, b] * cos
+    return result
+
+
+def self_attention(w, name, x, heads, mask, angles=None):
     q, k, v = np.split(linear(w, f"{name}.qkv", x), 3, axis=1)
+    if angles is not None:
+        q, k = rotated(q, angles), rotated(k, angles)
     return linear(w, f"{name}.proj", attention(q, k, v, heads, mask))
 
 
@@ -65,10 +80,10 @@ def mlp(w, name, x, kind):
     return linear(w, f"{name}.fc2", gelu(linear(w, f"{name}.fc1", x), kind))
 
 
-def block(w, name, x, sizes, note, mask=None, text=None, text_mask=None):
+def block(w, name, x, sizes, note, mask=None, text=None, text_mask=None, angles=None):
     """x += attn(norm1(x)); x += cross(norm_cross(x), text) where there is text; x += mlp(norm2(x))."""
     eps, heads, kind = sizes
-    x = x + self_attention(w, f"{name}.attn", layer_norm(w, f"{name}.norm1", x, eps), heads, mask)
+    x = x + self_attention(w, f"{name}.attn", layer_norm(w, f"{name}.norm1", x, eps), heads, mask, angles)
     note(f"{name}.attn", x)
     if text is not None:
         x = x + cross_attention(w, f"{name}.cross", layer_norm(w, f"{name}.norm_cross", x, eps), text, heads, text_mask)

@@ -41,7 +41,22 @@ def encode(config, w, image, caption=None, length=None, trace=None):
     patches = linear(w, "tokenizer.patch_embed", patchify(to_float(image), config["patch_size"], config["patch_overlap"]))
     x = side.run(patches, f64(w["tokenizer.latent_tokens"]), caption, length)
     latents = linear(w, "tokenizer.to_latent", x[side.latents])
-    return latents[:, : config["latent_dim"]]  # with kl the log-variances stand behind the means
+    latents = latents[:, : config["latent_dim"]]  # with kl the log-variances stand behind the means
+    return latents if config["codebook"] is None else soft_codes(config["codebook"], f64(w["tokenizer.codebook"]), latents)
+
+
+def soft_codes(settings, codebooks, tokens):
+    """tokens [N,d] -> [N,d]: each the mean of its run's codes [K,d], weighted by a softmax over token . code / tau."""
+
+    def unit(x):
+        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) if settings["l2_norm"] else x
+
+    rows = []
+    for codes, run in zip(codebooks, np.split(tokens, settings["runs"]), strict=True):
+        scores = unit(run) @ unit(codes).T / settings["tau"]
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        rows.append(shares / shares.sum(axis=1, keepdims=True) @ unit(codes))
+    return np.concatenate(rows)
 
 
 def decode(config, w, z, caption=None, length=None, trace=None):
@@ -108,6 +123,7 @@ class Side:
             x = block(
                 w, f"{self.name}.blocks.{i}", x, (self.config["norm_eps"], sizes["num_heads"], self.config["gelu"]),
                 lambda name, value, last=last: self.note(name, value, mask, last), mask, text, seen,
+                f64(w[f"{self.name}.rope.{i}"]) if self.config["rope"] else None,
             )
         x = layer_norm(w, f"{self.name}.norm", x, self.config["norm_eps"])
         self.note(f"{self.name}.norm", x, mask, True)

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ml_dtypes")
 
+from textok.config import DiTConfig
 from textok.train import data, export
 from textok.train.diffusion import Diffusion
 from textok.train.modules import DiT, TexTok
@@ -65,7 +66,7 @@ def test_text_store_pads_and_counts():
 
 
 def test_bound_is_the_divergence_of_two_gaussians():
-    diffusion = Diffusion()
+    diffusion = Diffusion(DiTConfig(num_tokens=4))
     rng = torch.Generator().manual_seed(0)
     x0, noise, fraction = (torch.randn(3, 4, 2, generator=rng) for _ in range(3))
     t = torch.tensor([1, 400, 999])
@@ -92,7 +93,7 @@ def test_bound_is_the_divergence_of_two_gaussians():
 
 
 def test_bound_teaches_only_the_variance():
-    diffusion = Diffusion()
+    diffusion = Diffusion(DiTConfig(num_tokens=4))
     x0, noise = torch.randn(2, 4, 2), torch.randn(2, 4, 2)
     t = torch.tensor([0, 500])
     output = torch.randn(2, 4, 4, requires_grad=True)

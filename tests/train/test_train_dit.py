@@ -17,11 +17,12 @@ torch = pytest.importorskip("torch")
 
 import textok
 import textok.data
+from textok.config import DiTConfig
 from textok.errors import ConfigError
 from textok.text.embedding_store import EmbeddingStore
 from textok.train import config as configs
 from textok.train import dit
-from textok.train.diffusion import Diffusion
+from textok.train.diffusion import Diffusion, process_of
 from textok.train.loop import Devices
 from textok.train.modules import DiT
 
@@ -90,11 +91,12 @@ def settings(world, steps=6, **sections):
 
 
 CONDITIONS = {"class": {}, "text": {"condition": "text"}, "v": {"prediction": "v"}, "mean only": {"learn_sigma": False}}
+CONDITIONS |= {"cosine": {"beta_schedule": "cosine"}, "velocity": {"prediction": "velocity", "learn_sigma": False}}
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
 def test_a_perfect_prediction_has_no_error_and_stands_for_the_picture(prediction):
-    diffusion = Diffusion(prediction=prediction)
+    diffusion = Diffusion(DiTConfig(num_tokens=4, prediction=prediction))
     x0, noise = torch.randn(2, 3, 4, 2, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([3, 400, 900])
     xt = diffusion.add_noise(x0, t, noise)
@@ -107,12 +109,26 @@ def test_a_perfect_prediction_has_no_error_and_stands_for_the_picture(prediction
     assert torch.allclose(target.double(), plain.double(), atol=1e-6)
 
 
+def test_flow_matching_predicts_the_way_from_picture_to_noise():
+    process = process_of(DiTConfig(num_tokens=4, prediction="velocity"))
+    x0, noise = torch.randn(2, 3, 4, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.0, 0.25, 1.0])
+    xt = process.add_noise(x0, t, noise)
+    assert torch.equal(xt[0], x0[0]) and torch.equal(xt[2], noise[2])
+    assert torch.allclose(xt[1], 0.75 * x0[1] + 0.25 * noise[1])
+    error, bound = process.losses(noise - x0, x0, xt, t, noise)
+    assert error.max() == 0 and bound.max() == 0
+    assert process.losses(x0 - noise, x0, xt, t, noise)[0].min() > 1
+    times = process.draw(20_000, torch.Generator().manual_seed(0))
+    assert 0 <= times.min() < 0.001 and 0.999 < times.max() <= 1 and times.mean().item() == pytest.approx(0.5, abs=0.01)
+
+
 def test_the_bound_does_not_depend_on_what_is_predicted():
     x0, noise, wrong, fraction = torch.randn(4, 3, 4, 2, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([20, 400, 900])
     bounds = []
     for prediction in ("epsilon", "v"):
-        diffusion = Diffusion(prediction=prediction)
+        diffusion = Diffusion(DiTConfig(num_tokens=4, prediction=prediction))
         xt = diffusion.add_noise(x0, t, noise)
         guess = x0 + 0.1 * wrong
         implied = (xt - diffusion.at(diffusion.signal, t, xt) * guess) / diffusion.at(diffusion.noise, t, xt)
@@ -262,14 +278,15 @@ def test_what_is_trained_is_what_the_engine_runs(world, tmp_path, name):
     plain = DiT(config).eval()
     plain.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
     rng = torch.Generator().manual_seed(0)
-    x, t = torch.randn(2, 4, 3, generator=rng), torch.tensor([10, 700])
+    x = torch.randn(2, 4, 3, generator=rng)
+    t = torch.tensor([0.01, 0.7] if config["prediction"] == "velocity" else [10, 700])
     rows = np.array([1, 4])
     condition = run.task.condition(rows, torch.zeros(2, dtype=torch.bool))
     with torch.no_grad():
         wanted = plain(x, t, **condition).numpy()
     condition.pop("null", None)
     got = engine.denoise(x.numpy(), t.numpy(), **{k: v.numpy() for k, v in condition.items()})
-    assert got.shape == (2, 4, 3 if name == "mean only" else 6)
+    assert got.shape == (2, 4, 6 if config["learn_sigma"] else 3)
     assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
     log = (tmp_path / "log.csv").read_text()
     assert "error_concept" in log and "bound_concept" in log and len(list((tmp_path / "pictures").iterdir())) == 1

@@ -1,10 +1,13 @@
-"""The noise process and the training loss of the generators.
+"""The noise processes and the training losses of the generators: `process_of` chooses by what a model predicts.
 
-Forward: q(x_t | x_0) = N(sqrt(a_t) x_0, 1 - a_t), a_t the product of 1 - beta up to t (Ho et al., 2020). The model predicts the
+Diffusion: q(x_t | x_0) = N(sqrt(a_t) x_0, 1 - a_t), a_t the product of 1 - beta up to t (Ho et al., 2020). The model predicts the
 noise, the velocity sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans and Ho, 2022) or x_0 and, where it learns sigma, a fraction in
 [-1, 1] that places the log-variance of a reverse step between its two bounds, log beta_t and log of the posterior's (Nichol and
 Dhariwal, 2021). The loss is the mean squared error of what is predicted plus the variational bound with the mean held fixed, so
 that the bound teaches only the variance.
+
+Flow matching: x_t = (1 - t) x_0 + t noise for t from 0 to 1, and the model predicts the velocity noise - x_0 (Lipman et al., 2023; SiT,
+Ma et al., 2024). The loss is the mean squared error.
 """
 
 import math
@@ -12,18 +15,19 @@ import math
 import torch
 from torch import Tensor
 
+from ..config import DiTConfig
+from ..schedules import cumulative_alphas
+
 
 class Diffusion:
-    """Tables of a linear beta schedule, float32 [T] each, and the loss over them. `prediction`: "epsilon", "v" or "sample"."""
+    """Tables of the config's beta schedule, float32 [T] each, and the loss over them."""
 
-    def __init__(
-        self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, prediction: str = "epsilon"
-    ) -> None:
-        self.steps = steps
-        self.prediction = prediction
-        beta = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)  # [T]
-        alpha_bar = torch.cumprod(1 - beta, dim=0)  # [T]
+    def __init__(self, config: DiTConfig) -> None:
+        self.steps = config.num_train_timesteps
+        self.prediction = config.prediction
+        alpha_bar = torch.from_numpy(cumulative_alphas(config))  # [T]
         before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])  # [T]
+        beta = 1 - alpha_bar / before  # [T]
         posterior = beta * (1 - before) / (1 - alpha_bar)  # [T], zero at t = 0
         posterior[0] = posterior[1]
         # The reverse step's mean is a sum of x_0 and x_t with these weights.
@@ -33,6 +37,10 @@ class Diffusion:
         self.noise = (1 - alpha_bar).sqrt().float()  # [T]
         self.log_high = beta.log().float()  # [T]
         self.log_low = posterior.log().float()  # [T]
+
+    def draw(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """Timesteps int64 [B]."""
+        return torch.randint(self.steps, (count,), generator=generator)
 
     @staticmethod
     def at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
@@ -83,3 +91,26 @@ class Diffusion:
         nll = 0.5 * (math.log(2 * math.pi) + log_variance + last.square() * torch.exp(-log_variance))
         term = torch.where(t[:, None, None] == 0, nll, divergence)  # [B,N,C]
         return term.mean(dim=(1, 2)) / math.log(2)  # [B]
+
+
+class Flow:
+    """Flow matching along straight lines."""
+
+    def draw(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """Times float32 [B], evenly spread over 0 to 1."""
+        return torch.rand(count, generator=generator)
+
+    def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x0 [B,N,C], t [B], noise [B,N,C] -> x_t [B,N,C]."""
+        t = t.reshape(-1, *[1] * (x0.ndim - 1))  # [B,1,1]
+        return (1 - t) * x0 + t * noise
+
+    def losses(self, output: Tensor, x0: Tensor, xt: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Per sample: squared error [B] of the velocity, output [B,N,C] or the first half of [B,N,2C]; and zeros, there being no bound."""
+        error = (output[..., : x0.shape[-1]] - (noise - x0)).square().mean(dim=(1, 2))  # [B]
+        return error, torch.zeros_like(error)
+
+
+def process_of(config: DiTConfig) -> Diffusion | Flow:
+    """The noise process of a generator."""
+    return Flow() if config.prediction == "velocity" else Diffusion(config)

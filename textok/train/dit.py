@@ -35,7 +35,7 @@ from ..errors import ConfigError, DataError
 from ..files import read_json, write_json
 from . import config as configs
 from . import data
-from .diffusion import Diffusion
+from .diffusion import process_of
 from .export import load_average
 from .image_tokenizer import Pictures, padded
 from .loop import STATE_FILE, Devices, Run, Trainee, hold
@@ -71,12 +71,12 @@ class LatentSettings:
 class DiffusionSettings:
     """`dropout`: the share of conditions that are replaced by the null one. `bound`: weight of the variational bound.
 
-    `sample_steps`, `sample_guidance`: of the sample pictures, by DPM-Solver++.
+    `sample_steps`, `sample_guidance`: of the sample pictures; 0 steps: as many as such a model takes elsewhere.
     """
 
     dropout: float = 0.1
     bound: float = 1.0
-    sample_steps: int = 20
+    sample_steps: int = 0
     sample_guidance: float = 3.0
 
 
@@ -303,7 +303,7 @@ class DitTask:
         self.data = pictures.pairs.stamp("key", "split", pictures.caption)
         c = model.config
         self.by_text = c["condition"] == "text"
-        self.diffusion = Diffusion(c["num_train_timesteps"], c["beta_start"], c["beta_end"], c["prediction"])
+        self.process = process_of(DiTConfig.from_dict(c))
         model.to(device)
         self.trainees = {"model": Trainee(model, config.optim, config.run.steps)}
         self.extras: dict[str, nn.Module] = {}
@@ -332,14 +332,14 @@ class DitTask:
         self, network: Callable[..., Tensor], rows: I64, x0: Tensor, dropout: float, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mean squared error and bound of pictures `rows` with latents x0; random from `generator` or PyTorch's own."""
-        t = torch.randint(self.diffusion.steps, (len(rows),), generator=generator)  # [B]
+        t = self.process.draw(len(rows), generator)  # [B]
         noise = torch.randn(x0.shape, generator=generator)  # [B,N,d]
         drop = torch.rand(len(rows), generator=generator) < dropout  # [B]
         x0, t, noise = x0.to(self.device), t.to(self.device), noise.to(self.device)
-        xt = self.diffusion.add_noise(x0, t, noise)
+        xt = self.process.add_noise(x0, t, noise)
         with self.autocast():
             output = network(xt, t, **self.condition(rows, drop))  # [B,N,C or 2C]
-        error, bound = self.diffusion.losses(output.float(), x0, xt, t, noise)
+        error, bound = self.process.losses(output.float(), x0, xt, t, noise)
         return error.mean(), bound.mean()
 
     def active(self, step: int) -> list[str]:
@@ -386,7 +386,8 @@ class DitTask:
             self.model.config, {name: value.cpu().numpy() for name, value in weights.items()}, threads=torch.get_num_threads()
         )
         settings = self.config.diffusion
-        how: dict[str, Any] = {"steps": settings.sample_steps, "guidance_scale": settings.sample_guidance, "seed": self.config.run.seed}
+        how: dict[str, Any] = {"steps": settings.sample_steps or None, "guidance_scale": settings.sample_guidance}
+        how["seed"] = self.config.run.seed
         if self.by_text:
             condition: dict[str, Any] = {
                 k: v.cpu().numpy()

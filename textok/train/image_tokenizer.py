@@ -226,6 +226,7 @@ class TokenizerTask:
         if noise is not None:
             z, log_variance = moments.chunk(2, dim=-1)
             z = z + (0.5 * log_variance).exp() * noise
+        z = self.model.tokenizer.quantize(z)
         return self.model.detokenizer.features(z, **condition), moments
 
     def active(self, step: int) -> list[str]:

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from textok.config import DiTConfig, TexTokConfig
-from textok.errors import ConfigError
 
 Config = dict[str, Any]  # every key of config.json
 Trace = dict[str, Tensor] | None
@@ -56,6 +55,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, key_mask: Tensor 
     return (shares @ v).transpose(1, 2).flatten(2)  # [B,Tq,D]
 
 
+def rotated(x: Tensor, angles: Tensor | None) -> Tensor:
+    """x [B,T,D] whose first P rows are turned: in head h of row p, columns 2j and 2j + 1 by angles [H,P,Dh/2]. None turns nothing."""
+    if angles is None:
+        return x
+    heads, rows, _ = angles.shape
+    a, b = x[:, :rows].unflatten(-1, (heads, -1, 2)).unbind(-1)  # [B,P,H,Dh/2] each
+    cos, sin = angles.cos().transpose(0, 1).to(x.dtype), angles.sin().transpose(0, 1).to(x.dtype)  # [P,H,Dh/2]
+    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)  # [B,P,H,Dh/2,2]
+    return torch.cat([turned.flatten(2), x[:, rows:]], dim=1)  # [B,T,D]
+
+
 class SelfAttention(nn.Module):
     """Self-attention; the rows of `qkv` are q, k, v, each heads x head width."""
 
@@ -65,10 +75,14 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None = None, rows: slice | None = None) -> Tensor:
-        """x [B,T,D] -> [B,T,D], or only `rows` (a slice of T) of it."""
-        if rows is None:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None = None, rows: slice | None = None, angles: Tensor | None = None
+    ) -> Tensor:
+        """x [B,T,D] -> [B,T,D], or only `rows` (a slice of T) of it; rotary `angles` [H,P,Dh/2] of the first P rows."""
+        if rows is None or angles is not None:
             q, k, v = self.qkv(x).chunk(3, dim=-1)  # [B,T,D] each
+            q, k = rotated(q, angles), rotated(k, angles)
+            q = q if rows is None else q[:, rows]  # [B,R,D]
         else:
             width = x.shape[-1]
             weight, bias = self.qkv.weight, self.qkv.bias
@@ -133,12 +147,13 @@ class Block(nn.Module):
         text: Tensor | None,
         text_mask: Tensor | None,
         rows: slice | None = None,
+        angles: Tensor | None = None,
         trace: Trace = None,
         name: str = "",
     ) -> Tensor:
-        """x [B,T,D] -> [B,T,D], or only `rows` of it; text [B,t,D] for the cross-attention."""
+        """x [B,T,D] -> [B,T,D], or only `rows` of it; text [B,t,D] for the cross-attention, rotary `angles` for the other."""
         kept = x if rows is None else x[:, rows]  # [B,R,D]
-        x = kept + self.attn(self.norm1(x), key_mask, rows)  # [B,R,D]
+        x = kept + self.attn(self.norm1(x), key_mask, rows, angles)  # [B,R,D]
         note(trace, f"{name}.attn", x)
         if self.cross is not None and self.norm_cross is not None:
             x = x + self.cross(self.norm_cross(x), text, text_mask)  # [B,R,D]
@@ -183,6 +198,12 @@ class Side(nn.Module):
             Block(self.width, sizes["num_heads"], hidden, config, self.cross)
             for _ in range(sizes["depth"])
         )
+        if config["rope"]:
+            pairs = self.width // sizes["num_heads"] // 2
+            shape = (sizes["num_heads"], self.num_patches, pairs)
+            self.rope: nn.ParameterList | None = nn.ParameterList(torch.empty(shape) for _ in self.blocks)
+        else:
+            self.rope = None
         self.norm = nn.LayerNorm(self.width, eps=config["norm_eps"])
 
     def project_text(
@@ -216,7 +237,8 @@ class Side(nn.Module):
         note(trace, f"{self.side}.embed", x)
         for i, block in enumerate(self.blocks):
             kept = rows if i == len(self.blocks) - 1 else None
-            x = block(x, key_mask, text, text_mask, kept, trace, f"{self.side}.blocks.{i}")
+            angles = None if self.rope is None else self.rope[i]
+            x = block(x, key_mask, text, text_mask, kept, angles, trace, f"{self.side}.blocks.{i}")
         x = self.norm(x)  # [B,R,D]
         note(trace, f"{self.side}.norm", x)
         return x
@@ -232,6 +254,19 @@ class Tokenizer(Side):
         self.patch_embed = nn.Linear(3 * (self.patch_size + 2 * self.overlap) ** 2, self.width)
         self.latent_tokens = nn.Parameter(torch.empty(self.num_latents, self.width))
         self.to_latent = nn.Linear(self.width, 2 * latent if config["kl"] else latent)
+        self.soft = config["codebook"]
+        if self.soft is not None:
+            self.codebook = nn.Parameter(torch.empty(self.soft["runs"], self.soft["size"], latent))
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """latents [B,N,d] -> [B,N,d]: where there is a codebook, each token the soft mean of its run's codes."""
+        if self.soft is None:
+            return latents
+        tokens, codes = latents.unflatten(1, (self.soft["runs"], -1)), self.codebook.to(latents.dtype)  # [B,C,n,d], [C,K,d]
+        if self.soft["l2_norm"]:
+            tokens, codes = functional.normalize(tokens, dim=-1), functional.normalize(codes, dim=-1)
+        shares = torch.softmax(tokens @ codes.transpose(1, 2) / self.soft["tau"], dim=-1)  # [B,C,n,K]
+        return (shares @ codes).flatten(1, 2)  # [B,N,d]
 
     def forward(
         self,
@@ -334,9 +369,6 @@ class TexTok(nn.Module):
     def __init__(self, config: Mapping[str, Any] | TexTokConfig) -> None:
         super().__init__()
         self.config = full_config(config, TexTokConfig)
-        for name in ("rope", "codebook"):  # of other projects' tokenizers, which the engine runs; nothing here trains them
-            if self.config[name] is not None:
-                raise ConfigError(f"{name}: expected null, training has none; got {self.config[name]!r}")
         self.latent_dim = self.config["latent_dim"]
         self.tokenizer = Tokenizer(self.config)
         self.detokenizer = Detokenizer(self.config)
@@ -350,9 +382,9 @@ class TexTok(nn.Module):
         labels: Tensor | None = None,
         trace: Trace = None,
     ) -> Tensor:
-        """image [B,S,S,3] -> latents [B,N,d] (with kl: their means)."""
+        """image [B,S,S,3] -> latents [B,N,d] (with kl: their means; with a codebook: soft codes)."""
         moments = self.tokenizer(image, text, text_lengths, labels, trace)  # [B,N,d or 2d]
-        return moments[..., : self.latent_dim]  # [B,N,d]
+        return self.tokenizer.quantize(moments[..., : self.latent_dim])  # [B,N,d]
 
     def decode(
         self,
@@ -533,7 +565,7 @@ class DiT(nn.Module):
         p = self.config["patch_size"]
         tokens = latent_patches(x, p) if self.config["input_size"] else x  # [B,N,Cpp]
         h = self.x_embedder(tokens) + self.pos_embed  # [B,N,D]
-        c = self.t_embedder(t, x.dtype)  # [B,D]
+        c = self.t_embedder(t.double() * self.config["time_scale"], x.dtype)  # [B,D]
         if self.by_text:
             assert text is not None, "text: expected [B,t,Dt], which this model takes, got None"
             if text_lengths is None:
@@ -607,6 +639,14 @@ def init_weights(model: nn.Module) -> None:
             nn.init.normal_(cast(nn.Linear, layer).weight, std=0.02)
 
 
+def grid_angles(places: int, pairs: int) -> Tensor:
+    """Angles [P,pairs] of `places` on a square grid: the column times falling frequencies in the first half, the row in the second."""
+    side, half = math.isqrt(places), (pairs + 1) // 2
+    freqs = 10.0 ** -(torch.arange(half) / half)  # [half]
+    index = torch.arange(places)
+    return torch.cat([(index % side)[:, None] * freqs, (index // side)[:, None] * freqs], dim=1)[:, :pairs]  # [P,pairs]
+
+
 @torch.no_grad()
 def add_grid(positions: nn.Parameter, start: int, count: int) -> None:
     """Adds the waves of a square grid to `count` rows of positions [T,D], where they are a square."""
@@ -617,7 +657,10 @@ def add_grid(positions: nn.Parameter, start: int, count: int) -> None:
 
 @torch.no_grad()
 def init_side(side: Side) -> None:
-    """Positions as waves over a grid, keys like queries."""
+    """Positions as waves over a grid, rotary angles growing along it, keys like queries."""
+    if side.rope is not None:
+        for angles in side.rope:
+            angles.copy_(grid_angles(side.num_patches, angles.shape[2]))
     add_grid(side.pos_embed, 0, side.num_patches)
     add_grid(side.pos_embed, side.num_patches, side.num_latents)
     for block in cast(list[Block], list(side.blocks)):
