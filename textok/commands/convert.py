@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     encoder = open_encoder(args.source, settings)
     model: EngineModel
     if encoder:
-        model = TextEncoder.from_source(encoder, args.out.name, args.dtype, progress=sys.stderr.isatty())
+        model = TextEncoder._from_source(encoder, args.out.name, args.dtype, progress=sys.stderr.isatty())
     else:
         found = importers.read(args.source, settings, args.ignore)
         for note in found.notes:

@@ -116,10 +116,10 @@ class TextEncoder(EngineModel):
             how.
         """
         folder = find_model(path)
-        return cls.from_source(read_folder(folder), os.fspath(path), dtype, threads, end_token, progress)
+        return cls._from_source(read_folder(folder), os.fspath(path), dtype, threads, end_token, progress)
 
     @classmethod
-    def from_source(
+    def _from_source(
         cls,
         source: EncoderFolder,
         name: str,

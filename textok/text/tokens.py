@@ -12,6 +12,8 @@ from ..errors import ConfigError
 
 # What a tokenizer may be made of; the first of VOCABULARIES that is there counts, the others say what it leaves open.
 VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
+# What their classes in transformers fill up with where the settings do not say.
+_PADDING = {"spiece.model": "<pad>", "vocab.txt": "[PAD]", "vocab.json": "<|endoftext|>"}
 _SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
 
 
@@ -64,10 +66,8 @@ class CaptionTokenizer:
         """The number of the padding token; `default` where the files do not name one."""
         if not self.files:
             return default
-        settings = self._settings()
-        name = settings.get("pad_token")
-        name = name.get("content") if isinstance(name, Mapping) else name
-        number = self._tokenizer().token_to_id(name) if isinstance(name, str) else None
+        name = _special(self._settings(), "pad_token", _PADDING.get(next(iter(self.files)), ""))
+        number = self._tokenizer().token_to_id(name)
         return default if number is None else int(number)
 
     def _settings(self) -> dict[str, Any]:
