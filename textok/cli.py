@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f".commands.{name}", __package__)
-        first, _, rest = module.__doc__.partition("\n")
+        first, _, rest = (module.__doc__ or "").partition("\n")
         command = commands.add_parser(
             name,
             help=first,

@@ -75,12 +75,12 @@ def _model(name: str, dtype: str, seed: int) -> EngineModel:
         kind, config = SIZES[name]
         return kind.from_config(config, seed=seed, dtype=dtype)
     from .. import bundled, files, weights
-    from ..errors import ConfigError
+    from ..errors import ConfigError, WeightsError
 
     try:
         folder = bundled.find_model(name)
-    except weights.WeightsError as problem:
-        raise weights.WeightsError(f"{problem}; sizes with random weights are {', '.join(SIZES)}") from None
+    except WeightsError as problem:
+        raise WeightsError(f"{problem}; sizes with random weights are {', '.join(SIZES)}") from None
     if (folder / weights.PIPELINE_FILE).is_file():
         raise ConfigError(
             f"{name}: expected one model, got a pipeline; its parts are named in {folder / weights.PIPELINE_FILE}"

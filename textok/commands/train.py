@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         found.overrides = [*found.overrides, *late]
         return found, [word for word in rest if word not in late]
 
-    parser.parse_known_args = with_late_overrides  # type: ignore[method-assign]
+    parser.parse_known_args = with_late_overrides  # type: ignore[assignment, method-assign]
 
 
 def run(args: argparse.Namespace) -> None:

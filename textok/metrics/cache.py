@@ -44,14 +44,14 @@ class Cache:
         path = self.folder / name[:2] / f"{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
+                found = {key: file[key] for key in file.files}
             self.found += 1
-            return arrays
+            return found
         except FileNotFoundError:
             pass
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
             pass  # a disk that lost the end of a file: compute it again
-        arrays = compute()
+        arrays: dict[str, Any] = dict(compute())
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, **arrays)

@@ -88,7 +88,9 @@ class Evaluation:
 
     def reconstruction(self, sets: Mapping[str, Any], reference: Any) -> dict[str, Any]:
         """How close each set is to the originals, by picture and as a whole; returns the result, which is also written."""
-        rows, values, real, first_keys, originals = [], {}, None, None, None
+        rows: list[dict[str, Any]] = []
+        values: dict[str, F64] = {}
+        first_keys: list[str] | None = None
         for name, source in sets.items():
             made = PictureSet(source, self.size, caption=self.caption)
             originals = self._reference(reference, made)
@@ -122,24 +124,25 @@ class Evaluation:
     def samples(self, sets: Mapping[str, Any], reference: Any) -> dict[str, Any]:
         """How close the distribution of each set is to that of the reference: pictures, or a file of statistics."""
         network = self._needed("samples")
-        rows, real, originals = [], None, None
+        rows: list[dict[str, Any]] = []
+        real: GatheredFeatures | None = None
+        originals = statistics = None
         for name, source in sets.items():
             made = PictureSet(source, self.size, caption=self.caption)
             kept = self._all_features(made, name)
             if real is None:
                 if is_statistics(reference):
-                    real = GatheredFeatures(statistics=Statistics.load(reference))
-                    if len(real.statistics.mean) != kept.features.shape[1]:
-                        width = len(real.statistics.mean)
+                    statistics = Statistics.load(reference)
+                    real = GatheredFeatures(statistics=statistics)
+                    if len(statistics.mean) != kept.features.shape[1]:
+                        width = len(statistics.mean)
                         wanted = f"{kept.features.shape[1]} features of {network.name}"
                         raise DataError(f"{reference}: expected statistics of {wanted}, got {width}")
                 else:
                     originals = self._reference(reference, made)
                     real = self._all_features(originals, "the reference")
             rows.append(self._row(name, made, self._set_metrics(kept, real)))
-        about = (
-            {"source": str(reference), "count": real.statistics.count} if originals is None and real else self._about(originals)
-        )
+        about = {"source": str(reference), "count": statistics.count} if statistics is not None else self._about(originals)
         self._write_pictures(sets, None, [], {}, min(row["count"] for row in rows))
         return self._write("samples", rows, about, {})
 
@@ -260,7 +263,7 @@ class Evaluation:
         self, sets: Mapping[str, Any], reference: Any, keys: Sequence[str], values: Mapping[str, F64], count: int
     ) -> None:
         """Each picture's numbers; and examples: evenly spread, and where the first set is worst and best."""
-        arrays: dict[str, NDArray[Any]] = {f"value/{name}": value for name, value in values.items()}
+        arrays: dict[str, Any] = {f"value/{name}": value for name, value in values.items()}
         if keys:
             arrays["keys"] = np.array(keys)
         chosen: dict[str, list[int]] = {"spread": np.unique(np.linspace(0, count - 1, EXAMPLES).round().astype(int)).tolist()}
@@ -292,10 +295,11 @@ class Evaluation:
 def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int | None = None) -> Statistics:
     """Statistics of pictures (cropped to `size`) and of statistics files together: the parts of shards and machines merged."""
     total: Statistics | None = None
+    part: Statistics | None
     for source in sources:
         if is_statistics(source):
-            part = Statistics.load(source)
-            if part.count is None:
+            loaded = part = Statistics.load(source)
+            if loaded.count is None:
                 raise DataError(f"{source}: expected statistics with a count, to be merged; this file has none")
         else:
             evaluation._needed("pictures")
@@ -303,7 +307,8 @@ def gather_statistics(sources: Iterable[Any], evaluation: Evaluation, size: int 
             part = evaluation._all_features(pictures, str(source)).statistics
             for skip in pictures.skips:
                 logging.getLogger(__name__).warning("%s %s: %s", skip.source, skip.key, skip.reason)
-        total = part if total is None else total.merge(part)
+        if part is not None:
+            total = part if total is None else total.merge(part)
     if total is None:
         raise ValueError("sources: expected at least one, got none")
     return total

@@ -57,5 +57,5 @@ def _in_batches(function: Any, module: Any) -> Any:
     for name, tensor in sorted(module.state_dict().items()):
         weights.update(f"{name} {list(tensor.shape)}\n".encode())
         weights.update(tensor.contiguous().numpy().tobytes())
-    whole.fingerprint = weights.hexdigest()
+    whole.fingerprint = weights.hexdigest()  # type: ignore[attr-defined]  # functions have attributes
     return whole

@@ -1,15 +1,18 @@
 """Sets of pictures for evaluations: read part by part, and paired with their originals."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import read_json
+
+if TYPE_CHECKING:
+    from ..data.samples import Skip
 
 U8 = NDArray[np.uint8]
 
@@ -45,9 +48,10 @@ class PictureSet:
 
     def __init__(self, source: Any, size: int | None = None, crop: bool = False, caption: str = "caption") -> None:
         self.source, self.size, self.crop, self.caption = source, size, crop, caption
-        self.count, self.skips, self.unpaired = 0, [], 0
+        self.count, self.unpaired = 0, 0
+        self.skips: list[Skip] = []
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Generator[Part]:
         part = Part([], np.empty(0, np.uint8), [])
         pictures: list[U8] = []
         for sample, picture in self.decoded(self.samples()):

@@ -321,7 +321,8 @@ def points_of(rows: Iterable[tuple[Result, Mapping[str, Any]]], cost: str, key: 
             found.append((result, row, settings, value, across))
     differing = [name for name in APART[cost] if len({settings.get(name) for _, _, settings, _, _ in found}) > 1]
     base, at, network = key.partition("@")
-    points, of_line = [], {}
+    points: list[Any] = []
+    of_line: dict[Any, Any] = {}
     for result, row, settings, value, across in found:
         others = {name: settings[name] for name in differing if isinstance(settings.get(name), int | float)}
         apart = [f"{name.replace('_', ' ')} {other:.4g}" for name, other in others.items()]

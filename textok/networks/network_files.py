@@ -76,7 +76,7 @@ class TorchScriptNetwork(FeatureNetwork):
         import torch
 
         try:
-            self._module = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            self._module = torch.jit.load(path, map_location="cpu").eval()
         except RuntimeError as problem:
             raise WeightsError(f"{path}: expected a TorchScript file, got: {str(problem).splitlines()[0]}") from None
         arguments = [argument.name for argument in self._module.forward.schema.arguments]

@@ -110,7 +110,7 @@ class Segment:
             raise DataError(f"{self.data_path}: expected {start + size} bytes or more, got {there}; the file was cut")
         if start + size > len(self._data):
             self._data = np.memmap(self.data_path, np.uint8, "r", shape=(there,))
-        view = memoryview(self._data)
+        view = memoryview(self._data)  # type: ignore[arg-type]  # NumPy's stubs hide that arrays are buffers before Python 3.12
         return view[start : start + payload], view[start + payload : start + size]
 
 
@@ -277,18 +277,19 @@ class Index:
     def write_table(self) -> None:
         """Make the table on disk anew from all records, in bounded memory. The caller holds the store's lock."""
         clear_unfinished(self.store / TABLE_FILE)  # of a writer that was killed here
-        header = {"segments": [[segment.name, segment.count] for segment in self.segments]}
+        header: dict[str, Any] = {"segments": [[segment.name, segment.count] for segment in self.segments]}
         header["slots"] = slots = Table.size_for(sum(segment.count for segment in self.segments))
         first = len(json.dumps(header)) + 64  # room for the number of records, known at the end
         first += -first % 4096
         with replacing(self.store / TABLE_FILE) as temporary, temporary.open("r+b") as file:
             # Taken beforehand: a full disk is an error here, and would end the process in mapped pages.
             os.posix_fallocate(file.fileno(), 0, first + 8 * slots)
-            table = Table(np.memmap(temporary, "<u8", "r+", first, (slots,)), self.segments)
+            mapped: np.memmap[Any, Any] = np.memmap(temporary, "<u8", "r+", first, (slots,))
+            table = Table(mapped, self.segments)
             for number, segment in enumerate(self.segments):
                 for places in _places(number, 0, segment.count):
                     table.add(places)
-            table.slots.flush()
+            mapped.flush()
             text = json.dumps(header | {"records": table.count}).encode().ljust(first - 8)
             file.write(len(text).to_bytes(8, "little") + text)
         self._load()

@@ -87,7 +87,7 @@ class TextEncoder:
                 import google.protobuf  # noqa: F401
                 import sentencepiece  # noqa: F401  without both transformers asks for something else
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            kind = kinds.get(config.model_type, AutoModel)
+            kind: Any = kinds.get(config.model_type, AutoModel)
             self._model = kind.from_pretrained(folder, dtype=getattr(torch, compute), **local).eval().requires_grad_(False)
         self.text_dim = int(getattr(config, "d_model", None) or config.hidden_size)
         most = getattr(config, "max_position_embeddings", None)  # T5's positions are relative, it has no such limit
