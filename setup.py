@@ -20,7 +20,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-# One line an ISA row, worst first: its folder in csrc/kernels, named as TEXTOK_ISA names it -> compiler flags. The reference row needs none.
+# One line an ISA row, worst first: its folder in csrc/kernels, named as TEXTOK_ISA names it -> compiler flags. The reference
+# row needs none.
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA = {
@@ -122,7 +123,7 @@ setup(
             "textok._core",
             sources=sources()[None],
             include_dirs=["csrc", numpy.get_include(), scipy_openblas32.get_include_dir()],
-            define_macros=MACROS + [("SCIPY_OPENBLAS_PREFIX", "1")],
+            define_macros=[*MACROS, ("SCIPY_OPENBLAS_PREFIX", "1")],
             depends=[str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.[ch]")],
             py_limited_api=True,
         )

@@ -158,7 +158,8 @@ def check_of_sum(results):
         if None not in (whole, evaluation, decode):
             total = default_steps() * evaluation + decode
             lines.append(
-                f"- A whole picture in {precision} took {whole:.2f} s; {default_steps()} evaluations and a decode {total:.2f} s."
+                f"- A whole picture in {precision} took {whole:.2f} s; {default_steps()} evaluations and a decode "
+                f"{total:.2f} s."
                 " Modulations are computed for all steps at once."
             )
     return "\n".join(lines)

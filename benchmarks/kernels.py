@@ -4,10 +4,11 @@
     python benchmarks/kernels.py --isa ref --case norm --threads 1
     python benchmarks/kernels.py --markdown            the table of RESULTS.md
 
-Time is CPU time of the threads that run a kernel, so other work on the machine distorts it less; each round times the register-only
-loop (multiply-adds that touch no memory) beside the kernel, and the share is the median over rounds of their ratio. Work is cut as the
-engine cuts it: gemm in blocks of 224 rows by runs of columns, attention head by head. "cold" weights are so many copies that none is
-in a cache when its turn comes, as in a DiT-XL; A, K, V and outputs are as warm as their size allows. Numbers and what was tried: RESULTS.md.
+Time is CPU time of the threads that run a kernel, so other work on the machine distorts it less; each round times the
+register-only loop (multiply-adds that touch no memory) beside the kernel, and the share is the median over rounds of their
+ratio. Work is cut as the engine cuts it: gemm in blocks of 224 rows by runs of columns, attention head by head. "cold" weights
+are so many copies that none is in a cache when its turn comes, as in a DiT-XL; A, K, V and outputs are as warm as their size
+allows. Numbers and what was tried: RESULTS.md.
 """
 
 import argparse
@@ -69,9 +70,9 @@ class Gemm:
         return [
             lambda w=w, n=n, m=m: kernels.gemm_packed_f32(
                 self.out[m : m + ROWS], self.a[m : m + ROWS], w, n0=n, n1=min(n + step, self.N),
-                residual=self.out[m : m + ROWS] if self.residual else None, **self.epilogue)  # fmt: skip
+                residual=self.out[m : m + ROWS] if self.residual else None, **self.epilogue)
             for w in self.weights for n in range(0, self.N, step) for m in range(0, self.M, ROWS)
-        ]  # fmt: skip
+        ]
 
     def error(self, kernels):
         """Largest error over the sum of the magnitudes of the products, without the epilogue."""
@@ -152,7 +153,8 @@ class Activate:
 
 CASES = [
     # ViT-Base at patch 8: 1,024 patches, 128 text tokens, 32 latents.
-    Gemm(1184, 768, 2304), Gemm(1184, 768, 768, residual=True), Gemm(1184, 768, 3072, "gelu_erf"), Gemm(1184, 3072, 768, residual=True),
+    Gemm(1184, 768, 2304), Gemm(1184, 768, 768, residual=True),
+    Gemm(1184, 768, 3072, "gelu_erf"), Gemm(1184, 3072, 768, residual=True),
     # DiT-XL with 32 tokens, one row of images and with guidance two; then 256 tokens with guidance.
     Gemm(32, 1152, 4608, "gelu_tanh", cold=True), Gemm(32, 4608, 1152, residual=True, cold=True),
     Gemm(64, 1152, 3456, cold=True), Gemm(64, 1152, 1152, residual=True, cold=True),
@@ -218,7 +220,11 @@ def measure(case, kernels, threads, rounds, seconds=0.03):
         if peak:
             shares.append(rates[-1] / peak)
             peaks.append(peak)
-    return statistics.median(rates) / 1e9, statistics.median(shares) if shares else None, statistics.median(peaks) / 1e9 if peaks else None
+    return (
+        statistics.median(rates) / 1e9,
+        statistics.median(shares) if shares else None,
+        statistics.median(peaks) / 1e9 if peaks else None,
+    )
 
 
 def main():
@@ -242,8 +248,8 @@ def main():
         assert error < 1e-5, f"{case.name}: error {error:.2g}, not worth timing"
         for threads in args.threads:
             rate, share, peak = measure(case, kernels, threads, args.rounds)
-            print(line.format(case.name, threads, f"{rate:.1f} {'GF/s' if case.operations else 'GB/s'}", f"{peak:.1f} GF/s" if peak else "",
-                              f"{share:.0%}" if share else "", f"{error:.1e}"), flush=True)  # fmt: skip
+            speed, best = f"{rate:.1f} {'GF/s' if case.operations else 'GB/s'}", f"{peak:.1f} GF/s" if peak else ""
+            print(line.format(case.name, threads, speed, best, f"{share:.0%}" if share else "", f"{error:.1e}"), flush=True)
 
 
 if __name__ == "__main__":

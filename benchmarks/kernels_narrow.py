@@ -4,10 +4,10 @@
     python benchmarks/kernels_narrow.py --isa avx512_vnni --case int8 --threads 1
     python benchmarks/kernels_narrow.py --torch             PyTorch's products of the same shapes too
 
-As kernels.py: CPU time of the threads that run a kernel, the row's register-only loop (tiles, vdpbf16ps, vpdpbusd) timed in each round, medians
-over rounds. Work is cut as the engine cuts it: tiles of rows by runs of columns, attention head by head.
-"cold" weights are so many copies that none is in a cache when its turn comes. PyTorch's figures are CPU time of the whole process over its
-threads.
+As kernels.py: CPU time of the threads that run a kernel, the row's register-only loop (tiles, vdpbf16ps, vpdpbusd) timed in
+each round, medians over rounds. Work is cut as the engine cuts it: tiles of rows by runs of columns, attention head by head.
+"cold" weights are so many copies that none is in a cache when its turn comes. PyTorch's figures are CPU time of the whole
+process over its threads.
 """
 
 import argparse
@@ -70,7 +70,7 @@ class Gemm:
         self.out = aligned(self.M, self.N, np.uint16 if self.out_type == "bf16" else np.float32)
         self.bias, self.gate = np.zeros(self.N, np.float32), np.full((1, self.N), 0.01, np.float32)
         self.weights = []
-        while not self.weights or self.cold and len(self.weights) * packed.nbytes < COLD_BYTES:
+        while not self.weights or (self.cold and len(self.weights) * packed.nbytes < COLD_BYTES):
             copy = aligned(1, packed.size, packed.dtype)[0]
             copy[:] = packed
             self.weights.append(copy)
@@ -89,8 +89,9 @@ class Gemm:
         residual = self.out_type == "residual"
         return [
             lambda w=w, n=n, end=end, m=m: self.call(
-                k, self.out[m : m + height], self.a[m : m + height], w, slice(m, m + height), n, min(end, self.N), bias=self.bias,
-                activation=self.activation, **({"residual": self.out[m : m + height], "gate": self.gate} if residual else {}))  # fmt: skip
+                k, self.out[m : m + height], self.a[m : m + height], w, slice(m, m + height), n, min(end, self.N),
+                bias=self.bias, activation=self.activation,
+                **({"residual": self.out[m : m + height], "gate": self.gate} if residual else {}))
             for w in self.weights for n, end in itertools.pairwise(ends) for m in range(0, self.M, height)
         ]  # fmt: skip
 
@@ -202,7 +203,9 @@ def main():
             continue
         case.prepare(kernels)
         error = case.error(kernels)
-        assert error < ({"bf16": 1e-2, "int8": 4e-2}[case.dtype] if isinstance(case, Attention) else 1e-5), f"{case.name}: error {error:.2g}, not worth timing"
+        assert error < ({"bf16": 1e-2, "int8": 4e-2}[case.dtype] if isinstance(case, Attention) else 1e-5), (
+            f"{case.name}: error {error:.2g}, not worth timing"
+        )
         for threads in args.threads:
             rate, share, peak = measure(case, kernels, threads, args.rounds)
             peer = f"{torch_rate(case, threads, args.rounds) / 1e9:.0f} GF/s" if args.torch else ""

@@ -2,9 +2,9 @@
 
     python benchmarks/quality.py [--quick]
 
-Models of the paper's sizes have random weights of a trained one's scale (`from_config`), since no trained ones exist: relative RMS
-error of what comes out, on random pictures, latents and text. The bundled models are trained: PSNR against the original held-out
-pictures, and latents and pictures sampled from the same noise. --quick leaves out patch 8.
+Models of the paper's sizes have random weights of a trained one's scale (`from_config`), since no trained ones exist: relative
+RMS error of what comes out, on random pictures, latents and text. The bundled models are trained: PSNR against the original
+held-out pictures, and latents and pictures sampled from the same noise. --quick leaves out patch 8.
 """
 
 import argparse
@@ -83,7 +83,10 @@ def bundled_models():
         for dtype in LOW:
             error = rms(results[dtype].latents, results["float32"].latents)
             score = psnr(results[dtype].images, results["float32"].images).mean()
-            print(f"{name}, 8 samples from the same noise, {dtype}: latents off by {error:.2f} %, pictures {score:.1f} dB from float32's")
+            print(
+                f"{name}, 8 samples from the same noise, {dtype}: latents off by {error:.2f} %, pictures {score:.1f} dB "
+                "from float32's"
+            )
 
 
 def main():

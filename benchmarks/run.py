@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -113,10 +113,8 @@ class Turn:
 
     def give(self, whatever=False):
         if self.process is not None and (whatever or time.monotonic() - self.since > TURN_SECONDS or not self.held()):
-            try:
+            with suppress(BrokenPipeError):
                 self.process.stdin.close()
-            except BrokenPipeError:
-                pass
             self.process.wait()
             self.process = None
 
@@ -343,10 +341,8 @@ def execute(pairs, args):
 def named(patterns):
     """Those patterns that are names of cases."""
     for pattern in patterns:
-        try:
+        with suppress(ValueError):
             yield case(pattern).name
-        except ValueError:
-            pass
 
 
 def main():

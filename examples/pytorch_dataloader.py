@@ -16,8 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 import textok
-from textok.data import read_samples
 from textok.conditions import full_text
+from textok.data import read_samples
 
 
 class Pictures(IterableDataset):

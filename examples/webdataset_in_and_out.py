@@ -14,8 +14,8 @@ import numpy as np
 import webdataset as wds
 
 import textok
-from textok.data import read_latents
 from textok.conditions import full_text
+from textok.data import read_latents
 
 
 def encode_shards(urls, model, embeddings, out, field="caption", batch_size=32, per_shard=1000):

@@ -12,9 +12,15 @@ hypothesis.settings.load_profile("textok")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "measured: asserts a time or the process's memory, neither of which means anything under a sanitizer")
-    config.addinivalue_line("markers", "long: minutes on slow code, the reference row or under a sanitizer, of what shorter tests run too")
-    config.addinivalue_line("markers", "large: takes gigabytes or a minute; runs where TEXTOK_TEST_LARGE is set, as .ci/run does")
+    config.addinivalue_line(
+        "markers", "measured: asserts a time or the process's memory, neither of which means anything under a sanitizer"
+    )
+    config.addinivalue_line(
+        "markers", "long: minutes on slow code, the reference row or under a sanitizer, of what shorter tests run too"
+    )
+    config.addinivalue_line(
+        "markers", "large: takes gigabytes or a minute; runs where TEXTOK_TEST_LARGE is set, as .ci/run does"
+    )
 
 
 def pytest_collection_modifyitems(items):

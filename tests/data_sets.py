@@ -8,8 +8,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import api_models as small
+import numpy as np
 from PIL import Image
 
 import textok

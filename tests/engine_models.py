@@ -1,4 +1,5 @@
-"""Tiny models of every variant: configs, random weights in which every term counts, inputs, and calls of the engine with a trace."""
+"""Tiny models of every variant: configs, random weights in which every term counts, inputs, and calls of the engine with a
+trace."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,15 +160,27 @@ class TinyDiT:
         """`condition` None: the null condition for every image."""
         out = np.empty((len(x), *DiTConfig.from_dict(self.config).output_shape), np.float32)
         given = condition or {}
-        self.engine.denoise(x, t, given.get("labels"), given.get("text"), given.get("text_lengths"), condition is None, out, threads, trace)
+        self.engine.denoise(
+            x, t, given.get("labels"), given.get("text"), given.get("text_lengths"), condition is None, out, threads, trace
+        )
         return out
 
     def sample(self, start, schedule, condition, guidance, step_noise=None, callback=None, threads=0):
         """A whole run from `start` with the rows of a `textok.schedules.Schedule`; guidance a number or one a step."""
         x = start.copy()
         scales = np.broadcast_to(np.asarray(guidance, np.float32), len(schedule.timesteps)).copy()
-        self.engine.sample(x, schedule.timesteps.astype(np.float32), schedule.update, scales, step_noise, condition.get("labels"),
-                           condition.get("text"), condition.get("text_lengths"), callback, threads)
+        self.engine.sample(
+            x,
+            schedule.timesteps.astype(np.float32),
+            schedule.update,
+            scales,
+            step_noise,
+            condition.get("labels"),
+            condition.get("text"),
+            condition.get("text_lengths"),
+            callback,
+            threads,
+        )
         return x
 
     def condition_of(self, condition, b):
@@ -179,7 +192,11 @@ class TinyDiT:
         return condition["text"][b, : condition["text_lengths"][b]]
 
     def denoise_spec(self, x, t, condition=None, trace=None, config=None, weights=None):
-        return np.stack([
-            dit_model.evaluate(config or self.config, weights or self.weights, x[b], t[b], self.condition_of(condition, b), trace)
-            for b in range(len(x))
-        ])
+        return np.stack(
+            [
+                dit_model.evaluate(
+                    config or self.config, weights or self.weights, x[b], t[b], self.condition_of(condition, b), trace
+                )
+                for b in range(len(x))
+            ]
+        )

@@ -1,8 +1,8 @@
 """Every tolerance of the tests, with its origin, and how errors are measured.
 
-A relative error is the largest absolute difference over the largest magnitude of the reference tensor: one number a tensor, which an
-element near zero cannot blow up. A tolerance here has a twin in a test with a planted error that it must reject, so that none is
-so wide that it proves nothing.
+A relative error is the largest absolute difference over the largest magnitude of the reference tensor: one number a tensor,
+which an element near zero cannot blow up. A tolerance here has a twin in a test with a planted error that it must reject, so
+that none is so wide that it proves nothing.
 """
 
 from dataclasses import dataclass
@@ -77,21 +77,43 @@ def check_scaled(result, reference, scale, tolerance, what="result"):
 
 # ---- models: float32 engine against the float64 specification or float32 PyTorch ----
 
-BLOCK = Tolerance(1e-5, "the project's promise for each intermediate of a tiny model; some 20 float32 roundings (6e-8) of sums of up to "
-                  "a few hundred terms, carried through the residual stream, come to 1e-6")
+BLOCK = Tolerance(
+    1e-5,
+    "the project's promise for each intermediate of a tiny model; some 20 float32 roundings (6e-8) of sums of up to "
+    "a few hundred terms, carried through the residual stream, come to 1e-6",
+)
 END_TO_END = Tolerance(2e-5, "the project's promise for a tiny model's output: BLOCK, then one more norm and projection")
-FULL_SIZE = Tolerance(1e-4, "the project's promise at ViT-Base and DiT-XL: 12 and 28 blocks, sums of thousands of terms, and PyTorch's own "
-                      "float32 roundings on the other side")
-SAMPLING = Tolerance(5e-5, "a run of some steps: END_TO_END of an evaluation, which the steps after it carry on; the state is float32, all between is "
-                     "float64. Most runs come to 2e-6, a random model that predicts the sample itself amplifies to 1e-5")
-STORED = Tolerance(1e-6, "an answer computed in float64 and stored as float32, 6e-8; diffusers' float32 tables may round otherwise elsewhere")
+FULL_SIZE = Tolerance(
+    1e-4,
+    "the project's promise at ViT-Base and DiT-XL: 12 and 28 blocks, sums of thousands of terms, and PyTorch's own "
+    "float32 roundings on the other side",
+)
+SAMPLING = Tolerance(
+    5e-5,
+    "a run of some steps: END_TO_END of an evaluation, which the steps after it carry on; the state is float32, all between is "
+    "float64. Most runs come to 2e-6, a random model that predicts the sample itself amplifies to 1e-5",
+)
+STORED = Tolerance(
+    1e-6, "an answer computed in float64 and stored as float32, 6e-8; diffusers' float32 tables may round otherwise elsewhere"
+)
 
-MODEL_BFLOAT16 = Tolerance(1e-2, "RMS; a bfloat16 rounding is 2^-9 (2e-3) at most, 1e-3 typically; some ten of them one after the other in a model of two "
-                           "blocks, part of which the residual stream carries around")
-MODEL_INT8 = Tolerance(3e-2, "RMS; weights and activations are each rounded to 1/254 of their row's largest number, some 1% of a typical one; ten in a row")
+MODEL_BFLOAT16 = Tolerance(
+    1e-2,
+    "RMS; a bfloat16 rounding is 2^-9 (2e-3) at most, 1e-3 typically; some ten of them one after the other in a model of two "
+    "blocks, part of which the residual stream carries around",
+)
+MODEL_INT8 = Tolerance(
+    3e-2,
+    "RMS; weights and activations are each rounded to 1/254 of their row's largest number, some 1% of a typical one; ten "
+    "in a row",
+)
 
-T5_BFLOAT16 = Tolerance(3e-2, "RMS; as MODEL_BFLOAT16, and scores that are not divided by 1/sqrt(Dh): a random model's reach 30, where a rounding of q and k "
-                        "is a tenth of a power of e. PyTorch's own bfloat16 errs as much")
+T5_BFLOAT16 = Tolerance(
+    3e-2,
+    "RMS; as MODEL_BFLOAT16, and scores that are not divided by 1/sqrt(Dh): a random model's reach 30, where a rounding "
+    "of q and k "
+    "is a tenth of a power of e. PyTorch's own bfloat16 errs as much",
+)
 T5_INT8 = Tolerance(8e-2, "RMS; the same with int8's roundings of 1%; `wo` stays bfloat16")
 BERT_BFLOAT16 = Tolerance(1.2e-2, "RMS; as MODEL_BFLOAT16, three blocks whose norms come after")
 BERT_INT8 = Tolerance(3e-2, "RMS; as MODEL_INT8, the table of tokens included")
@@ -100,37 +122,62 @@ CLIP_INT8 = Tolerance(3e-2, "RMS; as MODEL_INT8, the table of tokens included")
 
 # ---- schedules: textok's float64 coefficients, run in NumPy on a toy model ----
 
-SCHEDULE = Tolerance(1e-12, "float64 against float64: at t = 999 a division by sqrt(alpha), 6e-3, and 50 steps of a few roundings of 1e-16")
-SCHEDULE_DIFFUSERS = Tolerance(1e-4, "diffusers keeps cumulative alphas in float32, rounded 1000 times in the product (1e-5); 250 steps "
-                               "come to 3e-5, 50 steps to 1e-5")
+SCHEDULE = Tolerance(
+    1e-12, "float64 against float64: at t = 999 a division by sqrt(alpha), 6e-3, and 50 steps of a few roundings of 1e-16"
+)
+SCHEDULE_DIFFUSERS = Tolerance(
+    1e-4,
+    "diffusers keeps cumulative alphas in float32, rounded 1000 times in the product (1e-5); 250 steps "
+    "come to 3e-5, 50 steps to 1e-5",
+)
 
 # ---- metrics, in float64 ----
 
-METRIC = Tolerance(1e-10, "float64 against float64 in another order: sums of thousands of terms of 1e-16 and differences of like numbers; a row left "
-                          "out or another divisor changes 1e-4 and more")
+METRIC = Tolerance(
+    1e-10,
+    "float64 against float64 in another order: sums of thousands of terms of 1e-16 and differences of like numbers; a row left "
+    "out or another divisor changes 1e-4 and more",
+)
 LPIPS_FLOAT32 = Tolerance(1e-5, "thirteen convolutions in float32, sums of up to 4,608 terms, and a mean over places")
-NETWORK_FLOAT32 = Tolerance(1e-4, "a network of some fifty layers in float32, its norms folded into its weights or not; a shift of half a step of 255 "
-                                  "in the pixels makes 1e-3")
+NETWORK_FLOAT32 = Tolerance(
+    1e-4,
+    "a network of some fifty layers in float32, its norms folded into its weights or not; a shift of half a step of 255 "
+    "in the pixels makes 1e-3",
+)
 RESIZED = Tolerance(1e-6, "a filter in float32, one rounding to float32 between rows and columns")
 METRIC_FLOAT32_MEAN = Tolerance(1e-6, "a mean kept in float32, 6e-8")
 
-LOSS = Tolerance(1e-6, "a training loss in float32, or float64 with a float32 constant in it: a mean of dozens of terms, each a few roundings of 6e-8")
-LOSS_CURVE = Tolerance(1e-3, "a dozen steps of float32 training whose gradients are summed in another order: 1e-7 a step, which Adam's division "
-                             "by small second moments enlarges; logged to 5 digits")
+LOSS = Tolerance(
+    1e-6,
+    "a training loss in float32, or float64 with a float32 constant in it: a mean of dozens of terms, each a few "
+    "roundings of 6e-8",
+)
+LOSS_CURVE = Tolerance(
+    1e-3,
+    "a dozen steps of float32 training whose gradients are summed in another order: 1e-7 a step, which Adam's division "
+    "by small second moments enlarges; logged to 5 digits",
+)
 
 # ---- text encoders, beside transformers on one caption without padding ----
 
-TEXT_ENCODER = Tolerance(3e-5, "float32 against float32 in batches of another size: a dozen layers, sums of hundreds of terms in another order; "
-                         "padding that is attended to makes 1e-2 and more")
+TEXT_ENCODER = Tolerance(
+    3e-5,
+    "float32 against float32 in batches of another size: a dozen layers, sums of hundreds of terms in another order; "
+    "padding that is attended to makes 1e-2 and more",
+)
 TEXT_BFLOAT16 = Tolerance(5e-2, "RMS; weights and activations of six layers rounded to bfloat16, 2e-3 each")
 
 # ---- data sets ----
 
-LATENT_STATISTICS = Tolerance(1e-9, "float64 sums of some hundred numbers; with a mean of a million, whose rounding is 1e-10, they keep 9 digits")
+LATENT_STATISTICS = Tolerance(
+    1e-9, "float64 sums of some hundred numbers; with a mean of a million, whose rounding is 1e-10, they keep 9 digits"
+)
 
 # ---- stored forms ----
 
-STORED_INT8 = Tolerance(5e-2, "weights rounded to 1/254 of their row's largest, some 0.2% of the typical product a layer, over a dozen layers")
+STORED_INT8 = Tolerance(
+    5e-2, "weights rounded to 1/254 of their row's largest, some 0.2% of the typical product a layer, over a dozen layers"
+)
 
 # ---- kernels against float64 on the same float32 inputs; scales are of the element (scaled_error) ----
 
@@ -144,23 +191,48 @@ KERNEL_ROTATE = Tolerance(1.8e-7, "of |x cos| + |y sin|: two products and a sum,
 KERNEL_GELU = Tolerance(1.5e-7, "of max(|x|, 1): two roundings, and a polynomial of relative error 1.3e-7 where the tail counts")
 KERNEL_GELU_TAIL = Tolerance(6e-7, "of the result for -3 <= x < 0, where 1 + erf would have lost up to 3 digits: the polynomial 2e-7, five roundings")
 KERNEL_SILU = Tolerance(3e-7, "of the result: exp 1 ulp, an addition, a division")
-KERNEL_QUICK_GELU = Tolerance(5e-7, "of the result, for |1.702 x| up to 2, and in proportion beyond: as KERNEL_SILU, and the rounding of 1.702 x, 2^-24 of "
-                               "it, which exp turns into as much of the result")
+KERNEL_QUICK_GELU = Tolerance(
+    5e-7,
+    "of the result, for |1.702 x| up to 2, and in proportion beyond: as KERNEL_SILU, and the rounding of 1.702 x, 2^-24 of "
+    "it, which exp turns into as much of the result",
+)
 KERNEL_RELU = Tolerance(1e-12, "exact")
 KERNEL_GATED = Tolerance(6e-7, "of max(|x|, 1) |y|: the activation's error and one rounding")
 KERNEL_TANH = Tolerance(3e-7, "of the result: as KERNEL_SILU, with one more addition")
 
 # ---- kernels of bfloat16 and int8, against float64 on the already rounded inputs ----
 
-ROUNDED_BF16 = Tolerance(2.0**-8 + 1e-5, "one rounding to bfloat16: half a unit of its 8 bits, 2^-8 of the element, and float32 arithmetic before it")
-ROUNDED_FLOAT16 = Tolerance(2.0**-11, "one rounding to float16: half a unit of its 11 bits, of the element, or of 2^-14, below which its steps stay equal")
-ROUNDED_INT8 = Tolerance(0.5 / 127 + 1e-5, "one rounding to int8: half a step of max/127 of the row, and float32 arithmetic before it")
-GEMM_BF16 = Tolerance(1e-5, "products of bfloat16 are exact in float32; a chain of up to 3,072 float32 sums with random signs errs by some "
-                      "sqrt(K) 2^-24 of the largest terms, 1e-6 of the largest result")
-GEMM_INT8 = Tolerance(1e-6, "exact sums; then the conversion, two scales, bias, activation and residual, each one float32 rounding")
-ATTENTION_BF16 = Tolerance(1e-2, "probabilities and the result are each rounded to bfloat16, 2^-8 relative, and the first adds up with random "
-                           "signs over the keys; with few keys the two can come together, 2^-7")
-ATTENTION_INT8 = Tolerance(3e-2, "RMS; q, k and v rounded to 1/254 of their row's or channel's largest, 0.6% of a typical number each; the first two make an "
-                           "error of 0.8% of a score, exp turns it into a relative one, and scores here are 1 to 4 in size; probabilities 0.6 to 0.9%")
-ATTENTION_INT8_EXACT = Tolerance(1.5e-2, "q, k and v are int8 already: probabilities to half a 255th of the block's largest (with random signs over the keys) "
-                                 "and a 64th of a power of two (1.1%), and the result to bfloat16")
+ROUNDED_BF16 = Tolerance(
+    2.0**-8 + 1e-5, "one rounding to bfloat16: half a unit of its 8 bits, 2^-8 of the element, and float32 arithmetic before it"
+)
+ROUNDED_FLOAT16 = Tolerance(
+    2.0**-11,
+    "one rounding to float16: half a unit of its 11 bits, of the element, or of 2^-14, below which its steps stay equal",
+)
+ROUNDED_INT8 = Tolerance(
+    0.5 / 127 + 1e-5, "one rounding to int8: half a step of max/127 of the row, and float32 arithmetic before it"
+)
+GEMM_BF16 = Tolerance(
+    1e-5,
+    "products of bfloat16 are exact in float32; a chain of up to 3,072 float32 sums with random signs errs by some "
+    "sqrt(K) 2^-24 of the largest terms, 1e-6 of the largest result",
+)
+GEMM_INT8 = Tolerance(
+    1e-6, "exact sums; then the conversion, two scales, bias, activation and residual, each one float32 rounding"
+)
+ATTENTION_BF16 = Tolerance(
+    1e-2,
+    "probabilities and the result are each rounded to bfloat16, 2^-8 relative, and the first adds up with random "
+    "signs over the keys; with few keys the two can come together, 2^-7",
+)
+ATTENTION_INT8 = Tolerance(
+    3e-2,
+    "RMS; q, k and v rounded to 1/254 of their row's or channel's largest, 0.6% of a typical number each; the first two "
+    "make an "
+    "error of 0.8% of a score, exp turns it into a relative one, and scores here are 1 to 4 in size; probabilities 0.6 to 0.9%",
+)
+ATTENTION_INT8_EXACT = Tolerance(
+    1.5e-2,
+    "q, k and v are int8 already: probabilities to half a 255th of the block's largest (with random signs over the keys) "
+    "and a 64th of a power of two (1.1%), and the result to bfloat16",
+)

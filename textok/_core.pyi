@@ -42,7 +42,12 @@ class Model:
     """
 
     def __init__(
-        self, model_type: str, config: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], dtype: str = "float32", side: str = "both",
+        self,
+        model_type: str,
+        config: Mapping[str, Any],
+        weights: Mapping[str, NDArray[Any]],
+        dtype: str = "float32",
+        side: str = "both",
         threads: int = 0,
     ) -> None: ...
     model_type: str
@@ -112,8 +117,19 @@ class Kernels:
         """w [N,K] in the form that this row's gemm reads: a vector, 64-byte aligned."""
     def unpack_f32(self, packed: F32, n: int, k: int, /) -> F32:
         """w [n,k] again, bit for bit."""
-    def gemm_packed_f32(self, out: F32, a: F32, packed: F32, bias: F32 | None = None, activation: str = "none",
-                        residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None, n0: int = 0, n1: int = -1) -> None:
+    def gemm_packed_f32(
+        self,
+        out: F32,
+        a: F32,
+        packed: F32,
+        bias: F32 | None = None,
+        activation: str = "none",
+        residual: F32 | None = None,
+        gate: F32 | None = None,
+        group: I32 | None = None,
+        n0: int = 0,
+        n1: int = -1,
+    ) -> None:
         """gemm_f32 into out [M,N], columns n0..n1 only (n1 -1: N; n0 a multiple of the row's panel). residual may be out."""
     def epilogue_f32(self, acc: F32, bias: F32 | None = None, activation: str = "none", residual: F32 | None = None,
                      gate: F32 | None = None, group: I32 | None = None) -> F32:
@@ -132,8 +148,20 @@ class Kernels:
         """Columns of a packed panel for "f32", "bf16", "int8" and "int4"."""
     def pack_bf16(self, w: F32, /) -> U16: ...
     def unpack_bf16(self, packed: U16, n: int, k: int, /) -> U16: ...
-    def gemm_bf16(self, out: F32 | U16, a: U16, packed: U16, k: int, bias: F32 | None = None, activation: str = "none",
-                  residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None, n0: int = 0, n1: int = -1) -> None: ...
+    def gemm_bf16(
+        self,
+        out: F32 | U16,
+        a: U16,
+        packed: U16,
+        k: int,
+        bias: F32 | None = None,
+        activation: str = "none",
+        residual: F32 | None = None,
+        gate: F32 | None = None,
+        group: I32 | None = None,
+        n0: int = 0,
+        n1: int = -1,
+    ) -> None: ...
     def pack_int8(self, w: I8, /) -> I8: ...
     def unpack_int8(self, packed: I8, n: int, k: int, /) -> I8: ...
     def gemm_int8(self, out: F32 | U16, a: I8, packed: I8, k: int, a_scale: F32, w_scale: F32, bias: F32 | None = None,

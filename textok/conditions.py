@@ -63,8 +63,8 @@ def text_batch(
 def full_text(text: NDArray[Any], most: int, masked: bool) -> NDArray[Any]:
     """Captions [B,t,Dt] that were padded together, as a model of `most` text rows is trained on them and used.
 
-    Where the model masks text (`masked`), padding takes no part and they stay as they are. Where it does not, padding is part of
-    the sequence: zeros up to `most` for every caption, so that a result does not depend on the longest caption of its batch.
+    Where the model masks text (`masked`), padding takes no part and they stay as they are. Where it does not, padding is part
+    of the sequence: zeros up to `most` for every caption, so that a result does not depend on the longest caption of its batch.
     """
     if masked or text.shape[1] >= most:
         return text

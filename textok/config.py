@@ -533,7 +533,9 @@ class DiTConfig:
         if tokens > MAX_TOKENS:
             raise _fail("patch_size", f"at most {MAX_TOKENS} patches of a latent image of {size} a side", patch)
         if self.num_tokens not in (None, tokens):
-            raise _fail("num_tokens", f"the {tokens} patches of input_size {size} and patch_size {patch}, or nothing", self.num_tokens)
+            raise _fail(
+                "num_tokens", f"the {tokens} patches of input_size {size} and patch_size {patch}, or nothing", self.num_tokens
+            )
         return tokens
 
     def _checked_condition(self) -> dict[str, Any]:
@@ -661,12 +663,21 @@ class TextEncoderConfig:
             else:
                 c[name] = _integer(name, default if value is None and default is not None else value, low, high)
 
-        for name, most in (("vocab_size", MAX_CLASSES), ("hidden_size", MAX_WIDTH), ("depth", MAX_DEPTH), ("num_heads", MAX_WIDTH)):
+        for name, most in (
+            ("vocab_size", MAX_CLASSES),
+            ("hidden_size", MAX_WIDTH),
+            ("depth", MAX_DEPTH),
+            ("num_heads", MAX_WIDTH),
+        ):
             c[name] = _integer(name, getattr(self, name), 1, most)
         c["mlp_size"] = _integer("mlp_size", self.mlp_size, 1, 4 * MAX_WIDTH)
         if self.head_dim is None and c["hidden_size"] % c["num_heads"]:
-            raise _fail("num_heads", f"a divisor of hidden_size, {c['hidden_size']}, where head_dim is not given", self.num_heads)
-        c["head_dim"] = _integer("head_dim", self.head_dim or c["hidden_size"] // c["num_heads"], 1, MAX_WIDTH // c["num_heads"])
+            raise _fail(
+                "num_heads", f"a divisor of hidden_size, {c['hidden_size']}, where head_dim is not given", self.num_heads
+            )
+        c["head_dim"] = _integer(
+            "head_dim", self.head_dim or c["hidden_size"] // c["num_heads"], 1, MAX_WIDTH // c["num_heads"]
+        )
         c["activation"] = _choice("activation", self.activation or ("gelu_tanh" if t5 else "gelu_erf"), TEXT_ACTIVATIONS)
         c["gated"] = _flag("gated", self.gated)
         if self.gated and not t5:

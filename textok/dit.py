@@ -45,9 +45,9 @@ class DiT(TakesCaptions, EngineModel):
     Notes
     -----
     The model works on normalised latents (z - latent_mean) / latent_std: `denoise`'s x, all noise and what a callback sees are
-    in that space; `sample` returns z. With `input_size` S in the config a sample is a latent image [C,S,S], and wherever [B,N,C]
-    stands below, [B,C,S,S] is meant. What turns such images into pictures, a VAE with a scale factor of its own, is not here. Sources: DiT (arXiv 2212.09748); DiT-T2I, TexTok (2412.05796) section 3.3; the solvers
-    are `schedules`'.
+    in that space; `sample` returns z. With `input_size` S in the config a sample is a latent image [C,S,S], and wherever
+    [B,N,C] stands below, [B,C,S,S] is meant. What turns such images into pictures, a VAE with a scale factor of its own, is not
+    here. Sources: DiT (arXiv 2212.09748); DiT-T2I, TexTok (2412.05796) section 3.3; the solvers are `schedules`'.
     """
 
     model_type: ClassVar[str] = "dit"
@@ -159,12 +159,12 @@ class DiT(TakesCaptions, EngineModel):
         captions
             B strings in place of `text`, where the config names its text encoder: they are embedded with `encoder`.
         steps
-            Steps of the solver; None for `sampling.DEFAULTS`: 20 with "dpmsolver++", 50 with "sde". Each is one evaluation of the network,
-            two with "heun"; and two each where guidance is on.
+            Steps of the solver; None for `sampling.DEFAULTS`: 20 with "dpmsolver++", 50 with "sde". Each is one evaluation of
+            the network, two with "heun"; and two each where guidance is on.
         solver
-            For diffusion: "dpmsolver++" (second order, the default; 20 steps come as close to the data as 250 of "ddpm" on both bundled
-            DiTs, on that of classes 15 do), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a model that predicts
-            a velocity: "sde" (Euler-Maruyama, the default), "euler" or "heun". See `schedules.SOLVERS`.
+            For diffusion: "dpmsolver++" (second order, the default; 20 steps come as close to the data as 250 of "ddpm" on both
+            bundled DiTs, on that of classes 15 do), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a
+            model that predicts a velocity: "sde" (Euler-Maruyama, the default), "euler" or "heun". See `schedules.SOLVERS`.
         spacing
             Which timesteps the steps visit, see `schedules.spaced_timesteps`: "linspace", "leading" or "trailing".
         eta
@@ -173,8 +173,8 @@ class DiT(TakesCaptions, EngineModel):
             s of classifier-free guidance u + s (c - u), from the null condition's prediction u and the condition's c; 1 runs
             only c, and is the default. Channels beyond `guidance_channels`, and the variance, are the condition's.
         guidance_interval
-            (low, high) train timesteps (times for a velocity), both included, outside which only c runs. Heun's second evaluation goes by
-            its step's time.
+            (low, high) train timesteps (times for a velocity), both included, outside which only c runs. Heun's second
+            evaluation goes by its step's time.
         noise
             [B,N,C], in place of the start noise drawn from `seed`.
         step_noise

@@ -72,10 +72,10 @@ class EngineModel:
             A folder with `config.json` and `model.safetensors` (or shards and their index), or the name of a bundled model, see
             `textok.list_models`. A folder that exists goes before a name.
         dtype
-            What the model computes in: "float32", "bfloat16" or "int8", whatever the file holds. In the latter two the products inside the
-            blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale a token), sums and the residual stream
-            stay float32, and so do the small layers at both ends; attention reads bfloat16, which it rounds to int8 in int8 models where
-            that is faster on this CPU.
+            What the model computes in: "float32", "bfloat16" or "int8", whatever the file holds. In the latter two the products
+            inside the blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale a token),
+            sums and the residual stream stay float32, and so do the small layers at both ends; attention reads bfloat16, which
+            it rounds to int8 in int8 models where that is faster on this CPU.
         threads
             The most threads that a call of this model uses; None for all that the process may use.
 
@@ -155,17 +155,17 @@ class EngineModel:
     def weights(self) -> dict[str, NDArray[Any]]:
         """Copies of all tensors by name, as the model holds them and `save_pretrained` writes them.
 
-        float32, bit for bit as they were given; in a model of bfloat16 or int8 the large matrices are bfloat16, or int8 `NAME` [out,in] beside
-        `NAME.scale` float32 [out].
+        float32, bit for bit as they were given; in a model of bfloat16 or int8 the large matrices are bfloat16, or int8 `NAME`
+        [out,in] beside `NAME.scale` float32 [out].
         """
         return files.from_engine(self._model.weights())
 
     def memory_plan(self, batch: int) -> dict[str, int]:
         """Bytes that a call on `batch` images takes beside its arguments and its result.
 
-        Returns a dict: "weights", held as long as the model, with what is made of them at load; "workspace", held during a call with
-        captions of full length (a DiT: a guided run of any number of steps); "total" of the two. Arguments that are not C-contiguous
-        float32 (or uint8 pictures) are converted besides, 64 images at a time.
+        Returns a dict: "weights", held as long as the model, with what is made of them at load; "workspace", held during a call
+        with captions of full length (a DiT: a guided run of any number of steps); "total" of the two. Arguments that are not
+        C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at a time.
         """
         images = min(arrays.whole(batch, "batch", 1, arrays.MAX_BATCH), IMAGES_AT_ONCE)
         steps = getattr(self._config, "num_train_timesteps", 1)  # a DiT holds the modulations of many steps at a time

@@ -40,8 +40,8 @@ class Pipeline:
         Where `dit` is class-conditional and the detokenizer takes text: what to draw each image's caption from. Not needed
         otherwise.
     sampling
-        What this pipeline samples with where a call leaves `steps`, `solver`, `guidance_scale` or `guidance_interval` open; what it leaves
-        open itself is `sampling.DEFAULTS`'.
+        What this pipeline samples with where a call leaves `steps`, `solver`, `guidance_scale` or `guidance_interval` open;
+        what it leaves open itself is `sampling.DEFAULTS`'.
 
     Raises
     ------
@@ -121,9 +121,9 @@ class Pipeline:
 
         `side` is for the TexTok: making pictures needs its "detokenizer" only; "both", so that `pipe.textok` can encode too.
 
-        The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z, "sampling": {...}}, where X,
-        Y and Z name folders inside it, X and Y else bundled models. "captions" may be left out, and so may "sampling", whose keys are
-        those of SAMPLING_KEYS.
+        The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z, "sampling":
+        {...}}, where X, Y and Z name folders inside it, X and Y else bundled models. "captions" may be left out, and so may
+        "sampling", whose keys are those of SAMPLING_KEYS.
         """
         folder = bundled.find_model(path)
         index = files.read_json(folder / weights.PIPELINE_FILE)
@@ -135,7 +135,8 @@ class Pipeline:
         unknown = sorted(index.keys() - {*PARTS, "_class_name", "sampling"})
         if unknown:
             raise ConfigError(
-                f"{folder / weights.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, {', '.join(PARTS)}, sampling"
+                f"{folder / weights.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, "
+                f"{', '.join(PARTS)}, sampling"
             )
         return cls(
             TexTok.from_pretrained(parts["textok"], dtype, threads, side),
@@ -193,12 +194,13 @@ class Pipeline:
             B strings, embedded with `encoder`: for a DiT-T2I what the pictures show; for one of classes what the detokenizer sees in place
             of captions that are drawn.
         text, text_lengths
-            Caption embeddings [B,t,Dt] and how many rows of each are real; for a DiT-T2I. The detokenizer sees them too, with zeros
-            up to its `num_text_tokens` where it does not mask text.
+            Caption embeddings [B,t,Dt] and how many rows of each are real; for a DiT-T2I. The detokenizer sees them too, with
+            zeros up to its `num_text_tokens` where it does not mask text.
         output
             "uint8" or "float32" images, as in `TexTok.decode`.
         steps ... callback
-            As in `DiT.sample`, with the pipeline's `sampling` in place of its defaults. The captions drawn are, like the noise, determined by `seed` and a sample's index.
+            As in `DiT.sample`, with the pipeline's `sampling` in place of its defaults. The captions drawn are, like the noise,
+            determined by `seed` and a sample's index.
 
         Returns
         -------
@@ -313,7 +315,9 @@ class Pipeline:
         with progress_bar(run.progress, len(latents), "image") as bar:
             for part in batch_parts(len(latents), run.batch_size):
                 text, lengths = captions.embeddings(drawn[part])
-                self.textok.decode(latents[part], self._full(text), lengths, output=output, out=images[part], threads=run.threads)
+                self.textok.decode(
+                    latents[part], self._full(text), lengths, output=output, out=images[part], threads=run.threads
+                )
                 bar.update(part.stop - part.start)
         return images
 

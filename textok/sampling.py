@@ -1,8 +1,9 @@
-"""How a sample is made, and how a call runs: what `DiT.sample`, `Pipeline` and `textok.data.sample` take as keywords and hand on.
+"""How a sample is made, and how a call runs: what `DiT.sample`, `Pipeline` and `textok.data.sample` take as keywords and hand
+on.
 
-`Sampling` holds what a result depends on beside its condition, `RunOptions` what it never depends on. Where a caller leaves `steps`,
-`solver` or `guidance_scale` open, a pipeline's own defaults count (the "sampling" of its `model_index.json`), and after them the table
-here, by what the model predicts.
+`Sampling` holds what a result depends on beside its condition, `RunOptions` what it never depends on. Where a caller leaves
+`steps`, `solver` or `guidance_scale` open, a pipeline's own defaults count (the "sampling" of its `model_index.json`), and
+after them the table here, by what the model predicts.
 """
 
 import dataclasses
@@ -43,7 +44,8 @@ class Sampling:
     first_index: int = 0
 
     def over(self, defaults: "Sampling") -> Self:
-        """These settings, with what is open taken from `defaults`: a number of steps only where the solver is its own or the default's."""
+        """These settings, with what is open taken from `defaults`: a number of steps only where the solver is its own or the
+        default's."""
         taken = {
             name: getattr(defaults, name)
             for name in ("solver", "guidance_scale", "guidance_interval")

@@ -1,9 +1,10 @@
 """Schedules and solvers of diffusion and flow matching, reduced to one row of coefficients an evaluation.
 
-The forward process of diffusion is x_t = sqrt(a_t) z + sqrt(1 - a_t) noise with a_t the cumulative product of 1 - beta; that of flow
-matching (prediction "velocity") is x_t = (1 - t) z + t noise with t from 0 to 1, and the model predicts noise - z. Every solver here is
-a linear recipe for the next state from the state, the model's prediction, an estimate made at the evaluation before, and noise, so a
-whole run is two arrays: the timesteps, and the coefficients that `_core.Model.sample` applies. All of it is float64.
+The forward process of diffusion is x_t = sqrt(a_t) z + sqrt(1 - a_t) noise with a_t the cumulative product of 1 - beta; that of
+flow matching (prediction "velocity") is x_t = (1 - t) z + t noise with t from 0 to 1, and the model predicts noise - z. Every
+solver here is a linear recipe for the next state from the state, the model's prediction, an estimate made at the evaluation
+before, and noise, so a whole run is two arrays: the timesteps, and the coefficients that `_core.Model.sample` applies. All of
+it is float64.
 
 A new solver is a function that makes a `Schedule`, and its line in `SOLVERS`.
 
@@ -40,7 +41,8 @@ class Schedule:
     update
         float64 [E,10], the coefficients of each evaluation as `_core.Model.sample` takes them.
     ends
-        bool [E], whether an evaluation ends a step: all but Heun's first halves do, so E is the number of steps with other solvers.
+        bool [E], whether an evaluation ends a step: all but Heun's first halves do, so E is the number of steps with other
+        solvers.
     guidance_times
         [E], the timesteps that a guidance interval looks at: those of the steps.
     """
@@ -64,8 +66,8 @@ class Schedule:
 def cumulative_alphas(config: DiTConfig) -> F64:
     """float64 [T], the cumulative product of 1 - beta of the training schedule.
 
-    "linear": betas from beta_start to beta_end. "cosine": those of alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi / 2) for t in [0, 1],
-    each at most 0.999 (Improved DDPM, arXiv 2102.09672, section 3.2).
+    "linear": betas from beta_start to beta_end. "cosine": those of alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi / 2) for t in
+    [0, 1], each at most 0.999 (Improved DDPM, arXiv 2102.09672, section 3.2).
     """
     count = config.num_train_timesteps
     if config.beta_schedule == "cosine":
@@ -77,7 +79,8 @@ def cumulative_alphas(config: DiTConfig) -> F64:
 
 
 def max_steps(config: DiTConfig, solver: str, spacing: str) -> int:
-    """The most steps of a run. Diffusion's timesteps must be distinct, and DPM-Solver++ leaves out timestep 0 except with "trailing"."""
+    """The most steps of a run. Diffusion's timesteps must be distinct, and DPM-Solver++ leaves out timestep 0 except with
+    "trailing"."""
     if config.prediction == "velocity":
         return MAX_TIMESTEPS
     leaves_out_zero = config.num_train_timesteps > 1 and solver == "dpmsolver++" and spacing != "trailing"
@@ -260,7 +263,8 @@ def _euler(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
 
 
 def _heun(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
-    """Each step but the last is two evaluations: Euler's step, then half of it taken back and half a step with the new velocity added."""
+    """Each step but the last is two evaluations: Euler's step, then half of it taken back and half a step with the new velocity
+    added."""
     times = np.linspace(1.0, 0.0, steps + 1)
     gain = np.diff(times)
     count = 2 * steps - 1
@@ -283,7 +287,8 @@ LAST_SDE_TIME = 0.04  # the last step leads from here to 0 and adds no noise
 
 
 def _sde(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
-    """Euler-Maruyama with diffusion w = 2t: the drift v - w score / 2 is x + (2 - t) v, since the score is -((1 - t) v + x) / t."""
+    """Euler-Maruyama with diffusion w = 2t: the drift v - w score / 2 is x + (2 - t) v, since the score is -((1 - t) v + x) /
+    t."""
     times = np.append(np.linspace(1.0, LAST_SDE_TIME, steps), 0.0)
     t, gain = times[:-1], np.diff(times)
     update = np.zeros((steps, COLUMNS))
@@ -293,9 +298,10 @@ def _sde(config: DiTConfig, steps: int, spacing: str, eta: float) -> Schedule:
     return _all_steps(t, update)
 
 
-# "ddpm": ancestral sampling over the kept timesteps with betas recomputed from their cumulative alphas; the variance is the model's
-# where it learns sigma, else the posterior's. "ddim": with `eta`. "dpmsolver++": second order multistep, midpoint, to sigma 0, first and
-# last step of first order. "euler", "heun": the probability flow's equation, of first and second order. "sde": Euler-Maruyama.
+# "ddpm": ancestral sampling over the kept timesteps with betas recomputed from their cumulative alphas; the variance is the
+# model's where it learns sigma, else the posterior's. "ddim": with `eta`. "dpmsolver++": second order multistep, midpoint, to
+# sigma 0, first and last step of first order. "euler", "heun": the probability flow's equation, of first and second order.
+# "sde": Euler-Maruyama.
 SOLVERS: dict[str, Solver] = {
     "ddpm": Solver(_ddpm),
     "ddim": Solver(_ddim),

@@ -1,13 +1,13 @@
 """Model folders: `config.json` beside `model.safetensors`, read with suspicion and written whole or not at all.
 
 A folder from elsewhere may hold anything. Everything in it is checked before memory is taken for it: the configuration by
-itself, then the names, shapes and types in the files' headers against the tensors that the configuration asks for. The safetensors
-library checks the header; what it lets pass (duplicate names) is checked here. The numbers are read, not mapped: a file that
-shrinks under a mapping ends the process, and a mapping's pages are slower to get than a copy of them.
+itself, then the names, shapes and types in the files' headers against the tensors that the configuration asks for. The
+safetensors library checks the header; what it lets pass (duplicate names) is checked here. The numbers are read, not mapped: a
+file that shrinks under a mapping ends the process, and a mapping's pages are slower to get than a copy of them.
 
-Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out], whose
-product is the weight. The engine takes float32, bfloat16 and int8 as they are and converts them to what the model computes in; it asks
-for one tensor at a time, so a model of any size loads in its own packed size and little more.
+Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out],
+whose product is the weight. The engine takes float32, bfloat16 and int8 as they are and converts them to what the model
+computes in; it asks for one tensor at a time, so a model of any size loads in its own packed size and little more.
 """
 
 import os
@@ -31,7 +31,15 @@ INDEX_FILE = "model.safetensors.index.json"
 PIPELINE_FILE = "model_index.json"
 SIDES = ("both", "tokenizer", "detokenizer")  # of a TexTok: what a model may hold, and the prefixes of the tensors' names
 FLOAT_TYPES = ("F32", "F16", "F64", "BF16")
-_NUMPY_TYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "BF16": "bfloat16", "I8": "int8", "I32": "int32", "I64": "int64"}
+_NUMPY_TYPES = {
+    "F32": "float32",
+    "F16": "float16",
+    "F64": "float64",
+    "BF16": "bfloat16",
+    "I8": "int8",
+    "I32": "int32",
+    "I64": "int64",
+}
 
 _BLOCK = re.compile(r"(.*blocks\.)(\d+)\.")
 
@@ -183,10 +191,11 @@ class Tensor:
 
 
 class Weights(Mapping[str, NDArray[Any]]):
-    """The tensors of a model, each made when it is asked for, as the engine takes it: float32, bfloat16 as uint16, or int8 and its scale.
+    """The tensors of a model, each made when it is asked for, as the engine takes it: float32, bfloat16 as uint16, or int8 and
+    its scale.
 
-    Raises WeightsError for tensors that are missing, too many or misshapen, see `check_table`; and, when one is asked for, for NaN and
-    infinity in it.
+    Raises WeightsError for tensors that are missing, too many or misshapen, see `check_table`; and, when one is asked for, for
+    NaN and infinity in it.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], table: Table, where: str, prefix: str = "") -> None:
@@ -340,4 +349,7 @@ def random_tensors(table: Table, seed: int) -> dict[str, Tensor]:
             values *= np.float32(shape[1] ** -0.5)
         return values
 
-    return {name: Tensor(shape, "F32", "random weights", partial(draw, index, name, shape)) for index, (name, shape) in enumerate(table)}
+    return {
+        name: Tensor(shape, "F32", "random weights", partial(draw, index, name, shape))
+        for index, (name, shape) in enumerate(table)
+    }

@@ -4,7 +4,9 @@ NAME = "PyTorch compiled"
 SETTINGS = "torch.compile with freezing"
 VERSIONS = ("torch",)
 PRECISIONS = ("float32", "bfloat16")
-PRECISIONS_WHY = {"int8": "not included: dynamically quantised linears do not pass through torch.compile, and torchao is not among the peers"}
+PRECISIONS_WHY = {
+    "int8": "not included: dynamically quantised linears do not pass through torch.compile, and torchao is not among the peers"
+}
 
 
 def lacks(case, precision):

@@ -1,7 +1,7 @@
 """Writes the polynomials of each row, <row>/polynomials.h: `python csrc/kernels/polynomials.py`. Needs NumPy only.
 
-Every polynomial has the smallest possible largest relative error (Lawson's iteration). GELU is max(x, 0) - G(t), t = |x|, G(t) = t Q(t), Q the upper
-tail of the normal distribution (erf) or its stand-in (tanh):
+Every polynomial has the smallest possible largest relative error (Lawson's iteration). GELU is max(x, 0) - G(t), t = |x|,
+G(t) = t Q(t), Q the upper tail of the normal distribution (erf) or its stand-in (tanh):
 
     avx2    Q(t) = e^(-t^2/2) u P(u) with u = 1 / (1 + MILLS t), fitted up to t = 14, where Q leaves float32
     avx512  G on each of 32 segments of width 3/16, in u = t - (centre of the segment): a permutation looks a coefficient up
@@ -18,7 +18,9 @@ WIDTH, SEGMENTS = 3 / 16, 32
 POINTS = {"avx2": 300, "avx512": 200}  # of a fit, and its iterations: more would move the last bits of what is measured
 
 
-def fit(function: Callable[[float], float], low: float, high: float, degree: int, points: int, fixed: tuple[float, ...] = ()) -> np.ndarray:
+def fit(
+    function: Callable[[float], float], low: float, high: float, degree: int, points: int, fixed: tuple[float, ...] = ()
+) -> np.ndarray:
     """Coefficients of u^0..u^degree; the first ones are held at `fixed`."""
     u = (high + low) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(points) + 0.5) / points)
     exact = np.array([function(v) for v in u])
@@ -53,7 +55,9 @@ def polynomials(row: str) -> Iterator[tuple[str, str, np.ndarray | float]]:
     n = POINTS[row]
     yield "e^r for |r| <= ln(2)/2", "exp", fit(exp, -log(2) / 2, log(2) / 2, 6, n, (1.0, 1.0))
     yield "2^r for |r| <= 1/2", "exp2", fit(lambda r: 2.0**r, -0.5, 0.5, 5, n, (1.0,))
-    yield "tanh(x) / x in powers of x^2 for |x| <= 0.625", "tanh", fit(lambda s: tanh(sqrt(s)) / sqrt(s), 1e-9, 0.625**2, 5, n, (1.0,))
+    yield "tanh(x) / x in powers of x^2 for |x| <= 0.625", "tanh", fit(
+        lambda s: tanh(sqrt(s)) / sqrt(s), 1e-9, 0.625**2, 5, n, (1.0,)
+    )
     if row == "avx2":
         yield "u = 1 / (1 + mills t)", "mills", MILLS
         yield "erfc(t / sqrt 2) / 2 e^(t^2/2) / u in powers of u", "normal_tail", fit(mills, 1 / (1 + 14 * MILLS), 1.0, 8, n)
@@ -81,7 +85,8 @@ def header(row: str) -> str:
     guard = f"TXK_{row.upper()}_POLYNOMIALS_H"
     tables = " Column i of a table belongs to the segment centred at 3/16 i." if row == "avx512" else ""
     parts = [f"/* {what} */\n{definition(name, values)}" for what, name, values in polynomials(row)]
-    return "\n".join([f"/* Made by polynomials.py. Polynomials by ascending power.{tables} */\n#ifndef {guard}\n#define {guard}\n", *parts, "#endif\n"])
+    head = f"/* Made by polynomials.py. Polynomials by ascending power.{tables} */\n#ifndef {guard}\n#define {guard}\n"
+    return "\n".join([head, *parts, "#endif\n"])
 
 
 if __name__ == "__main__":

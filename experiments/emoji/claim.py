@@ -16,8 +16,8 @@ sheets of pictures, and the logs of the runs. Killed and run again it goes on fr
 
     python experiments/emoji/claim.py RUN [RUN ...] --earlier experiments/emoji/results
 
-puts new runs beside what that folder holds of runs that are no more: tables, plots and logs then have both, sheets of pictures the new
-ones. Comparisons are made among the new.
+puts new runs beside what that folder holds of runs that are no more: tables, plots and logs then have both, sheets of pictures
+the new ones. Comparisons are made among the new.
 """
 
 import argparse
@@ -267,7 +267,8 @@ def read_csv(path):
 
 
 def earlier_results(folder, names):
-    """What `folder` holds of runs other than `names`: rows of claim.csv, of gains.csv, and Candidates with logs but without weights."""
+    """What `folder` holds of runs other than `names`: rows of claim.csv, of gains.csv, and Candidates with logs but without
+    weights."""
     rows = [row for row in read_csv(folder / "claim.csv") if row["model"] not in names]
     gains = [row for row in read_csv(folder / "gains.csv") if not {row["textok"], row["baseline"]} & names]
     logged = []
@@ -340,9 +341,11 @@ def markdown(rows, gains, timed, ablations, candidates, network_words, note):
 
 
 ABLATION_WORDS = (
-    "What each loses or gains against TexTok that reads long captions, in context, on both sides. With registers: a Baseline that "
+    "What each loses or gains against TexTok that reads long captions, in context, on both sides. With registers: a "
+    "Baseline that "
     "has as many learnt rows in its sequences where TexTok has captions. The paper's rFID at 128 "
-    "tokens: 1.04 with text on both sides, 1.11 in the tokenizer only, 1.28 in the detokenizer only, 1.49 without; richer captions and "
+    "tokens: 1.04 with text on both sides, 1.11 in the tokenizer only, 1.28 in the detokenizer only, 1.49 without; "
+    "richer captions and "
     "in-context text rather than cross-attention help there."
 )
 
@@ -378,7 +381,8 @@ def gain_table(gains, paper=True):
             ]
         )
     note = (
-        "Differences are the model less what it is beside, with 95% intervals of a paired bootstrap over pictures; they say what "
+        "Differences are the model less what it is beside, with 95% intervals of a paired bootstrap over pictures; they "
+        "say what "
         "other pictures would change, "
         "not what another training would. Gains are falls of a distance relative to the other's; KID's error is the "
         "standard error by the delete-half jackknife."
@@ -583,7 +587,9 @@ def main(arguments=None):
     rows = [summary(one, name, measures[one.name][name]) for one in everyone for name in SETS]
     held, compared, gone = earlier_results(args.earlier, {c.name for c in everyone}) if args.earlier else ([], [], [])
     rows, logged = held + rows, gone + logged
-    ours = sorted((c for c in candidates if c.kind == "TexTok" or c.variant), key=lambda c: (c.tokens, c.steps, c.variant, c.seed))
+    ours = sorted(
+        (c for c in candidates if c.kind == "TexTok" or c.variant), key=lambda c: (c.tokens, c.steps, c.variant, c.seed)
+    )
     told = {}
     for words, choose in (("equal steps", partner), ("equal CPU time", equal_time_partner), ("ablation", full_partner)):
         found = told[words] = [row for row in compared if row["at"] == words]

@@ -114,7 +114,9 @@ def main(arguments=None):
     means = centroids(seen, labels[trains], int(labels.max()) + 1)
     rows = [{"model": "test pictures themselves", **score(real, labels[tests], real, seen, means), "kid_x1000": ""}]
     made_here = {rows[0]["model"], *(Path(run).name for run in args.runs)}
-    rows += [row for row in (read_csv(args.earlier / "generation.csv") if args.earlier else []) if row["model"] not in made_here]
+    rows += [
+        row for row in (read_csv(args.earlier / "generation.csv") if args.earlier else []) if row["model"] not in made_here
+    ]
     for run in args.runs:
         generator, sheet = Generator(run, args.tokenizer, args.threads), []
         for guidance in args.guidance:

@@ -3,8 +3,8 @@
     python experiments/emoji/make_bundle.py --runs RUNS [--out textok/models]
 
 Takes the runs `textok`, `baseline`, `dit` and `dit-t2i` of `textok train` in RUNS, writes OUT/emoji-NAME, and beside them the
-pipelines `emoji` (with captions for every class) and `emoji-t2i`, and `emoji-heldout`: test pictures with their captions, the PCA
-baseline's pictures and every model's scores.
+pipelines `emoji` (with captions for every class) and `emoji-t2i`, and `emoji-heldout`: test pictures with their captions, the
+PCA baseline's pictures and every model's scores.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""PCA of pictures: as many numbers as a tokenizer has latents, the baseline below which a model was not trained enough to say anything."""
+"""PCA of pictures: as many numbers as a tokenizer has latents, the baseline below which a model was not trained enough to say
+anything."""
 
 import numpy as np
 import torch

@@ -142,7 +142,8 @@ def features_of(path):
 
 
 def kids_of(path):
-    """KID of the pictures of one setting and seed, kept in WORK, and without each of PARTS parts of them; float64 [1 + PARTS]."""
+    """KID of the pictures of one setting and seed, kept in WORK, and without each of PARTS parts of them; float64 [1 +
+    PARTS]."""
     score = path.with_suffix(".json")
     if not score.is_file():
         features = features_of(path)[0]
@@ -202,8 +203,8 @@ def collect(work, scale):
 def cheapest(rows, scale):
     """The fewest evaluations whose KID is not above 250-step DDPM's by more than two standard errors of their difference.
 
-    Differences are taken picture by picture: labels, captions and start noise are the same for all settings. A better one is not
-    unequal: a solver of higher order may well come closer than DDPM does.
+    Differences are taken picture by picture: labels, captions and start noise are the same for all settings. A better one is
+    not unequal: a solver of higher order may well come closer than DDPM does.
     """
     here = [row for row in rows if row["guidance_scale"] == scale]
     target = next(row for row in here if (row["solver"], row["steps"]) == REFERENCE and not row["interval"])

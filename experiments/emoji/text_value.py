@@ -1,11 +1,13 @@
-"""What captions tell of pictures that a code of so many numbers does not, as far as a line fitted to the training pictures can say.
+"""What captions tell of pictures that a code of so many numbers does not, as far as a line fitted to the training pictures can
+say.
 
     python experiments/emoji/text_value.py [--out experiments/emoji/results]
 
 A code is the first n principal components of a picture. The other components are predicted by ridge regression from the code
 and the caption together: from the words of a caption, each with the place that its clause names ("top left ... green"), or from
-the mean of its token embeddings. The gain is in PSNR over the code alone. Ridge's strength is chosen on a seventh of the training
-pictures, emoji that the fit has not seen; beside it stands what the weakest ridge gives, which learns its captions by heart.
+the mean of its token embeddings. The gain is in PSNR over the code alone. Ridge's strength is chosen on a seventh of the
+training pictures, emoji that the fit has not seen; beside it stands what the weakest ridge gives, which learns its captions by
+heart.
 
 Writes text-value.csv, text-value.md and text-value.png. It says what is there to be read by a simple reader, not what a
 transformer could read; a few minutes on one core.
@@ -124,8 +126,10 @@ def markdown(rows):
         [
             "# What captions add to a code\n",
             (
-                "dB of PSNR over the first principal components alone, by ridge regression from code and caption (`text_value.py`). "
-                "Restrained: its strength chosen on emoji of the training split that the fit had not seen. By heart: the weakest "
+                "dB of PSNR over the first principal components alone, by ridge regression from code and caption "
+                "(`text_value.py`). "
+                "Restrained: its strength chosen on emoji of the training split that the fit had not seen. By heart: the "
+                "weakest "
                 f"ridge. Words: those in at least {LEAST} training captions, with the place that their clause names.\n"
             ),
             table(["caption", "numbers of the code", *head], lines(whole, lambda row: row["numbers"])),

@@ -6,11 +6,11 @@ import signal
 import time
 import weakref
 
+import api_models as small
 import data_sets
 import numerics
 import numpy as np
 import pytest
-import api_models as small
 from PIL import Image
 
 import textok
@@ -191,7 +191,8 @@ def test_division_changes_nothing(place, encoded, tmp_path):
 
 
 def test_batch_mates_change_nothing_where_padding_is_seen(place, tmp_path):
-    """A model that does not mask text sees the padding: as long for a caption alone as beside the longest, and as in training."""
+    """A model that does not mask text sees the padding: as long for a caption alone as beside the longest, and as in
+    training."""
     model, given = small.textok(), {"embeddings": place / "captions"}
     assert not model.config.text_mask
     text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(45)])
@@ -300,7 +301,8 @@ def test_overwrite_leaves_no_picture_of_a_killed_run(place, tmp_path, monkeypatc
 
 
 def test_a_second_sample_of_a_key(place, tmp_path):
-    """Its picture would take the place of the first's: it is named, in the same part as in a later one; files stay as they are."""
+    """Its picture would take the place of the first's: it is named, in the same part as in a later one; files stay as they
+    are."""
     z = small.latents_of(small.textok(), 5)
     content = [(key, {"npz": {"latent": row}}) for key, row in zip(("a", "b", "a", "c", "b"), z)]
     data.write_shards(content, tmp_path / "latents")

@@ -3,11 +3,11 @@
 import json
 import pickle
 
+import api_models as small
 import ml_dtypes
 import numerics
 import numpy as np
 import pytest
-import api_models as small
 from embedding_runs import HashEncoder, captions_of, contents
 from safetensors.numpy import save_file
 

@@ -198,7 +198,8 @@ def test_what_another_user_owns_can_be_read():
         for path in (store.path, *before):
             path.chmod(0o444 if path.is_file() else 0o555)
         script = (
-            "import mmap, os, sys; from textok.text.embedding_store import EmbeddingStore; os.geteuid() == 0 and os.setuid(65534); "
+            "import mmap, os, sys; from textok.text.embedding_store import EmbeddingStore; os.geteuid() == 0 and "
+            "os.setuid(65534); "
             "s = EmbeddingStore.open(sys.argv[1]); text, lengths = s.embeddings(list(s)); "
             "print(len(s), s.verify().ok, len(text)); "
             "s.add(['x'], [[[0.0] * 16]])"

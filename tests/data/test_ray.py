@@ -7,10 +7,10 @@ import threading
 import time
 from pathlib import Path
 
+import api_models as small
 import data_sets
 import numpy as np
 import pytest
-import api_models as small
 from PIL import Image
 
 import textok

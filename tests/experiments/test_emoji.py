@@ -392,7 +392,8 @@ def test_what_captions_add_is_found_where_it_is_and_only_there(claim):
     import text_value
 
     assert text_value.placed_words("An Emoji of tea: hot. Top left sky blue; centre empty.") == [
-        *(("", word) for word in ("an", "emoji", "of", "tea", "hot")), ("top left", "sky"), ("top left", "blue"), ("centre", "empty"),
+        *(("", word) for word in ("an", "emoji", "of", "tea", "hot")),
+        ("top left", "sky"), ("top left", "blue"), ("centre", "empty"),
     ]  # fmt: skip
     rng = np.random.default_rng(0)
     rows, groups = np.arange(300), np.repeat(np.arange(150), 2)
@@ -586,7 +587,7 @@ def test_steps_are_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
     few = [steps.Setting("dpmsolver++", 2, 3.0), steps.Setting("dpmsolver++", 2, 3.0, True), steps.Setting("ddpm", 4, 3.0)]
     monkeypatch.setattr(steps, "REFERENCE", ("ddpm", 4))
     monkeypatch.setattr(steps, "settings", lambda scale: few)
-    monkeypatch.setattr(steps, "scales", lambda: [])
+    monkeypatch.setattr(steps, "scales", list)
     monkeypatch.setattr(steps, "real_rows", lambda condition, emoji: np.arange(12))
     common = ["steps.py", "--work", str(tmp_path / "work"), "--out", str(tmp_path), "--conditions", "class", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", [*common, "--seeds", "2", "--count", "8"])

@@ -1,4 +1,5 @@
-"""The rows that the tests of kernels run on: what this CPU can run of those compiled in, so that a new row needs no line here."""
+"""The rows that the tests of kernels run on: what this CPU can run of those compiled in, so that a new row needs no line
+here."""
 
 import pytest
 
@@ -19,7 +20,11 @@ ROWS = {row: kernels for row in textok.cpu_info()["rows"] if (kernels := loaded(
 
 def rows_with_slots_of(*dtypes):
     """Those that bring a slot of one of these dtypes themselves; on the others that slot is an earlier row's."""
-    return [row for row, kernels in ROWS.items() if any(origin == row and slot.endswith(dtypes) for slot, origin in kernels.slots().items())]
+    return [
+        row
+        for row, kernels in ROWS.items()
+        if any(origin == row and slot.endswith(dtypes) for slot, origin in kernels.slots().items())
+    ]
 
 
 def pytest_generate_tests(metafunc):

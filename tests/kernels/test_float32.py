@@ -1,7 +1,8 @@
-"""The float32 slots of every ISA row, and pixels, against float64, on sizes that fall on and beside the borders of vectors, tiles and panels.
+"""The float32 slots of every ISA row, and pixels, against float64, on sizes that fall on and beside the borders of vectors,
+tiles and panels.
 
-Inputs lie in buffers that end with their last element, with NaN between rows: a kernel that reads or keeps what isn't its own shows,
-here or under AddressSanitizer.
+Inputs lie in buffers that end with their last element, with NaN between rows: a kernel that reads or keeps what isn't its own
+shows, here or under AddressSanitizer.
 """
 
 import itertools
@@ -248,7 +249,9 @@ def test_attention_rejects_a_bias_off_by_one_and_the_other_way(rng):
 def test_attention(kernels, rng, Dh):
     for Tq, Tk in itertools.product([1, 2, 7, 25, 33], [1, 3, 16, 31, 63, 65, 97, 256, 300, 520]):
         q, k, v = (normal(rng, n, Dh, gap=3) for n in (Tq, Tk, Tk))
-        numerics.check_scaled(kernels.attention_f32(q, k, v), *attention_exact(q, k, v), numerics.KERNEL_ATTENTION, f"Tq {Tq}, Tk {Tk}")
+        numerics.check_scaled(
+            kernels.attention_f32(q, k, v), *attention_exact(q, k, v), numerics.KERNEL_ATTENTION, f"Tq {Tq}, Tk {Tk}"
+        )
 
 
 @pytest.mark.parametrize("factor", [0.0, 30.0])
@@ -323,13 +326,23 @@ def test_norm(kernels, rng, affine, modulation):
 def test_rms_norm(kernels, rng, affine):
     for D, offset in itertools.product([*SIZES, 64, 768, 1152], [0.0, 1000.0]):
         x = spread(rng.standard_normal((5, D)) + offset, 3)
-        args = (1e-6, None if affine == "none" else normal(rng, D), normal(rng, D) if affine == "both" else None, None, None, None, True)
+        args = (
+            1e-6,
+            None if affine == "none" else normal(rng, D),
+            normal(rng, D) if affine == "both" else None,
+            None,
+            None,
+            None,
+            True,
+        )
         exact, size = norm_exact(x, *args)
         numerics.check_scaled(kernels.norm_f32(x, *args), exact, size, numerics.KERNEL_NORM, f"D {D}, offset {offset}")
         assert D < 3 or numerics.scaled_error(norm_exact(x, *args[:6])[0], exact, size) > numerics.KERNEL_NORM.limit
     for deviation in (1e19, 1e37):
         x = spread(rng.standard_normal((3, 97)) * deviation, 3)
-        numerics.check_scaled(kernels.norm_f32(x, 1e-6, rms=True), *norm_exact(x, 1e-6, *[None] * 5, True), numerics.KERNEL_NORM)
+        numerics.check_scaled(
+            kernels.norm_f32(x, 1e-6, rms=True), *norm_exact(x, 1e-6, *[None] * 5, True), numerics.KERNEL_NORM
+        )
 
 
 def test_norm_of_constant_rows(kernels):
@@ -340,7 +353,9 @@ def test_norm_of_constant_rows(kernels):
 @pytest.mark.parametrize("deviation", [1e18, 2e19, 1e30, 1e37])
 def test_norm_of_rows_whose_squares_are_beyond_float32(kernels, rng, deviation):
     for D, offset in itertools.product([2, 17, 97, 768], [0.0, 5.0]):
-        x = (np.concatenate([np.ones((1, D)), rng.standard_normal((3, D)) + offset]) * [[1], [deviation], [1], [deviation]]).astype(np.float32)
+        x = (
+            np.concatenate([np.ones((1, D)), rng.standard_normal((3, D)) + offset]) * [[1], [deviation], [1], [deviation]]
+        ).astype(np.float32)
         args = (1e-6, None, None, None, None, None)
         exact, size = norm_exact(x, *args)
         if D == 2:
@@ -379,12 +394,20 @@ def useful_range():
 def activation_scale(x, exact, kind):
     if kind.startswith("gelu"):
         return np.maximum(np.abs(x), 1)
-    of = np.maximum(np.abs(1.702 * x), 2) / 2 if kind == "quick_gelu" else 1  # where e^ makes more of a rounding of its argument
+    of = (
+        np.maximum(np.abs(1.702 * x), 2) / 2 if kind == "quick_gelu" else 1
+    )  # where e^ makes more of a rounding of its argument
     return of * np.maximum(np.abs(exact), 1e-37)  # one float32 denormal may be lost
 
 
-TOLERANCES = {"gelu_erf": numerics.KERNEL_GELU, "gelu_tanh": numerics.KERNEL_GELU, "silu": numerics.KERNEL_SILU, "tanh": numerics.KERNEL_TANH,
-              "quick_gelu": numerics.KERNEL_QUICK_GELU, "relu": numerics.KERNEL_RELU}
+TOLERANCES = {
+    "gelu_erf": numerics.KERNEL_GELU,
+    "gelu_tanh": numerics.KERNEL_GELU,
+    "silu": numerics.KERNEL_SILU,
+    "tanh": numerics.KERNEL_TANH,
+    "quick_gelu": numerics.KERNEL_QUICK_GELU,
+    "relu": numerics.KERNEL_RELU,
+}
 
 
 @pytest.mark.parametrize("kind", TOLERANCES)
@@ -556,10 +579,18 @@ def test_bad_arguments_are_named(kernels, rng):
         (lambda: kernels.gemm_f32(a, w, activation="sine"), "activation sine is not known"),
         (lambda: kernels.gemm_f32(a, w, gate=normal(rng, 1, 4)), "gate: needs a residual"),
         (lambda: kernels.gemm_f32(a[:, ::-1], w), "a: the elements of a row must lie side by side"),
-        (lambda: kernels.gemm_f32(a, w, residual=normal(rng, 3, 4), gate=normal(rng, 2, 4), group=np.array([0, 2, 0], np.int32)), "group: 2 at row 1"),
+        (
+            lambda: kernels.gemm_f32(
+                a, w, residual=normal(rng, 3, 4), gate=normal(rng, 2, 4), group=np.array([0, 2, 0], np.int32)
+            ),
+            "group: 2 at row 1",
+        ),
         (lambda: kernels.norm_f32(a, 1e-6, bias=normal(rng, 5)), "bias needs weight"),
         (lambda: kernels.attention_f32(a, w, normal(rng, 3, 5)), "v: extent 0 is 3, expected 4"),
-        (lambda: kernels.gemm_packed_f32(fixed, a, kernels.pack_f32(normal(rng, 5, 5))), "out: expected an array that can be written to"),
+        (
+            lambda: kernels.gemm_packed_f32(fixed, a, kernels.pack_f32(normal(rng, 5, 5))),
+            "out: expected an array that can be written to",
+        ),
         (lambda: kernels.attention_f32(a, w, w, fixed), "out: expected an array that can be written to"),
         (lambda: kernels.step_f32(row, a[0], a[1], None, None, u), "^x: expected an array that can be written to"),
         (lambda: kernels.step_f32(a[0], row, a[1], None, None, u), "x0_prev: expected an array that can be written to"),
@@ -579,4 +610,8 @@ def test_gated(kernels, rng, kind):
         x, y = wide[:, :F], wide[:, F:]
         exact = activation(x, kind) * y
         numerics.check_scaled(kernels.gated_f32(x, y, kind), exact, np.maximum(np.abs(x), 1) * np.abs(y), numerics.KERNEL_GATED)
-        assert M * F < 9 or kind == "none" or numerics.scaled_error(exact * 1.0001, exact, np.maximum(np.abs(x), 1) * np.abs(y)) > 1e-6
+        assert (
+            M * F < 9
+            or kind == "none"
+            or numerics.scaled_error(exact * 1.0001, exact, np.maximum(np.abs(x), 1) * np.abs(y)) > 1e-6
+        )

@@ -1,5 +1,5 @@
-"""The slots of bfloat16 and int8: each row against float64 on the already rounded inputs, integer sums the same on every row, and results
-that do not depend on what else is computed.
+"""The slots of bfloat16 and int8: each row against float64 on the already rounded inputs, integer sums the same on every row,
+and results that do not depend on what else is computed.
 
 Awkward sizes throughout, rows further apart than they are long, and padding that would show if it were read or missing.
 """
@@ -36,7 +36,8 @@ def padded(k):
 
 
 def operand(x, extra=0, rows_after=0):
-    """A copy of x with rows padded by zeros to 64 elements, 64-byte aligned, `extra` cache lines apart; behind the last row, poison."""
+    """A copy of x with rows padded by zeros to 64 elements, 64-byte aligned, `extra` cache lines apart; behind the last row,
+    poison."""
     m, k = x.shape
     line = 64 // x.itemsize
     ld = padded(k) + extra * line
@@ -92,7 +93,9 @@ def run_int8(k, a, w, a_scale, w_scale, n0=0, n1=-1, out_bf16=False, **epilogue)
 
 # ---- conversions ----
 
-SPECIAL = np.float32([0, -0.0, 1, -1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1e-37])
+SPECIAL = np.float32(
+    [0, -0.0, 1, -1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1e-37]
+)
 
 
 @pytest.mark.parametrize("k", SIZES)
@@ -143,8 +146,14 @@ def test_norms(kernels, d, parts):
     if parts in ("affine", "both"):
         arguments |= {"weight": r.standard_normal(d).astype(np.float32), "bias": r.standard_normal(d).astype(np.float32)}
     if parts in ("modulated", "both"):
-        arguments |= {"shift": r.standard_normal((3, d)).astype(np.float32), "scale": r.standard_normal((3, d)).astype(np.float32), "group": group}
-    y = (x.astype(np.float64) - x.mean(1, dtype=np.float64, keepdims=True)) / np.sqrt(x.astype(np.float64).var(1, keepdims=True) + 1e-6)
+        arguments |= {
+            "shift": r.standard_normal((3, d)).astype(np.float32),
+            "scale": r.standard_normal((3, d)).astype(np.float32),
+            "group": group,
+        }
+    y = (x.astype(np.float64) - x.mean(1, dtype=np.float64, keepdims=True)) / np.sqrt(
+        x.astype(np.float64).var(1, keepdims=True) + 1e-6
+    )
     if "weight" in arguments:
         y = y * arguments["weight"] + arguments["bias"]
     if "scale" in arguments:
@@ -211,7 +220,14 @@ def test_unpack_is_the_inverse(kernels, n, k):
 
 # ---- gemm ----
 
-SHAPES = [(m, n, k) for m, n, k in zip(SIZES * 3, SIZES[3:] + SIZES[:3] + SIZES[5:] + SIZES[:5] + SIZES[7:] + SIZES[:7], SIZES[8:] + SIZES[:8] + SIZES[1:] + SIZES[:1] + SIZES[6:] + SIZES[:6])]
+SHAPES = [
+    (m, n, k)
+    for m, n, k in zip(
+        SIZES * 3,
+        SIZES[3:] + SIZES[:3] + SIZES[5:] + SIZES[:5] + SIZES[7:] + SIZES[:7],
+        SIZES[8:] + SIZES[:8] + SIZES[1:] + SIZES[:1] + SIZES[6:] + SIZES[:6],
+    )
+]
 SHAPES += [(70, 96, 300), (33, 64, 768), (130, 35, 1200), (1, 33, 3072), (64, 32, 576), (1100, 33, 64)]
 
 
@@ -295,10 +311,15 @@ def test_gemm_rows_and_columns_do_not_matter(kernels, k):
 @pytest.mark.parametrize("activation", ("none", "gelu_erf", "gelu_tanh", "silu"))
 @pytest.mark.parametrize("parts", ("", "gate", "group", "out_bf16"))
 def test_epilogues_do_not_depend_on_the_rows(kernels, activation, parts):
-    """A row's bits among others, where its epilogue may run beside the next rows' products, and alone; an Inf and NaNs among them."""
+    """A row's bits among others, where its epilogue may run beside the next rows' products, and alone; an Inf and NaNs among
+    them."""
     r = rng(14)
     m, n, k = 52, 100, 200
-    a, w, bias = r.standard_normal((m, k)), (r.standard_normal((n, k)) / 8).astype(np.float32), r.standard_normal(n).astype(np.float32)
+    a, w, bias = (
+        r.standard_normal((m, k)),
+        (r.standard_normal((n, k)) / 8).astype(np.float32),
+        r.standard_normal(n).astype(np.float32),
+    )
     bias[3], bias[70] = np.nan, np.inf
     (qa, sa), (qw, sw) = quantize(a), quantize(w)
     sa[20] = np.nan
@@ -340,7 +361,9 @@ def test_all_rows_agree_on_int8(all_rows):
     r = rng(13)
     x, w = r.standard_normal((67, 200)).astype(np.float32), r.integers(-127, 128, (99, 200)).astype(np.int8)
     ws, bias = r.uniform(0.01, 1, 99).astype(np.float32), r.standard_normal(99).astype(np.float32)
-    results = {name: run_int8(k, *[k.quantize_int8(x)[0], w], k.quantize_int8(x)[1], ws, bias=bias) for name, k in all_rows.items()}
+    results = {
+        name: run_int8(k, *[k.quantize_int8(x)[0], w], k.quantize_int8(x)[1], ws, bias=bias) for name, k in all_rows.items()
+    }
     for name, result in results.items():
         assert np.array_equal(result, results["ref"]), name
 
@@ -363,8 +386,20 @@ def softmax_attention(q, k, v, bias=None, scale=None):
     return p / p.sum(1, keepdims=True) @ v
 
 
-ATTENTION = [(1, 1, 1), (3, 2, 5), (16, 16, 16), (17, 31, 33), (33, 63, 64), (31, 64, 72), (15, 65, 80), (65, 97, 64), (32, 130, 1), (2, 600, 72),
-             (97, 257, 33), (5, 1184, 64)]
+ATTENTION = [
+    (1, 1, 1),
+    (3, 2, 5),
+    (16, 16, 16),
+    (17, 31, 33),
+    (33, 63, 64),
+    (31, 64, 72),
+    (15, 65, 80),
+    (65, 97, 64),
+    (32, 130, 1),
+    (2, 600, 72),
+    (97, 257, 33),
+    (5, 1184, 64),
+]
 
 
 @pytest.mark.parametrize("tq,tk,dh", ATTENTION)
@@ -380,7 +415,8 @@ def test_attention_bf16(kernels, tq, tk, dh, spread):
 @pytest.mark.parametrize("tq,tk,dh", [*ATTENTION, (70, 90, 64)])
 @pytest.mark.parametrize("scale", (None, 1.0))
 def test_attention_bf16_with_a_bias(kernels, tq, tk, dh, scale):
-    """By distance, with NaN before and behind the numbers that count; and a causal mask, which leaves no trace of what it hides."""
+    """By distance, with NaN before and behind the numbers that count; and a causal mask, which leaves no trace of what it
+    hides."""
     r = rng(21, tq, tk, dh)
     q, k, v = (bf16(r.standard_normal((t, dh + 7)) * s)[:, :dh] for t, s in ((tq, dh**-0.5), (tk, 1), (tk, 1)))
     bias, out = (2 * r.standard_normal(tq + tk - 1)).astype(np.float32), np.full(q.shape, 0x7FC0, np.uint16)
@@ -476,8 +512,8 @@ def test_attention_int8(kernels, tq, tk, dh, spread):
 
 
 def whole_numbers(r, tq, tk, dh):
-    """q, k, v whose rounding to int8 changes nothing: integers, every row's and block of channels' largest is 127, keys and values in pairs of
-    opposite signs, so that their means are 0."""
+    """q, k, v whose rounding to int8 changes nothing: integers, every row's and block of channels' largest is 127, keys and
+    values in pairs of opposite signs, so that their means are 0."""
     q, k, v = (r.integers(-126, 127, (t, dh)) for t in (tq, tk // 2, tk // 2))
     for x in (q, k):
         x[np.arange(len(x)), r.integers(0, dh, len(x))] = 127
@@ -488,7 +524,9 @@ def whole_numbers(r, tq, tk, dh):
     return q.astype(np.float64), pairs(k).astype(np.float64), pairs(v).astype(np.float64)
 
 
-@pytest.mark.parametrize("tq,tk,dh", [(3, 2, 5), (17, 30, 33), (33, 64, 64), (70, 66, 20), (5, 1184, 64), (40, 256, 72), (32, 130, 80)])
+@pytest.mark.parametrize(
+    "tq,tk,dh", [(3, 2, 5), (17, 30, 33), (33, 64, 64), (70, 66, 20), (5, 1184, 64), (40, 256, 72), (32, 130, 80)]
+)
 @pytest.mark.parametrize("size", (0.5, 1, 5, 100))
 def test_attention_int8_of_whole_numbers(kernels, tq, tk, dh, size):
     """Nothing is lost in q, k and v, be the scores much alike or hundreds apart, which takes coarser steps."""

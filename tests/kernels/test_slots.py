@@ -11,7 +11,9 @@ CALLS = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.
 
 @pytest.mark.parametrize("slot", Kernels("ref").slots())
 def test_each_slot_has_a_method_and_a_test(slot):
-    method = slot if hasattr(Kernels, slot) else slot.rpartition("_")[0]  # patchify_u8 and patchify_f32: one method, by its argument's dtype
+    method = (
+        slot if hasattr(Kernels, slot) else slot.rpartition("_")[0]
+    )  # patchify_u8 and patchify_f32: one method, by its argument's dtype
     assert hasattr(Kernels, method) and f".{method}(" in CALLS
 
 

@@ -68,7 +68,8 @@ def test_threads_on_one_model(models, count):
 
 
 def test_every_caller_may_ask_for_other_threads(models):
-    """Callers with their own numbers of threads, more than there are cores: workers come, go and are too late; the bits stay."""
+    """Callers with their own numbers of threads, more than there are cores: workers come, go and are too late; the bits
+    stay."""
     tiny = TinyTexTok(textok_config(text_mask=True))
     x, z, captions = tiny.inputs(batch=4)
     tt = textok.TexTok(tiny.config, tiny.weights)
@@ -126,7 +127,9 @@ def test_workers_that_are_not_wanted_sleep():
 def test_other_threads_run_meanwhile():
     """The GIL is released: while the engine works, another thread gets on."""
     side = {"hidden_size": 256, "depth": 4, "num_heads": 4}
-    model = textok.TexTok.from_config({"image_size": 128, "patch_size": 8, "text_condition": "none", "tokenizer": side, "detokenizer": side})
+    model = textok.TexTok.from_config(
+        {"image_size": 128, "patch_size": 8, "text_condition": "none", "tokenizer": side, "detokenizer": side}
+    )
     x = np.zeros((16, 128, 128, 3), np.uint8)
     seen = []
     done = threading.Event()
@@ -153,7 +156,9 @@ def test_callback_may_use_the_model(models):
     dit = textok.DiT(tiny.config, tiny.weights)
     inner = dit.sample(labels=[5], steps=2, seed=1)
     results = []
-    outer = dit.sample(labels=[1], steps=3, seed=0, callback=lambda step, steps, x: results.append(dit.sample(labels=[5], steps=2, seed=1)))
+    outer = dit.sample(
+        labels=[1], steps=3, seed=0, callback=lambda step, steps, x: results.append(dit.sample(labels=[5], steps=2, seed=1))
+    )
     assert len(results) == 3 and all(np.array_equal(result, inner) for result in results)
     assert np.array_equal(outer, dit.sample(labels=[1], steps=3, seed=0))
 
@@ -231,7 +236,8 @@ LONG_RUNS = {"encode": long_encode, "sample": long_sample}
 @pytest.mark.measured
 @pytest.mark.parametrize("kind", LONG_RUNS)
 def test_ctrl_c(kind):
-    """SIGINT at several moments: KeyboardInterrupt within 100 ms (most; a busy machine may delay one), and the next result is equal."""
+    """SIGINT at several moments: KeyboardInterrupt within 100 ms (most; a busy machine may delay one), and the next result is
+    equal."""
     in_fresh_process(INTERRUPT.format(kind=kind, check=True))
 
 
@@ -311,7 +317,7 @@ def test_memory_stays_flat(models):
     jobs, _ = models
     tiny = TinyTexTok(textok_config())
     tt = textok.TexTok(tiny.config, tiny.weights)
-    x, z, captions = tiny.inputs()
+    x, _z, captions = tiny.inputs()
     trace: dict = {}
 
     def wrong():
@@ -425,8 +431,16 @@ assert before + packs <= len(os.listdir("/proc/self/task")) <= before + 2
         ("0::/host/path", {"cpu.max": "400000 100000"}, 4),
         ("0::/", {}, 0),
         ("9:pids:/x\n4:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "600000", "cpu/a/cpu.cfs_period_us": "100000"}, 6),
-        ("4:cpuacct,cpu:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_quota_us": "70000", "cpu/a/cpu.cfs_period_us": "100000",
-                              "cpu/cpu.cfs_period_us": "10000"}, 7),
+        (
+            "4:cpuacct,cpu:/a",
+            {
+                "cpu/a/cpu.cfs_quota_us": "-1",
+                "cpu/cpu.cfs_quota_us": "70000",
+                "cpu/a/cpu.cfs_period_us": "100000",
+                "cpu/cpu.cfs_period_us": "10000",
+            },
+            7,
+        ),
         ("4:cpuset:/a", {"cpu/a/cpu.cfs_quota_us": "100000", "cpu/a/cpu.cfs_period_us": "100000"}, 0),
         ("nonsense", {"cpu.max": "1 1"}, 0),
     ),

@@ -1,11 +1,12 @@
-"""Models that compute in bfloat16 and int8: near float32, the same bits however they are called, and files that keep every number."""
+"""Models that compute in bfloat16 and int8: near float32, the same bits however they are called, and files that keep every
+number."""
 
 import pickle
 
+import api_models as small
 import numerics
 import numpy as np
 import pytest
-import api_models as small
 
 import textok
 from textok import DiT, TexTok, _core
@@ -21,7 +22,10 @@ class Side(dict):
 
 
 # Widths that are no multiples of the padding of a product, wide enough for rounding errors to average out.
-SIDES = {"tokenizer": Side(hidden_size=120, depth=2, num_heads=3, mlp_ratio=2.5), "detokenizer": Side(hidden_size=80, depth=2, num_heads=5, mlp_ratio=4)}
+SIDES = {
+    "tokenizer": Side(hidden_size=120, depth=2, num_heads=3, mlp_ratio=2.5),
+    "detokenizer": Side(hidden_size=80, depth=2, num_heads=5, mlp_ratio=4),
+}
 TEXTOK = {"in context": {"text_mask": True}, "cross-attention": {"text_mask": True, "text_injection": "cross_attention"},
           "class": {"text_source": "class"}, "no text": {"text_condition": "none"}}
 DIT = {"class": {}, "text": {"condition": "text"}}
@@ -77,7 +81,7 @@ def test_dit_near_float32(changes, dtype):
 @pytest.mark.parametrize("dtype", LOW)
 def test_tolerances_reject_a_wrong_weight(dtype):
     """One block's projection with its rows swapped."""
-    plain, low = pair(TexTok, TEXTOK["no text"], dtype)
+    plain, _low = pair(TexTok, TEXTOK["no text"], dtype)
     weights = dict(plain.weights())
     weights["tokenizer.blocks.0.attn.proj.weight"] = weights["tokenizer.blocks.0.attn.proj.weight"][::-1]
     wrong = TexTok(plain.config, weights, dtype=dtype)
@@ -115,8 +119,9 @@ def test_dit_same_bits(changes, dtype):
 @pytest.mark.parametrize("kind", [TexTok, DiT])
 @pytest.mark.parametrize("dtype", ["float32", *LOW])
 def test_files_keep_every_number(tmp_path, kind, dtype):
-    """Saved, loaded in the same dtype and saved again: the same tensors, and the same results as before; so do pickles and copies."""
-    plain, model = pair(kind, {}, dtype)
+    """Saved, loaded in the same dtype and saved again: the same tensors, and the same results as before; so do pickles and
+    copies."""
+    _plain, model = pair(kind, {}, dtype)
     model.save_pretrained(tmp_path / "one")
     again = kind.from_pretrained(tmp_path / "one", dtype=dtype)
     for other in (again, pickle.loads(pickle.dumps(model))):
@@ -162,8 +167,12 @@ def test_unknown_dtype():
 
 def test_rows_too_long_for_int32_sums():
     """Products of int8 are summed in int32: a wider model is refused before a weight is asked for."""
-    config = textok.DiTConfig.from_dict({"num_tokens": 4, "num_classes": 3, "hidden_size": 2065, "depth": 1, "num_heads": 1, "mlp_ratio": 64.0})
-    with pytest.raises(ValueError, match=r"blocks\.0\.mlp\.fc2\.weight has rows of 132160 numbers, expected at most 132104 in an int8 model"):
+    config = textok.DiTConfig.from_dict(
+        {"num_tokens": 4, "num_classes": 3, "hidden_size": 2065, "depth": 1, "num_heads": 1, "mlp_ratio": 64.0}
+    )
+    with pytest.raises(
+        ValueError, match=r"blocks\.0\.mlp\.fc2\.weight has rows of 132160 numbers, expected at most 132104 in an int8 model"
+    ):
         _core.Model("dit", config.to_dict(), {}, "int8")
     with pytest.raises(ValueError, match="is missing"):  # as any model, where it is narrow enough
         _core.Model("dit", config.to_dict() | {"hidden_size": 2064}, {}, "int8")

@@ -1,4 +1,5 @@
-"""DiT and SiT over the tokens of other tokenizers, as their own code runs them: the cosine schedule, velocities and their solvers."""
+"""DiT and SiT over the tokens of other tokenizers, as their own code runs them: the cosine schedule, velocities and their
+solvers."""
 
 import dataclasses
 import json
@@ -91,13 +92,19 @@ def test_order_of_convergence(solver, order):
 def test_callback_sees_steps():
     model, _ = load("sit")
     seen = []
-    model.sample([1, 2], steps=3, solver="heun", seed=0, batch_size=1, callback=lambda step, steps, x: seen.append((step, steps)))
+    model.sample(
+        [1, 2], steps=3, solver="heun", seed=0, batch_size=1, callback=lambda step, steps, x: seen.append((step, steps))
+    )
     assert seen == [(0, 3), (1, 3), (2, 3)] * 2
 
 
 def test_defaults_and_what_does_not_fit():
     flow, diffusion = load("sit")[0], load("dit_1d")[0]
-    assert solvers_of(flow.config) == ["euler", "heun", "sde"] and solvers_of(diffusion.config) == ["ddpm", "ddim", "dpmsolver++"]
+    assert solvers_of(flow.config) == ["euler", "heun", "sde"] and solvers_of(diffusion.config) == [
+        "ddpm",
+        "ddim",
+        "dpmsolver++",
+    ]
     usual = defaults_of(flow.config)
     same = flow.sample([3], steps=usual.steps, solver=usual.solver, guidance_scale=usual.guidance_scale, seed=0)
     np.testing.assert_array_equal(flow.sample([3], seed=0), same)
@@ -118,5 +125,6 @@ def test_time_scale():
     model, stored = load("sit")
     scaled = textok.DiT(dataclasses.replace(model.config, time_scale=0.5), model.weights())
     np.testing.assert_array_equal(
-        scaled.denoise(stored["x"], stored["t"], labels=stored["y"]), model.denoise(stored["x"], stored["t"] / 2, labels=stored["y"])
+        scaled.denoise(stored["x"], stored["t"], labels=stored["y"]),
+        model.denoise(stored["x"], stored["t"] / 2, labels=stored["y"]),
     )

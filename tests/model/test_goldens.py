@@ -1,6 +1,8 @@
-"""The engine against stored answers of PyTorch and diffusers: needs neither. Those of other projects' checkpoints are in test_convert.py.
+"""The engine against stored answers of PyTorch and diffusers: needs neither. Those of other projects' checkpoints are in
+test_convert.py.
 
-`golden/make_goldens.py` made textok.npz, dit.npz and samplers.npz, in float64; `golden/recipe.py` makes weights and inputs again.
+`golden/make_goldens.py` made textok.npz, dit.npz and samplers.npz, in float64; `golden/recipe.py` makes weights and inputs
+again.
 """
 
 from pathlib import Path
@@ -8,9 +10,9 @@ from pathlib import Path
 import numerics
 import numpy as np
 import pytest
+from engine_models import TinyDiT, TinyTexTok, gathered
 from golden import recipe
 from reference import samplers
-from engine_models import TinyDiT, TinyTexTok, gathered
 
 import textok
 from textok import _core
@@ -64,7 +66,9 @@ def test_dit(stored, case):
     x, t, condition = recipe.dit_inputs(case)
     t, first = t.astype(np.float32), {key: value[:-1] for key, value in as_int32(condition).items()}
     trace, trace_of_last = {}, {}
-    output = np.concatenate([model.denoise(x[:-1], t[:-1], first, trace=trace), model.denoise(x[-1:], t[-1:], None, trace=trace_of_last)])
+    output = np.concatenate(
+        [model.denoise(x[:-1], t[:-1], first, trace=trace), model.denoise(x[-1:], t[-1:], None, trace=trace_of_last)]
+    )
     results = {key: np.concatenate([*value, *trace_of_last[key]]) for key, value in trace.items()}
     check_against(stored["dit"], case, results | {"output": output}, {"output": numerics.END_TO_END})
 

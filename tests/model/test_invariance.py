@@ -1,9 +1,9 @@
 """What must not change a result: to the bit, whatever kernels run.
 
-Batch mates, the order of a batch, the number of threads, where a batch is cut (the engine computes some 1,000 rows at a time, 2,000 in
-DiT, and holds modulations for 128 pairs of a timestep and a condition), strides and types of what is passed, padding of masked captions.
-.ci/run repeats this with the reference row, where OpenBLAS multiplies, and there with OpenBLAS's kernels for older CPUs too: its
-bits change with the number of rows of a product.
+Batch mates, the order of a batch, the number of threads, where a batch is cut (the engine computes some 1,000 rows at a time,
+2,000 in DiT, and holds modulations for 128 pairs of a timestep and a condition), strides and types of what is passed, padding
+of masked captions. .ci/run repeats this with the reference row, where OpenBLAS multiplies, and there with OpenBLAS's kernels
+for older CPUs too: its bits change with the number of rows of a product.
 """
 
 import numerics
@@ -41,7 +41,9 @@ def both_ways(model, x, z, captions, threads=0):
 
 def assert_same_bits(a, b, what=""):
     for one, other in zip(a, b, strict=True):
-        assert np.array_equal(one.view(np.uint32), other.view(np.uint32)), f"{what}: largest difference {np.abs(one - other).max()}"
+        assert np.array_equal(one.view(np.uint32), other.view(np.uint32)), (
+            f"{what}: largest difference {np.abs(one - other).max()}"
+        )
 
 
 @pytest.mark.parametrize("changes", TEXTOK.values(), ids=TEXTOK)
@@ -53,9 +55,13 @@ def test_textok_batches_and_order(changes):
     expected = [np.concatenate(parts) for parts in zip(*alone, strict=True)]
     for batch in BATCHES:
         rows = slice(0, batch)
-        assert_same_bits(both_ways(model, x[rows], z[rows], take(captions, rows)), [part[rows] for part in expected], f"batch {batch}")
+        assert_same_bits(
+            both_ways(model, x[rows], z[rows], take(captions, rows)), [part[rows] for part in expected], f"batch {batch}"
+        )
     order = np.random.default_rng(0).permutation(len(x))
-    assert_same_bits(both_ways(model, x[order], z[order], take(captions, order)), [part[order] for part in expected], "shuffled")
+    assert_same_bits(
+        both_ways(model, x[order], z[order], take(captions, order)), [part[order] for part in expected], "shuffled"
+    )
 
 
 @pytest.mark.parametrize("changes", TEXTOK.values(), ids=TEXTOK)
@@ -70,10 +76,19 @@ def test_textok_threads(changes):
 
 def test_textok_more_rows_than_a_part():
     """An image that is a part by itself, and more queries than one strip."""
-    model = TinyTexTok(textok_config(image_size=33, patch_size=1, text_condition="none", tokenizer={"hidden_size": 16, "depth": 1, "num_heads": 1},
-                                     detokenizer={"hidden_size": 16, "depth": 1, "num_heads": 2}))
+    model = TinyTexTok(
+        textok_config(
+            image_size=33,
+            patch_size=1,
+            text_condition="none",
+            tokenizer={"hidden_size": 16, "depth": 1, "num_heads": 1},
+            detokenizer={"hidden_size": 16, "depth": 1, "num_heads": 2},
+        )
+    )
     x, z, _ = model.inputs(batch=2)
-    expected = [np.concatenate(parts) for parts in zip(*(both_ways(model, x[[b]], z[[b]], {}, 1) for b in range(2)), strict=True)]
+    expected = [
+        np.concatenate(parts) for parts in zip(*(both_ways(model, x[[b]], z[[b]], {}, 1) for b in range(2)), strict=True)
+    ]
     assert_same_bits(both_ways(model, x, z, {}, 3), expected)
 
 
@@ -93,8 +108,8 @@ def test_what_an_earlier_call_left_in_memory_does_not_show(dtype):
 
 @pytest.mark.parametrize("injection", ("in_context", "cross_attention"))
 def test_masked_padding_counts_for_nothing(injection):
-    """Padded, cut and batched with longer captions: the same bits, whatever the padding holds. Where the config does not mask, padding is
-    part of the sequence, and the result another."""
+    """Padded, cut and batched with longer captions: the same bits, whatever the padding holds. Where the config does not mask,
+    padding is part of the sequence, and the result another."""
     model = TinyTexTok(textok_config(text_mask=True, text_injection=injection))
     x, z, captions = model.inputs(batch=6)
     text, lengths = captions["text"], captions["text_lengths"]
@@ -216,7 +231,9 @@ def test_strides_and_types_of_latents_and_text(pair):
         assert np.array_equal(tt.decode(z, captions["text"], captions["text_lengths"].astype(kind)), expected), kind
     assert np.array_equal(tt.decode(z, captions["text"], list(captions["text_lengths"])), expected)
     half = captions["text"].astype(np.float16)
-    assert np.array_equal(tt.decode(z, half, captions["text_lengths"]), tt.decode(z, half.astype(np.float32), captions["text_lengths"]))
+    assert np.array_equal(
+        tt.decode(z, half, captions["text_lengths"]), tt.decode(z, half.astype(np.float32), captions["text_lengths"])
+    )
 
 
 @pytest.mark.parametrize("batch_size", (1, 2, 3, 7, 100))

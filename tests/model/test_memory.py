@@ -14,7 +14,15 @@ import textok
 pytestmark = pytest.mark.measured
 
 SIDE = {"hidden_size": 512, "depth": 6, "num_heads": 8}
-TEXTOK = {"image_size": 128, "patch_size": 8, "num_latent_tokens": 32, "text_dim": 64, "num_text_tokens": 16, "tokenizer": SIDE, "detokenizer": SIDE}
+TEXTOK = {
+    "image_size": 128,
+    "patch_size": 8,
+    "num_latent_tokens": 32,
+    "text_dim": 64,
+    "num_text_tokens": 16,
+    "tokenizer": SIDE,
+    "detokenizer": SIDE,
+}
 DIT = {"num_tokens": 64, "hidden_size": 512, "depth": 8, "num_heads": 8, "num_classes": 10}
 
 # Run in the child: settles what the interpreter and the first calls take, loads, calls, and tells the peaks in between.
@@ -51,7 +59,8 @@ if kind == "TexTok":
     call(z if side == "detokenizer" else x, text)
 else:
     model.sample(labels=[1, 2, 3], steps=50, guidance_scale=2.0, seed=0)
-print(json.dumps({"weights": loaded - start, "load": load_peak - start, "call": told("VmHWM") - start, "plan": model.memory_plan(3)}))
+print(json.dumps({"weights": loaded - start, "load": load_peak - start, "call": told("VmHWM") - start, "plan":
+model.memory_plan(3)}))
 """
 
 
@@ -106,9 +115,17 @@ def test_what_is_made_at_load_is_counted():
 
 @pytest.mark.parametrize("condition", ("class", "text"))
 def test_what_an_image_more_takes_of_a_dit(condition):
-    """Its modulations, its text and the sampler's state; rows of tokens are computed a few images at a time. Python passes on 64 at a time."""
+    """Its modulations, its text and the sampler's state; rows of tokens are computed a few images at a time. Python passes on
+    64 at a time."""
     width, depth, tokens, text = 64, 4, 64, 8
-    size = {"num_tokens": tokens, "hidden_size": width, "depth": depth, "num_heads": 2, "time_freq_dim": width, "condition": condition}
+    size = {
+        "num_tokens": tokens,
+        "hidden_size": width,
+        "depth": depth,
+        "num_heads": 2,
+        "time_freq_dim": width,
+        "condition": condition,
+    }
     conditions = {"class": {"num_classes": 10}, "text": {"num_text_tokens": text, "text_dim": width}}
     model = textok.DiT.from_config(size | conditions[condition])
     rows = depth * 6 + 2 + 4  # modulations, the last layer's, what they are made of
@@ -116,7 +133,9 @@ def test_what_an_image_more_takes_of_a_dit(condition):
         rows += text * (depth * 2 + 2) + 1  # keys and values, what they are made of, the mean
     state = tokens * model.config.in_channels * 7  # two predictions of mean and variance, the guided one, x0 before
     few, many = (model._model.memory_plan(n, text)["workspace"] for n in (64, 256))
-    assert 1 <= (many - few) / (256 - 64) / (4 * (rows * width + state)) <= 1.25  # rows begin an odd number of cache lines apart
+    assert (
+        1 <= (many - few) / (256 - 64) / (4 * (rows * width + state)) <= 1.25
+    )  # rows begin an odd number of cache lines apart
     assert model.memory_plan(64) == model.memory_plan(1000)
 
 

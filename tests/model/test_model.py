@@ -28,8 +28,16 @@ OTHER_VARIANTS = {
     "tanh output": {"output_activation": "tanh"},
     "kl": {"kl": True},
     "norm_eps": {"norm_eps": 1e-2},
-    "everything at once": MASKED | CROSS | {"gelu": "tanh", "qkv_bias": False, "output_activation": "tanh", "kl": True, "norm_eps": 1e-3},
-    "one patch, one latent, one text row": {"patch_size": 16, "num_latent_tokens": 1, "num_text_tokens": 1, "latent_dim": 1, "text_dim": 1},
+    "everything at once": MASKED
+    | CROSS
+    | {"gelu": "tanh", "qkv_bias": False, "output_activation": "tanh", "kl": True, "norm_eps": 1e-3},
+    "one patch, one latent, one text row": {
+        "patch_size": 16,
+        "num_latent_tokens": 1,
+        "num_text_tokens": 1,
+        "latent_dim": 1,
+        "text_dim": 1,
+    },
     "patch 1": {"image_size": 6, "patch_size": 1},
     "patch 3 of 15": {"image_size": 15, "patch_size": 3},
     "patch 7 of 21": MASKED | {"image_size": 21, "patch_size": 7, "num_latent_tokens": 17, "latent_dim": 33},
@@ -50,14 +58,29 @@ OTHER_VARIANTS = {
     "codebook of directions and lengths, kl": {"codebook": {"runs": 3, "size": 5, "tau": 2.0, "l2_norm": False}, "kl": True},
     "odd sequence": {"num_latent_tokens": 31, "num_text_tokens": 18, "text_dim": 65},
     "more than one strip of queries": {"image_size": 34, "patch_size": 2, "num_latent_tokens": 3},
-    "head width 1": {"tokenizer": {"hidden_size": 3, "num_heads": 3, **SMALL}, "detokenizer": {"hidden_size": 1, "num_heads": 1, **SMALL}},
-    "head widths 8, 24": {"tokenizer": {"hidden_size": 24, "num_heads": 3, **SMALL}, "detokenizer": {"hidden_size": 72, "num_heads": 3, **SMALL}},
-    "head widths 40, 72": {"tokenizer": {"hidden_size": 80, "num_heads": 2, **SMALL}, "detokenizer": {"hidden_size": 72, "num_heads": 1, **SMALL}},
-    "head widths 64, 96": CROSS | {"tokenizer": {"hidden_size": 64, "num_heads": 1, **SMALL}, "detokenizer": {"hidden_size": 192, "num_heads": 2, **SMALL}},
-    "sides of their own": MASKED | {"tokenizer": {"hidden_size": 20, "depth": 1, "num_heads": 2, "mlp_ratio": 3},
-                                    "detokenizer": {"hidden_size": 48, "depth": 4, "num_heads": 3, "mlp_ratio": 2.5}},
-    "MLP width rounded": {"tokenizer": {"hidden_size": 100, "depth": 1, "num_heads": 2, "mlp_ratio": 0.29},
-                          "detokenizer": {"hidden_size": 24, "depth": 1, "num_heads": 1, "mlp_ratio": 8 / 3}},
+    "head width 1": {
+        "tokenizer": {"hidden_size": 3, "num_heads": 3, **SMALL},
+        "detokenizer": {"hidden_size": 1, "num_heads": 1, **SMALL},
+    },
+    "head widths 8, 24": {
+        "tokenizer": {"hidden_size": 24, "num_heads": 3, **SMALL},
+        "detokenizer": {"hidden_size": 72, "num_heads": 3, **SMALL},
+    },
+    "head widths 40, 72": {
+        "tokenizer": {"hidden_size": 80, "num_heads": 2, **SMALL},
+        "detokenizer": {"hidden_size": 72, "num_heads": 1, **SMALL},
+    },
+    "head widths 64, 96": CROSS
+    | {"tokenizer": {"hidden_size": 64, "num_heads": 1, **SMALL}, "detokenizer": {"hidden_size": 192, "num_heads": 2, **SMALL}},
+    "sides of their own": MASKED
+    | {
+        "tokenizer": {"hidden_size": 20, "depth": 1, "num_heads": 2, "mlp_ratio": 3},
+        "detokenizer": {"hidden_size": 48, "depth": 4, "num_heads": 3, "mlp_ratio": 2.5},
+    },
+    "MLP width rounded": {
+        "tokenizer": {"hidden_size": 100, "depth": 1, "num_heads": 2, "mlp_ratio": 0.29},
+        "detokenizer": {"hidden_size": 24, "depth": 1, "num_heads": 1, "mlp_ratio": 8 / 3},
+    },
 }
 TEXTOK_VARIANTS = [pytest.param(v, id="-".join(v.values())) for v in TEXT_VARIANTS] + [
     pytest.param(v, id=name) for name, v in OTHER_VARIANTS.items()
@@ -72,7 +95,8 @@ DIT_VARIANTS = {
     "one of each": {"num_tokens": 1, "in_channels": 1, "num_classes": 1, "time_freq_dim": 2},
     "text, one of each": TEXT | {"num_tokens": 1, "in_channels": 1, "text_dim": 1, "num_text_tokens": 1},
     "odd sizes": {"num_tokens": 33, "in_channels": 17, "hidden_size": 72, "num_heads": 3},
-    "text, odd sizes": TEXT | {"num_tokens": 17, "in_channels": 3, "hidden_size": 40, "num_heads": 1, "text_dim": 65, "num_text_tokens": 19},
+    "text, odd sizes": TEXT
+    | {"num_tokens": 17, "in_channels": 3, "hidden_size": 40, "num_heads": 1, "text_dim": 65, "num_text_tokens": 19},
     "head width 72": {"hidden_size": 144, "num_heads": 2, "depth": 1},
     "norm_eps, mlp": {"norm_eps": 1e-2, "mlp_ratio": 2.5, "time_freq_dim": 256},
     "latent images": {"input_size": 6, "patch_size": 2, "in_channels": 4},
@@ -120,7 +144,9 @@ def test_dit(changes, null):
 def test_mlp_width_is_rounded():
     """100 x 0.29 is 28.999999999999996 in binary, and 29 rows."""
     config = textok_config(**OTHER_VARIANTS["MLP width rounded"])
-    shapes = {side: TinyTexTok(config).weights[f"{side}.blocks.0.mlp.fc1.weight"].shape for side in ("tokenizer", "detokenizer")}
+    shapes = {
+        side: TinyTexTok(config).weights[f"{side}.blocks.0.mlp.fc1.weight"].shape for side in ("tokenizer", "detokenizer")
+    }
     assert shapes == {"tokenizer": (29, 100), "detokenizer": (64, 24)}
 
 

@@ -7,13 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numerics  # noqa: E402
-from golden import recipe  # noqa: E402
-from test_model import DIT_VARIANTS, TEXTOK_VARIANTS  # noqa: E402
-from engine_models import TinyDiT, TinyTexTok, dit_config, gathered, random_weights, textok_config  # noqa: E402
+import numerics
+from engine_models import TinyDiT, TinyTexTok, dit_config, gathered, random_weights, textok_config
+from golden import recipe
+from test_model import DIT_VARIANTS, TEXTOK_VARIANTS
 
-import textok  # noqa: E402
-from textok.train import modules  # noqa: E402
+import textok
+from textok.train import modules
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,13 +30,20 @@ def loaded(kind, config, weights):
 
 
 def as_torch(arguments):
-    return {name: torch.from_numpy(value.astype(np.int64) if value.dtype == np.int32 else value) for name, value in arguments.items()}
+    return {
+        name: torch.from_numpy(value.astype(np.int64) if value.dtype == np.int32 else value)
+        for name, value in arguments.items()
+    }
 
 
 def real_rows(model, name, value, lengths):
     """A trace's [B,T,D] as the engine has it, [rows,D]: padded text, which means nothing there, left out."""
     side = name.split(".")[0]
-    fixed = (model.config["image_size"] // model.config["patch_size"]) ** 2 + model.config["num_registers"] + model.config["num_latent_tokens"]
+    fixed = (
+        (model.config["image_size"] // model.config["patch_size"]) ** 2
+        + model.config["num_registers"]
+        + model.config["num_latent_tokens"]
+    )
     if lengths is None or value.shape[1] <= fixed or not model.config["text_mask"] or not model.has_text(side):
         return value.flatten(0, 1).numpy()
     return torch.cat([rows[: fixed + n] for rows, n in zip(value, lengths, strict=True)]).numpy()
@@ -51,7 +58,9 @@ def test_textok(changes):
     for ours, theirs, batch in ((model.encode, reference.encode, x), (model.decode, reference.decode, z)):
         trace, expected = {}, {}
         result = ours(batch, captions, trace=trace)
-        numerics.check(result, theirs(torch.from_numpy(batch), **as_torch(captions), trace=expected).numpy(), numerics.END_TO_END)
+        numerics.check(
+            result, theirs(torch.from_numpy(batch), **as_torch(captions), trace=expected).numpy(), numerics.END_TO_END
+        )
         trace = gathered(trace)
         assert set(trace) == set(expected)
         for name, value in expected.items():
@@ -71,7 +80,9 @@ def test_dit(changes, null):
         given["null"] = torch.ones(len(x), dtype=torch.bool)
     trace, expected = {}, {}
     result = model.denoise(x, t, None if null else condition, trace=trace)
-    numerics.check(result, reference(torch.from_numpy(x), torch.from_numpy(t), **given, trace=expected).numpy(), numerics.END_TO_END)
+    numerics.check(
+        result, reference(torch.from_numpy(x), torch.from_numpy(t), **given, trace=expected).numpy(), numerics.END_TO_END
+    )
     trace = gathered(trace)
     assert set(trace) == set(expected)
     for name, value in expected.items():
@@ -130,7 +141,9 @@ def test_few_token_tokenizers_at_full_size(name):
 
 def test_full_size_rejects_planted_errors():
     """FULL_SIZE at ViT-Base would notice the other GELU, or one text row too few."""
-    config = textok.TexTokConfig(patch_size=16, text_mask=True, detokenizer={"hidden_size": 12, "num_heads": 1, "depth": 1}).to_dict()
+    config = textok.TexTokConfig(
+        patch_size=16, text_mask=True, detokenizer={"hidden_size": 12, "num_heads": 1, "depth": 1}
+    ).to_dict()
     weights = random_weights(config)
     reference = loaded(modules.TexTok, config, weights)
     rng = np.random.default_rng(1)
@@ -169,7 +182,9 @@ def test_stored_rejects_planted_errors(maker, monkeypatch):
     """STORED would notice an epsilon of 1e-5 for 1e-6."""
     monkeypatch.setitem(maker.recipe.TEXTOK_CASES, "both", ({"norm_eps": 1e-5}, 6))
     planted = maker.run_textok("both", torch.float64)["image"]
-    assert numerics.rejects(planted, np.load(Path(__file__).parent.parent / "golden" / "textok.npz")["both/image"], numerics.STORED)
+    assert numerics.rejects(
+        planted, np.load(Path(__file__).parent.parent / "golden" / "textok.npz")["both/image"], numerics.STORED
+    )
 
 
 @pytest.mark.parametrize("case", recipe.DIT_CASES)

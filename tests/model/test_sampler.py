@@ -6,8 +6,8 @@ That the specification is right is shown in test_goldens.py, by what diffusers a
 import numerics
 import numpy as np
 import pytest
-from reference import dit_model, samplers
 from engine_models import TinyDiT, dit_config
+from reference import dit_model, samplers
 
 import textok
 
@@ -55,7 +55,9 @@ def specified(model, condition, start, noise, solver, steps, guidance=1.0, inter
             return dit_model.guided(model.config, model.weights, x, t, model.condition_of(condition, b), scale)
 
         noise_of_image = () if solver == "dpmsolver++" else (noise[:, b].astype(np.float64),)
-        images.append(samplers.SAMPLERS[solver](model.config, predict, start[b].astype(np.float64), steps, *noise_of_image, **arguments))
+        images.append(
+            samplers.SAMPLERS[solver](model.config, predict, start[b].astype(np.float64), steps, *noise_of_image, **arguments)
+        )
     return np.stack(images)
 
 
@@ -142,15 +144,26 @@ def test_latent_images_are_scaled_by_channel():
 
 def guided_with(model, condition, start, noise, change):
     """A planted error: the specification with one thing changed."""
-    arguments = {"guidance": 2.5, "eta": 0.7} | {key: value for key, value in change.items() if key in ("guidance", "eta", "spacing")}
+    arguments = {"guidance": 2.5, "eta": 0.7} | {
+        key: value for key, value in change.items() if key in ("guidance", "eta", "spacing")
+    }
     changed = TinyDiT(model.config | {key: value for key, value in change.items() if key in model.config})
     changed.weights = model.weights
     return specified(changed, condition, start, noise, "ddim", STEPS, **arguments)
 
 
-@pytest.mark.parametrize("change", (
-    {"guidance": 2.501}, {"eta": 0.701}, {"beta_end": 0.02001}, {"prediction": "v"}, {"spacing": "leading"}, {"guidance_channels": 4},
-), ids=str)
+@pytest.mark.parametrize(
+    "change",
+    (
+        {"guidance": 2.501},
+        {"eta": 0.701},
+        {"beta_end": 0.02001},
+        {"prediction": "v"},
+        {"spacing": "leading"},
+        {"guidance_channels": 4},
+    ),
+    ids=str,
+)
 def test_planted_errors_are_rejected(change):
     model = TinyDiT(dit_config())
     _, _, condition = model.inputs(batch=1)
@@ -166,7 +179,9 @@ def test_planted_variances_are_rejected():
     model = TinyDiT(dit_config())
     _, _, condition = model.inputs(batch=1)
     start, noise = noises(model, 1, STEPS)
-    result = textok.DiT(model.config, model.weights).sample(**condition, steps=STEPS, solver="ddpm", noise=start, step_noise=noise)
+    result = textok.DiT(model.config, model.weights).sample(
+        **condition, steps=STEPS, solver="ddpm", noise=start, step_noise=noise
+    )
 
     def predict(x, t):
         prediction, fraction = dit_model.guided(model.config, model.weights, x, t, model.condition_of(condition, 0), 1)

@@ -4,11 +4,11 @@ import copy
 import json
 import pickle
 
+import api_models as small
 import numpy as np
 import pytest
-import api_models as small
-from safetensors.numpy import load_file, save_file
 from engine_models import textok_config
+from safetensors.numpy import load_file, save_file
 
 from textok import ConfigError, DiT, Pipeline, TexTok, WeightsError, _core, weights
 from textok.data import tasks

@@ -9,11 +9,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import api_models as small
 import ml_dtypes
 import numerics
 import numpy as np
 import pytest
-import api_models as small
 from PIL import Image
 
 import textok
@@ -598,7 +598,8 @@ def test_examples_of_the_docstrings(module):
 
 def test_parts_are_there_after_a_plain_import():
     """`textok.data` and the others, without an import of their own; and no more than is used."""
-    code = "import sys, textok; textok.data.encode, textok.metrics.psnr; print('textok.ray' in sys.modules, 'data' in dir(textok));"
+    code = "import sys, textok; textok.data.encode, textok.metrics.psnr; "
+    code += "print('textok.ray' in sys.modules, 'data' in dir(textok));"
     done = python(code + "textok.viz.axes, textok.ray.Encoder; print('ray' in sys.modules); textok.nothing")
     assert done.stdout.split() == ["False", "True", "False"], done.stderr
     assert done.stderr.endswith("AttributeError: module 'textok' has no attribute 'nothing'\n")

@@ -4,9 +4,9 @@ A message starts with the argument's name, and says what was expected and what c
 result as before, and nothing was written to an argument.
 """
 
+import api_models as small
 import numpy as np
 import pytest
-import api_models as small
 
 import textok
 from textok import ConfigError, DiT, TexTok

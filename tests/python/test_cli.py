@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-import pytest
 import api_models as small
+import pytest
 
 import textok
 from textok import bundled, cli, demo

@@ -132,7 +132,10 @@ DIT_BAD = [
     ({**TEXT, "num_classes": 10}, 'num_classes: expected 0 where condition is "text", got 10'),
     ({**TEXT, "num_text_tokens": 0}, "num_text_tokens"),
     ({"patch_size": 2}, "patch_size: expected 1 without input_size, the side of a latent image, got 2"),
-    ({"patch_size": 2, "input_size": 32}, "num_tokens: expected the 256 patches of input_size 32 and patch_size 2, or nothing, got 16"),
+    (
+        {"patch_size": 2, "input_size": 32},
+        "num_tokens: expected the 256 patches of input_size 32 and patch_size 2, or nothing, got 16",
+    ),
     ({"patch_size": 3, "input_size": 8}, "patch_size: expected a divisor of input_size, 8, got 3"),
     ({"patch_size": 0, "input_size": 8}, "patch_size"),
     *(({"input_size": value}, "input_size") for value in (0, -1, 1.5, "8", True)),

@@ -107,7 +107,8 @@ def test_pranoyr_textok(pranoyr, rows):
 
 @pytest.mark.parametrize("name", ("titok_vae", "tatitok_vae"))
 def test_titok(name):
-    """A class token, a norm before the first block, a convolution at the end; its pictures are in [0, 1], its latents [B,C,1,N]."""
+    """A class token, a norm before the first block, a convolution at the end; its pictures are in [0, 1], its latents
+    [B,C,1,N]."""
     model = importers.load(FOREIGN / name / "model.pt", {"tokenizer.num_heads": 2, "detokenizer.num_heads": 3})
     told = answers(name)
     latents = told["z"][:, :, 0].transpose(0, 2, 1)
@@ -138,7 +139,9 @@ def test_command(tmp_path, capsys, original):
     dit, told = original
     again = textok.DiT.from_pretrained(out)
     assert again.config == dit.config
-    assert np.array_equal(again.denoise(told["x"], told["t"], labels=told["y"]), dit.denoise(told["x"], told["t"], labels=told["y"]))
+    assert np.array_equal(
+        again.denoise(told["x"], told["t"], labels=told["y"]), dit.denoise(told["x"], told["t"], labels=told["y"])
+    )
     assert main(["convert", str(source), str(out), "--set", "num_heads=4"]) == 1
     assert "is there already; --overwrite replaces it" in capsys.readouterr().err
     (tmp_path / "given.json").write_text('{"num_heads": 2, "guidance_channels": null}')
@@ -148,17 +151,23 @@ def test_command(tmp_path, capsys, original):
     assert (config.num_heads, config.guidance_channels) == (4, None)
 
 
-@pytest.mark.parametrize(("arguments", "message"), (
-    ([], "does not say num_heads: give it, as num_heads=16"),
-    (["--set", "num_heads"], "expected KEY=VALUE"),
-    (["--set", "num_heads=5"], "num_heads: expected a divisor of hidden_size, 96, got 5"),
-    (["--set", "num_heads=4", "heads=4"], "unknown config key"),
-    (["--set", "num_heads=4", "condition=text", "text_dim=3", "num_text_tokens=2", "num_classes=0"], "would have to come from elsewhere"),
-    (["--set", "num_heads=4", "num_classes=9"], "y_embedder.embedding_table.weight [11, 96], expected [10, 96]"),
-    (["--set", "num_heads=4", "depth=4"], "missing 10 tensors (blocks.3."),
-    (["--set", "num_heads=4", "depth=2"], "unknown 10 tensors (blocks.2."),
-    (["--config", "no.json"], "no.json: no such file"),
-))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    (
+        ([], "does not say num_heads: give it, as num_heads=16"),
+        (["--set", "num_heads"], "expected KEY=VALUE"),
+        (["--set", "num_heads=5"], "num_heads: expected a divisor of hidden_size, 96, got 5"),
+        (["--set", "num_heads=4", "heads=4"], "unknown config key"),
+        (
+            ["--set", "num_heads=4", "condition=text", "text_dim=3", "num_text_tokens=2", "num_classes=0"],
+            "would have to come from elsewhere",
+        ),
+        (["--set", "num_heads=4", "num_classes=9"], "y_embedder.embedding_table.weight [11, 96], expected [10, 96]"),
+        (["--set", "num_heads=4", "depth=4"], "missing 10 tensors (blocks.3."),
+        (["--set", "num_heads=4", "depth=2"], "unknown 10 tensors (blocks.2."),
+        (["--config", "no.json"], "no.json: no such file"),
+    ),
+)
 def test_command_errors(tmp_path, capsys, arguments, message):
     assert main(["convert", str(FOREIGN / "dit_reference" / "model.pt"), str(tmp_path / "out"), *arguments]) == 1
     told = capsys.readouterr().err
@@ -167,8 +176,11 @@ def test_command_errors(tmp_path, capsys, arguments, message):
 
 def test_no_pytorch_is_needed():
     """The importers read PyTorch's files by themselves, also where it is installed."""
-    code = f"import sys; from textok import importers; importers.load({str(FOREIGN / 'dit_reference' / 'model.pt')!r}, dict(num_heads=4)); " \
+    code = (
+        f"import sys; from textok import importers; importers.load({str(FOREIGN / 'dit_reference' / 'model.pt')!r}, "
+        "dict(num_heads=4)); "
         "sys.exit('torch' in sys.modules)"
+    )
     folder = str(Path(textok.__file__).parents[1])
     assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": folder}, timeout=60).returncode == 0
 
@@ -183,8 +195,12 @@ def copy_of_diffusers(tmp_path, config=None, **tensors):
     folder = FOREIGN / "diffusers_dit" / "transformer"
     values = json.loads((folder / "config.json").read_text()) | (config or {})
     (tmp_path / "config.json").write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
-    arrays = load_file(folder / "diffusion_pytorch_model.safetensors") | {key.replace("__", "."): value for key, value in tensors.items()}
-    save_file({key: value for key, value in arrays.items() if value is not None}, tmp_path / "diffusion_pytorch_model.safetensors")
+    arrays = load_file(folder / "diffusion_pytorch_model.safetensors") | {
+        key.replace("__", "."): value for key, value in tensors.items()
+    }
+    save_file(
+        {key: value for key, value in arrays.items() if value is not None}, tmp_path / "diffusion_pytorch_model.safetensors"
+    )
     return tmp_path
 
 
@@ -260,7 +276,9 @@ def pickled(content):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("name", (("os", "system"), ("builtins", "eval"), ("builtins", "__import__"), ("torch", "load"), ("numpy", "load")))
+@pytest.mark.parametrize(
+    "name", (("os", "system"), ("builtins", "eval"), ("builtins", "__import__"), ("torch", "load"), ("numpy", "load"))
+)
 def test_pickles_that_ask_for_code(tmp_path, name):
     """Nothing of it runs: the name alone is an error."""
     ran = tmp_path / "ran"
@@ -270,11 +288,15 @@ def test_pickles_that_ask_for_code(tmp_path, name):
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("flaw", ("empty", "no zip", "old format", "cut pickle", "no pickle", "a number", "no tensors", "no storage"))
+@pytest.mark.parametrize(
+    "flaw", ("empty", "no zip", "old format", "cut pickle", "no pickle", "a number", "no tensors", "no storage")
+)
 def test_files_that_are_broken(tmp_path, flaw):
     path = tmp_path / "model.pt"
     if flaw in ("empty", "no zip", "old format"):
-        path.write_bytes({"empty": b"", "no zip": b"PK\x03\x04" + bytes(100), "old format": pickle.dumps(0x1950A86A20F9469CFC6C)}[flaw])
+        path.write_bytes(
+            {"empty": b"", "no zip": b"PK\x03\x04" + bytes(100), "old format": pickle.dumps(0x1950A86A20F9469CFC6C)}[flaw]
+        )
     elif flaw == "no pickle":
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("archive/version", "3")
@@ -285,7 +307,9 @@ def test_files_that_are_broken(tmp_path, flaw):
                 if not entry.filename.endswith("data/3"):
                     new.writestr(entry, old.read(entry))
     else:
-        torch_file(path, {"cut pickle": pickled({"a": [1, 2]})[:-3], "a number": pickled(3), "no tensors": pickled({"a": 3})}[flaw])
+        torch_file(
+            path, {"cut pickle": pickled({"a": [1, 2]})[:-3], "a number": pickled(3), "no tensors": pickled({"a": 3})}[flaw]
+        )
     with pytest.raises(WeightsError) as caught:
         importers.load(path, {"num_heads": 4})
     assert str(path) in str(caught.value) and len(str(caught.value)) < 400

@@ -83,7 +83,7 @@ def test_every_step_count(solver, spacing, total):
     """Up to `max_steps` timesteps are distinct, in range and falling, and all coefficients finite."""
     config = schedule_runs.config(num_train_timesteps=total)
     counts = range(1, max_steps(config, solver, spacing) + 1)
-    for steps in counts if total < 1000 else list(counts)[::37] + [counts[-1]]:
+    for steps in counts if total < 1000 else [*list(counts)[::37], counts[-1]]:
         schedule = make_schedule(config, steps, solver, spacing, 0.5 if solver == "ddim" else 0.0)
         assert len(schedule.timesteps) == steps and schedule.timesteps[0] < total and schedule.timesteps[-1] >= 0
         assert (np.diff(schedule.timesteps) < 0).all()

@@ -5,6 +5,6 @@
     dit_model.py       one evaluation of DiT, and guidance
     samplers.py        DDPM, DDIM and DPM-Solver++ from their papers' formulas
 
-Everything takes one image at a time, so that no batch, padding or chunk can hide anything; a batch is a loop in the tests. Nothing is
-shared with the engine but the names of the tensors.
+Everything takes one image at a time, so that no batch, padding or chunk can hide anything; a batch is a loop in the tests.
+Nothing is shared with the engine but the names of the tensors.
 """

@@ -1,7 +1,7 @@
 """DiT over tokens or latent images: one evaluation, and classifier-free guidance.
 
-`config` is a whole config as `DiTConfig.to_dict()` gives it. A condition is a class number (num_classes: none), caption embeddings
-[n,Dt] of real rows only, or NULL.
+`config` is a whole config as `DiTConfig.to_dict()` gives it. A condition is a class number (num_classes: none), caption
+embeddings [n,Dt] of real rows only, or NULL.
 """
 
 import math
@@ -49,7 +49,8 @@ def unpatchify(rows, size, p):
 
 
 def evaluate(config, w, x, t, condition, trace=None):
-    """x [N,C], t a train timestep -> [N,C], or [N,2C]: prediction, then variance fraction; [C,S,S] and [2C,S,S] with input_size."""
+    """x [N,C], t a train timestep -> [N,C], or [N,2C]: prediction, then variance fraction; [C,S,S] and [2C,S,S] with
+    input_size."""
 
     def note(name, value):
         if trace is not None:

@@ -1,8 +1,8 @@
 """Samplers, each step written as its paper has it.
 
-The noised x_t is sqrt(a_t) x_0 + sqrt(1 - a_t) e with a_t the product of 1 - beta up to t. `predict(x, t)` gives the model's prediction
-of e, of v = sqrt(a_t) e - sqrt(1 - a_t) x_0 or of x_0 ("epsilon", "v", "sample"), and the learned variance fraction in [-1,1] or None.
-`noise` holds one array a step.
+The noised x_t is sqrt(a_t) x_0 + sqrt(1 - a_t) e with a_t the product of 1 - beta up to t. `predict(x, t)` gives the model's
+prediction of e, of v = sqrt(a_t) e - sqrt(1 - a_t) x_0 or of x_0 ("epsilon", "v", "sample"), and the learned variance fraction
+in [-1,1] or None. `noise` holds one array a step.
 """
 
 import numpy as np
@@ -37,7 +37,8 @@ def split(x, prediction, a, kind):
 def ddpm(config, predict, x, steps, noise, spacing="linspace"):
     """Ancestral sampling (Ho et al. 2020) over some of the timesteps, betas made anew for them (Nichol and Dhariwal 2021).
 
-    The variance lies between the posterior's and beta in the log, as far as the model says; the posterior's where it says nothing.
+    The variance lies between the posterior's and beta in the log, as far as the model says; the posterior's where it says
+    nothing.
     """
     alphas = cumulative_alphas(config)
     visited = timesteps(len(alphas), steps, "ddpm", spacing)
@@ -60,7 +61,8 @@ def ddpm(config, predict, x, steps, noise, spacing="linspace"):
 
 
 def ddim(config, predict, x, steps, noise=None, spacing="linspace", eta=0.0):
-    """Song et al. 2020, formula 12. "trailing" steps by T // steps whether or not the next timestep lies there, as diffusers does."""
+    """Song et al. 2020, formula 12. "trailing" steps by T // steps whether or not the next timestep lies there, as diffusers
+    does."""
     alphas = cumulative_alphas(config)
     visited = timesteps(len(alphas), steps, "ddim", spacing)
     for k, t in enumerate(visited):

@@ -1,8 +1,8 @@
 """TexTok: a tokenizer and a detokenizer, each a ViT over [patches; registers; latents; text].
 
-`config` is a whole config as `TexTokConfig.to_dict()` gives it. `caption` is what one side is told about one image: embeddings [t,Dt], a
-class number, or None. `length` is how many of the rows are real; with `text_mask` the others stay in the sequence and are masked in
-every attention, which is how the definition has it (the engine leaves them out instead).
+`config` is a whole config as `TexTokConfig.to_dict()` gives it. `caption` is what one side is told about one image: embeddings
+[t,Dt], a class number, or None. `length` is how many of the rows are real; with `text_mask` the others stay in the sequence and
+are masked in every attention, which is how the definition has it (the engine leaves them out instead).
 """
 
 import numpy as np
@@ -130,6 +130,7 @@ class Side:
         return x
 
     def note(self, name, x, mask, kept_only=False):
-        """Into the trace, one array an image: the rows that mean something, and after the last attention those that are read."""
+        """Into the trace, one array an image: the rows that mean something, and after the last attention those that are
+        read."""
         if self.trace is not None:
             self.trace.setdefault(name, []).append(x[self.kept] if kept_only else x[mask])

@@ -129,5 +129,7 @@ def test_templates_are_of_one_language(tmp_path):
     spellings = {"a photo of a {name}": "a photo of a {name}", "a picture of a {}": "a picture of a {name}", "short": "short"}
     for given, taken in spellings.items():
         assert read(tmp_path, f'[data]\ntemplate = "{given}"', sections=sections).data.template == taken
-    with pytest.raises(ConfigError, match=r"data\.template: expected name, short, long or text with a field as \{name\}, got 'x'"):
+    with pytest.raises(
+        ConfigError, match=r"data\.template: expected name, short, long or text with a field as \{name\}, got 'x'"
+    ):
         read(tmp_path, '[data]\ntemplate = "x"', sections=sections)

@@ -34,7 +34,9 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=COMPUTE_TYPES, default="float32", help="what the model computes in (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=COMPUTE_TYPES, default="float32", help="what the model computes in (default: %(default)s)"
+    )
 
 
 def share(text: str) -> tuple[int, int]:
@@ -47,10 +49,16 @@ def share(text: str) -> tuple[int, int]:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """What runs over whole datasets have in common; the names are those of `textok.data.encode`'s arguments."""
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results; run again, an interrupted run goes on")
-    parser.add_argument("--batch-size", type=integer(1, MAX_BATCH), default=16, help="of a thread's call (default: %(default)s)")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for the results; run again, an interrupted run goes on"
+    )
+    parser.add_argument(
+        "--batch-size", type=integer(1, MAX_BATCH), default=16, help="of a thread's call (default: %(default)s)"
+    )
     parser.add_argument("--shard-size", type=integer(1, MAX_BATCH), default=2048, help="samples a part (default: %(default)s)")
-    parser.add_argument("--shard", dest="share", type=share, default=(0, 1), metavar="i/n", help="do every n-th part from the i-th, from 0")
+    parser.add_argument(
+        "--shard", dest="share", type=share, default=(0, 1), metavar="i/n", help="do every n-th part from the i-th, from 0"
+    )
     parser.add_argument("--processes", type=integer(1, 1024), default=1, help="that share the threads (default: %(default)s)")
     add_dtype(parser)
     add_threads(parser)
@@ -67,5 +75,7 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_embeddings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--embeddings", metavar="STORE", help="of the captions: what `textok embed` made, .npy, .npz or .safetensors")
+    parser.add_argument(
+        "--embeddings", metavar="STORE", help="of the captions: what `textok embed` made, .npy, .npz or .safetensors"
+    )
     parser.add_argument("--field", default="caption", help="the metadata's field that is the caption (default: %(default)s)")

@@ -1,9 +1,10 @@
 """time a model on this machine
 
-Encode and decode of a TexTok, one evaluation of a DiT, in each dtype and with each number of threads: median milliseconds a call,
-the fastest and slowest, images a second, and memory. A model is a folder, a bundled model's name, or a size with random weights:
-Base (TexTok, ViT-Base on both sides, 256 pixels, 32 tokens), DiT-S, DiT-B, DiT-L, DiT-XL (32 tokens) or DiT-XL/2 (the original, 256
-pixels). A DiT's evaluation has two rows for each image, as guidance needs them. Every repeat has inputs of its own.
+Encode and decode of a TexTok, one evaluation of a DiT, in each dtype and with each number of threads: median milliseconds a
+call, the fastest and slowest, images a second, and memory. A model is a folder, a bundled model's name, or a size with random
+weights: Base (TexTok, ViT-Base on both sides, 256 pixels, 32 tokens), DiT-S, DiT-B, DiT-L, DiT-XL (32 tokens) or DiT-XL/2 (the
+original, 256 pixels). A DiT's evaluation has two rows for each image, as guidance needs them. Every repeat has inputs of its
+own.
 """
 
 import argparse

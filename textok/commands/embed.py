@@ -2,8 +2,8 @@
 
 Reads captions from WebDataset shards, folders, .jsonl, .csv, .tsv and .txt files, or - (a line each from standard input),
 embeds those that the store has not yet, and keeps the last hidden state of every token. A SOURCE that is itself a store is
-merged in. Killed at any moment and run again it goes on; several may write one store at once and share the work. What they leave
-out is named in STORE/skips.jsonl.
+merged in. Killed at any moment and run again it goes on; several may write one store at once and share the work. What they
+leave out is named in STORE/skips.jsonl.
 
 Encoders: t5-v1_1-SIZE and flan-t5-SIZE (small, base, large, xl, xxl), t5-SIZE (small, base, large, 3b, 11b), any owner/model
 of the hub, a folder; downloaded when they are not here, unless HF_HUB_OFFLINE is set. TexTok's paper has t5-v1_1-xl at 256 and

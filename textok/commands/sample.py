@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=integer(1, 100000), help=f"of the solver (default: {own}, mostly {usual.steps})")
     parser.add_argument("--solver", choices=SOLVERS, help=f"(default: {own}, mostly {usual.solver})")
     parser.add_argument(
-        "--guidance-scale", type=float, help=f"of classifier-free guidance; 1: none (default: {own}, mostly {usual.guidance_scale:g})"
+        "--guidance-scale",
+        type=float,
+        help=f"of classifier-free guidance; 1: none (default: {own}, mostly {usual.guidance_scale:g})",
     )
     parser.add_argument(
         "--guidance-interval",

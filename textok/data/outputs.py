@@ -88,8 +88,8 @@ class ShardPart:
 class PngPart:
     """KEY.png, a file a sample; one checksum over all of a part's.
 
-    NAME.keys in the work folder names the pictures from before they are there, so that those of a part that never gets its record
-    can be removed.
+    NAME.keys in the work folder names the pictures from before they are there, so that those of a part that never gets its
+    record can be removed.
     """
 
     def __init__(self, out: Path, work: Path, name: str) -> None:
@@ -202,8 +202,8 @@ def write_metadata(out: Path, work: Path, records: Iterable[Mapping[str, Any]]) 
 
 
 def write_samples(out: Path, work: Path, records: Callable[[], Iterable[Mapping[str, Any]]], count: int) -> dict[str, Any]:
-    """ADM's samples.npz of all raw parts, whose records `records` gives, as often as it is called; arr_1 where every sample has a
-    label. Returns the file's record.
+    """ADM's samples.npz of all raw parts, whose records `records` gives, as often as it is called; arr_1 where every sample has
+    a label. Returns the file's record.
     """
 
     def labels() -> Iterator[Any]:

@@ -65,8 +65,8 @@ def load(
         A .safetensors, .pt, .pth or .bin file, a folder with such files or their shards, or a pipeline of diffusers. In a training file
         the running average is taken.
     settings
-        Config keys that the file does not say, nested or with dots ("tokenizer.num_heads"); `num_heads` alone is both sides'. They go
-        before what the file says.
+        Config keys that the file does not say, nested or with dots ("tokenizer.num_heads"); `num_heads` alone is both sides'.
+        They go before what the file says.
     dtype
         As in `from_pretrained`.
     ignore

@@ -1,6 +1,7 @@
 """bytedance/1d-tokenizer: TiTok and TA-TiTok with a VAE's latents. Source: its modeling/modules/blocks.py.
 
-Their pictures are in [0, 1], ours in [-1, 1]: v = (x + 1) / 2 on the way in, x = 2 v - 1 on the way out, both folded into weights.
+Their pictures are in [0, 1], ours in [-1, 1]: v = (x + 1) / 2 on the way in, x = 2 v - 1 on the way out, both folded into
+weights.
 """
 
 from collections.abc import Mapping

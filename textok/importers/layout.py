@@ -1,7 +1,7 @@
 """What the layout of another project's files is made of: which of their tensors becomes which of ours, and how.
 
-A row is (ours, theirs, change): `{i}` in the names counts blocks, and `change` makes ours from theirs. What a file says by its shapes
-becomes config; what it does not say (the number of heads, in all of them) stands in `needed`.
+A row is (ours, theirs, change): `{i}` in the names counts blocks, and `change` makes ours from theirs. What a file says by its
+shapes becomes config; what it does not say (the number of heads, in all of them) stands in `needed`.
 """
 
 import math

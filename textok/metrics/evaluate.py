@@ -57,8 +57,8 @@ class Evaluation:
     network
         Where features and probabilities come from; None leaves what needs them out.
     perceptual, perceptual_name
-        A function of pictures and originals that gives a distance of each pair, and its name. Its attribute `fingerprint`, where
-        it has one, tells its weights from others.
+        A function of pictures and originals that gives a distance of each pair, and its name. Its attribute `fingerprint`,
+        where it has one, tells its weights from others.
     size
         Pixels a side; None takes the first set's.
     seed

@@ -34,8 +34,8 @@ class Statistics:
 
     Notes
     -----
-    Parts are merged as `textok.moments` does it, which does not cancel as sums of squares do: any split and order gives the same up
-    to rounding.
+    Parts are merged as `textok.moments` does it, which does not cancel as sums of squares do: any split and order gives the
+    same up to rounding.
 
     Examples
     --------

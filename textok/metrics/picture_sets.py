@@ -67,8 +67,8 @@ class PictureSet:
             yield part._replace(pictures=np.stack(pictures))
 
     def decoded(self, samples: Iterable[Any]) -> Iterator[tuple[Any, U8 | None]]:
-        """Samples with their pictures, cropped where the set is, decoded by threads ahead of their use; None for one that cannot be
-        read, which goes from the count to the skips.
+        """Samples with their pictures, cropped where the set is, decoded by threads ahead of their use; None for one that
+        cannot be read, which goes from the count to the skips.
         """
         from ..data.ordered import ordered_map
 
@@ -146,9 +146,9 @@ def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]
     folders more. A DataError, where it is not clear which is meant. Of a key that several originals have, the first is taken
     first, if there are as many pictures. Where one side is an array, which has no keys, pictures are paired by place.
 
-    Originals are read twice, first for their keys. One passed over waits, as it is stored, for a picture that comes later; those
-    without one in the end are counted in `originals.unpaired`. Where the orders agree nothing is held, and where they do not, up
-    to the originals' files.
+    Originals are read twice, first for their keys. One passed over waits, as it is stored, for a picture that comes later;
+    those without one in the end are counted in `originals.unpaired`. Where the orders agree nothing is held, and where they do
+    not, up to the originals' files.
     """
     by_place = _is_array(made.source) or _is_array(originals.source)
     names = None if by_place else _Names(made, originals)
@@ -192,7 +192,8 @@ def paired(made: PictureSet, originals: PictureSet) -> Iterator[tuple[Part, U8]]
 
 
 class _Names:
-    """Which of the originals a picture belongs to, by its key; reads them once for their keys, and keeps 16 bytes of each name."""
+    """Which of the originals a picture belongs to, by its key; reads them once for their keys, and keeps 16 bytes of each
+    name."""
 
     def __init__(self, made: PictureSet, originals: PictureSet) -> None:
         from ..data.samples import key_in_shard

@@ -1,7 +1,8 @@
-"""Every metric that `textok eval` measures: its name in result files, what computes it, which way is better, its column in a report.
+"""Every metric that `textok eval` measures: its name in result files, what computes it, which way is better, its column in a
+report.
 
-A new one is a row here. A result file writes NAME, or NAME@NETWORK of what a network's features make; of reconstructions the metrics
-of sets are rNAME.
+A new one is a row here. A result file writes NAME, or NAME@NETWORK of what a network's features make; of reconstructions the
+metrics of sets are rNAME.
 """
 
 import functools
@@ -82,8 +83,9 @@ class Metric:
     better
         "higher" or "lower".
     function
-        Of pictures: of pictures and originals, one number a pair. Of sets: of a `Comparison`, a number, a number and its deviation, or
-        None where it cannot be had. Of text: of embeddings of pictures and captions. None where the network's own function is meant.
+        Of pictures: of pictures and originals, one number a pair. Of sets: of a `Comparison`, a number, a number and its
+        deviation, or None where it cannot be had. Of text: of embeddings of pictures and captions. None where the network's own
+        function is meant.
     """
 
     name: str

@@ -310,8 +310,8 @@ def curve_section(results: Sequence[Result]) -> Iterator[str]:
 def points_of(rows: Iterable[tuple[Result, Mapping[str, Any]]], cost: str, key: str) -> list[dict[str, Any]]:
     """The sets that have a cost and a metric, as points of a plot's lines.
 
-    A line is what settings say of `series`; or else all sets of a solver, or of a result where there is none, whose other settings
-    (APART) are the same. A line of one point shows nothing and is left out.
+    A line is what settings say of `series`; or else all sets of a solver, or of a result where there is none, whose other
+    settings (APART) are the same. A line of one point shows nothing and is left out.
     """
     found = []
     for result, row in rows:

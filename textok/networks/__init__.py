@@ -6,8 +6,8 @@
     FILE.onnx                  ONNX, such as an export of the FID weights, with FILE.json beside it; by ONNX Runtime
     FOLDER                     of transformers: CLIP (image embeddings) or DINOv2 (class token), with its preprocessing
 
-`load_network` makes one of its name. PyTorch, transformers and ONNX Runtime are imported where they are needed; the extra "eval"
-installs the first. Metrics and training read this room; it reads neither.
+`load_network` makes one of its name. PyTorch, transformers and ONNX Runtime are imported where they are needed; the extra
+"eval" installs the first. Metrics and training read this room; it reads neither.
 """
 
 import os

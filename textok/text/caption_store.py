@@ -76,7 +76,8 @@ class CaptionStore:
         path = Path(folder)
         if (path / STORE_FILE).is_file() and not (path / CAPTIONS_FILE).exists():
             raise WeightsError(
-                f"{path}: expected {CAPTIONS_FILE} and {EMBEDDINGS_FILE}, which `textok embed --captions` writes, got an embedding "
+                f"{path}: expected {CAPTIONS_FILE} and {EMBEDDINGS_FILE}, which `textok embed --captions` writes, got an "
+                "embedding "
                 "store; textok.open_embeddings opens it"
             )
         records = _read_records(path / CAPTIONS_FILE)

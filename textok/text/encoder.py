@@ -421,7 +421,8 @@ class TextEncoder(EngineModel):
     def __repr__(self) -> str:
         c = self._config
         return (
-            f"TextEncoder({self._name}: {c.family}, {c.depth} x {c.hidden_size}, {c.num_heads} heads; {c.vocab_size} token numbers, "
+            f"TextEncoder({self._name}: {c.family}, {c.depth} x {c.hidden_size}, {c.num_heads} heads; {c.vocab_size} "
+            "token numbers, "
             f"up to {c.max_tokens} a caption; " + self._tail()
         )
 

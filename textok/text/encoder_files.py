@@ -96,7 +96,8 @@ def read_file(path: Path, settings: Mapping[str, Any]) -> EncoderFolder:
         tensors = layouts.from_open_clip(tensors)
         if missing := [key for key in ("num_heads", "activation") if key not in settings]:
             raise ConfigError(
-                f"{path}: a file of open_clip does not say {' and '.join(missing)}: give it, as num_heads=12 activation=quick_gelu"
+                f"{path}: a file of open_clip does not say {' and '.join(missing)}: give it, as num_heads=12 "
+                "activation=quick_gelu"
             )
         settings = _clip_shapes(tensors, path) | dict(settings)
     elif "family" not in settings:
@@ -193,7 +194,8 @@ def _clip_config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    "t5": _t5_config, "mt5": _t5_config, "umt5": _t5_config, "bert": _bert_config, "clip_text_model": _clip_config, "clip": _clip_config,
+    "t5": _t5_config, "mt5": _t5_config, "umt5": _t5_config, "bert": _bert_config,
+    "clip_text_model": _clip_config, "clip": _clip_config,
 }  # fmt: skip
 
 

@@ -42,7 +42,8 @@ def fill_template(template: str, metadata: Mapping[str, Any]) -> str | None:
 
 
 def checked_template(template: str) -> str:
-    """`template` itself, where {} stands, as it once did in training, with {name} in its place; a ValueError without a field."""
+    """`template` itself, where {} stands, as it once did in training, with {name} in its place; a ValueError without a
+    field."""
     current = template.replace("{}", "{name}")
     _fields(current)
     return current

@@ -87,7 +87,8 @@ class CaptionTokenizer:
         kind = next((name for name in VOCABULARIES if name in self.files), None)
         if kind is None:
             raise ConfigError(
-                f"{self._where}: none of {', '.join(VOCABULARIES)} in it, so it takes no strings: pass token numbers to encode_ids"
+                f"{self._where}: none of {', '.join(VOCABULARIES)} in it, so it takes no strings: pass token numbers to "
+                "encode_ids"
             )
         try:
             import tokenizers
@@ -215,10 +216,7 @@ def _wordpiece(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
         handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    names = [
-        name
-        for name in (unknown, first, last, _special(settings, "pad_token", "[PAD]"), _special(settings, "mask_token", "[MASK]"))
-    ]
+    names = [unknown, first, last, _special(settings, "pad_token", "[PAD]"), _special(settings, "mask_token", "[MASK]")]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names if name in vocabulary])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[first, "$A", last], special_tokens=[(name, vocabulary[name]) for name in (first, last)]

@@ -7,6 +7,7 @@ A field that says *when* is a whole number of steps (80000) or a share of the ru
 paper's values where it gives them (arXiv 2412.05796, appendix).
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -230,10 +231,8 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"expected key=value, got {text!r}")
-    try:
+    with contextlib.suppress(tomllib.TOMLDecodeError):
         value = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        pass
     return key.strip().split("."), value
 
 
@@ -288,7 +287,10 @@ def read(path: str | os.PathLike[str], overrides: Iterable[str], sections: Mappi
 
 def as_dict(config: SimpleNamespace) -> dict[str, Any]:
     """A config as plain values, for a run's folder."""
-    return {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) and not isinstance(v, type) else v for name, v in vars(config).items()}
+    return {
+        name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) and not isinstance(v, type) else v
+        for name, v in vars(config).items()
+    }
 
 
 def steps_of(when: When, steps: int) -> int:

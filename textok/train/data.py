@@ -380,7 +380,8 @@ class StoredTexts:
             count = len(self.store)
             if count != len(pairs.records) or pairs.skips:
                 raise DataError(
-                    f"{path}: its {count} embeddings have positions only: expected one for each of {len(pairs.records)} samples, "
+                    f"{path}: its {count} embeddings have positions only: expected one for each of {len(pairs.records)} "
+                    "samples, "
                     f"none of them left out ({len(pairs.skips)} are); or give a store, or an .npz with captions or keys"
                 )
             self.names: list[Any] = list(range(count))
@@ -388,7 +389,9 @@ class StoredTexts:
         self.names = pairs.column("key" if self.store.by == "key" else caption)
         missing = self.missing()
         if missing and self.store.by == "caption":
-            self.names = [known_spelling(name, record, self.store) for name, record in zip(self.names, pairs.records, strict=True)]
+            self.names = [
+                known_spelling(name, record, self.store) for name, record in zip(self.names, pairs.records, strict=True)
+            ]
             missing = self.missing()
         if missing:
             raise DataError(

@@ -398,8 +398,10 @@ class Run:
     def log(self, scores: dict[str, float], pictures: Mapping[str, U8]) -> None:
         """One line in log.csv and on the terminal; pictures in `pictures/`; both to TensorBoard."""
         self.tick()
-        row: dict[str, Any] = {"step": self.step, "images": self.step * self.settings.batch_size, "seconds": round(self.seconds),
-               "cpu_seconds": round(self.cpu_seconds), "skipped": self.skipped}  # fmt: skip
+        row: dict[str, Any] = {
+            "step": self.step, "images": self.step * self.settings.batch_size, "seconds": round(self.seconds),
+            "cpu_seconds": round(self.cpu_seconds), "skipped": self.skipped,
+        }  # fmt: skip
         values: dict[str, float] = {}
         for name in self.task.active(self.step - 1):
             trainee = self.task.trainees[name]
