@@ -109,8 +109,8 @@ def test_only_the_module_is_exported():
 
 
 def imports_of(tree, module, is_package):
-    """Names of modules, or of what is in them, that a file imports anywhere in it, `import_module("...")` included; and the calls of
-    that with names made at run time.
+    """Names of modules, or of what is in them, that a file imports anywhere in it, `import_module("...")` included; and the
+    calls of that with names made at run time.
     """
     package = module if is_package else module.rpartition(".")[0]
     found, unknown = set(), []

@@ -73,8 +73,8 @@ class FolderSource(ListedSource):
                     stems.setdefault(name.rpartition(".")[0], []).append(name)
             for stem in sorted(stems):
                 files = sorted(stems[stem], key=lambda name: (extension_of(name) not in PICTURES, name))
-                row = next((rows.pop(directory / name) for name in files if directory / name in rows), None)
-                yield directory, stem, files, row
+                told = next((rows.pop(directory / name) for name in files if directory / name in rows), None)
+                yield directory, stem, files, told
         for path in sorted(rows):
             yield path.parent, path.name.rpartition(".")[0], [], rows[path]
 
@@ -85,7 +85,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as problem:
         raise DataError(f"{root}: {problem.strerror}") from None
-    if RECORDS <= {entry.name for entry in entries}:
+    if {entry.name for entry in entries} >= RECORDS:
         entries = [entry for entry in entries if entry.name not in RECORDS]
     yield root, [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
     for entry in entries:

@@ -31,7 +31,7 @@ def assigned_threads() -> int:
     if not ray.is_initialized():
         return most
     try:
-        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", most)  # type: ignore[no-untyped-call]
+        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", most)
     except (AssertionError, RuntimeError):  # so it answers in a driver
         return most
     return max(1, min(int(cpus), most))
@@ -88,7 +88,7 @@ def _on_cluster(job: Job, units: Sequence[Unit], each: int, progress: bool) -> i
     import ray
     import ray.data
 
-    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: Any = ray.nodes()
     room: int = sum(int(node["Resources"].get("CPU", 0)) // each for node in nodes if node["Alive"])
     if not room:
         raise DataError(f"threads: expected at most the CPUs of a node of the cluster, got {each}")

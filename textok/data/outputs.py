@@ -1,5 +1,5 @@
-"""What comes out of a run: a product a sample, and the forms in which parts of them come: shards of any files, folders of PNG, and
-raw pictures for ADM's one file.
+"""What comes out of a run: a product a sample, and the forms in which parts of them come: shards of any files, folders of PNG,
+and raw pictures for ADM's one file.
 
 A writer takes samples and, at `close`, syncs and renames what it wrote and says what there is: the fields of the part's record
 that `verify_part` later checks.

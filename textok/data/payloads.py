@@ -46,7 +46,8 @@ def pack_arrays(format: str, values: Mapping[str, NDArray[Any]]) -> bytes:
     """Arrays by name as the bytes of an .npz or safetensors file; no time is in them."""
     if format == "npz":
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **values)
+        by_name: dict[str, Any] = dict(values)  # NumPy before 2.1 would take allow_pickle for the name of an array
+        np.savez(buffer, **by_name)
         return buffer.getvalue()
     import ml_dtypes  # noqa: F401
     from safetensors.numpy import save

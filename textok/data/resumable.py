@@ -10,8 +10,8 @@
 What makes it safe: a part is written under another name, synced and renamed, and counts only once its record, written in the
 same way, is there. A later run believes a record whose part still has its checksum and whose input has its size and time, or
 else its content; where samples were skipped for want of embeddings, also only while the store has no more of them. Units are
-independent, and claimed by a lock that a dead process loses, so any number of processes and machines may share a folder; or work
-in folders of their own on shares of the units, to be copied together. Which process does what changes no byte.
+independent, and claimed by a lock that a dead process loses, so any number of processes and machines may share a folder; or
+work in folders of their own on shares of the units, to be copied together. Which process does what changes no byte.
 
 `job` says what is done in such a folder; `outputs`, in what form.
 """

@@ -1,9 +1,9 @@
 """`sample`: pictures from noise, by the tens of thousands; or latents, of a DiT alone.
 
 It goes like this. What is asked for, a label or a caption for each number, is a source of samples like any other: `Wishes`. A
-`SampleTask` says what the pictures depend on, and makes them of a batch of wishes: noise goes by a sample's number, captions become
-their embeddings, the model samples. `run` divides the wishes into units of work and these into batches, and writes parts that
-a kill cannot damage.
+`SampleTask` says what the pictures depend on, and makes them of a batch of wishes: noise goes by a sample's number, captions
+become their embeddings, the model samples. `run` divides the wishes into units of work and these into batches, and writes parts
+that a kill cannot damage.
 """
 
 import hashlib

@@ -82,7 +82,8 @@ _LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno
 
 
 def raise_unless_lasting(problem: OSError, name: str) -> None:
-    """End the run where a disk or a network failed: what is skipped now stays skipped, and the next run may be able to read it."""
+    """End the run where a disk or a network failed: what is skipped now stays skipped, and the next run may be able to read
+    it."""
     if problem.errno not in _LASTING:
         raise OSError(problem.errno, problem.strerror, problem.filename or name) from None
 
@@ -221,7 +222,8 @@ def decode_pictures(samples: Sequence[Sample], size: int) -> tuple[NDArray[np.ui
     return pictures, problems
 
 
-# --- Names and values -----------------------------------------------------------------------------------------------------------
+# --- Names and values
+# -----------------------------------------------------------------------------------------------------------
 
 
 def folder_of(source: str) -> str:
@@ -253,5 +255,5 @@ def parse_object(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"not JSON: {problem}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {type(value).__name__}")  # noqa: TRY004
+        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value

@@ -1,7 +1,8 @@
 """Shards, in and out: tar files with the files of samples side by side, as WebDataset has them.
 
     ShardSource               reads them
-    TarWriter, write_shards   write them, the same bytes for the same samples: headers have no times, owners or order of their own
+    TarWriter, write_shards   write them, the same bytes for the same samples: headers have no times, owners or order of their
+    own
 
 Shards are read with the standard library's tarfile rather than webdataset, whose naming is followed to the letter (tests read
 each other's shards): webdataset needs PyYAML and braceexpand in every installation, runs `pipe:` addresses in a shell, takes a
@@ -65,7 +66,7 @@ class ShardSource(Source):
                 key, group = match[1], {}
             extension = match[2].lower()
             if extension in group:
-                yield Skip(key, self.name, f"a second member {name}", begin)
+                yield Skip(match[1], self.name, f"a second member {name}", begin)
             else:
                 group[extension] = data
         if key is not None:
@@ -82,10 +83,11 @@ class ShardSource(Source):
                     return
                 tar = tarfile.TarFile(fileobj=stream, mode="r") if _has_member(stream, start) else None
                 while tar is not None and (member := tar.next()) is not None:
-                    tar.members.clear()  # it would remember all
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would remember all
                     offset, broken = member.offset, member.name
                     if member.isreg() and not _is_meta(member.name):
-                        data = tar.extractfile(member).read()
+                        file = tar.extractfile(member)
+                        data = file.read() if file is not None else b""
                         if len(data) != member.size:
                             raise tarfile.ReadError("unexpected end of data")
                         yield member.name, data, offset

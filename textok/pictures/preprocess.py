@@ -168,13 +168,13 @@ def _center_crop(picture: "Image.Image", size: int, name: str) -> U8:
 
 def decode_picture(picture: Any, size: int, name: str) -> U8:
     """One picture, the bytes of a file or an array, as `preprocess` makes it; every flaw is a ValueError that names it."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         item = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
         return preprocess([item], size)[0]
     except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as problem:
         reason = str(problem).removeprefix("pictures[0]: ")
-        if isinstance(problem, Image.UnidentifiedImageError):
+        if isinstance(problem, UnidentifiedImageError):
             reason = f"no kind of picture that Pillow knows ({len(picture)} bytes)"
         raise ValueError(f"{name}: not a picture that can be read: {reason}") from None
