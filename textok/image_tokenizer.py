@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,6 +181,24 @@ class TexTok(TakesCaptions, EngineModel):
                 bar.update(part.stop - part.start)
         return result
 
+    @overload
+    def decode(
+        self, z: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: Literal["uint8"] = "uint8",
+        batch_size: int | None = None, out: U8 | None = None, threads: int | None = None, progress: bool = False,
+    ) -> U8: ...  # fmt: skip
+
+    @overload
+    def decode(
+        self, z: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: Literal["float32"],
+        batch_size: int | None = None, out: F32 | None = None, threads: int | None = None, progress: bool = False,
+    ) -> F32: ...  # fmt: skip
+
+    @overload
+    def decode(
+        self, z: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: str,
+        batch_size: int | None = None, out: U8 | F32 | None = None, threads: int | None = None, progress: bool = False,
+    ) -> U8 | F32: ...  # fmt: skip
+
     def decode(
         self,
         z: Any,
@@ -226,6 +244,24 @@ class TexTok(TakesCaptions, EngineModel):
                 )
                 bar.update(part.stop - part.start)
         return result
+
+    @overload
+    def reconstruct(
+        self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: Literal["uint8"] = "uint8",
+        batch_size: int | None = None, out: U8 | None = None, threads: int | None = None, progress: bool = False,
+    ) -> U8: ...  # fmt: skip
+
+    @overload
+    def reconstruct(
+        self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: Literal["float32"],
+        batch_size: int | None = None, out: F32 | None = None, threads: int | None = None, progress: bool = False,
+    ) -> F32: ...  # fmt: skip
+
+    @overload
+    def reconstruct(
+        self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: str,
+        batch_size: int | None = None, out: U8 | F32 | None = None, threads: int | None = None, progress: bool = False,
+    ) -> U8 | F32: ...  # fmt: skip
 
     def reconstruct(
         self,
