@@ -132,7 +132,8 @@ def option_row(action: argparse.Action) -> str:
     else:
         name = str(values or action.dest) + (" ..." if action.nargs in ("*", "+") else "")
     text = (action.help or "") % (vars(action) | {"prog": "textok"})
-    return f"| `{name}` | {' '.join(text.split()).replace('|', chr(92) + '|')}{' **Needed.**' if action.required and action.option_strings else ''} |"
+    needed = " **Needed.**" if action.required and action.option_strings else ""
+    return f"| `{name}` | {' '.join(text.split()).replace('|', chr(92) + '|')}{needed} |"
 
 
 def command_page(name: str, parser: argparse.ArgumentParser, summary: str, level: str) -> list[str]:

@@ -1,7 +1,7 @@
 """For mkdocs: what pages link to outside docs/ becomes part of the site, under repository/; README.md is its first page.
 
-On a forge the pages are read where they lie, so links are relative to the repository. Here each is followed, its target added, and
-the link turned to where that is in the site. Folders and programs are named in the text, not copied.
+On a forge the pages are read where they lie, so links are relative to the repository. Here each is followed, its target added,
+and the link turned to where that is in the site. Folders and programs are named in the text, not copied.
 """
 
 import posixpath

@@ -181,15 +181,30 @@ STORED_INT8 = Tolerance(
 
 # ---- kernels against float64 on the same float32 inputs; scales are of the element (scaled_error) ----
 
-KERNEL_GEMM = Tolerance(2**-24, "of (K + 2) sum |a||w|: each of K multiply-adds rounds a sum that is never larger, whatever the order; bias on top")
-KERNEL_ATTENTION = Tolerance(2**-24, "of (Tk + 2 (Dh + 4) max |score terms| + 16) sum p|v|: the sums over keys as in KERNEL_GEMM, the errors of the "
-                             "scores, which exp turns into relative ones, and some roundings of exp")
-KERNEL_EPILOGUE = Tolerance(5e-7, "of |acc| + |bias| + |residual| + |gate y|: four roundings of 6e-8 and the activation's error")
-KERNEL_NORM = Tolerance(1e-6, "of |weight (1 + scale)| max |y| + |bias| + |shift|: sums of D/64 terms a lane, 20 roundings of 6e-8 at D = 1152")
-KERNEL_STEP = Tolerance(1.2e-7, "of the largest term: float64 inside, one rounding to float32, which may go up to the next power of two")
+KERNEL_GEMM = Tolerance(
+    2**-24, "of (K + 2) sum |a||w|: each of K multiply-adds rounds a sum that is never larger, whatever the order; bias on top"
+)
+KERNEL_ATTENTION = Tolerance(
+    2**-24,
+    "of (Tk + 2 (Dh + 4) max |score terms| + 16) sum p|v|: the sums over keys as in KERNEL_GEMM, the errors of the "
+    "scores, which exp turns into relative ones, and some roundings of exp",
+)
+KERNEL_EPILOGUE = Tolerance(
+    5e-7, "of |acc| + |bias| + |residual| + |gate y|: four roundings of 6e-8 and the activation's error"
+)
+KERNEL_NORM = Tolerance(
+    1e-6, "of |weight (1 + scale)| max |y| + |bias| + |shift|: sums of D/64 terms a lane, 20 roundings of 6e-8 at D = 1152"
+)
+KERNEL_STEP = Tolerance(
+    1.2e-7, "of the largest term: float64 inside, one rounding to float32, which may go up to the next power of two"
+)
 KERNEL_ROTATE = Tolerance(1.8e-7, "of |x cos| + |y sin|: two products and a sum, 6e-8 each")
-KERNEL_GELU = Tolerance(1.5e-7, "of max(|x|, 1): two roundings, and a polynomial of relative error 1.3e-7 where the tail counts")
-KERNEL_GELU_TAIL = Tolerance(6e-7, "of the result for -3 <= x < 0, where 1 + erf would have lost up to 3 digits: the polynomial 2e-7, five roundings")
+KERNEL_GELU = Tolerance(
+    1.5e-7, "of max(|x|, 1): two roundings, and a polynomial of relative error 1.3e-7 where the tail counts"
+)
+KERNEL_GELU_TAIL = Tolerance(
+    6e-7, "of the result for -3 <= x < 0, where 1 + erf would have lost up to 3 digits: the polynomial 2e-7, five roundings"
+)
 KERNEL_SILU = Tolerance(3e-7, "of the result: exp 1 ulp, an addition, a division")
 KERNEL_QUICK_GELU = Tolerance(
     5e-7,

@@ -1,4 +1,5 @@
-"""The documents' own rules: links lead somewhere, every public name, command, option and training field is told, lines and titles are as promised."""
+"""The documents' own rules: links lead somewhere, every public name, command, option and training field is told, lines and
+titles are as promised."""
 
 import dataclasses
 import importlib.util

@@ -42,7 +42,7 @@ def _integer(where: str, value: object, low: int, high: int) -> int:
 
 
 def _number(where: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # NaN compares false
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # type: ignore[operator]  # NaN compares false
         raise _fail(where, f"a number from {low:g} to {high:g}", value)
     return float(value)
 
@@ -244,9 +244,9 @@ class TexTokConfig:
     image_size, patch_size
         Side S of the square images and p of the square patches, in pixels; p divides S.
     patch_overlap
-        Pixels, at most p / 2, by which the window of a patch reaches into its neighbours on every side: the tokenizer reads such
-        windows, and those of the detokenizer are added up. Half a patch leaves no seams; it costs two small layers four times
-        their size.
+        Pixels, at most p / 2, by which the window of a patch reaches into its neighbours on every side: the tokenizer reads
+        such windows, and those of the detokenizer are added up. Half a patch leaves no seams; it costs two small layers four
+        times their size.
     num_latent_tokens, latent_dim
         N tokens of d numbers that an image becomes.
     text_dim, num_text_tokens
@@ -266,8 +266,8 @@ class TexTokConfig:
         Learned tokens of each side that are only attended to, such as a class token; whether a layer norm stands before the
         first block; whether a 3 x 3 convolution over the pixels stands at the end. TiTok has one, true and true.
     rope
-        None, or {"rows": "patches"}: rotary positions, learned angles by block, head, patch and pair of columns, turn queries and
-        keys of the patch rows (MAETok).
+        None, or {"rows": "patches"}: rotary positions, learned angles by block, head, patch and pair of columns, turn queries
+        and keys of the patch rows (MAETok).
     codebook
         None, or a `CodebookConfig`, or a dict of its fields: `encode` gives each token as a soft mean of codes (SoftVQ-VAE).
     norm_eps, gelu, qkv_bias, output_activation, kl

@@ -1,9 +1,9 @@
 """PyTorch's files (.pt, .pth, .bin) without PyTorch: a zip of raw storages and a pickle that says what lies where.
 
-A pickle is a program. This one is read here, opcode by opcode, and nothing of it runs: it may build dicts, lists and plain values, and
-tensors as torch.save writes them. Whatever else it names (NumPy scalars, paths, an OmegaConf, os.system) becomes a `Skipped`, which
-holds the name and does nothing. What is made takes memory in proportion to the pickle, which lies in the file as it is; storages are
-read when a tensor is asked for, never before, and no tensor is larger than its storage.
+A pickle is a program. This one is read here, opcode by opcode, and nothing of it runs: it may build dicts, lists and plain
+values, and tensors as torch.save writes them. Whatever else it names (NumPy scalars, paths, an OmegaConf, os.system) becomes a
+`Skipped`, which holds the name and does nothing. What is made takes memory in proportion to the pickle, which lies in the file
+as it is; storages are read when a tensor is asked for, never before, and no tensor is larger than its storage.
 """
 
 import io
@@ -41,7 +41,8 @@ class _Storage:
 
 
 class Skipped:
-    """What a pickle would have made by a call that textok does not run: the name of what it calls, and the state it would have had."""
+    """What a pickle would have made by a call that textok does not run: the name of what it calls, and the state it would have
+    had."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -93,8 +94,8 @@ class StoredTensor:
 
 
 class TorchFile:
-    """`content` is what torch.load would give, with a `StoredTensor` for each tensor and a `Skipped` for what is not read; `skipped` are
-    the names that such would have called."""
+    """`content` is what torch.load would give, with a `StoredTensor` for each tensor and a `Skipped` for what is not read;
+    `skipped` are the names that such would have called."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -271,7 +272,7 @@ class _Reader:
     def stack_name(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise ValueError("its pickle has a name that is none")  # noqa: TRY004  as every flaw of a file
+            raise ValueError("its pickle has a name that is none")
         self._stack.append(_Name(module, name))
 
     def call(self, _: Any) -> None:
@@ -324,7 +325,7 @@ class _Reader:
     def _called(self, function: Any, arguments: Any) -> Any:
         """What a call makes."""
         if not isinstance(function, _Name | Skipped) or not isinstance(arguments, tuple | Skipped):
-            raise ValueError("its pickle calls what is no function")  # noqa: TRY004
+            raise ValueError("its pickle calls what is no function")
         name = function.full if isinstance(function, _Name) else ""
         if isinstance(arguments, tuple):
             if name == "collections.OrderedDict" and not arguments:
@@ -347,7 +348,8 @@ class _Reader:
 
 # Opcodes whose argument is the value.
 _PLAIN = frozenset((
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING",
     "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
 ))  # fmt: skip
 

@@ -242,7 +242,8 @@ _TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF1
 
 
 def torch_type(dtype: str) -> str:
-    """The type of a stored tensor of PyTorch as safetensors names it; integers have no place in these files and keep their names."""
+    """The type of a stored tensor of PyTorch as safetensors names it; integers have no place in these files and keep their
+    names."""
     return dtype if dtype == "int8" else _TYPES.get(dtype, dtype)
 
 

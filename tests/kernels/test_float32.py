@@ -499,7 +499,10 @@ def turned(x, turns):
     """The turned pairs in float64, and the size of what each is a sum of."""
     pairs, factors = (np.asarray(array, np.float64).reshape(*array.shape[:-1], -1, 2) for array in (x, turns))
     (a, b), (c, s) = np.moveaxis(pairs, -1, 0), np.moveaxis(factors, -1, 0)
-    exact, scale = np.stack([a * c - b * s, a * s + b * c], -1), np.stack([abs(a * c) + abs(b * s), abs(a * s) + abs(b * c)], -1)
+    exact, scale = (
+        np.stack([a * c - b * s, a * s + b * c], -1),
+        np.stack([abs(a * c) + abs(b * s), abs(a * s) + abs(b * c)], -1),
+    )
     return exact.reshape(x.shape), scale.reshape(x.shape)
 
 

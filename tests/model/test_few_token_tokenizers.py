@@ -1,4 +1,5 @@
-"""SoftVQ-VAE and MAETok as their own code runs them: rotary positions on patch rows, soft codebooks, a class token as a register."""
+"""SoftVQ-VAE and MAETok as their own code runs them: rotary positions on patch rows, soft codebooks, a class token as a
+register."""
 
 import dataclasses
 import json
@@ -76,7 +77,11 @@ def load(name, dtype="float32"):
         weights["tokenizer.codebook"] = tensors["quantize.embedding"]
     side = {"hidden_size": len(patch), "depth": 3, "num_heads": HEADS}
     config = {"image_size": 32, "patch_size": 8, "num_latent_tokens": N, "latent_dim": 16, "text_condition": "none"}
-    config |= {"num_registers": 1, "rope": {"rows": "patches"} if rope else None, "codebook": codebook if name == "softvq" else None}
+    config |= {
+        "num_registers": 1,
+        "rope": {"rows": "patches"} if rope else None,
+        "codebook": codebook if name == "softvq" else None,
+    }
     stored = np.load(FOREIGN / name / "io.npz")
     images = {key: np.ascontiguousarray(stored[key].transpose(0, 2, 3, 1)) for key in ("x", "recon")}
     return textok.TexTok(config | {"tokenizer": side, "detokenizer": side}, weights, dtype=dtype), dict(stored) | images

@@ -46,7 +46,14 @@ OTHER_VARIANTS = {
     "input norm": {"input_norm": True},
     "output conv": {"output_conv": True, "image_size": 20},
     "output conv of one pixel": {"output_conv": True, "image_size": 1, "patch_size": 1},
-    "as TiTok has it": {"num_registers": 1, "input_norm": True, "output_conv": True, "kl": True, "norm_eps": 1e-5, "text_condition": "detokenizer"},
+    "as TiTok has it": {
+        "num_registers": 1,
+        "input_norm": True,
+        "output_conv": True,
+        "kl": True,
+        "norm_eps": 1e-5,
+        "text_condition": "detokenizer",
+    },
     "overlapping patches": {"patch_overlap": 2},
     "overlapping patches, all that stands after them": MASKED
     | {"image_size": 15, "patch_size": 5, "patch_overlap": 1, "output_conv": True, "output_activation": "tanh"},

@@ -335,8 +335,10 @@ def test_folders_that_are_wrong(tmp_path, flaw):
         (tmp_path / "model.safetensors").unlink()
         os.mkfifo(tmp_path / "model.safetensors")
     expected = {
-        "0-d": "pos_embed.proj.weight .*: not the axes", "empty": "become final_layer.adaLN_modulation.1.weight", "negative heads": "num_attention_heads",
-        "zero heads": "num_attention_heads", "huge positions": "its config asks for", "a pipe": "expected a file, got something else",
+        "0-d": "pos_embed.proj.weight .*: not the axes", "empty": "become final_layer.adaLN_modulation.1.weight",
+        "negative heads": "num_attention_heads",
+        "zero heads": "num_attention_heads", "huge positions": "its config asks for",
+        "a pipe": "expected a file, got something else",
     }  # fmt: skip
     with pytest.raises((WeightsError, ConfigError), match=expected[flaw]):
         importers.load(tmp_path)

@@ -68,7 +68,11 @@ def decode(config, w, z, caption=None, length=None, trace=None):
     if config["output_activation"] == "tanh":
         pixels = np.tanh(pixels)
     image = unpatchify(pixels, config["image_size"], config["patch_size"], config["patch_overlap"])
-    return convolve(image, f64(w["detokenizer.pixel_conv.weight"]), f64(w["detokenizer.pixel_conv.bias"])) if config["output_conv"] else image
+    return (
+        convolve(image, f64(w["detokenizer.pixel_conv.weight"]), f64(w["detokenizer.pixel_conv.bias"]))
+        if config["output_conv"]
+        else image
+    )
 
 
 def convolve(image, weight, bias):

@@ -33,15 +33,15 @@ LAYOUTS: Sequence[Layout] = (
 )  # fmt: skip
 _CONFIGS: dict[str, type[TexTokConfig] | type[DiTConfig]] = {"textok": TexTokConfig, "dit": DiTConfig}
 
-# A file's numbers become about as many of ours; fixed positions, which some files leave out, and tokens that are one for all patches
-# are more. A config that asks for much more than that is wrong, or hostile.
+# A file's numbers become about as many of ours; fixed positions, which some files leave out, and tokens that are one for all
+# patches are more. A config that asks for much more than that is wrong, or hostile.
 _MOST_TIMES, _MOST_MORE = 4, 1 << 26
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A model of another project, its numbers not read yet: of `model_type` "textok" or "dit", made from the file or folder `where`, in
-    the layout of the project `title`; `notes` are what was taken for granted."""
+    """A model of another project, its numbers not read yet: of `model_type` "textok" or "dit", made from the file or folder
+    `where`, in the layout of the project `title`; `notes` are what was taken for granted."""
 
     model_type: str
     config: TexTokConfig | DiTConfig
@@ -62,8 +62,8 @@ def load(
     Parameters
     ----------
     path
-        A .safetensors, .pt, .pth or .bin file, a folder with such files or their shards, or a pipeline of diffusers. In a training file
-        the running average is taken.
+        A .safetensors, .pt, .pth or .bin file, a folder with such files or their shards, or a pipeline of diffusers. In a
+        training file the running average is taken.
     settings
         Config keys that the file does not say, nested or with dots ("tokenizer.num_heads"); `num_heads` alone is both sides'.
         They go before what the file says.
@@ -81,10 +81,10 @@ def load(
 
     Notes
     -----
-    Known layouts: facebookresearch/DiT and SiT (REPA's too), diffusers' DiT, pranoyr/TexTok, bytedance's TiTok and TA-TiTok with a
-    VAE's latents, whose pictures in [0, 1] become ours in [-1, 1], and Hhhhhhao's SoftVQ-VAE, MAETok and the DiT and SiT over their
-    tokens. The latent images of the first two are those of a VAE with its factor applied (0.18215 for Stable Diffusion's), which is
-    left to the caller.
+    Known layouts: facebookresearch/DiT and SiT (REPA's too), diffusers' DiT, pranoyr/TexTok, bytedance's TiTok and TA-TiTok
+    with a VAE's latents, whose pictures in [0, 1] become ours in [-1, 1], and Hhhhhhao's SoftVQ-VAE, MAETok and the DiT and SiT
+    over their tokens. The latent images of the first two are those of a VAE with its factor applied (0.18215 for Stable
+    Diffusion's), which is left to the caller.
 
     Examples
     --------
@@ -210,7 +210,8 @@ def _tensors(layout: Layout, source: Source, config: Any, ignored: Sequence[str]
             if array.shape != tuple(shapes[ours]):
                 told = [list(source.tensors[name].shape) for name in theirs[:3]]
                 raise WeightsError(
-                    f"{source.path}: {', '.join(theirs[:3])} {told}: become {ours} {list(array.shape)}, expected {list(shapes[ours])}"
+                    f"{source.path}: {', '.join(theirs[:3])} {told}: become {ours} {list(array.shape)}, expected "
+                    f"{list(shapes[ours])}"
                 )
             return np.ascontiguousarray(array, np.float32)
 

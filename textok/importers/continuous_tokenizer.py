@@ -1,8 +1,9 @@
-"""Hhhhhhao/continuous_tokenizer: SoftVQ-VAE and MAETok, ViTs of DINOv2's kind to 32, 64 or 128 continuous tokens, and the DiT and SiT
-over those tokens. `config.json` beside safetensors, as the hub's mixin saves them. Papers: arXiv 2412.10958 and 2502.03444.
+"""Hhhhhhao/continuous_tokenizer: SoftVQ-VAE and MAETok, ViTs of DINOv2's kind to 32, 64 or 128 continuous tokens, and the DiT
+and SiT over those tokens. `config.json` beside safetensors, as the hub's mixin saves them. Papers: arXiv 2412.10958 and
+2502.03444.
 
-Layer scale is folded into the weights of what it scales; a side's class token, and the register tokens of models that have them, are
-our registers.
+Layer scale is folded into the weights of what it scales; a side's class token, and the register tokens of models that have
+them, are our registers.
 """
 
 from collections.abc import Mapping
@@ -122,7 +123,8 @@ def _tokens(*tokens: Array) -> Array:
 
 
 def _positions(with_grid: bool, grid: Array, latents: Array, *registers: Array) -> Array:
-    """Of patches, registers and latents; theirs may begin with the class token's. Without the grid's, those of the latents alone."""
+    """Of patches, registers and latents; theirs may begin with the class token's. Without the grid's, those of the latents
+    alone."""
     grid, latents = grid[0], latents[0]
     count = sum(token.shape[1] for token in registers)
     side = int(len(grid) ** 0.5)
@@ -192,7 +194,8 @@ def _tokenizer_rows(source: Source) -> tuple[Row, ...]:
 
 
 _UNUSED = (
-    "decoder.model.patch_embed.*", "decoder.model.cls_token", "decoder.model.reg_token", "*.mask_token", "quantize.codebook_used",
+    "decoder.model.patch_embed.*", "decoder.model.cls_token", "decoder.model.reg_token", "*.mask_token",
+    "quantize.codebook_used",
     "*.freqs*", "repa*",
 )  # fmt: skip
 _NEEDED = ("tokenizer.num_heads", "detokenizer.num_heads")

@@ -12,7 +12,8 @@ from ..errors import ConfigError, shown
 from .layout import Array, Layout, Settings, Shaped, equal, flat, joined, number_of, pairs, refuse, shape_of
 from .source import Source
 
-# What a DiT computes only this way, and may say in its config. facebook/DiT-XL-2-256 is of a time when its class was Transformer2DModel.
+# What a DiT computes only this way, and may say in its config. facebook/DiT-XL-2-256 is of a time when its class was
+# Transformer2DModel.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "_class_name": ("DiTTransformer2DModel", "Transformer2DModel"),
     "activation_fn": ("gelu-approximate",),

@@ -1,9 +1,9 @@
 """facebookresearch/DiT: DiT-XL/2 and its sizes over a VAE's latent images, as .pt files; and SiT, which has the same tensors.
 
-DiT predicts noise, SiT a velocity, and no tensor says which: a training's options do (`args.model`), or the caller does. SiT's own
-checkpoints (willisma/SiT) keep DiT's learned sigma, of which nothing is used, and their time runs from noise to data; REPA's, which
-have no sigma, run from data to noise as here. Sources: facebookresearch/DiT models.py, willisma/SiT models.py and transport/,
-sihyun-yu/REPA models/sit.py.
+DiT predicts noise, SiT a velocity, and no tensor says which: a training's options do (`args.model`), or the caller does. SiT's
+own checkpoints (willisma/SiT) keep DiT's learned sigma, of which nothing is used, and their time runs from noise to data;
+REPA's, which have no sigma, run from data to noise as here. Sources: facebookresearch/DiT models.py, willisma/SiT models.py and
+transport/, sihyun-yu/REPA models/sit.py.
 """
 
 from typing import Any
@@ -60,7 +60,8 @@ def class_notes(source: Source, given: Settings) -> list[str]:
     if not found["null_class"]:
         return ["its label table has one row, which is taken for the only class: it cannot be guided"]
     return [
-        f"its label table of {rows} rows is taken for {rows - 1} classes and a row for none of them; if it was trained without class "
+        f"its label table of {rows} rows is taken for {rows - 1} classes and a row for none of them; if it was trained "
+        "without class "
         + f"dropout, give num_classes={rows}"
     ]
 
@@ -142,8 +143,8 @@ ORIGINAL_DIT = Layout(
 def _other_time(weight: Array) -> Array:
     """The first layer of the time embedding for 1 - t in place of t.
 
-    It reads [cos(t w), sin(t w)] of frequencies w, and those of 1 - t are sums of them: cos(w - tw) = cos w cos tw + sin w sin tw,
-    sin(w - tw) = sin w cos tw - cos w sin tw.
+    It reads [cos(t w), sin(t w)] of frequencies w, and those of 1 - t are sums of them: cos(w - tw) = cos w cos tw + sin w sin
+    tw, sin(w - tw) = sin w cos tw - cos w sin tw.
     """
     half = weight.shape[1] // 2
     angles = np.exp(-np.log(10000.0) * np.arange(half) / half)

@@ -1,5 +1,5 @@
-"""A foreign checkpoint as names and tensors, whatever it comes in: one file or shards, of safetensors or of torch.save, alone, in a
-folder of the hub or in a pipeline's."""
+"""A foreign checkpoint as names and tensors, whatever it comes in: one file or shards, of safetensors or of torch.save, alone,
+in a folder of the hub or in a pipeline's."""
 
 import os
 import re
