@@ -55,8 +55,8 @@ class Model:
     num_parameters: int
     weight_bytes: int
     def weights(self, index: int = -1, /) -> dict[str, NDArray[Any]]:
-        """All tensors, or the one of that number in `weight_table`, unpacked, as the model holds them: float32 (bit for bit as they came), bfloat16 as uint16, int8 beside
-        `NAME.scale`."""
+        """All tensors, or the one of that number in `weight_table`, unpacked, as the model holds them: float32 (bit for bit as
+        they came), bfloat16 as uint16, int8 beside `NAME.scale`."""
     def memory_plan(self, batch: int, text_tokens: int, steps: int = 1, threads: int = 0) -> dict[str, int]:
         """{"weights": bytes, "workspace": bytes of one call of this batch with that many text tokens an image}"""
 

@@ -34,7 +34,8 @@ class TakesCaptions:
                 use = self._config.text_encoder
                 if use is None:
                     raise ConfigError(
-                        "captions: this model's config names no text encoder; give embeddings as text=, or set model.encoder to a "
+                        "captions: this model's config names no text encoder; give embeddings as text=, or set "
+                        "model.encoder to a "
                         "textok.TextEncoder"
                     )
                 found = TextEncoder.from_pretrained(use.name, self._dtype, self._threads or None, end_token=use.end_token)
@@ -72,7 +73,8 @@ def check_encoder(encoder: TextEncoder, config: TexTokConfig | DiTConfig) -> Non
         return
     if use.identity and use.identity != encoder.identity:
         raise ConfigError(
-            f"encoder: expected {use.name} (identity {use.identity}), on whose embeddings the model was trained, got {encoder.name} "
+            f"encoder: expected {use.name} (identity {use.identity}), on whose embeddings the model was trained, got "
+            f"{encoder.name} "
             f"(identity {encoder.identity}): other weights, another tokenizer or other settings"
         )
     if use.end_token != encoder.end_token:
@@ -94,7 +96,9 @@ def is_strings(value: Any) -> bool:
     """Whether `value` is a string or a list of strings, and no array of numbers."""
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "UT"
-    return isinstance(value, str) or (isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value))
+    return isinstance(value, str) or (
+        isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
+    )
 
 
 def checked_captions(captions: Any, batch: int | None) -> list[str]:

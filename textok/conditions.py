@@ -48,7 +48,9 @@ def text_batch(
             "strings go in as captions=[...]"
         )
     if isinstance(text, str) or (isinstance(text, list | tuple) and text and isinstance(text[0], str)):
-        raise TypeError(f"text: expected caption embeddings [B, t <= {most}, {width}], got strings; give them as captions=[...]")
+        raise TypeError(
+            f"text: expected caption embeddings [B, t <= {most}, {width}], got strings; give them as captions=[...]"
+        )
     array = arrays.floats(text, "text", (("B", batch), ("t", None), ("Dt", width)))
     rows = array.shape[1]
     if not 1 <= rows <= most:

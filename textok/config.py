@@ -276,7 +276,8 @@ class TexTokConfig:
     tokenizer, detokenizer
         `SideConfig` of each side, or a dict of its fields.
     text_encoder
-        The encoder of the captions, an `EncoderUse` or a dict of its fields, with which calls take `captions`; None where it is not named.
+        The encoder of the captions, an `EncoderUse` or a dict of its fields, with which calls take `captions`; None where it is
+        not named.
 
     Raises
     ------

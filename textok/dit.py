@@ -22,7 +22,8 @@ STEP_NOISE_BYTES = 256 << 20  # of the noise of all steps, held at a time
 
 
 class DiT(TakesCaptions, EngineModel):
-    """A diffusion transformer over latent tokens, conditioned on a class or, as DiT-T2I, on a caption; or the original over latent images.
+    """A diffusion transformer over latent tokens, conditioned on a class or, as DiT-T2I, on a caption; or the original over
+    latent images.
 
     `DiT.from_pretrained` loads one, `DiT.from_config` makes one with random weights; from arrays:
 

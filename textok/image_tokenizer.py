@@ -55,9 +55,11 @@ class TexTok(TakesCaptions, EngineModel):
     text_lengths
         int [B], each 1..t: how many rows of each caption are real. Where the config masks text the others take no part; where
         it does not, they are part of the sequence like the rest: give t = Nt with zeros after each caption, as training, the
-        commands and `Pipeline` do (`textok.conditions.full_text`), or a result depends on how far its batch is padded. None: all t.
+        commands and `Pipeline` do (`textok.conditions.full_text`), or a result depends on how far its batch is padded. None:
+        all t.
     captions
-        B strings (one string for one image) in place of `text`, where the config names its text encoder: they are embedded with `encoder`.
+        B strings (one string for one image) in place of `text`, where the config names its text encoder: they are embedded with
+        `encoder`.
     labels
         int [B], 0..num_classes-1, in place of `text` for a model whose `text_source` is "class".
     batch_size

@@ -188,11 +188,11 @@ class Pipeline:
         Parameters
         ----------
         labels
-            int [B] or their names (see `class_names`), classes; for a class-conditional DiT. A caption of each class is drawn for the
-            detokenizer; for the null class, one of all. For a DiT-T2I strings in this first place are `captions`.
+            int [B] or their names (see `class_names`), classes; for a class-conditional DiT. A caption of each class is drawn
+            for the detokenizer; for the null class, one of all. For a DiT-T2I strings in this first place are `captions`.
         captions
-            B strings, embedded with `encoder`: for a DiT-T2I what the pictures show; for one of classes what the detokenizer sees in place
-            of captions that are drawn.
+            B strings, embedded with `encoder`: for a DiT-T2I what the pictures show; for one of classes what the detokenizer
+            sees in place of captions that are drawn.
         text, text_lengths
             Caption embeddings [B,t,Dt] and how many rows of each are real; for a DiT-T2I. The detokenizer sees them too, with
             zeros up to its `num_text_tokens` where it does not mask text.
@@ -250,7 +250,9 @@ class Pipeline:
     def encoder(self) -> TextEncoder:
         """The text encoder that the models' configs name, loaded when first asked for; see `TexTok.encoder`."""
         takers = self._takers()
-        return next((model for model in takers if model._encoder is not None or model.config.text_encoder is not None), takers[0]).encoder
+        return next(
+            (model for model in takers if model._encoder is not None or model.config.text_encoder is not None), takers[0]
+        ).encoder
 
     @encoder.setter
     def encoder(self, encoder: TextEncoder) -> None:
@@ -274,7 +276,8 @@ class Pipeline:
         known = self.class_names
         if not known:
             raise ValueError(
-                f"labels: expected class numbers, 0 to {self.dit.config.num_classes}, got names, which this pipeline has none of"
+                f"labels: expected class numbers, 0 to {self.dit.config.num_classes}, got names, which this pipeline has "
+                "none of"
             )
         by_name = {name: number for number, name in reversed(known.items())}
         names = [labels] if isinstance(labels, str) else [str(name) for name in labels]
@@ -282,7 +285,8 @@ class Pipeline:
             if name not in by_name:
                 near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4) or list(by_name)[:3]
                 raise ValueError(
-                    f"labels: expected names of classes, such as {', '.join(map(repr, near))}, got {name!r}; pipe.class_names has all "
+                    f"labels: expected names of classes, such as {', '.join(map(repr, near))}, got {name!r}; "
+                    "pipe.class_names has all "
                     f"{len(by_name)}, and only text-to-image pipelines take captions here"
                 )
         return [by_name[name] for name in names]

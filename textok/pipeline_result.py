@@ -31,8 +31,8 @@ class PipelineResult:
     latents
         float32 [B,N,d], what the detokenizer was given.
     captions
-        The caption of each image: the one given, or of an image of a class the one drawn, whose text the detokenizer saw; None where
-        embeddings were given or the detokenizer takes no text.
+        The caption of each image: the one given, or of an image of a class the one drawn, whose text the detokenizer saw; None
+        where embeddings were given or the detokenizer takes no text.
     labels, class_names
         The classes, and their names where the pipeline has some; None for text-to-image.
     seed
@@ -71,8 +71,8 @@ class PipelineResult:
 
         Returns
         -------
-        The paths of the PNG files. A line of captions.jsonl has "file_name", "seed" and "index", and where there are some "caption",
-        "label" and "label_name"; `textok eval` and the others read it as a table of pictures.
+        The paths of the PNG files. A line of captions.jsonl has "file_name", "seed" and "index", and where there are some
+        "caption", "label" and "label_name"; `textok eval` and the others read it as a table of pictures.
 
         Raises
         ------

@@ -1,4 +1,5 @@
-"""Captions as strings: an encoder that a config names, strings in place of embeddings, names of classes, and what a result saves."""
+"""Captions as strings: an encoder that a config names, strings in place of embeddings, names of classes, and what a result
+saves."""
 
 import json
 
@@ -16,7 +17,15 @@ from textok.errors import WeightsError
 pytest.importorskip("tokenizers")
 
 WORDS = ["a", "red", "green", "blue", "apple", "dog", "cat", "two", "of", "the", "and"]
-CONFIG = {"family": "bert", "vocab_size": len(WORDS) + 4, "hidden_size": 12, "depth": 2, "num_heads": 2, "mlp_size": 24, "max_positions": 16}
+CONFIG = {
+    "family": "bert",
+    "vocab_size": len(WORDS) + 4,
+    "hidden_size": 12,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_size": 24,
+    "max_positions": 16,
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,9 @@ def test_captions_are_their_embeddings(encoder, use, masked):
     np.testing.assert_array_equal(model.encode(pictures, captions=captions), z)
     np.testing.assert_array_equal(model.encode(pictures[:1], captions=captions[0]), z[:1])  # whatever comes with it
     np.testing.assert_array_equal(model.decode(z, captions=captions), model.decode(z, text, lengths))
-    np.testing.assert_array_equal(model.reconstruct(pictures, captions=tuple(captions)), model.reconstruct(pictures, text, lengths))
+    np.testing.assert_array_equal(
+        model.reconstruct(pictures, captions=tuple(captions)), model.reconstruct(pictures, text, lengths)
+    )
     assert model.encode(pictures[:0], captions=[]).shape == (0, *model.config.latent_shape)
     other = model.encode(pictures, captions=["a blue dog", "the cat"])
     assert np.abs(other - z).max() > 1e-3  # the captions are looked at
@@ -75,7 +86,9 @@ def test_an_encoder_is_loaded_when_first_needed(use, folder, encoder):
     text, lengths = encoder("a red apple")
     np.testing.assert_array_equal(dit.sample(text=text, text_lengths=lengths, steps=2, seed=0), z)
     x = np.zeros((1, *dit.config.latent_shape), np.float32)
-    np.testing.assert_array_equal(dit.denoise(x, [5], captions=["a red apple"]), dit.denoise(x, [5], text=text, text_lengths=lengths))
+    np.testing.assert_array_equal(
+        dit.denoise(x, [5], captions=["a red apple"]), dit.denoise(x, [5], text=text, text_lengths=lengths)
+    )
 
 
 def test_an_encoder_that_does_not_fit_is_named_beside_the_one_that_does(use, encoder, folder, tmp_path):
@@ -87,7 +100,9 @@ def test_an_encoder_that_does_not_fit_is_named_beside_the_one_that_does(use, enc
     assert f"got random weights (identity {other.identity})" in str(caught.value)
     with pytest.raises(ConfigError, match=r"expected .*words with its end token, .* got .*words without its end token"):
         model.encoder = TextEncoder.from_pretrained(folder, end_token=False)
-    with pytest.raises(ConfigError, match="expected embeddings 12 wide, as those of .*words are, .* got random weights, whose are 8 wide"):
+    with pytest.raises(
+        ConfigError, match="expected embeddings 12 wide, as those of .*words are, .* got random weights, whose are 8 wide"
+    ):
         model.encoder = TextEncoder.from_config(CONFIG | {"hidden_size": 8}, seed=6)
     with pytest.raises(TypeError, match="encoder: expected a TextEncoder, got str"):
         model.encoder = "words"
@@ -99,7 +114,9 @@ def test_an_encoder_that_does_not_fit_is_named_beside_the_one_that_does(use, enc
     with pytest.raises(WeightsError, match="'no-such-encoder': no such folder, and no bundled model of that name"):
         gone.encode(small.pictures_of(gone, 1), captions="a")
     nameless = small.textok()
-    with pytest.raises(ConfigError, match="captions: this model's config names no text encoder; give embeddings as text=, or set"):
+    with pytest.raises(
+        ConfigError, match="captions: this model's config names no text encoder; give embeddings as text=, or set"
+    ):
         nameless.encode(small.pictures_of(nameless, 1), captions="a")
 
 
@@ -114,7 +131,11 @@ def test_wrong_calls_name_the_right_one(use):
         (lambda: model.encode(pictures, captions="a"), ValueError, "captions: expected 2, one an image, got 1"),
         (lambda: model.encode(pictures, captions=3), TypeError, "captions: expected a string or a list of strings, got int"),
         (lambda: model.encode(pictures, captions=["a", 3]), TypeError, "captions[1]: expected a string, got int"),
-        (lambda: model.encode(pictures, text, captions=["a", "a"]), ValueError, "expected captions or text with text_lengths, got both"),
+        (
+            lambda: model.encode(pictures, text, captions=["a", "a"]),
+            ValueError,
+            "expected captions or text with text_lengths, got both",
+        ),
         (lambda: model.encode(pictures, ["a", "a"]), TypeError, "got strings; give them as captions=[...]"),
         (lambda: model.encode(pictures, prompt="a"), TypeError, "unexpected keyword argument 'prompt'; here it is captions="),
         (lambda: dit.sample(text=["a"]), TypeError, "got strings; give them as captions=[...]"),
@@ -128,7 +149,11 @@ def test_wrong_calls_name_the_right_one(use):
         (lambda: pipe([3]), ValueError, "labels: expected None, this model takes text [B,t,Dt] or captions; got labels"),
         (lambda: classes("a"), ValueError, "expected class numbers, 0 to 9, got names, which this pipeline has none of"),
         (lambda: classes(captions=["a"]), ValueError, "labels: expected classes [B] beside captions"),
-        (lambda: classes.dit.sample(captions=["a"]), ValueError, "captions: expected None, this model takes labels [B]; got captions"),
+        (
+            lambda: classes.dit.sample(captions=["a"]),
+            ValueError,
+            "captions: expected None, this model takes labels [B]; got captions",
+        ),
     ]:
         with pytest.raises(error) as caught:
             call()
@@ -162,9 +187,13 @@ def test_a_pipeline_of_classes_takes_names_and_captions(pipes, encoder):
     assert pipe.class_names == {label: f"fruit {label}" for label in range(9)}
     by_number, by_name = pipe([3, 7], seed=0, steps=2), pipe(["fruit 3", "fruit 7"], seed=0, steps=2)
     np.testing.assert_array_equal(by_name.images, by_number.images)
-    assert by_name.labels == [3, 7] and by_name.class_names == ["fruit 3", "fruit 7"] and "3 fruit 3, 7 fruit 7" in repr(by_name)
+    assert (
+        by_name.labels == [3, 7] and by_name.class_names == ["fruit 3", "fruit 7"] and "3 fruit 3, 7 fruit 7" in repr(by_name)
+    )
     np.testing.assert_array_equal(pipe("fruit 3", seed=0, steps=2).images, by_number.images[:1])
-    with pytest.raises(ValueError, match=r"labels: expected names of classes, such as 'fruit 3', .* got 'fruit_3'; pipe.class_names has all 9"):
+    with pytest.raises(
+        ValueError, match=r"labels: expected names of classes, such as 'fruit 3', .* got 'fruit_3'; pipe.class_names has all 9"
+    ):
         pipe("fruit_3")
     told = pipe([3, 7], captions=["a red apple", "the dog"], seed=0, steps=2)
     np.testing.assert_array_equal(told.latents, by_number.latents)
@@ -193,7 +222,9 @@ def test_results_are_saved(pipes, tmp_path):
     assert lines[1] == {
         "file_name": "000009.png", "caption": result.captions[1], "label": 7, "label_name": "fruit 7", "seed": 4, "index": 9,
     }  # fmt: skip
-    samples = list(textok.data.read_samples([tmp_path / "new" / "folder" / "captions.jsonl"], need=("picture", "caption", "label")))
+    samples = list(
+        textok.data.read_samples([tmp_path / "new" / "folder" / "captions.jsonl"], need=("picture", "caption", "label"))
+    )
     assert [sample.caption() for sample in samples] == result.captions
     before = paths[0].read_bytes()
     again = pipes[0]("a cat", seed=1, first_index=8, steps=2, output="float32")
@@ -209,7 +240,9 @@ def test_results_are_saved(pipes, tmp_path):
 def test_sheets_have_captions_and_names(pipes):
     by_text, by_class = pipes[0](["a red apple", "a dog"], seed=0, steps=2), pipes[1](["fruit 3"], seed=0, steps=2)
     embeddings = pipes[0](text=np.zeros((2, 3, 12)), seed=0, steps=2)
-    assert by_text.contact_sheet().width > 2 * embeddings.contact_sheet().width / 8 and by_text._repr_png_().startswith(b"\x89PNG")
+    assert by_text.contact_sheet().width > 2 * embeddings.contact_sheet().width / 8 and by_text._repr_png_().startswith(
+        b"\x89PNG"
+    )
     assert by_text.contact_sheet().width != embeddings.contact_sheet().width  # with room for words
     assert by_class._titles() == ["3 fruit 3"]
 

@@ -1,9 +1,9 @@
 """make a textok model of another project's checkpoint
 
-Knows the DiT of facebookresearch, SiT and REPA (.pt), the DiT of diffusers (a folder, or its pipeline), the TexTok of pranoyr (.pt),
-the TiTok and TA-TiTok of bytedance with a VAE's latents, SoftVQ-VAE, MAETok and the DiT and SiT over their tokens (folders of the
-hub), and the text encoders T5, mT5, umT5, BERT and CLIP (folders of Hugging Face or open_clip, and open_clip's files); shards and half
-precision too. PyTorch is not needed, and nothing in a file is executed.
+Knows the DiT of facebookresearch, SiT and REPA (.pt), the DiT of diffusers (a folder, or its pipeline), the TexTok of pranoyr
+(.pt), the TiTok and TA-TiTok of bytedance with a VAE's latents, SoftVQ-VAE, MAETok and the DiT and SiT over their tokens
+(folders of the hub), and the text encoders T5, mT5, umT5, BERT and CLIP (folders of Hugging Face or open_clip, and open_clip's
+files); shards and half precision too. PyTorch is not needed, and nothing in a file is executed.
 What a file does not say, such as its number of heads, has to be given.
 """
 

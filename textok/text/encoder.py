@@ -364,8 +364,8 @@ class TextEncoder(EngineModel):
         return layouts.split(self._config, super().weights())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json`, the tokenizer's files and `model.safetensors` to `folder`, made where missing; of more than 2 GiB, parts of
-        it and their index, so that the copy that is written never takes more memory than that.
+        """Write `config.json`, the tokenizer's files and `model.safetensors` to `folder`, made where missing; of more than 2
+        GiB, parts of it and their index, so that the copy that is written never takes more memory than that.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
