@@ -42,7 +42,8 @@ def _integer(where: str, value: object, low: int, high: int) -> int:
 
 
 def _number(where: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # type: ignore[operator]  # NaN compares false
+    # NaN compares false.
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # type: ignore[operator]
         raise _fail(where, f"a number from {low:g} to {high:g}", value)
     return float(value)
 

@@ -20,7 +20,8 @@ from .errors import WeightsError
 from .image_tokenizer import TexTok
 from .metrics import psnr, ssim
 from .pictures.sheets import Entry, contact_sheet
-from .pipeline import Pipeline, PipelineResult
+from .pipeline import Pipeline
+from .pipeline_result import PipelineResult
 from .progress import progress_bar
 from .text.caption_store import CaptionStore
 

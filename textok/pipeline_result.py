@@ -119,7 +119,7 @@ class PipelineResult:
     def _pixels(self) -> U8:
         from .pictures.preprocess import to_uint8
 
-        return self.images if self.images.dtype == np.uint8 else to_uint8(self.images)
+        return cast(U8, self.images) if self.images.dtype == np.uint8 else to_uint8(self.images)
 
     def _repr_png_(self) -> bytes:
         """The pictures, in a notebook."""
