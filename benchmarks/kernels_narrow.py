@@ -1,4 +1,5 @@
-"""The bfloat16, int8 and int4 kernels of one ISA row on the models' own shapes: verified against float64, then timed beside the register-only rate.
+"""The bfloat16, int8 and int4 kernels of one ISA row on the models' own shapes: verified against float64, then timed beside the
+register-only rate.
 
     python benchmarks/kernels_narrow.py                     all cases on the best row, one and two threads
     python benchmarks/kernels_narrow.py --isa avx512_vnni --case int8 --threads 1
@@ -59,7 +60,9 @@ class Gemm:
             q, s = RNG.integers(-8, 8, w.shape, np.int8), RNG.integers(6, 17, (self.N, -(-self.K // 32)), np.uint8)
             packed, w_scale = k.pack_int4(q, s), np.full(self.N, 0.01 / math.sqrt(self.K), np.float32)
             self.extra = {"a_scale": a_scale, "w_scale": w_scale}
-            self.exact = np.float64(a[:32, : self.K]) @ (q * s.repeat(32, 1)[:, : self.K])[:300].T * a_scale[:32, None] * w_scale[:300]
+            self.exact = (
+                np.float64(a[:32, : self.K]) @ (q * s.repeat(32, 1)[:, : self.K])[:300].T * a_scale[:32, None] * w_scale[:300]
+            )
         else:
             (a, a_scale), (q, w_scale) = k.quantize_int8(x), k.quantize_int8(w / np.float32(math.sqrt(self.K)))
             packed = k.pack_int8(np.ascontiguousarray(q[:, : self.K]))
@@ -140,7 +143,17 @@ def gemms(dtype):
     ]  # fmt: skip
 
 
-CASES = [*gemms("bf16"), *gemms("int8"), *gemms("int4"), *(Gemm(dtype, M, 1152, 4608, cold=True) for dtype in ("int8", "int4") for M in (2, 8, 16)), *(Attention(dtype, *shape) for dtype in ("bf16", "int8") for shape in ((1184, 12, 64), (416, 12, 64), (256, 16, 72), (1024, 16, 72)))]
+CASES = [
+    *gemms("bf16"),
+    *gemms("int8"),
+    *gemms("int4"),
+    *(Gemm(dtype, M, 1152, 4608, cold=True) for dtype in ("int8", "int4") for M in (2, 8, 16)),
+    *(
+        Attention(dtype, *shape)
+        for dtype in ("bf16", "int8")
+        for shape in ((1184, 12, 64), (416, 12, 64), (256, 16, 72), (1024, 16, 72))
+    ),
+]
 
 
 def measure(case, k, threads, rounds, seconds=0.03):

@@ -11,11 +11,11 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-I8 = NDArray[np.int8]
+_F32 = NDArray[np.float32]
+_I32 = NDArray[np.int32]
+_I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
-U16 = NDArray[np.uint16]
+_U16 = NDArray[np.uint16]
 
 def cpu_info() -> dict[str, Any]:
     """{"isa": active row, "rows": compiled and supported rows, "features": {...}, "kernels": {slot: row}, "threads": n,
@@ -149,8 +149,8 @@ class Kernels:
     # bfloat16 result.
     def panels(self) -> dict[str, int]:
         """Columns of a packed panel for "f32", "bf16", "int8" and "int4"."""
-    def pack_bf16(self, w: F32, /) -> U16: ...
-    def unpack_bf16(self, packed: U16, n: int, k: int, /) -> U16: ...
+    def pack_bf16(self, w: _F32, /) -> _U16: ...
+    def unpack_bf16(self, packed: _U16, n: int, k: int, /) -> _U16: ...
     def gemm_bf16(
         self,
         out: _F32 | _U16,
@@ -170,14 +170,14 @@ class Kernels:
     def gemm_int8(self, out: _F32 | _U16, a: _I8, packed: _I8, k: int, a_scale: _F32, w_scale: _F32, bias: _F32 | None = None,
                   activation: str = "none", residual: _F32 | None = None, gate: _F32 | None = None, group: _I32 | None = None,
                   n0: int = 0, n1: int = -1) -> None: ...
-    def pack_int4(self, q: I8, s: U8, /) -> U8:
+    def pack_int4(self, q: _I8, s: U8, /) -> U8:
         """q [N,K] in -8..7 and the scales s [N, K / 32 up] in 0..16 of its groups."""
-    def unpack_int4(self, packed: U8, n: int, k: int, /) -> tuple[I8, U8]: ...
-    def gemm_int4(self, out: F32 | U16, a: I8, packed: U8, k: int, a_scale: F32, w_scale: F32, bias: F32 | None = None,
-                  activation: str = "none", residual: F32 | None = None, gate: F32 | None = None, group: I32 | None = None,
+    def unpack_int4(self, packed: U8, n: int, k: int, /) -> tuple[_I8, U8]: ...
+    def gemm_int4(self, out: _F32 | _U16, a: _I8, packed: U8, k: int, a_scale: _F32, w_scale: _F32, bias: _F32 | None = None,
+                  activation: str = "none", residual: _F32 | None = None, gate: _F32 | None = None, group: _I32 | None = None,
                   n0: int = 0, n1: int = -1) -> None:
         """gemm_int8 with the bytes s q, to the bit."""
-    def attention_bf16(self, out: U16, q: U16, k: U16, v: U16, bias: F32 | None = None, scale: float = 0, /) -> None:
+    def attention_bf16(self, out: _U16, q: _U16, k: _U16, v: _U16, bias: _F32 | None = None, scale: float = 0, /) -> None:
         """As attention_f32, into out [Tq,Dh]."""
     def attention_int8(self, out: _U16, q: _U16, k: _U16, v: _U16, bias: None = None, scale: float = 0, /) -> None:
         """As attention_bf16 without bias, as int8 models take it: where the row has such products, with q, k, v and

@@ -127,7 +127,14 @@ def test_few_token_tokenizers_at_full_size(name):
     if name.startswith("MAETok"):
         special = {"rope": {"rows": "patches"}, "num_latent_tokens": 128}
     config = textok.TexTokConfig.from_dict(
-        {"patch_size": 16, "latent_dim": 32, "text_condition": "none", "num_registers": 1, "tokenizer": side, "detokenizer": side}
+        {
+            "patch_size": 16,
+            "latent_dim": 32,
+            "text_condition": "none",
+            "num_registers": 1,
+            "tokenizer": side,
+            "detokenizer": side,
+        }
         | special
     ).to_dict()
     weights = random_weights(config)

@@ -1,13 +1,13 @@
 """The noise processes and the training losses of the generators: `process_of` chooses by what a model predicts.
 
-Diffusion: q(x_t | x_0) = N(sqrt(a_t) x_0, 1 - a_t), a_t the product of 1 - beta up to t (Ho et al., 2020). The model predicts the
-noise, the velocity sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans and Ho, 2022) or x_0 and, where it learns sigma, a fraction in
-[-1, 1] that places the log-variance of a reverse step between its two bounds, log beta_t and log of the posterior's (Nichol and
-Dhariwal, 2021). The loss is the mean squared error of what is predicted plus the variational bound with the mean held fixed, so
-that the bound teaches only the variance.
+Diffusion: q(x_t | x_0) = N(sqrt(a_t) x_0, 1 - a_t), a_t the product of 1 - beta up to t (Ho et al., 2020). The model predicts
+the noise, the velocity sqrt(a_t) noise - sqrt(1 - a_t) x_0 (Salimans and Ho, 2022) or x_0 and, where it learns sigma, a
+fraction in [-1, 1] that places the log-variance of a reverse step between its two bounds, log beta_t and log of the posterior's
+(Nichol and Dhariwal, 2021). The loss is the mean squared error of what is predicted plus the variational bound with the mean
+held fixed, so that the bound teaches only the variance.
 
-Flow matching: x_t = (1 - t) x_0 + t noise for t from 0 to 1, and the model predicts the velocity noise - x_0 (Lipman et al., 2023; SiT,
-Ma et al., 2024). The loss is the mean squared error.
+Flow matching: x_t = (1 - t) x_0 + t noise for t from 0 to 1, and the model predicts the velocity noise - x_0 (Lipman et al.,
+2023; SiT, Ma et al., 2024). The loss is the mean squared error.
 """
 
 import math
@@ -106,7 +106,8 @@ class Flow:
         return (1 - t) * x0 + t * noise
 
     def losses(self, output: Tensor, x0: Tensor, xt: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Per sample: squared error [B] of the velocity, output [B,N,C] or the first half of [B,N,2C]; and zeros, there being no bound."""
+        """Per sample: squared error [B] of the velocity, output [B,N,C] or the first half of [B,N,2C]; and zeros, there being
+        no bound."""
         error = (output[..., : x0.shape[-1]] - (noise - x0)).square().mean(dim=(1, 2))  # [B]
         return error, torch.zeros_like(error)
 

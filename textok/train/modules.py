@@ -56,7 +56,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, key_mask: Tensor 
 
 
 def rotated(x: Tensor, angles: Tensor | None) -> Tensor:
-    """x [B,T,D] whose first P rows are turned: in head h of row p, columns 2j and 2j + 1 by angles [H,P,Dh/2]. None turns nothing."""
+    """x [B,T,D] whose first P rows are turned: in head h of row p, columns 2j and 2j + 1 by angles [H,P,Dh/2]. None turns
+    nothing."""
     if angles is None:
         return x
     heads, rows, _ = angles.shape
@@ -640,7 +641,8 @@ def init_weights(model: nn.Module) -> None:
 
 
 def grid_angles(places: int, pairs: int) -> Tensor:
-    """Angles [P,pairs] of `places` on a square grid: the column times falling frequencies in the first half, the row in the second."""
+    """Angles [P,pairs] of `places` on a square grid: the column times falling frequencies in the first half, the row in the
+    second."""
     side, half = math.isqrt(places), (pairs + 1) // 2
     freqs = 10.0 ** -(torch.arange(half) / half)  # [half]
     index = torch.arange(places)
