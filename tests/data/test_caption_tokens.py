@@ -1,5 +1,5 @@
-"""Token numbers equal to transformers' on awkward captions, from each form that a vocabulary comes in; the vocabularies of T5 and CLIP are
-trained here on the repository's own captions, since theirs cannot be had, that of MiniLM is the published one."""
+"""Token numbers equal to transformers' on awkward captions, from each form that a vocabulary comes in; the vocabularies of T5
+and CLIP are trained here on the repository's own captions, since theirs cannot be had, that of MiniLM is the published one."""
 
 import json
 import shutil

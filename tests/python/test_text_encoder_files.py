@@ -1,5 +1,5 @@
-"""Text encoders as people have them: folders of transformers and open_clip in every layout, against the golden states of the same weights; and
-what is wrong with a folder or an argument, named."""
+"""Text encoders as people have them: folders of transformers and open_clip in every layout, against the golden states of the
+same weights; and what is wrong with a folder or an argument, named."""
 
 import json
 import shutil
