@@ -13,7 +13,7 @@ import textok.metrics as tm
 from textok.errors import WeightsError
 from textok.metrics.networks import load_network, perceptual_distance
 from textok.networks import base, network_files
-from textok.networks.base import resized
+from textok.networks.resizing import resized
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 

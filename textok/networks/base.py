@@ -1,4 +1,4 @@
-"""What runs a network over pictures, and what all of them share: sizes, hashes, threads."""
+"""What runs a network over pictures, and what all of them share: batches, hashes, threads."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 BATCH = 8  # pictures that go through a network at a time, few since caches are small; never changes a result beyond rounding
-FILTERS = {"bilinear": "BILINEAR", "bicubic": "BICUBIC", "box": "BOX", "lanczos": "LANCZOS"}
 
 
 @dataclass(frozen=True)
@@ -96,22 +95,6 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def resized(pictures: U8, size: tuple[int, int], filter_name: str) -> F32:
-    """float32 [B,h,w,3] in 0..255, not rounded: Pillow's filter (antialiased) on channels of floats, as clean-fid resizes."""
-    from PIL import Image
-
-    height, width = size
-    if pictures.shape[1:3] == size:
-        return pictures.astype(np.float32)
-    resample = Image.Resampling[FILTERS[filter_name]]
-    result = np.empty((len(pictures), height, width, 3), np.float32)
-    for picture, out in zip(pictures, result):
-        for channel in range(3):
-            plane = Image.fromarray(picture[:, :, channel].astype(np.float32))
-            out[:, :, channel] = np.asarray(plane.resize((width, height), resample=resample))
-    return result
 
 
 def file_hash(*paths: Path) -> str:

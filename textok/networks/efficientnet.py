@@ -5,7 +5,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from .base import U8, FeatureNetwork, Output, file_hash, fingerprint, resized
+from .base import U8, FeatureNetwork, Output, file_hash, fingerprint
+from .resizing import resized
 
 STAND_IN = "efficientnet-lite0"
 

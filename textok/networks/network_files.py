@@ -13,7 +13,8 @@ import numpy as np
 
 from .. import arrays
 from ..errors import WeightsError
-from .base import F32, FILTERS, U8, FeatureNetwork, Output, file_hash, fingerprint, resized
+from .base import F32, U8, FeatureNetwork, Output, file_hash, fingerprint
+from .resizing import FILTERS, resized
 
 
 class Settings:
