@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import ConfigError
 
@@ -18,8 +18,8 @@ MAX_JSON_BYTES = 64 << 20
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the name {twice!r} is there twice")
     return result
 
@@ -43,9 +43,24 @@ def check_regular(path: Path, error: type[Exception]) -> os.stat_result:
         raise error(f"{path}: no such file") from None
     except OSError as problem:
         raise error(f"{path}: {problem.strerror}") from None
+    except ValueError as problem:  # a NUL, or what the file system's encoding cannot hold
+        raise error(f"{str(path)!a}: {problem}") from None
     if not stat.S_ISREG(status.st_mode):
         raise error(f"{path}: expected a file, got {'a folder' if stat.S_ISDIR(status.st_mode) else 'something else'}")
     return status
+
+
+def open_plain(path: Path, mode: str = "rb") -> IO[Any]:
+    """A plain file, opened; an OSError for a pipe or a device, which is not waited for."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK, 0o666)
+
+    file = open(path, mode, opener=opener)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "expected a file, got something else", str(path))
+    return file
 
 
 def read_json(path: Path, error: type[Exception] = ConfigError) -> dict[str, Any]:

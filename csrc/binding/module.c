@@ -60,11 +60,14 @@ static PyObject *cpu_info(PyObject *module, PyObject *none)
 static PyObject *set_num_threads(PyObject *module, PyObject *arg)
 {
     (void)module;
-    const long n = PyLong_AsLong(arg);
+    if (PyBool_Check(arg))
+        return PyErr_Format(PyExc_TypeError, "set_num_threads: expected an integer, got %R", arg);
+    int beyond = 0;
+    const long n = PyLong_AsLongAndOverflow(arg, &beyond);
     if (n == -1 && PyErr_Occurred())
         return NULL;
-    if (n < 1 || n > TX_MAX_THREADS)
-        return PyErr_Format(PyExc_ValueError, "set_num_threads: expected 1 to %d, got %ld", TX_MAX_THREADS, n);
+    if (beyond || n < 1 || n > TX_MAX_THREADS)
+        return PyErr_Format(PyExc_ValueError, "set_num_threads: expected 1 to %d, got %R", TX_MAX_THREADS, arg);
     tx_pool_set_threads((int)n);
     Py_RETURN_NONE;
 }

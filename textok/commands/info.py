@@ -8,7 +8,7 @@ import json
 
 from .. import _core, bundled, files, weights
 from ..dit import DiT
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..image_tokenizer import TexTok
 from ..model import EngineModel
 from ..pipeline import Pipeline
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> None:
         told(TextEncoder.from_pretrained(args.model), "caption")
         return
     kind = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise ConfigError(
-            f'{folder / weights.CONFIG_FILE}: expected "model_type": {" or ".join(map(json.dumps, MODELS))}, got {kind!r}'
+            f'{folder / weights.CONFIG_FILE}: expected "model_type": {" or ".join(map(json.dumps, MODELS))}, got {shown(kind)}'
         )
     told(MODELS[kind].from_pretrained(folder), "image")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import arrays
 from ..noise import generator
 
 F64 = NDArray[np.float64]
@@ -126,10 +127,15 @@ def _kernel_sum(
     return total
 
 
+def _checked_kernel(degree: int, gamma: float | None, coef: float, width: int) -> tuple[int, float, float]:
+    scale = 1 / width if gamma is None else arrays.number(gamma, "gamma", 0, 1e30)
+    return arrays.whole(degree, "degree", 1, 64), scale, arrays.number(coef, "coef", -1e30, 1e30)
+
+
 def kernel_mean(features: ArrayLike, *, degree: int = 3, gamma: float | None = None, coef: float = 1.0) -> float:
     """Mean kernel of two different rows of a set, the term of `kernel_distance` that all comparisons with it share."""
     x = _features(features, "features", 2)
-    gamma = 1 / x.shape[1] if gamma is None else gamma
+    degree, gamma, coef = _checked_kernel(degree, gamma, coef, x.shape[1])
     return _kernel_sum(x, x, degree, gamma, coef, True) / (len(x) * (len(x) - 1))
 
 
@@ -160,7 +166,7 @@ def kernel_distance(
     0.0
     """
     x, y = _two_sets(features, reference, 2, paired)
-    gamma = 1 / x.shape[1] if gamma is None else gamma
+    degree, gamma, coef = _checked_kernel(degree, gamma, coef, x.shape[1])
     within = kernel_mean(x, degree=degree, gamma=gamma, coef=coef)
     if reference_mean is None:
         reference_mean = kernel_mean(y, degree=degree, gamma=gamma, coef=coef)

@@ -1,8 +1,6 @@
 """Mean and covariance of features, gathered in parts on one machine or many, and their files."""
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -10,8 +8,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import arrays
 from ..files import replacing
 from ..moments import joined_means
+from ..numpy_files import names_in_npz, read_npz
 from .distances import covariance_root, frechet_of_roots
 
 F64 = NDArray[np.float64]
@@ -57,7 +57,7 @@ class Statistics:
         """Of an iterable of arrays [n,d]; an array [n,d] is not one: put it in a list."""
         result: Self | None = None
         for part in parts:
-            rows = np.asarray(part)
+            rows = arrays.view(part, "parts")
             if result is None:
                 result = cls(rows.shape[-1] if rows.ndim == 2 else 1)
             result.add(rows)
@@ -67,7 +67,7 @@ class Statistics:
 
     def add(self, rows: ArrayLike) -> Self:
         """Take in [n,d]; returns self."""
-        x = np.asarray(rows, np.float64)
+        x = arrays.view(rows, "rows").astype(np.float64)
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise ValueError(f"rows: expected [n, {len(self.mean)}], got {list(x.shape)}")
         if not np.isfinite(x).all():
@@ -120,29 +120,31 @@ class Statistics:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .npz with `mu`, `sigma` (as pytorch-fid's and ADM's) and `count`; it appears whole or not at all."""
-        arrays: dict[str, Any] = {"mu": self.mean, "sigma": self.covariance()}
+        saved: dict[str, Any] = {"mu": self.mean, "sigma": self.covariance()}
         if self.count is not None:
-            arrays["count"] = np.int64(self.count)
+            saved["count"] = np.int64(self.count)
         with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **saved)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], spatial: bool = False) -> Self:
         """Read `save`'s file, pytorch-fid's (mu, sigma) or an ADM reference (the same; with `spatial` mu_s and sigma_s)."""
         names = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
+        place = Path(path)
+        if not place.exists():
+            raise FileNotFoundError(f"{path}: no such file of statistics")
+        there = names_in_npz(place, ValueError)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: np.asarray(file[name], np.float64) for name in (*names, "count") if name in file.files}
-                there = list(file.files)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such file of statistics") from None
-        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
-            raise ValueError(f"{path}: expected a .npz of statistics that NumPy can read, got: {problem}") from None
+            found = {
+                key: np.asarray(value, np.float64) for key, value in read_npz(place, ValueError, (*names, "count")).items()
+            }
+        except TypeError as problem:
+            raise ValueError(f"{path}: expected numbers, got: {problem}") from None
         if not set(names) <= set(found):
             hint = "; it holds pictures, whose features are to be computed" if "arr_0" in there else ""
             raise ValueError(f"{path}: expected arrays {' and '.join(names)}, got {', '.join(there) or 'none'}{hint}")
         mean, covariance = found[names[0]], found[names[1]]
-        count = int(found["count"]) if "count" in found and not spatial else None
+        count = int(found["count"].reshape(-1)[0]) if "count" in found and found["count"].size == 1 and not spatial else None
         if mean.ndim != 1 or covariance.shape != (mean.size, mean.size) or not mean.size:
             raise ValueError(f"{path}: expected {names[0]} [d] and {names[1]} [d, d], got {mean.shape} and {covariance.shape}")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()) or (count is not None and count < 2):

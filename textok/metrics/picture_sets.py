@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import read_json
+from ..numpy_files import names_in_npz
 
 if TYPE_CHECKING:
     from ..data.samples import Skip
@@ -282,9 +283,8 @@ def is_statistics(source: Any) -> bool:
     if path.suffix != ".npz" or not path.is_file():
         return False
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {"mu", "sigma"} <= set(file.files)
-    except (OSError, ValueError):
+        return {"mu", "sigma"} <= set(names_in_npz(path, DataError))
+    except DataError:
         return False
 
 

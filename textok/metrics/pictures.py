@@ -13,12 +13,15 @@ F64 = NDArray[np.float64]
 SSIM_SETTINGS: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
 
 
-def _pair(pictures: NDArray[np.uint8], originals: NDArray[np.uint8]) -> None:
+def _pair(pictures: Any, originals: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Both as arrays, checked."""
+    pictures, originals = arrays.view(pictures, "pictures"), arrays.view(originals, "originals")
     for array, name in ((pictures, "pictures"), (originals, "originals")):
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
             raise ValueError(f"{name}: expected uint8 [B, H, W, 3], got {arrays.describe(array)}")
     if pictures.shape != originals.shape:
         raise ValueError(f"pictures: expected the shape of the originals, {list(originals.shape)}, got {list(pictures.shape)}")
+    return pictures, originals
 
 
 def psnr(pictures: NDArray[np.uint8], originals: NDArray[np.uint8]) -> F64:
@@ -26,7 +29,7 @@ def psnr(pictures: NDArray[np.uint8], originals: NDArray[np.uint8]) -> F64:
 
     10 log10(255^2 / mean squared error); a set's value is the mean of its pictures', not that of the pooled error.
     """
-    _pair(pictures, originals)
+    pictures, originals = _pair(pictures, originals)
     error = np.square(pictures.astype(np.float64) - originals).mean(axis=(1, 2, 3))
     with np.errstate(divide="ignore"):
         return 10 * np.log10(255.0**2 / error)
@@ -41,7 +44,9 @@ def ssim(pictures: NDArray[np.uint8], originals: NDArray[np.uint8]) -> F64:
     """
     from skimage.metrics import structural_similarity
 
-    _pair(pictures, originals)
+    pictures, originals = _pair(pictures, originals)
+    if min(pictures.shape[1:3]) < 11:
+        raise ValueError(f"pictures: expected at least 11 x 11 pixels, the window's size, got {arrays.describe(pictures)}")
     return np.array(
         [
             structural_similarity(original, picture, channel_axis=2, **SSIM_SETTINGS)

@@ -8,6 +8,7 @@ kept), and `embeddings.safetensors`: `tokens` float16 [total,Dt], the real token
 import json
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ CAPTIONS_FILE = "captions.jsonl"
 EMBEDDINGS_FILE = "embeddings.safetensors"
 NO_LABEL = -1
 CLASS_NAME_FIELDS = ("label_name", "class_name", "name")
+MAX_LINE_BYTES = 16 << 20  # of captions.jsonl
 
 
 class CaptionStore:
@@ -147,6 +149,8 @@ class CaptionStore:
         """
         drawn = []
         for place, label in enumerate(labels):
+            if isinstance(label, bool) or not isinstance(label, Integral):
+                raise TypeError(f"labels: expected integers, got {type(label).__name__} {label!r} at [{place}]")
             choices = np.arange(len(self)) if label == any_label else self._by_label.get(int(label))
             if choices is None:
                 raise ValueError(f"labels: expected classes that have captions, got {label} at [{place}], which has none")
@@ -191,14 +195,17 @@ def _halves(tokens: ArrayLike, offsets: ArrayLike, count: int) -> RaggedTokens:
 def _read_records(path: Path) -> list[dict[str, Any]]:
     files.check_regular(path, WeightsError)
     records = []
+    number = 0
     try:
-        lines = path.read_bytes().split(b"\n")
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                if len(line) == MAX_LINE_BYTES:
+                    raise ValueError(f"expected lines of less than {MAX_LINE_BYTES >> 20} MB")
+                if line.strip():
+                    records.append(_checked_record(files.parse_object(line), "record"))
+    except ValueError as problem:
+        raise WeightsError(f"{path}, line {number}: {problem}") from None
     except OSError as problem:
         raise WeightsError(f"{path}: {problem.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            if line.strip():
-                records.append(_checked_record(files.parse_object(line), "record"))
-        except ValueError as problem:
-            raise WeightsError(f"{path}, line {number}: {problem}") from None
     return records

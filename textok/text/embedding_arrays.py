@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import arrays, files, weights
 from ..errors import DataError, WeightsError
+from ..numpy_files import read_npy, read_npz
 from .embeddings import positions
 from .ragged_tokens import PaddedTokens, RaggedTokens, TokenRows, padded
 
@@ -89,7 +90,7 @@ def read_file(path: Path) -> ArrayEmbeddings:
         raise DataError(f"{path}: expected an embedding store or {', '.join(readers)}")
     try:
         return reader(path)
-    except (ValueError, OSError, EOFError, KeyError) as problem:
+    except (ValueError, TypeError, OSError) as problem:
         if isinstance(problem, DataError | WeightsError):
             raise
         raise DataError(f"{path}: not embeddings that can be read: {problem}") from None
@@ -97,13 +98,12 @@ def read_file(path: Path) -> ArrayEmbeddings:
 
 def _open_npy(path: Path) -> ArrayEmbeddings:
     beside = path.with_name(f"{path.stem}.lengths.npy")
-    lengths = np.load(beside, allow_pickle=False) if beside.exists() else None
-    return ArrayEmbeddings(_floats_of(np.load(path, mmap_mode="r", allow_pickle=False)), lengths)
+    lengths = read_npy(beside, ValueError) if beside.exists() else None
+    return ArrayEmbeddings(_floats_of(read_npy(path, ValueError, mapped=True)), lengths)
 
 
 def _open_npz(path: Path) -> ArrayEmbeddings:
-    with np.load(path, allow_pickle=False) as file:
-        return _from_arrays({name: file[name] for name in file.files}, path)
+    return _from_arrays(read_npz(path, ValueError), path)
 
 
 def _open_safetensors(path: Path) -> ArrayEmbeddings:

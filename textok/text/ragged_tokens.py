@@ -45,13 +45,12 @@ class RaggedTokens:
             raise ValueError(f"tokens: expected floats [total, Dt], got {arrays.describe(rows)}")
         if ends.dtype.kind not in "iu" or ends.ndim != 1:
             raise ValueError(f"offsets: expected integers [n+1], one more than captions, got {arrays.describe(ends)}")
-        ends = ends.astype(np.int64)
-        if len(ends) < 2 or ends[0] != 0 or ends[-1] != len(rows) or (np.diff(ends) < 1).any():
+        if len(ends) < 2 or ends[0] != 0 or ends[-1] != len(rows) or (ends[1:] <= ends[:-1]).any():  # differences could wrap
             raise ValueError(
                 f"offsets: expected to rise from 0 to {len(rows)}, the rows of tokens, with at least one row a caption"
             )
-        self.tokens, self.offsets = rows, ends
-        self.lengths = np.diff(ends).astype(np.int32)
+        self.tokens, self.offsets = rows, ends.astype(np.int64)
+        self.lengths = np.diff(self.offsets).astype(np.int32)
 
     @classmethod
     def join(cls, rows: Sequence[NDArray[Any]]) -> Self:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..files import MAX_JSON_BYTES, clear_unfinished, parse_object, replacing, sync
+from ..files import MAX_JSON_BYTES, check_regular, clear_unfinished, open_plain, parse_object, replacing, sync
 
 U64 = NDArray[np.uint64]
 Key = tuple[int, int]
@@ -78,7 +78,10 @@ class Segment:
         self._data: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def _mapped(self, count: int) -> NDArray[Any]:
-        return np.memmap(self.records_path, RECORD, "r", shape=(count,)) if count else np.empty(0, RECORD)
+        if not count:
+            return np.empty(0, RECORD)
+        check_regular(self.records_path, DataError)
+        return np.memmap(self.records_path, RECORD, "r", shape=(count,))
 
     @property
     def count(self) -> int:
@@ -86,7 +89,7 @@ class Segment:
 
     def refresh(self) -> int:
         """Take in what was committed since; returns how many records."""
-        there = self.records_path.stat().st_size // RECORD.itemsize
+        there = check_regular(self.records_path, DataError).st_size // RECORD.itemsize
         if there <= self.count:
             return 0
         found, first = self._mapped(there), self.count
@@ -101,17 +104,19 @@ class Segment:
         return self.records_path.stat().st_size - self.count * RECORD.itemsize
 
     def entry(self, row: int, payload: int) -> tuple[memoryview, memoryview]:
-        """Tokens, `payload` bytes, and caption of a record, as views of the mapped file."""
+        """Tokens, `payload` bytes, and caption of a record, as views of the mapped file, compared with their checksum."""
         record = self.records[row]
         start, size = int(record["offset"]), payload + int(record["caption"])
         # Reading mapped pages of a file that somebody cut would end the process.
-        there = self.data_path.stat().st_size
+        there = check_regular(self.data_path, DataError).st_size
         if start + size > there:
             raise DataError(f"{self.data_path}: expected {start + size} bytes or more, got {there}; the file was cut")
         if start + size > len(self._data):
             self._data = np.memmap(self.data_path, np.uint8, "r", shape=(there,))
-        view = memoryview(self._data)  # type: ignore[arg-type]  # NumPy's stubs hide that arrays are buffers before Python 3.12
-        return view[start : start + payload], view[start + payload : start + size]
+        view = memoryview(self._data)[start : start + size]  # type: ignore[arg-type]  # NumPy's stubs hide that arrays are buffers
+        if zlib.crc32(view) != record["crc"]:
+            raise DataError(f"{self.data_path}, entry {row}: its checksum does not fit, the file was changed or damaged")
+        return view[:payload], view[payload:]
 
 
 class Table:
@@ -167,7 +172,8 @@ class Table:
         numbers, rows = split(places)
         for number in np.unique(numbers):
             chosen = numbers == number
-            if number >= len(self._segments) or int(rows[chosen].max()) >= self._segments[number].count:
+            wrong = number >= len(self._segments) or int(rows[chosen].min()) < 0
+            if wrong or int(rows[chosen].max()) >= self._segments[number].count:
                 raise DataError("the store's file 'table' is damaged; delete it, and it is made anew")
             keys[chosen] = self._segments[number].records["key"][rows[chosen]]
         return keys
@@ -175,8 +181,11 @@ class Table:
 
 def split(places: U64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The segments' numbers and the rows of places."""
-    whole = places.astype(np.int64)
-    return whole >> _ROW_BITS, (whole & ((1 << _ROW_BITS) - 1)) - 1
+    numbers, rows = (
+        places >> np.uint64(_ROW_BITS),
+        places & np.uint64((1 << _ROW_BITS) - 1),
+    )  # none is negative, whatever the file says
+    return numbers.astype(np.int64), rows.astype(np.int64) - 1
 
 
 def _places(number: int, first: int, end: int) -> Iterator[U64]:
@@ -261,10 +270,14 @@ class Index:
         """The table on disk; an empty one where there is none or it does not fit: then all is found through memory."""
         path = self.store / TABLE_FILE
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 length = min(int.from_bytes(file.read(8), "little"), MAX_JSON_BYTES)
                 header = parse_object(file.read(length))
+            if type(header["records"]) is not int or header["records"] < 0:
+                raise ValueError
             for name, count in header["segments"]:
+                if type(count) is not int or name != os.path.basename(name):
+                    raise ValueError
                 self._enter(name, count)
             if header["slots"] != Table.size_for(sum(segment.count for segment in self.segments)):
                 raise ValueError
@@ -366,7 +379,7 @@ class Writer:
             if path == self._path("claims"):
                 continue
             try:
-                with path.open("rb") as file:
+                with open_plain(path) as file:
                     if _lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
                         path.unlink(missing_ok=True)  # its writer is gone
                         continue
@@ -462,7 +475,7 @@ class locked:
         self._path = path
 
     def __enter__(self) -> None:
-        self._file = self._path.open("ab")
+        self._file = open_plain(self._path, "ab")
         _lock(self._file, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:

@@ -5,7 +5,6 @@ Between `segments`, which knows keys and bytes, and `embedding_store`, which kno
 
 import hashlib
 import itertools
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,14 +94,12 @@ class StoredEntries:
         return bytes(self._bytes(place)[1]).decode("utf-8", "replace")
 
     def checked(self, place: Place) -> Entry:
-        """The entry, compared with its checksum and hash; a DataError names what is wrong."""
+        """The entry, compared with its hash too; a DataError names what is wrong."""
         segment = self.segments[place.segment]
         record = segment.records[place.row]
         data, caption, count = self._bytes(place)
         payload, text = bytes(data), bytes(caption)
         where = f"{segment.data_path}, entry {place.row}"
-        if zlib.crc32(payload + text) != record["crc"]:
-            raise DataError(f"{where}: its checksum does not fit, the file was changed or damaged")
         key = _pairs(np.frombuffer(self._hash(text), "<u8").reshape(1, 2))[0]
         if key != tuple(record["key"].tolist()):
             raise DataError(f"{where}: it is not the caption that its record tells of")

@@ -1,0 +1,93 @@
+"""NumPy's .npy and .npz files, read with suspicion: what a header claims is compared with the bytes that are there before memory is
+taken, no pickle is ever read, and whatever NumPy and zipfile raise for a damaged file is the caller's one kind of error."""
+
+import zipfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .files import check_regular
+
+_MOST_DEFLATED = 1032  # bytes that deflate makes of one
+_SUFFIX = ".npy"
+
+
+def read_npz(path: Path, error: type[Exception], names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz by name; of `names` those that are there. `error` tells of a file that is no such thing."""
+    size = check_regular(path, error).st_size
+
+    def read() -> dict[str, NDArray[Any]]:
+        found = {}
+        with zipfile.ZipFile(path) as file:
+            for info in file.infolist():
+                name = info.filename.removesuffix(_SUFFIX)
+                if names is not None and name not in names:
+                    continue
+                if info.file_size > _MOST_DEFLATED * min(info.compress_size, size) + 64:
+                    raise ValueError(f"{info.filename}: claims {info.file_size} bytes, more than can be in it")
+                with file.open(info) as stream:
+                    found[name] = _array(stream, info.file_size, info.filename)
+        return found
+
+    return _guarded(read, path, ".npz", error)
+
+
+def names_in_npz(path: Path, error: type[Exception]) -> list[str]:
+    """The names of the arrays of an .npz."""
+    check_regular(path, error)
+
+    def read() -> list[str]:
+        with zipfile.ZipFile(path) as file:
+            return [name.removesuffix(_SUFFIX) for name in file.namelist()]
+
+    return _guarded(read, path, ".npz", error)
+
+
+def read_npy(path: Path, error: type[Exception], mapped: bool = False) -> NDArray[Any]:
+    """The array of an .npy; with `mapped` read as it is needed."""
+    size = check_regular(path, error).st_size
+
+    def read() -> NDArray[Any]:
+        with path.open("rb") as file:
+            if not mapped:
+                return _array(file, size, path.name)
+            _check_claim(file, size, path.name)
+        whole: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return whole
+
+    return _guarded(read, path, ".npy", error)
+
+
+def _guarded(read: Callable[[], Any], path: Path, kind: str, error: type[Exception]) -> Any:
+    try:
+        return read()
+    except (MemoryError, error):
+        raise
+    except OSError as problem:
+        raise error(f"{path}: expected an {kind} file that NumPy can read, got: {problem.strerror or problem}") from None
+    except Exception as problem:  # noqa: BLE001  of a damaged file come zlib.error, TokenError, NotImplementedError and more
+        reason = str(problem).splitlines()[0][:200] if str(problem) else type(problem).__name__
+        raise error(f"{path}: expected an {kind} file that NumPy can read, got: {reason}") from None
+
+
+def _array(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
+    _check_claim(stream, size, name)
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _check_claim(stream: IO[bytes], size: int, name: str) -> None:
+    """A ValueError for a header that claims more numbers than there are bytes for."""
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(stream)
+    count = 1
+    for length in shape:
+        count *= length
+    if dtype.hasobject:
+        raise ValueError(f"{name}: objects, which textok does not read")
+    if count * dtype.itemsize > size - stream.tell() or min(shape, default=0) < 0:
+        raise ValueError(f"{name}: {dtype} {list(shape)[:8]} in {size} bytes")
