@@ -132,6 +132,7 @@ def test_importers_are_told():
 def test_model_cards_tell_what_was_scored():
     """Each bundled model has a card beside it, with the figures of scores.json."""
     models = ROOT / "textok" / "models"
+    assert not [one.parent.name for one in models.glob("*/config.json") if not (one.parent / "README.md").is_file()]
     for name, score in json.loads((models / "emoji-heldout" / "scores.json").read_text()).items():
         if (models / name / "config.json").is_file():
             card = (models / name / "README.md").read_text()
