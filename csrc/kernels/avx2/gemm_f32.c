@@ -2,10 +2,11 @@
  *
  * Packed W: panels of 16 columns, [N/16][K][16], the last one padded with zeros; A is read in place.
  *
- * Order: blocks of rows (so that their part of A stays in L2) > panels > sections of K (so that a section of W stays in L1) >
- * tiles of at most 6 rows. While the tiles work on one section, the next one is prefetched a little with each, so W arrives
- * from memory at an even pace. Sums over sections wait in a strip of C on the stack, and the epilogue runs on a tile when its
- * sums are whole. The chain of each sum does not know about any of this (tile.h). */
+ * Order: blocks of rows (so that their part of A stays in L2) > panels > sections of K (so that a section of W stays in L1)
+ * > tiles of at most 6 rows. While the tiles work on one section, the next one is prefetched a little with each, so W
+ * arrives from memory at an even pace. Sums over sections wait in a strip of C on the stack, and the epilogue runs on a tile
+ * when its sums are whole. An element is a sum of chains (tile.h), one a section, whose borders are a function of K alone:
+ * one chain over all of K would err in proportion to the root of its length. */
 #include "row.h"
 #include "epilogue.h"
 #include "pack.h"
@@ -66,7 +67,7 @@ static void panel(const struct tx_gemm_f32 *job, size_t m0, size_t m1, size_t n,
             const size_t m = m0 + part_begin(m1 - m0, parts, i), rows = m0 + part_begin(m1 - m0, parts, i + 1) - m;
             const struct tile_f32 t = {
                 .a = job->a + m * job->lda + k0, .lda = job->lda, .w = w + k0 * PANEL, .K = k1 - k0,
-                .c = strip + (m - m0) * PANEL, .ldc = PANEL, .more = s > 0,
+                .c = strip + (m - m0) * PANEL, .ldc = PANEL, .add = s > 0,
                 .ahead = (const char *)(w + (ahead_step ? k1 * PANEL : 0)) + (k1 - k0) / 4 * ahead_step * i,
                 .ahead_step = ahead_step,
             };

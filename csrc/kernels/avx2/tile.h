@@ -7,7 +7,7 @@
  * of a vector).
  *
  * Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however K is cut into pieces
- * (`more` takes up the sum where C left it), so its bits depend on nothing else.
+ * (`more` takes up the chain where C left it), so its bits depend on nothing else; with `add` a chain joins the sum of others.
  *
  * A is read in place, MR streams; W is packed, 16 columns a k, 32-byte aligned.
  * Not here: masks (panels are padded) and the epilogue (it works on C while that is in L1). */
@@ -25,7 +25,8 @@ struct tile_f32 {
     size_t K;
     float *c;               /* [MR,16], rows ldc apart, 32-byte aligned */
     size_t ldc;
-    int more;               /* 1: add to what is in c */
+    int more;               /* 1: go on from what is in c */
+    int add;                /* 1: what was summed up is added to what is in c */
     const char *ahead;      /* prefetched into L2 as k goes, ahead_step bytes every 4 k */
     size_t ahead_step;
 };
@@ -110,7 +111,8 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 2
         for (int j = 0; j < NV; j++)
-            _mm256_store_ps(c + i * ldc + 8 * j, acc[i][j]);
+            _mm256_store_ps(c + i * ldc + 8 * j,
+                            t->add ? _mm256_add_ps(_mm256_load_ps(c + i * ldc + 8 * j), acc[i][j]) : acc[i][j]);
 }
 
 /* Rows of part `i` of `parts` that split M as evenly as whole rows allow: 32 becomes six tiles of 5 or 6 and none of 2. */

@@ -3,8 +3,9 @@
  * MR x NV is at most 6 x 4: 24 accumulators, 4 vectors of W and one broadcast of A, 10 loads for 24 multiply-adds. Larger tiles
  * fit, but loads for each multiply-add are what counts: all of these tiles do two multiply-adds a cycle, and the clock falls
  * with the power that loads take (14 x 2 has 16 loads for 28 and was 6% slower, 9 x 3 with 12 for 27 was 2%;
- * benchmarks/RESULTS.md). Each element of C is one chain of multiply-adds over ascending k, whatever the tile is and however K
- * is cut into pieces (`more` takes up the sum where C left it), so its bits depend on nothing else.
+ * benchmarks/RESULTS.md). Each element of C is a chain of multiply-adds over ascending k, whatever the tile is and however K is
+ * cut into pieces (`more` takes up the chain where C left it), so its bits depend on nothing else. A chain that is whole may
+ * join the sum of those before it (`sum`), so that the error does not grow with K.
  *
  * A is read in place, MR streams; W is packed, so that its rows are aligned and need no masks.
  * Not here: masks on rows (the caller picks MR) and the epilogue (it works on C while that is in L1). */
@@ -22,7 +23,9 @@ struct tile_f32 {
     size_t K;
     float *c;               /* [MR, 16 NV], rows ldc apart, 64-byte aligned */
     size_t ldc;
-    int more;               /* 1: add to what is in c */
+    int more;               /* 1: go on from what is in c */
+    float *sum;             /* as c, where the chain ends: put, or with `add` added, here rather than in c; or NULL */
+    int add;
     struct fetch ahead;     /* so many lines every 4 k */
 };
 
@@ -109,7 +112,11 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < NV; j++)
-            _mm512_store_ps(c + i * ldc + 16 * j, acc[i][j]);
+            if (!t->sum)
+                _mm512_store_ps(c + i * ldc + 16 * j, acc[i][j]);
+            else
+                _mm512_store_ps(t->sum + i * ldc + 16 * j,
+                                t->add ? _mm512_add_ps(_mm512_load_ps(t->sum + i * ldc + 16 * j), acc[i][j]) : acc[i][j]);
 }
 
 /* Where part `i` begins of `parts` that split M as evenly as whole numbers allow: 14 rows become 5 + 5 + 4 and not 6 + 6 +
