@@ -129,6 +129,13 @@ def test_importers_are_told():
     assert not [one.title for one in importers.LAYOUTS if one.title.split()[0] not in text]
 
 
+def test_the_map_shows_every_room_and_no_other():
+    drawn = re.search(r"^```\ntextok/\n(.*?)^```", (DOCS / "internals.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+    rooms = {path.parent.name for path in (ROOT / "textok").glob("*/__init__.py")} | {"models"}
+    assert set(re.findall(r"^  (\w+)/", drawn, re.MULTILINE)) == rooms
+    assert not [name for name in re.findall(r"\w+\.py", drawn) if not (ROOT / "textok" / name).is_file()]
+
+
 def test_model_cards_tell_what_was_scored():
     """Each bundled model has a card beside it, with the figures of scores.json."""
     models = ROOT / "textok" / "models"
