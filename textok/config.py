@@ -263,14 +263,17 @@ class TexTokConfig:
         (then `num_text_tokens` is 1 whatever was given).
     num_classes
         Rows of that table; 0 without one.
-    num_registers, input_norm, output_conv
-        Learned tokens of each side that are only attended to, such as a class token; whether a layer norm stands before the
+    num_registers, detokenizer_registers, input_norm, output_conv
+        Learned tokens of each side that are only attended to, such as a class token, and whether the detokenizer has them too; whether a layer norm stands before the
         first block; whether a 3 x 3 convolution over the pixels stands at the end. TiTok has one, true and true.
     rope
         None, or {"rows": "patches"}: rotary positions, learned angles by block, head, patch and pair of columns, turn queries
         and keys of the patch rows (MAETok).
     codebook
         None, or a `CodebookConfig`, or a dict of its fields: `encode` gives each token as a soft mean of codes (SoftVQ-VAE).
+    latent_mean, latent_std
+        What generators over the latents take them by, (z - mean) / std, where whoever made the tokenizer says it: one number a channel,
+        or one for all. `encode` and `decode` take no account of it; a pipeline's generator gets it.
     norm_eps, gelu, qkv_bias, output_activation, kl
         Epsilon of the layer norms; "erf" or "tanh" GELU; bias of the QKV projections; "none" or "tanh" on the pixels; whether
         the latent projection has a mean and a log-variance half, of which `encode` returns the mean.
@@ -302,6 +305,7 @@ class TexTokConfig:
     text_source: str = "embedding"
     num_classes: int = 0
     num_registers: int = 0
+    detokenizer_registers: bool = True
     input_norm: bool = False
     output_conv: bool = False
     norm_eps: float = 1e-6
@@ -311,6 +315,8 @@ class TexTokConfig:
     kl: bool = False
     rope: Mapping[str, str] | None = None
     codebook: CodebookConfig | None = None
+    latent_mean: tuple[float, ...] | None = None
+    latent_std: tuple[float, ...] | None = None
     patch_overlap: int = 0
     tokenizer: SideConfig = field(default_factory=SideConfig)
     detokenizer: SideConfig = field(default_factory=SideConfig)
@@ -341,6 +347,7 @@ class TexTokConfig:
         else:
             checked["num_classes"] = _absent("num_classes", self.num_classes, 'text_source is "embedding"')
         checked["num_registers"] = _integer("num_registers", self.num_registers, 0, MAX_TOKENS)
+        checked["detokenizer_registers"] = _flag("detokenizer_registers", self.detokenizer_registers)
         checked["input_norm"] = _flag("input_norm", self.input_norm)
         checked["output_conv"] = _flag("output_conv", self.output_conv)
         checked["norm_eps"] = _number("norm_eps", self.norm_eps, 1e-12, 0.1)
@@ -359,6 +366,10 @@ class TexTokConfig:
             if checked["num_latent_tokens"] % checked["codebook"].runs:
                 runs = checked["codebook"].runs
                 raise _fail("codebook.runs", f"a divisor of num_latent_tokens, {self.num_latent_tokens}", runs)
+        if self.latent_mean is not None:
+            checked["latent_mean"] = _per_channel("latent_mean", self.latent_mean, checked["latent_dim"], -1e6, 1e6)
+        if self.latent_std is not None:
+            checked["latent_std"] = _per_channel("latent_std", self.latent_std, checked["latent_dim"], 1e-6, 1e6)
         checked["text_encoder"] = EncoderUse.of(self.text_encoder)
         for name, value in checked.items():
             object.__setattr__(self, name, value)

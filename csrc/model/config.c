@@ -46,6 +46,7 @@ const struct tx_field tx_textok_fields[] = {
     FIELD(tx_textok_config, qkv_bias, TX_FIELD_FLAG),
     FIELD(tx_textok_config, kl, TX_FIELD_FLAG),
     FIELD(tx_textok_config, num_registers, TX_FIELD_SIZE),
+    FIELD(tx_textok_config, detokenizer_registers, TX_FIELD_FLAG),
     FIELD(tx_textok_config, input_norm, TX_FIELD_FLAG),
     FIELD(tx_textok_config, output_conv, TX_FIELD_FLAG),
     FIELD(tx_textok_config, rope, TX_FIELD_PRESENT),

@@ -28,6 +28,7 @@ struct tx_codebook_config {
 
 struct tx_textok_config {
     size_t image_size, patch_size, num_latent_tokens, latent_dim, text_dim, num_text_tokens, num_classes, num_registers;
+    size_t detokenizer_registers; /* 0 or 1: whether the detokenizer has num_registers too, or none */
     size_t patch_overlap; /* pixels of its neighbours' that a patch's window has on every side */
     size_t text_condition, text_injection, text_source, gelu, output_activation; /* the enums above */
     size_t qkv_bias, kl, input_norm, output_conv;                                /* 0 or 1 */

@@ -9,9 +9,10 @@ enum { ROWS_TOGETHER = 1024 };
 enum tx_status tx_side_init(struct tx_side *side, const struct tx_textok_config *config, const struct tx_side_config *sizes,
                             int has_text, struct tx_error *err)
 {
+    const size_t registers = sizes == &config->detokenizer && !config->detokenizer_registers ? 0 : config->num_registers;
     *side = (struct tx_side){
         .D = sizes->hidden_size, .H = sizes->num_heads, .F = tx_mlp_width(sizes), .depth = sizes->depth,
-        .P = tx_num_patches(config), .R = config->num_registers, .N = config->num_latent_tokens, .eps = (float)config->norm_eps,
+        .P = tx_num_patches(config), .R = registers, .N = config->num_latent_tokens, .eps = (float)config->norm_eps,
         .cross = has_text && config->text_injection == TX_CROSS_ATTENTION,
     };
     if (has_text) {

@@ -2,20 +2,19 @@
 solvers."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numerics
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import textok
+from textok import importers
 from textok.sampling import Sampling, defaults_of
 from textok.schedules import make_schedule, solvers_of
 
 FOREIGN = Path(__file__).parent.parent / "golden" / "foreign"
-CONFIGS = {"dit_1d": {"beta_schedule": "cosine"}, "sit": {"prediction": "velocity", "learn_sigma": False}}
+NAMES = ("dit_1d", "sit")
 RUNS = {
     "euler6": {"solver": "euler"},
     "euler6_cfg": {"solver": "euler", "guidance_scale": 2.5},
@@ -28,16 +27,11 @@ RUNS = {
 
 
 def load(name):
-    """The model, with its tensors' names as they are: they are textok's; and what it answered."""
-    sizes = json.loads((FOREIGN / name / "config.json").read_text())
-    weights = load_file(FOREIGN / name / "model.safetensors")
-    weights["pos_embed"] = weights["pos_embed"][0]
-    config = {"num_tokens": sizes["input_size"], "num_heads": json.loads((FOREIGN / name / "meta.json").read_text())["heads"]}
-    config |= {key: sizes[key] for key in ("in_channels", "hidden_size", "depth", "num_classes")}
-    return textok.DiT(config | CONFIGS[name], weights), np.load(FOREIGN / name / "io.npz")
+    """The model, and what the original's code answered."""
+    return importers.load(FOREIGN / name), np.load(FOREIGN / name / "io.npz")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_evaluation(name):
     model, stored = load(name)
     out = model.denoise(stored["x"], stored["t"], labels=stored["y"])

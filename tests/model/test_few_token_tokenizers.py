@@ -2,89 +2,25 @@
 register."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numerics
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import textok
+from textok import importers
 
 FOREIGN = Path(__file__).parent.parent / "golden" / "foreign"
 NAMES = ("softvq", "maetok")
 P, N, HEADS = 16, 8, 3
-# A block's parts, and the layer scale that is folded into each.
-PARTS = (
-    ("norm1", None),
-    ("norm2", None),
-    ("attn.qkv", None),
-    ("attn.proj", "ls1"),
-    ("mlp.fc1", None),
-    ("mlp.fc2", "ls2"),
-)
-
-
-def side_tensors(ours, theirs, tensors, positions):
-    """A DINOv2 ViT's tensors under textok's names, layer scale folded; `positions`: whether the side adds `pos_embed`."""
-    model = f"{theirs}.model."
-    D = tensors[f"{model}cls_token"].shape[-1]
-    grid = tensors[f"{model}pos_embed"][0] * (1 if positions else 0)
-    latents = np.zeros((N, D), np.float32) if ours == "tokenizer" else tensors[f"{theirs}.latent_pos_embed"][0]
-    result = {
-        f"{ours}.registers": tensors[f"{model}cls_token"][0] + grid[:1],
-        f"{ours}.pos_embed": np.concatenate([grid[1:], np.zeros((1, D), np.float32), latents]),
-        f"{ours}.norm.weight": tensors[f"{model}norm.weight"],
-        f"{ours}.norm.bias": tensors[f"{model}norm.bias"],
-    }
-    depth = 1 + max(int(name.split(".")[3]) for name in tensors if name.startswith(f"{model}blocks."))
-    for i in range(depth):
-        for name, scale in PARTS:
-            for part in ("weight", "bias"):
-                array = tensors[f"{model}blocks.{i}.{name}.{part}"]
-                if scale:
-                    gamma = tensors[f"{model}blocks.{i}.{scale}.gamma"]
-                    array = array * (gamma[:, None] if part == "weight" else gamma)
-                result[f"{ours}.blocks.{i}.{name}.{part}"] = array
-        if f"{theirs}.freqs" in tensors:
-            places = np.arange(P)
-            fx, fy = tensors[f"{theirs}.freqs"][:, i].reshape(2, HEADS, 1, -1)
-            result[f"{ours}.rope.{i}"] = (places % 4)[:, None] * fx + (places // 4)[:, None] * fy
-    return result
 
 
 def load(name, dtype="float32"):
     """The model, and what the originals' code answered, images as [B,S,S,3]."""
-    sizes = json.loads((FOREIGN / name / "config.json").read_text())
-    tensors = load_file(FOREIGN / name / "model.safetensors")
-    rope = sizes["use_rope"]
-    weights = side_tensors("tokenizer", "encoder", tensors, True) | side_tensors("detokenizer", "decoder", tensors, not rope)
-    patch = tensors["encoder.model.patch_embed.proj.weight"]
-    weights |= {
-        "tokenizer.patch_embed.weight": patch.transpose(0, 2, 3, 1).reshape(len(patch), -1),
-        "tokenizer.patch_embed.bias": tensors["encoder.model.patch_embed.proj.bias"],
-        "tokenizer.latent_tokens": (tensors["encoder.latent_tokens"] + tensors["encoder.latent_pos_embed"])[0],
-        "detokenizer.patch_tokens": np.repeat(tensors["decoder.mask_token"][0], P, axis=0),
-    }
-    for part in ("weight", "bias"):
-        weights[f"tokenizer.to_latent.{part}"] = tensors[f"quant_conv.{part}"]
-        weights[f"detokenizer.from_latent.{part}"] = tensors[f"post_quant_conv.{part}"]
-        weights[f"detokenizer.to_pixels.{part}"] = tensors[f"decoder.to_pixel.model.{part}"]
-    codebook = {"runs": sizes["num_codebooks"], "size": sizes["codebook_size"], "tau": sizes["tau"]}
-    codebook["l2_norm"] = sizes["codebook_l2_norm"]
-    if name == "softvq":
-        weights["tokenizer.codebook"] = tensors["quantize.embedding"]
-    side = {"hidden_size": len(patch), "depth": 3, "num_heads": HEADS}
-    config = {"image_size": 32, "patch_size": 8, "num_latent_tokens": N, "latent_dim": 16, "text_condition": "none"}
-    config |= {
-        "num_registers": 1,
-        "rope": {"rows": "patches"} if rope else None,
-        "codebook": codebook if name == "softvq" else None,
-    }
     stored = np.load(FOREIGN / name / "io.npz")
     images = {key: np.ascontiguousarray(stored[key].transpose(0, 2, 3, 1)) for key in ("x", "recon")}
-    return textok.TexTok(config | {"tokenizer": side, "detokenizer": side}, weights, dtype=dtype), dict(stored) | images
+    return importers.load(FOREIGN / name, {"num_heads": HEADS}, dtype), dict(stored) | images
 
 
 @pytest.mark.parametrize("name", NAMES)

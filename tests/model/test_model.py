@@ -42,6 +42,7 @@ OTHER_VARIANTS = {
     "patch 3 of 15": {"image_size": 15, "patch_size": 3},
     "patch 7 of 21": MASKED | {"image_size": 21, "patch_size": 7, "num_latent_tokens": 17, "latent_dim": 33},
     "registers": {"num_registers": 3},
+    "registers of the tokenizer alone": {"num_registers": 3, "detokenizer_registers": False},
     "registers, masked": MASKED | {"num_registers": 1},
     "input norm": {"input_norm": True},
     "output conv": {"output_conv": True, "image_size": 20},

@@ -90,7 +90,8 @@ class Side:
         self.config, self.w, self.name, self.trace = config, w, name, trace
         patches = (config["image_size"] // config["patch_size"]) ** 2
         self.patches = slice(0, patches)
-        first = patches + config["num_registers"]
+        self.registers = config["num_registers"] if name == "tokenizer" or config["detokenizer_registers"] else 0
+        first = patches + self.registers
         self.latents = slice(first, first + config["num_latent_tokens"])
         self.kept = self.latents if name == "tokenizer" else self.patches
         self.has_text = config["text_condition"] in ("both", name)
@@ -109,7 +110,7 @@ class Side:
     def run(self, patches, latents, caption, length):
         """Tokens without positions -> [T,D] after the last norm."""
         w, sizes = self.w, self.config[self.name]
-        registers = [f64(w[f"{self.name}.registers"])] if self.config["num_registers"] else []
+        registers = [f64(w[f"{self.name}.registers"])] if self.registers else []
         x = np.concatenate([patches, *registers, latents])
         mask = np.ones(len(x), bool)
         text = seen = None

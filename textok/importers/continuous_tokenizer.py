@@ -96,8 +96,9 @@ def _tokenizer_config(source: Source, given: Settings) -> dict[str, Any]:
         "norm_eps": 1e-6,
         **sides,
     }
-    if registers["detokenizer"] != registers["tokenizer"]:
-        config["detokenizer"]["num_registers"] = registers["detokenizer"]
+    if registers["detokenizer"] not in (0, registers["tokenizer"]):
+        raise ConfigError(f"{source.path}: expected as many registers in both sides, or none in the decoder, got {registers}")
+    config["detokenizer_registers"] = registers["detokenizer"] == registers["tokenizer"]
     if rope:
         config["rope"] = {"rows": "patches"}
     for ours, theirs in (("latent_mean", "vq_mean"), ("latent_std", "vq_std")):

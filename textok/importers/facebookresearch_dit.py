@@ -43,8 +43,9 @@ def class_rows(source: Source, given: Settings) -> dict[str, Any]:
     The rows do not say: those of a model trained without class dropout are its classes.
     """
     rows = shape_of(source, "y_embedder.embedding_table.weight", 2)[0]
-    said = given.get("num_classes", source.said.get("num_classes"))
-    dropout = source.said.get("class_dropout_prob")
+    beside = source.config or {}
+    said = given.get("num_classes", source.said.get("num_classes", beside.get("num_classes")))
+    dropout = source.said.get("class_dropout_prob", beside.get("class_dropout_prob"))
     without = rows == 1 or said == rows or (dropout == 0 and said != rows - 1)
     without = not given.get("null_class", not without)
     return {"num_classes": rows if without else rows - 1, "null_class": not without}
@@ -60,9 +61,8 @@ def class_notes(source: Source, given: Settings) -> list[str]:
     if not found["null_class"]:
         return ["its label table has one row, which is taken for the only class: it cannot be guided"]
     return [
-        f"its label table of {rows} rows is taken for {rows - 1} classes and a row for none of them; if it was trained "
-        "without class "
-        + f"dropout, give num_classes={rows}"
+        f"its label table of {rows} rows is taken for {rows - 1} classes and a row for none of them; "
+        + f"if it was trained without class dropout, give num_classes={rows}"
     ]
 
 

@@ -185,7 +185,7 @@ class Side(nn.Module):
             self.class_embed = nn.Parameter(torch.empty(config["num_classes"], self.width))
         elif self.has_text:
             self.text_proj = nn.Linear(config["text_dim"], self.width)
-        self.num_registers = config["num_registers"]
+        self.num_registers = config["num_registers"] if side == "tokenizer" or config["detokenizer_registers"] else 0
         places = self.num_patches + self.num_registers + self.num_latents + (self.num_text if self.in_context else 0)
         if self.num_registers:
             self.registers = nn.Parameter(torch.empty(self.num_registers, self.width))
