@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from .conditions import full_text
 from .config import DiTConfig, EncoderUse, TexTokConfig
-from .errors import ConfigError
+from .errors import ConfigError, DataError
+from .text.embedding_store import EmbeddingStore
 from .text.encoder import TextEncoder
 
 _LOADING = threading.Lock()
@@ -81,6 +82,30 @@ def check_encoder(encoder: TextEncoder, config: TexTokConfig | DiTConfig) -> Non
         raise ConfigError(
             f"encoder: expected {use.name} {_tokens(use.end_token)}, as the model was trained, got {encoder.name} "
             f"{_tokens(encoder.end_token)}"
+        )
+
+
+# Stores that PyTorch filled know an encoder by a digest of its files: whose identity the one of MiniLM's wheel is.
+_MADE_BY_TORCH = {"5c03b0d495a73475819850ccd6217f7d": "dda4a185188702fbc568c525c511645a"}
+
+
+def check_store(store: EmbeddingStore, config: TexTokConfig | DiTConfig) -> None:
+    """A DataError where a model was not trained on such embeddings; a store that does not say whose they are fits."""
+    use, made = config.text_encoder, store.encoder
+    if use is None:
+        return
+    name = made.get("name", "an unnamed encoder")
+    identity = made.get("identity") or _MADE_BY_TORCH.get(str(made.get("model")))
+    wrong_name = identity is None and "model" in made and made.get("name") != use.name
+    if wrong_name or (use.identity and identity not in (None, use.identity)):
+        raise DataError(
+            f"{store.path}: expected embeddings of {use.name} (identity {use.identity or 'unknown'}), on which the model was "
+            f"trained, got those of {name} (identity {identity or made.get('model')})"
+        )
+    if bool(made.get("end_token", use.end_token)) != use.end_token:
+        raise DataError(
+            f"{store.path}: expected embeddings of {use.name} {_tokens(use.end_token)}, as the model was trained, got those "
+            f"of {name} {_tokens(not use.end_token)}"
         )
 
 

@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except ModuleNotFoundError as problem:
         extra = getattr(args.module, "EXTRA", None)
-        advice = f"; install what this command needs with: pip install 'textok-cpu[{extra}]'" if extra else ""
+        told = "pip install" in str(problem)
+        advice = f"; install what this command needs with: pip install 'textok-cpu[{extra}]'" if extra and not told else ""
         print(f"textok: {problem}{advice}", file=sys.stderr)
         return 1
     except (ValueError, OSError, MemoryError) as problem:

@@ -579,16 +579,19 @@ def test_batches(place):
 
 def test_batches_by_position(place, tmp_path):
     """Of one source; with more of them nobody knows which row is whose."""
-    text = np.random.default_rng(0).standard_normal((4, 7, 12)).astype(np.float32)
+    text = np.random.default_rng(0).standard_normal((2, 7, 12)).astype(np.float32)
     np.save(tmp_path / "t.npy", text)
+    np.save(tmp_path / "more.npy", np.tile(text, (2, 1, 1)))
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.stack([data_sets.picture(i, 16)[:, :16] for i in range(2)]))
     for embeddings in (tmp_path / "t.npy", textok.open_embeddings(tmp_path / "t.npy")):
         (batch,) = data.batches(tmp_path / "a.npy", 16, embeddings=embeddings)
-        assert np.array_equal(batch.text, text[:2])
+        assert np.array_equal(batch.text, text)
         for paths in (iter([tmp_path / "a.npy", tmp_path / "b.npy"]), place / "shards"):
             with pytest.raises(DataError, match="positions only.* got .*, "):
                 list(data.batches(paths, 16, embeddings=embeddings))
+    with pytest.raises(DataError, match="more.npy: expected a row for each sample, .* 2 in .*a.npy, got 4; an .npz with"):
+        list(data.batches(tmp_path / "a.npy", 16, embeddings=tmp_path / "more.npy"))
 
 
 def test_latents_beside_webdataset_and_torch(encoded):

@@ -341,7 +341,7 @@ def test_every_kind_of_source(t5, tmp_path, monkeypatch, capsys):
         out, err = capsys.readouterr()
         assert "5 captions read: 5 embedded" in out and err == "" and "skipped" not in out and "stands in" not in out
         text, _ = EmbeddingStore.open(tmp_path / name).embeddings(CAPTIONS)
-        want, _ = text_encoders.load_encoder(t5)(CAPTIONS)
+        want, _ = textok.TextEncoder.from_pretrained(t5)(CAPTIONS)
         numerics.check_scaled(text, want, np.maximum(np.abs(want), 2.0**-14), numerics.ROUNDED_FLOAT16)
 
 
@@ -439,7 +439,7 @@ def test_captions_of_classes_and_templates(t5, tmp_path, capsys):
     assert (
         captions.records[0]["name"] == "cat" and captions.text_dim == 24 and len(EmbeddingStore.open(tmp_path / "store")) == 3
     )
-    text, _ = text_encoders.load_encoder(t5)(captions.captions([0, 1, 2]))
+    text, _ = textok.TextEncoder.from_pretrained(t5)(captions.captions([0, 1, 2]))
     np.testing.assert_array_equal(captions.embeddings([0, 1, 2])[0], text.astype(np.float16))
     assert captions.draw([0], seed=1) == [0] and set(captions.draw([1] * 30, seed=1)) == {1, 2}
     assert "2 skipped" in capsys.readouterr().out
@@ -495,9 +495,31 @@ def test_offline_flags_are_obeyed(t5, tmp_path, flag):
     assert "textok: t5-v1_1-xl (google/t5-v1_1-xl): it is not on this machine" in done.stderr and not (tmp_path / "x").exists()
 
 
-def test_without_the_extra(tmp_path):
+def test_without_the_extras(tmp_path):
     (tmp_path / "a.txt").write_text("a cat\n")
-    done = process(
-        tmp_path / "a.txt", "--out", tmp_path / "x", code="sys.modules['torch'] = sys.modules['transformers'] = None"
-    )
-    assert done.returncode == 1 and "pip install 'textok-cpu[text-torch]'" in done.stderr and done.stderr.count("\n") == 1
+    for missing, engine, extra in (("tokenizers", "textok", "text"), ("torch", "torch", "text-torch")):
+        code = f"sys.modules['{missing}'] = sys.modules['transformers'] = None"
+        done = process(tmp_path / "a.txt", "--out", tmp_path / "x", "--engine", engine, code=code)
+        assert done.returncode == 1 and done.stderr.count(f"pip install 'textok-cpu[{extra}]'") == 1, done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+    code = "sys.modules['torch'] = sys.modules['transformers'] = None"
+    done = process(tmp_path / "a.txt", "--out", tmp_path / "x", code=code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_both_engines_give_the_same(t5, tmp_path, capsys):
+    """Of the same files; one store has the embeddings of one of them."""
+    (tmp_path / "a.txt").write_text("\n".join(CAPTIONS))
+    same = ["--encoder", t5, "--max-tokens", 9]
+    for engine in ("textok", "torch"):
+        assert run(tmp_path / "a.txt", "--out", tmp_path / engine, "--engine", engine, *same) == 0
+    ours, theirs = (EmbeddingStore.open(tmp_path / engine) for engine in ("textok", "torch"))
+    (text, lengths), (want, _) = ours.embeddings(CAPTIONS), theirs.embeddings(CAPTIONS)
+    assert lengths.max() == 9 and ours.truncated == theirs.truncated == 2
+    numerics.check_scaled(text, want, np.abs(want).max(), numerics.ROUNDED_FLOAT16)
+    assert ours.encoder["identity"] == textok.TextEncoder.from_pretrained(t5).identity
+    capsys.readouterr()
+    for engine, other in (("textok", "torch"), ("torch", "textok")):
+        assert run(tmp_path / "a.txt", "--out", tmp_path / engine, "--engine", other, *same) == 1
+        assert f"made by --engine {engine}: go on with that, or give another folder" in capsys.readouterr().err

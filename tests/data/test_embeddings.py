@@ -294,6 +294,11 @@ def test_what_cannot_be_opened(tmp_path):
     np.savez(tmp_path / "lengths.npz", text=text, text_lengths=lengths + 6)
     np.savez(tmp_path / "names.npz", text=text, captions=["a"])
     np.savez(tmp_path / "offsets.npz", tokens=text[0], offsets=[0, 3])
+    np.savez(tmp_path / "misnamed.npz", text=text, lengths=lengths)
+    np.savez(tmp_path / "more.npz", **ragged(text, lengths), text_lengths=lengths)
+    padded = np.concatenate([text, np.zeros_like(text[:, :2])], axis=1)
+    np.save(tmp_path / "padded.npy", padded)
+    np.savez(tmp_path / "padded.npz", text=padded)
     (tmp_path / "folder").mkdir()
     for name, message in [
         ("none.npy", "no such file"),
@@ -308,6 +313,10 @@ def test_what_cannot_be_opened(tmp_path):
         ("lengths.npz", "text_lengths: expected 1 to 6"),
         ("names.npz", "captions: expected 5"),
         ("offsets.npz", "offsets: expected to rise from 0 to 6"),
+        ("misnamed.npz", "unknown array 'lengths' (did you mean 'text_lengths'?); known are text, text_lengths, tokens"),
+        ("more.npz", "expected an array text [n, t, Dt], or tokens and offsets, got"),
+        ("padded.npy", "expected the captions' lengths [5] in padded.lengths.npy, since 5 of them end in zeros"),
+        ("padded.npz", "expected the captions' lengths [5] in text_lengths, since 5 of them end in zeros"),
         ("folder", "no embedding store"),
     ]:
         with pytest.raises((DataError, WeightsError)) as caught:

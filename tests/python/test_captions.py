@@ -7,7 +7,9 @@ import api_models as small
 import engine_models as tiny
 import numpy as np
 import pytest
+import text_encoders
 from PIL import Image
+from text_encoders import CONFIG
 
 import textok
 from textok import CaptionStore, ConfigError, DiT, Pipeline, TextEncoder, TexTok
@@ -16,24 +18,12 @@ from textok.errors import WeightsError
 
 pytest.importorskip("tokenizers")
 
-WORDS = ["a", "red", "green", "blue", "apple", "dog", "cat", "two", "of", "the", "and"]
-CONFIG = {
-    "family": "bert",
-    "vocab_size": len(WORDS) + 4,
-    "hidden_size": 12,
-    "depth": 2,
-    "num_heads": 2,
-    "mlp_size": 24,
-    "max_positions": 16,
-}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small encoder with a vocabulary of a few words, as a folder."""
     path = tmp_path_factory.mktemp("encoders") / "words"
-    TextEncoder.from_config(CONFIG, seed=5).save_pretrained(path)
-    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]) + "\n")
+    text_encoders.make_folder(path)
     return path
 
 

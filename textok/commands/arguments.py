@@ -76,6 +76,27 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_embeddings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--embeddings", metavar="STORE", help="of the captions: what `textok embed` made, .npy, .npz or .safetensors"
+        "--embeddings",
+        metavar="STORE",
+        help="of the captions: what `textok embed` made, .npy, .npz or .safetensors. Rows find their samples by caption (a "
+        "store, an array `captions` in the .npz) or key (`keys`); without these by position: as many rows as there are samples "
+        "in one folder, table or array, in its order",
     )
     parser.add_argument("--field", default="caption", help="the metadata's field that is the caption (default: %(default)s)")
+
+
+def add_auto_captions(parser: argparse.ArgumentParser) -> None:
+    """`--captions auto`, for commands whose samples have captions."""
+    parser.add_argument(
+        "--captions",
+        choices=("auto",),
+        help="in place of --embeddings: the encoder that the model's config names embeds them as they come",
+    )
+
+
+def embeddings_of(args: argparse.Namespace) -> str | None:
+    """What `--embeddings` or `--captions auto` says."""
+    if args.captions is not None and args.embeddings is not None:
+        raise ValueError("expected --embeddings or --captions auto, got both")
+    found: str | None = args.captions or args.embeddings
+    return found

@@ -6,7 +6,7 @@ ADM's evaluators take it. A run that was killed goes on when it is run again.
 
 import argparse
 
-from .arguments import add_embeddings, add_run, run_options
+from .arguments import add_auto_captions, add_embeddings, add_run, embeddings_of, run_options
 
 EXAMPLE = "textok decode emoji-textok latents --embeddings captions --out pictures"
 
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a TexTok's folder, or a bundled name")
     parser.add_argument("latents", nargs="+", help="folders of latents, their shards, .npy or .npz")
     add_embeddings(parser)
+    add_auto_captions(parser)
     parser.add_argument(
         "--format", choices=("png", "shards", "npz"), default="png", help="of the pictures (default: %(default)s)"
     )
@@ -24,5 +25,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from .. import data
 
-    chosen = {name: getattr(args, name) for name in ("embeddings", "field", "format")}
-    print(data.decode(args.model, args.latents, **chosen, **run_options(args)))
+    chosen = {name: getattr(args, name) for name in ("field", "format")}
+    print(data.decode(args.model, args.latents, embeddings=embeddings_of(args), **chosen, **run_options(args)))

@@ -5,9 +5,11 @@ embeds those that the store has not yet, and keeps the last hidden state of ever
 merged in. Killed at any moment and run again it goes on; several may write one store at once and share the work. What they
 leave out is named in STORE/skips.jsonl.
 
-Encoders: t5-v1_1-SIZE and flan-t5-SIZE (small, base, large, xl, xxl), t5-SIZE (small, base, large, 3b, 11b), any owner/model
-of the hub, a folder; downloaded when they are not here, unless HF_HUB_OFFLINE is set. TexTok's paper has t5-v1_1-xl at 256 and
-t5-v1_1-xxl at 512 pixels. minilm (the default) is a stand-in that needs no download; the bundled models are made for it.
+Encoders run in textok's own engine; --engine torch runs the same through PyTorch and transformers, as a cross-check (extra:
+text-torch). They are: t5-v1_1-SIZE and flan-t5-SIZE (small, base, large, xl, xxl), t5-SIZE (small, base, large, 3b, 11b), any
+owner/model of the hub, a folder; downloaded when they are not here, unless HF_HUB_OFFLINE is set. TexTok's paper has t5-v1_1-xl
+at 256 and t5-v1_1-xxl at 512 pixels. minilm (the default) is a stand-in that needs no download; the bundled models are made for
+it.
 
 Captions for data that has none: --template name, short or long, or text with fields of the metadata in braces, which encode,
 decode and sample then take as --field. Or have a vision-language model write them to files beside the pictures;
@@ -21,11 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..model import COMPUTE_TYPES
 from .arguments import add_threads, integer
 
 EXAMPLE = """textok embed shards/ --field caption_long --out store
          textok embed photos/ --template "a photo of a {name}" --out store --captions my-pipeline/captions --per-class 4"""
-EXTRA = "text-torch"
+EXTRA = "text"
+ENGINES = ("textok", "torch")
 DTYPES = ("float16", "bfloat16", "int8")
 
 
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where captions are; - is standard input")
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="the store, made where it is missing")
     parser.add_argument("--encoder", default="minilm", help="see above (default: %(default)s)")
+    parser.add_argument("--engine", choices=ENGINES, default="textok", help="what runs the encoder (default: %(default)s)")
     parser.add_argument("--field", help="the field of the metadata that is the caption (default: caption)")
     parser.add_argument("--template", help="make captions from the metadata: name, short, long, or text with {name}")
     parser.add_argument(
@@ -41,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-end-token", action="store_true", help="without the end token that the encoder was trained with")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="stored as (default: %(default)s)")
     parser.add_argument(
-        "--compute", choices=("float32", "bfloat16"), default="float32", help="of the encoder (default: %(default)s)"
+        "--compute",
+        choices=COMPUTE_TYPES,
+        default="float32",
+        help="of the encoder; int8 with textok's engine (default: %(default)s)",
     )
     parser.add_argument("--batch-size", type=integer(1, 4096), default=32, help="captions at a time (default: %(default)s)")
     add_threads(parser)
@@ -128,13 +136,45 @@ class _Chosen:
         print(f"{self.args.captions}: {captions}")
 
 
-def _embed(args: argparse.Namespace, chosen: _Chosen, progress: bool) -> Any:
-    from ..text.embedding_store import EmbeddingStore
-    from ..text.torch_encoders import STAND_IN, load_encoder
+def _encoder(args: argparse.Namespace) -> Any:
+    """The encoder, as `EmbeddingStore.embed` takes it."""
+    if args.engine == "torch":
+        from ..text.torch_encoders import load_encoder
 
-    encoder = load_encoder(
-        args.encoder, args.max_tokens, end_token=not args.no_end_token, compute=args.compute, threads=args.threads
-    )
+        try:
+            return load_encoder(
+                args.encoder, args.max_tokens, end_token=not args.no_end_token, compute=args.compute, threads=args.threads
+            )
+        except ModuleNotFoundError as problem:
+            raise ModuleNotFoundError(f"--engine torch needs more: {problem}; pip install 'textok-cpu[text-torch]'") from None
+    from ..text.encoder import TextEncoder
+    from ..text.encoder_places import encoder_folder
+    from ..text.engine_embeddings import StoreEncoder
+
+    folder = encoder_folder(args.encoder)
+    encoder = TextEncoder.from_pretrained(folder, args.compute, args.threads, end_token=not args.no_end_token)
+    made = StoreEncoder(encoder, args.max_tokens, args.encoder)
+    made.tokenize(["a"])  # what it needs is missing now, or never
+    return made
+
+
+def _check_engine(store: Any, engine: str) -> None:
+    """A store goes on with the engine that began it: their last bits differ, and so does what they know an encoder by."""
+    made = "torch" if "model" in store.encoder else "textok" if "identity" in store.encoder else None
+    if made not in (None, engine):
+        raise ValueError(
+            f"{store.path}: the store holds embeddings of {store.encoder.get('name', 'an encoder')} made by --engine {made}: "
+            "go on with that, or give another folder; models take either"
+        )
+
+
+def _embed(args: argparse.Namespace, chosen: _Chosen, progress: bool) -> Any:
+    from ..text.embedding_store import STORE_FILE, EmbeddingStore
+    from ..text.encoder_places import STAND_IN
+
+    if (args.out / STORE_FILE).is_file():
+        _check_engine(EmbeddingStore.open(args.out), args.engine)
+    encoder = _encoder(args)
     store = EmbeddingStore.create(args.out, encoder.described, encoder.text_dim, args.dtype)
     done = store.embed(chosen, encoder, args.batch_size, progress)
     if args.encoder == STAND_IN:

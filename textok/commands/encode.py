@@ -7,7 +7,7 @@ Several machines can share a folder, each with its --shard; the last to finish w
 
 import argparse
 
-from .arguments import add_embeddings, add_run, run_options
+from .arguments import add_auto_captions, add_embeddings, add_run, embeddings_of, run_options
 
 EXAMPLE = "textok encode emoji-textok emoji/*.tar --embeddings captions --out latents"
 
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a TexTok's folder, or a bundled name")
     parser.add_argument("sources", nargs="+", metavar="source", help=".tar shards, folders, .jsonl, .csv, .npy, .npz, pictures")
     add_embeddings(parser)
+    add_auto_captions(parser)
     parser.add_argument("--format", choices=("npz", "safetensors"), default="npz", help="of the latents (default: %(default)s)")
     parser.add_argument("--flip", action="store_true", help="encode the mirrored pictures too, with the same captions")
     parser.add_argument("--ray", metavar="ADDRESS", help="have a Ray cluster do it: its address, or 'local' (extra: ray)")
@@ -25,5 +26,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from .. import data
 
-    chosen = {name: getattr(args, name) for name in ("embeddings", "field", "format", "flip", "ray")}
-    print(data.encode(args.model, args.sources, **chosen, **run_options(args)))
+    chosen = {name: getattr(args, name) for name in ("field", "format", "flip", "ray")}
+    print(data.encode(args.model, args.sources, embeddings=embeddings_of(args), **chosen, **run_options(args)))

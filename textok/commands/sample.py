@@ -12,7 +12,8 @@ from ..sampling import DEFAULTS
 from ..schedules import SOLVERS
 from .arguments import add_embeddings, add_run, integer, run_options
 
-EXAMPLE = "textok sample emoji --num 50000 --seed 0 --guidance-scale 2 --out samples --format npz"
+EXAMPLE = """textok sample emoji --num 50000 --seed 0 --guidance-scale 2 --out samples --format npz
+         textok sample emoji-t2i --caption "a red apple" --caption "a yellow flower" --out pictures"""
 
 
 def _labels(text: str) -> list[int]:
@@ -24,10 +25,15 @@ def _labels(text: str) -> list[int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a pipeline's or a DiT's folder, or a bundled name")
-    parser.add_argument("--num", type=integer(1, 1 << 30), required=True, help="how many")
+    parser.add_argument("--num", type=integer(1, 1 << 30), help="how many (default: one of each --caption)")
     parser.add_argument("--labels", type=_labels, metavar="3,7,...", help="classes, taken in turn (default: all)")
+    parser.add_argument("--caption", action="append", metavar="TEXT", help="what a picture shows; may be given again")
     parser.add_argument(
-        "--captions", nargs="+", metavar="SOURCE", help="what has the captions, taken in turn (default: all embeddings)"
+        "--captions",
+        nargs="+",
+        metavar="SOURCE",
+        help="what has the captions, taken in turn (default: all of --embeddings). Without --embeddings, or with `auto` "
+        "beside --caption, the encoder that the model's config names embeds them as they come",
     )
     add_embeddings(parser)
     parser.add_argument("--seed", type=integer(0, MAX_SEED), default=0, help="of the noise (default: %(default)s)")
@@ -54,7 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from .. import data
 
-    names = ("labels", "captions", "embeddings", "field", "seed", "steps", "solver", "guidance_scale", "format")
+    if args.num is None and not args.caption:
+        raise ValueError("expected --num, how many pictures, or --caption; got neither")
+    captions, embeddings = args.captions, args.embeddings
+    if captions == ["auto"]:
+        if embeddings is not None:
+            raise ValueError("expected --embeddings or --captions auto, got both")
+        captions, embeddings = None, "auto"
+    names = ("labels", "caption", "field", "seed", "steps", "solver", "guidance_scale", "format")
     interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
     chosen = {name: getattr(args, name) for name in names} | {"guidance_interval": interval}
+    chosen |= {"captions": captions, "embeddings": embeddings}
     print(data.sample(args.model, args.num, **chosen, **run_options(args)))

@@ -1,5 +1,6 @@
 """What a model is given for samples beside their pictures or latents: their captions' embeddings, or labels."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +11,20 @@ import numpy as np
 
 from .. import weights
 from ..bundled import find_model
+from ..captions import check_store, most_tokens
 from ..conditions import full_text
-from ..config import TexTokConfig
+from ..config import DiTConfig, TexTokConfig
+from ..dit import DiT
 from ..errors import DataError
 from ..image_tokenizer import TexTok
 from ..text.embedding_store import EmbeddingStore
+from ..text.engine_embeddings import EncodedEmbeddings
 from ..text.open_embeddings import open_embeddings
 from ..text.templates import known_spelling
+from .fingerprint import fingerprint
 from .samples import NO_EMBEDDING, Sample, Source
+
+AUTO = "auto"  # in place of a path: captions are embedded as they come
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,8 @@ class TextFinder:
     Parameters
     ----------
     path
-        What `open_embeddings` takes, or None where labels condition or nothing does.
+        What `open_embeddings` takes; "auto" for what the model's own encoder makes of the captions (see `of`); None where
+        labels condition or nothing does.
     field
         The metadata's field that is the caption.
     cycle
@@ -40,19 +48,32 @@ class TextFinder:
 
     @cached_property
     def opened(self) -> Any:
-        return None if self.path is None else open_embeddings(self.path)
+        return None if self.path in (None, AUTO) else open_embeddings(self.path)
+
+    def of(self, model: TexTok | DiT) -> "TextFinder":
+        """This one, where it is "auto" with the encoder of `model`."""
+        if self.path == AUTO and self.opened is None:
+            self.__dict__["opened"] = EncodedEmbeddings(model.encoder, most_tokens(model.config))
+        return self
 
     @property
     def by(self) -> str:
         return "index" if self.cycle else getattr(self.opened, "by", "caption")
 
     def check_positions(self, sources: Sequence[Source]) -> None:
-        """Embeddings without names go with the rows of one array, table or folder only."""
-        if self.path is not None and self.by == "index" and not (len(sources) == 1 and sources[0].ranges):
+        """Embeddings without names go with the rows of one array, table or folder only, with as many as there are."""
+        if self.path is None or self.by != "index":
+            return
+        if not (len(sources) == 1 and sources[0].ranges):
             raise DataError(
                 f"{self.path}: these embeddings have positions only, which fit one array, table or folder, got "
                 f"{', '.join(source.name for source in sources[:3])}{', ...' * (len(sources) > 3)}; "
                 "give a store, or an .npz with `captions` or `keys`"
+            )
+        if not self.cycle and len(self.opened) != len(sources[0]):
+            raise DataError(
+                f"{self.path}: expected a row for each sample, since its rows have no names: {len(sources[0])} in "
+                f"{sources[0].name}, got {len(self.opened)}; an .npz with `captions` or `keys` may have more"
             )
 
     def names(self, samples: Sequence[Sample]) -> list[Any]:
@@ -78,15 +99,20 @@ class TextFinder:
 class Conditioner:
     """What one side of a TexTok, or a text-to-image DiT, is given for samples: text, labels or nothing."""
 
-    def __init__(self, kind: str, finder: TextFinder, config: Any) -> None:
-        self.kind, self.finder = kind, finder  # kind: "text", "class" or ""
+    def __init__(self, kind: str, finder: TextFinder, model: TexTok | DiT) -> None:
+        config = model.config
+        self.kind, self.finder = kind, finder.of(model) if kind == "text" else finder  # kind: "text", "class" or ""
         self.classes = config.num_classes
         self.rows, self.masked = config.num_text_tokens, getattr(config, "text_mask", True)  # a DiT masks always
         if kind == "text":
             if finder.path is None:
+                use = config.text_encoder
                 raise DataError(
-                    "this model takes text: give its captions' embeddings, --embeddings STORE; `textok embed` makes one"
+                    "this model takes text: give its captions' embeddings, --embeddings STORE, which `textok embed` makes"
+                    + ("" if use is None else f"; or --captions auto: {use.name} embeds them as they come")
                 )
+            if isinstance(finder.opened, EmbeddingStore):
+                check_store(finder.opened, config)
             width = finder.opened.text_dim
             if width != config.text_dim:
                 raise DataError(
@@ -94,10 +120,10 @@ class Conditioner:
                 )
 
     @classmethod
-    def of_side(cls, config: TexTokConfig, side: str, finder: TextFinder) -> "Conditioner":
-        if not config.has_text(side):
-            return cls("", finder, config)
-        return cls("class" if config.text_source == "class" else "text", finder, config)
+    def of_side(cls, model: TexTok, side: str, finder: TextFinder) -> "Conditioner":
+        if not model.config.has_text(side):
+            return cls("", finder, model)
+        return cls("class" if model.config.text_source == "class" else "text", finder, model)
 
     def conditions(self, samples: Sequence[Sample], problems: dict[int, str]) -> dict[str, Any]:
         """The model's arguments for the samples without problems; those that have no condition get a problem."""
@@ -134,6 +160,13 @@ def needs(config: TexTokConfig, side: str, finder: TextFinder) -> tuple[str, ...
 
 def textok_config(model: str) -> TexTokConfig:
     return TexTokConfig.from_dict(weights.load_config(find_model(model), TexTok.model_type))
+
+
+def embeddings_told(path: str | None, config: TexTokConfig | DiTConfig) -> dict[str, Any] | None:
+    """What a result says of the embeddings it depends on."""
+    if path != AUTO:
+        return None if path is None else fingerprint(path)
+    return {"encoder": None if config.text_encoder is None else dataclasses.asdict(config.text_encoder)}
 
 
 def path_or_none(path: str | os.PathLike[str] | None) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 from .. import arrays
 from ..errors import DataError
 from ..image_tokenizer import TexTok
-from .conditioning import Conditioner, TextFinder, needs, path_or_none, textok_config
+from .conditioning import Conditioner, TextFinder, embeddings_told, needs, path_or_none, textok_config
 from .fingerprint import fingerprint
 from .job import Job, Work, with_skips
 from .latents import latent_of
@@ -92,7 +92,7 @@ class DecodeTask:
         return needs(textok_config(self.model), "detokenizer", TextFinder(self.embeddings))
 
     def settings(self) -> dict[str, Any]:
-        embeddings = None if self.embeddings is None else fingerprint(self.embeddings)
+        embeddings = embeddings_told(self.embeddings, textok_config(self.model))
         return {
             "name": "decode",
             "model": fingerprint(self.model),
@@ -104,7 +104,7 @@ class DecodeTask:
     def load(self, threads: int) -> Work:
         model = TexTok.from_pretrained(self.model, self.dtype, threads, side="detokenizer")
         shape = model.config.latent_shape
-        conditioner = Conditioner.of_side(model.config, "detokenizer", TextFinder(self.embeddings, self.field))
+        conditioner = Conditioner.of_side(model, "detokenizer", TextFinder(self.embeddings, self.field))
 
         def work(samples: list[Sample]) -> list[Product | Skip]:
             latents = np.zeros((len(samples), *shape), np.float32)

@@ -14,7 +14,7 @@ from typing import Any
 from .. import arrays
 from ..image_tokenizer import TexTok
 from . import on_ray
-from .conditioning import Conditioner, TextFinder, needs, path_or_none, textok_config
+from .conditioning import Conditioner, TextFinder, embeddings_told, needs, path_or_none, textok_config
 from .fingerprint import fingerprint
 from .job import Job, Work, with_skips
 from .options import BATCH_SIZE, SHARD_SIZE, RunOptions
@@ -57,7 +57,11 @@ def encode(
         The folder for shards latents-UUUUUU-PPPP.tar (KEY.npz or .safetensors with `latent` float32 [N,d], and KEY.json),
         index.json and skips.jsonl. Run again with the same arguments, an interrupted run goes on and ends with the same bytes.
     embeddings
-        Of the captions, for a model whose tokenizer takes text: a store or a file, see `textok.open_embeddings`.
+        Of the captions, for a model whose tokenizer takes text: a store or a file, see `textok.open_embeddings`; or "auto": the
+        encoder that the model's config names embeds them as they come. A store is better where captions are many and used more
+        than once. Embeddings find their samples by caption (a store, an .npz with `captions`), by key (`keys`), or where they
+        have no names by position: the k-th row goes with the k-th sample, of one array, table or folder (whose files are in the
+        order of their names) with as many.
     field
         The metadata's field that is the caption.
     dtype
@@ -120,7 +124,7 @@ class EncodeTask:
         return ("picture", *needs(textok_config(self.model), "tokenizer", TextFinder(self.embeddings)))
 
     def settings(self) -> dict[str, Any]:
-        embeddings = None if self.embeddings is None else fingerprint(self.embeddings)
+        embeddings = embeddings_told(self.embeddings, textok_config(self.model))
         return {
             "name": "encode",
             "model": fingerprint(self.model),
@@ -134,7 +138,7 @@ class EncodeTask:
     def load(self, threads: int) -> Work:
         model = TexTok.from_pretrained(self.model, self.dtype, threads, side="tokenizer")
         size = model.config.image_size
-        conditioner = Conditioner.of_side(model.config, "tokenizer", TextFinder(self.embeddings, self.field))
+        conditioner = Conditioner.of_side(model, "tokenizer", TextFinder(self.embeddings, self.field))
 
         def work(samples: list[Sample]) -> list[Product | Skip]:
             pictures, problems = decode_pictures(samples, size)

@@ -18,6 +18,7 @@ from typing import Any
 
 from .. import arrays, files, weights
 from ..bundled import find_model
+from ..captions import checked_captions
 from ..config import DiTConfig
 from ..dit import DiT
 from ..errors import DataError
@@ -26,7 +27,7 @@ from ..pipeline import SAMPLING_KEYS, Pipeline, sampling_of
 from ..sampling import Sampling
 from ..text.embedding_store import EmbeddingStore
 from ..text.open_embeddings import open_embeddings
-from .conditioning import Conditioner, TextFinder, path_or_none
+from .conditioning import AUTO, Conditioner, TextFinder, embeddings_told, path_or_none
 from .fingerprint import fingerprint
 from .job import Job, Work, with_skips
 from .options import BATCH_SIZE, SHARD_SIZE, RunOptions
@@ -39,10 +40,11 @@ from .sources import Paths, read_samples
 
 def sample(
     model: str | os.PathLike[str],
-    num: int,
+    num: int | None,
     out: str | os.PathLike[str],
     *,
     labels: Sequence[int] | None = None,
+    caption: str | Sequence[str] | None = None,
     captions: Paths | None = None,
     embeddings: str | os.PathLike[str] | None = None,
     field: str = "caption",
@@ -70,12 +72,15 @@ def sample(
         A pipeline (pictures) or a DiT alone (latents).
     num
         How many. Sample k depends on `seed`, k and its own label or caption only: asking for more later, or on other machines,
-        gives the same first ones.
+        gives the same first ones. None for one of each `caption`.
     labels
         Classes, taken in turn; None for all of the DiT's, from 0. For a class-conditional DiT.
+    caption
+        For text-to-image: the captions themselves, taken in turn.
     captions, embeddings
-        For text-to-image: the embeddings, and what has the captions (any source), taken in turn; without `captions` all of the
-        embeddings', in their order.
+        For text-to-image: what has the captions (any source), taken in turn, and their embeddings: a store or a file, or
+        "auto", the default where captions are given and the model's config names its encoder, which embeds them as they come.
+        Without captions all of the embeddings', in their order.
     steps, solver, guidance_scale, guidance_interval
         As in `DiT.sample`, or, of a pipeline, as in `Pipeline`.
     format
@@ -88,13 +93,18 @@ def sample(
     >>> sample("emoji", 50000, "samples", seed=1, steps=20, guidance_scale=2.0, format="npz")  # doctest: +SKIP
     """
     options = RunOptions(batch_size, shard_size, share, processes, threads, overwrite, strict, progress)
+    if caption is not None:
+        caption = checked_captions(caption, None)
+        num = len(caption) if num is None else num
     num = arrays.whole(num, "num", 1, arrays.MAX_BATCH)
     seed = arrays.whole(seed, "seed", 0, MAX_SEED)
     name = os.fspath(model)
     config, pipeline = dit_config(name), is_pipeline(name)
     asked = Sampling(steps, solver, guidance_scale=guidance_scale, guidance_interval=guidance_interval, seed=seed)
     sampling = asked.over(sampling_of(name)).resolved(config)
-    wishes, cycle = _wishes(num, config, labels, captions, embeddings, field)
+    if embeddings is None and (captions, caption) != (None, None) and config.text_encoder is not None:
+        embeddings = AUTO
+    wishes, cycle = _wishes(num, config, labels, caption, captions, embeddings, field)
     kind = format or ("png" if pipeline else "shards")
     arrays.choice(kind, "format", OUTPUTS if pipeline else ("shards",))
     task = SampleTask(name, sampling, path_or_none(embeddings), dtype, kind, cycle)
@@ -138,12 +148,18 @@ class Wishes(Source):
 
 
 def _wishes(
-    num: int, config: DiTConfig, labels: Sequence[int] | None, captions: Paths | None, embeddings: Any, field: str
+    num: int,
+    config: DiTConfig,
+    labels: Sequence[int] | None,
+    caption: Sequence[str] | None,
+    captions: Paths | None,
+    embeddings: Any,
+    field: str,
 ) -> tuple[Wishes, int]:
     """What a run is asked for, and after how many embeddings by position it starts over (0: never)."""
     if config.condition == "class":
-        if captions is not None or embeddings is not None:
-            raise ValueError("captions, embeddings: expected none, this model takes classes")
+        if (caption, captions, embeddings) != (None, None, None):
+            raise ValueError("caption, captions, embeddings: expected none, this model takes classes")
         classes = range(config.num_classes) if labels is None else labels
         chosen = arrays.integers(list(classes), "labels", None, 0, config.num_classes, "classes and the null class").tolist()
         if not chosen:
@@ -152,21 +168,30 @@ def _wishes(
     if labels is not None:
         raise ValueError("labels: expected none, this model takes text")
     if embeddings is None:
-        raise DataError("embeddings: expected a store or file, this model takes text; `textok embed` makes one")
-    return _wished_captions(num, captions, embeddings, field)
+        named = "" if config.text_encoder is None else "; or captions, which the model's own encoder embeds"
+        raise DataError(f"embeddings: expected a store or file, this model takes text; `textok embed` makes one{named}")
+    if caption is not None and captions is not None:
+        raise ValueError("captions: expected none beside caption, got both")
+    return _wished_captions(num, caption, captions, embeddings, field)
 
 
-def _wished_captions(num: int, captions: Paths | None, embeddings: Any, field: str) -> tuple[Wishes, int]:
+def _wished_captions(
+    num: int, caption: Sequence[str] | None, captions: Paths | None, embeddings: Any, field: str
+) -> tuple[Wishes, int]:
     """What a text-to-image run is asked for, and after how many embeddings by position it starts over."""
-    opened = open_embeddings(embeddings)
-    if captions is not None:
+    opened = None if embeddings == AUTO else open_embeddings(embeddings)
+    if caption is not None or captions is not None:
         if getattr(opened, "by", "caption") != "caption":
             raise DataError(f"{embeddings}: expected embeddings that are found by caption, since captions are given")
-        samples = itertools.islice(read_samples(captions, need=("caption",), field=field), num)
-        found = [sample.caption(field) or "" for sample in samples]
+        found = caption
+        if captions is not None:
+            samples = itertools.islice(read_samples(captions, need=("caption",), field=field), num)
+            found = [sample.caption(field) or "" for sample in samples]
         if not found:
             raise DataError(f"captions: expected a caption in the field {field!r}, found none")
         return Wishes(num, captions=found), 0
+    if opened is None:
+        raise DataError("captions: expected some, since embeddings are made of them as they come; give caption or captions")
     if len(opened) == 0:
         raise DataError(f"{embeddings}: expected embeddings, there are none in it")
     if isinstance(opened, EmbeddingStore):
@@ -192,7 +217,7 @@ class SampleTask:
             "name": "sample",
             "model": fingerprint(self.model),
             "dtype": self.dtype,
-            "embeddings": None if self.embeddings is None else fingerprint(self.embeddings),
+            "embeddings": embeddings_told(self.embeddings, dit_config(self.model)),
             "seed": self.sampling.seed,
             **self._keywords(),
         }
@@ -207,7 +232,7 @@ class SampleTask:
             pipeline = Pipeline.from_pretrained(self.model, self.dtype, threads, side="detokenizer")
         dit = DiT.from_pretrained(self.model, self.dtype, threads) if pipeline is None else pipeline.dit
         by_text = dit.config.condition == "text"
-        conditioner = Conditioner("text" if by_text else "", TextFinder(self.embeddings, cycle=self.cycle), dit.config)
+        conditioner = Conditioner("text" if by_text else "", TextFinder(self.embeddings, cycle=self.cycle), dit)
         options = {"seed": self.sampling.seed, **self._keywords()}
 
         def generate(samples: list[Sample], condition: dict[str, Any]) -> list[Product]:

@@ -1,5 +1,6 @@
 """Embeddings made elsewhere: arrays of .npy, .npz and safetensors files, found by position or by name."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,7 @@ from ..numpy_files import read_npy, read_npz
 from .embeddings import positions
 from .ragged_tokens import PaddedTokens, RaggedTokens, TokenRows, padded
 
+KNOWN = ("text", "text_lengths", "tokens", "offsets", "captions", "keys")  # arrays of a file
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
@@ -99,7 +101,8 @@ def read_file(path: Path) -> ArrayEmbeddings:
 def _open_npy(path: Path) -> ArrayEmbeddings:
     beside = path.with_name(f"{path.stem}.lengths.npy")
     lengths = read_npy(beside, ValueError) if beside.exists() else None
-    return ArrayEmbeddings(_floats_of(read_npy(path, ValueError, mapped=True)), lengths)
+    text = _floats_of(read_npy(path, ValueError, mapped=True))
+    return ArrayEmbeddings.from_rows(_padded_tokens(text, lengths, path, beside.name))
 
 
 def _open_npz(path: Path) -> ArrayEmbeddings:
@@ -114,14 +117,30 @@ def _open_safetensors(path: Path) -> ArrayEmbeddings:
 def _from_arrays(found: dict[str, NDArray[Any]], path: Path) -> ArrayEmbeddings:
     by = next((name for name in ("captions", "keys") if name in found), None)
     names = None if by is None else [str(name) for name in found[by].tolist()]
+    if wrong := sorted(found.keys() - KNOWN) if len(found) > 1 and found.keys() & {"text", "tokens"} else []:
+        near = difflib.get_close_matches(wrong[0], KNOWN, n=1, cutoff=0.4)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise DataError(f"{path}: unknown array {wrong[0]!r}{meant}; known are {', '.join(KNOWN)}")
     rest = {name: array for name, array in found.items() if name not in ("captions", "keys", "text_lengths")}
-    if rest.keys() == {"tokens", "offsets"}:
+    if rest.keys() == {"tokens", "offsets"} and "text_lengths" not in found:
         rows: TokenRows = RaggedTokens(_floats_of(rest["tokens"]), rest["offsets"])
     elif "text" in rest or len(rest) == 1:
-        rows = PaddedTokens(_floats_of(rest.get("text", next(iter(rest.values())))), found.get("text_lengths"))
+        text = _floats_of(rest.get("text", next(iter(rest.values()))))
+        rows = _padded_tokens(text, found.get("text_lengths"), path, "text_lengths")
     else:
         raise DataError(f"{path}: expected an array text [n, t, Dt], or tokens and offsets, got {', '.join(found) or 'none'}")
     return ArrayEmbeddings.from_rows(rows, names, "key" if by == "keys" else "caption")
+
+
+def _padded_tokens(text: NDArray[Any], lengths: NDArray[Any] | None, path: Path, where: str) -> PaddedTokens:
+    """An array [n,t,Dt]; a DataError where it has rows of zeros at its end, and nobody says that these are no tokens."""
+    rows = PaddedTokens(text, lengths)
+    if lengths is None and (empty := int((~np.asarray(rows.text[:, -1]).any(axis=1)).sum())):
+        raise DataError(
+            f"{path}: expected the captions' lengths [{len(rows)}] in {where}, since {empty} of them end in zeros, as padded "
+            "ones do; got none"
+        )
+    return rows
 
 
 def _floats_of(array: NDArray[Any]) -> NDArray[Any]:

@@ -17,9 +17,9 @@ def open_embeddings(path: str | os.PathLike[str]) -> Embeddings:
     path
         A store, the captions folder of a pipeline (captions.jsonl, embeddings.safetensors), or a file:
 
-        - .npy: [n,t,Dt], mapped into memory; beside it, where there are some, NAME.lengths.npy [n]
-        - .npz or .safetensors: `text` [n,t,Dt] (or the only array) and, where there are some, `text_lengths` [n]; or ragged,
-          `tokens` [total,Dt] and `offsets` [n+1]. In an .npz also `captions` or `keys`, strings [n]
+        - .npy: [n,t,Dt], mapped into memory; beside it NAME.lengths.npy [n], which may be missing where no row is padding
+        - .npz or .safetensors: `text` [n,t,Dt] (or the only array) and `text_lengths` [n], likewise; or ragged, `tokens`
+          [total,Dt] and `offsets` [n+1]. In an .npz also `captions` or `keys`, strings [n]; without these rows go by position
 
     Returns
     -------

