@@ -58,7 +58,8 @@ class Gemm:
         elif self.dtype == "int4":
             a, a_scale = k.quantize_int8(x)
             q, s = RNG.integers(-8, 8, w.shape, np.int8), RNG.integers(6, 17, (self.N, -(-self.K // 32)), np.uint8)
-            packed, w_scale = k.pack_int4(q, s), np.full(self.N, 0.01 / math.sqrt(self.K), np.float32)
+            rows = (q[:, ::2] + 8 | (q[:, 1::2] + 8) << 4).astype(np.uint8)
+            packed, w_scale = k.pack_int4(rows, s, self.K), np.full(self.N, 0.01 / math.sqrt(self.K), np.float32)
             self.extra = {"a_scale": a_scale, "w_scale": w_scale}
             self.exact = (
                 np.float64(a[:32, : self.K]) @ (q * s.repeat(32, 1)[:, : self.K])[:300].T * a_scale[:32, None] * w_scale[:300]

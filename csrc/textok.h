@@ -69,9 +69,9 @@ size_t tx_model_weight_bytes(const struct tx_model *model);
  * come in any dtype, and are converted to the one that the tensor is kept in. */
 enum tx_status tx_model_load(struct tx_model *model, int (*get)(void *arg, size_t index, struct tx_values *values), void *arg,
                              int threads, struct tx_error *err);
-/* A tensor's values, row-major, in the dtype it is kept in; scale [rows] is written for int8 only. float32 comes back as it
- * came. */
-void tx_model_export(const struct tx_model *model, size_t index, void *data, float *scale);
+/* A tensor's values, row-major, in the dtype it is kept in; scale [rows] is written for int8 and int4,
+ * group_scale [rows, groups] for int4. float32 comes back as it came. */
+void tx_model_export(const struct tx_model *model, size_t index, void *data, float *scale, uint8_t *group_scale);
 
 /* Bytes of workspace that one call takes for B images with t text tokens each (a DiT: one guided run of `steps` steps), or
  * for B captions of t tokens, states and pooled. */

@@ -120,6 +120,12 @@ BERT_INT8 = Tolerance(3e-2, "RMS; as MODEL_INT8, the table of tokens included")
 CLIP_BFLOAT16 = Tolerance(1e-2, "RMS; as MODEL_BFLOAT16")
 CLIP_INT8 = Tolerance(3e-2, "RMS; as MODEL_INT8, the table of tokens included")
 
+MODEL_INT4 = Tolerance(
+    0.2,
+    "RMS; weights rounded to a 15th of the largest of 32 on either side, 8% of a typical one each, ten products in a row; "
+    "a swap of rows or a nibble at the wrong place makes 1",
+)
+
 # ---- schedules: textok's float64 coefficients, run in NumPy on a toy model ----
 
 SCHEDULE = Tolerance(

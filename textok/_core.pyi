@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 _F32 = NDArray[np.float32]
 _I32 = NDArray[np.int32]
 _I8 = NDArray[np.int8]
-U8 = NDArray[np.uint8]
+_U8 = NDArray[np.uint8]
 _U16 = NDArray[np.uint16]
 
 def cpu_info() -> dict[str, Any]:
@@ -63,22 +63,58 @@ class Model:
     # TexTok. Where a side has no text, text and text_lengths are None for it. `text_lengths` are the rows that take part (the
     # caller passes t for all where the config does not mask). trace: a dict whose lists get the intermediates, part by part; or
     # None. threads 0: all.
-    def encode(self, x: _F32 | NDArray[np.uint8], text: _F32 | None, text_lengths: _I32 | None, labels: _I32 | None,
-               out: _F32, threads: int = 0, trace: dict[str, list[_F32]] | None = None) -> None:
+    def encode(
+        self,
+        x: _F32 | NDArray[np.uint8],
+        text: _F32 | None,
+        text_lengths: _I32 | None,
+        labels: _I32 | None,
+        out: _F32,
+        threads: int = 0,
+        trace: dict[str, list[_F32]] | None = None,
+    ) -> None:
         """x [B,S,S,3], float32 in [-1,1] or uint8; text [B,t,Dt]; text_lengths, labels [B]; out float32 [B,N,d], written."""
-    def decode(self, z: _F32, text: _F32 | None, text_lengths: _I32 | None, labels: _I32 | None,
-               out: _F32 | NDArray[np.uint8], threads: int = 0, trace: dict[str, list[_F32]] | None = None) -> None:
+    def decode(
+        self,
+        z: _F32,
+        text: _F32 | None,
+        text_lengths: _I32 | None,
+        labels: _I32 | None,
+        out: _F32 | NDArray[np.uint8],
+        threads: int = 0,
+        trace: dict[str, list[_F32]] | None = None,
+    ) -> None:
         """z [B,N,d]; out [B,S,S,3], float32 (unclipped) or uint8 (clipped, rounded half up), written."""
 
     # DiT. Either labels [B] (condition "class"; num_classes is the null class) or text and text_lengths (condition "text").
-    def denoise(self, x: _F32, t: _F32, labels: _I32 | None, text: _F32 | None, text_lengths: _I32 | None,
-                null: bool, out: _F32, threads: int = 0, trace: dict[str, list[_F32]] | None = None) -> None:
+    def denoise(
+        self,
+        x: _F32,
+        t: _F32,
+        labels: _I32 | None,
+        text: _F32 | None,
+        text_lengths: _I32 | None,
+        null: bool,
+        out: _F32,
+        threads: int = 0,
+        trace: dict[str, list[_F32]] | None = None,
+    ) -> None:
         """x [B,N,C], t [B]; out [B,N,C or 2C], written; over latent images [B,C,S,S] and [B,C or 2C,S,S].
 
         null: the null condition for every image, other conditions then None."""
-    def sample(self, x: _F32, t: _F32, update: NDArray[np.float64], guidance: _F32, step_noise: _F32 | None,
-               labels: _I32 | None, text: _F32 | None, text_lengths: _I32 | None,
-               callback: Callable[[int, _F32], object] | None = None, threads: int = 0) -> None:
+    def sample(
+        self,
+        x: _F32,
+        t: _F32,
+        update: NDArray[np.float64],
+        guidance: _F32,
+        step_noise: _F32 | None,
+        labels: _I32 | None,
+        text: _F32 | None,
+        text_lengths: _I32 | None,
+        callback: Callable[[int, _F32], object] | None = None,
+        threads: int = 0,
+    ) -> None:
         """Run all steps in place: x [B,N,C] or [B,C,S,S] holds the start noise and then the result, in the generator's
         normalised space.
 
@@ -93,8 +129,17 @@ class Model:
         """
 
     # Text encoders.
-    def encode_text(self, ids: _I32, tokens: _I32, keys: _I32, pooled_at: _I32 | None, states: _F32 | None, pooled: _F32 | None,
-                    threads: int = 0, trace: dict[str, list[_F32]] | None = None) -> None:
+    def encode_text(
+        self,
+        ids: _I32,
+        tokens: _I32,
+        keys: _I32,
+        pooled_at: _I32 | None,
+        states: _F32 | None,
+        pooled: _F32 | None,
+        threads: int = 0,
+        trace: dict[str, list[_F32]] | None = None,
+    ) -> None:
         """ids: all captions' token numbers, one after the other; tokens [B]: how many each has; keys [B]: how many of these
         others may look at, the rest is padding. states [B,t,Dt], t at least the most tokens, of which each caption's rows are
         written; pooled [B,P]: the state at place pooled_at[b] of each, projected where the model does. Either may be None."""
@@ -108,8 +153,16 @@ class Kernels:
     """
 
     def __init__(self, isa: str) -> None: ...
-    def gemm_f32(self, a: _F32, w: _F32, bias: _F32 | None = None, activation: str = "none", residual: _F32 | None = None,
-                 gate: _F32 | None = None, group: _I32 | None = None) -> _F32:
+    def gemm_f32(
+        self,
+        a: _F32,
+        w: _F32,
+        bias: _F32 | None = None,
+        activation: str = "none",
+        residual: _F32 | None = None,
+        gate: _F32 | None = None,
+        group: _I32 | None = None,
+    ) -> _F32:
         """act(a [M,K] @ w [N,K].T + bias [N]); with residual [M,N]: residual + gate[group[row]] * that (gate [G,N] or None for
         1).
 
@@ -132,11 +185,27 @@ class Kernels:
         n1: int = -1,
     ) -> None:
         """gemm_f32 into out [M,N], columns n0..n1 only (n1 -1: N; n0 a multiple of the row's panel). residual may be out."""
-    def epilogue_f32(self, acc: _F32, bias: _F32 | None = None, activation: str = "none", residual: _F32 | None = None,
-                     gate: _F32 | None = None, group: _I32 | None = None) -> _F32:
+    def epilogue_f32(
+        self,
+        acc: _F32,
+        bias: _F32 | None = None,
+        activation: str = "none",
+        residual: _F32 | None = None,
+        gate: _F32 | None = None,
+        group: _I32 | None = None,
+    ) -> _F32:
         """What gemm_f32 does to a product acc [M,N]."""
-    def norm_f32(self, x: _F32, eps: float, weight: _F32 | None = None, bias: _F32 | None = None, shift: _F32 | None = None,
-                 scale: _F32 | None = None, group: _I32 | None = None, rms: bool = False) -> _F32:
+    def norm_f32(
+        self,
+        x: _F32,
+        eps: float,
+        weight: _F32 | None = None,
+        bias: _F32 | None = None,
+        shift: _F32 | None = None,
+        scale: _F32 | None = None,
+        group: _I32 | None = None,
+        rms: bool = False,
+    ) -> _F32:
         """LayerNorm (or RMS norm) of each row of x [M,D], times weight plus bias, then times (1 + scale[group[row]]) plus
         shift[group[row]]."""
     def attention_f32(
@@ -167,15 +236,41 @@ class Kernels:
     ) -> None: ...
     def pack_int8(self, w: _I8, /) -> _I8: ...
     def unpack_int8(self, packed: _I8, n: int, k: int, /) -> _I8: ...
-    def gemm_int8(self, out: _F32 | _U16, a: _I8, packed: _I8, k: int, a_scale: _F32, w_scale: _F32, bias: _F32 | None = None,
-                  activation: str = "none", residual: _F32 | None = None, gate: _F32 | None = None, group: _I32 | None = None,
-                  n0: int = 0, n1: int = -1) -> None: ...
-    def pack_int4(self, q: _I8, s: U8, /) -> U8:
-        """q [N,K] in -8..7 and the scales s [N, K / 32 up] in 0..16 of its groups."""
-    def unpack_int4(self, packed: U8, n: int, k: int, /) -> tuple[_I8, U8]: ...
-    def gemm_int4(self, out: _F32 | _U16, a: _I8, packed: U8, k: int, a_scale: _F32, w_scale: _F32, bias: _F32 | None = None,
-                  activation: str = "none", residual: _F32 | None = None, gate: _F32 | None = None, group: _I32 | None = None,
-                  n0: int = 0, n1: int = -1) -> None:
+    def gemm_int8(
+        self,
+        out: _F32 | _U16,
+        a: _I8,
+        packed: _I8,
+        k: int,
+        a_scale: _F32,
+        w_scale: _F32,
+        bias: _F32 | None = None,
+        activation: str = "none",
+        residual: _F32 | None = None,
+        gate: _F32 | None = None,
+        group: _I32 | None = None,
+        n0: int = 0,
+        n1: int = -1,
+    ) -> None: ...
+    def pack_int4(self, q: _U8, s: _U8, k: int, /) -> _U8:
+        """q [N, k / 2 up], two numbers -8..7 a byte, each plus 8, the even one low; s [N, k / 32 up], 0..16, of the groups."""
+    def unpack_int4(self, packed: _U8, n: int, k: int, /) -> tuple[_U8, _U8]: ...
+    def gemm_int4(
+        self,
+        out: _F32 | _U16,
+        a: _I8,
+        packed: _U8,
+        k: int,
+        a_scale: _F32,
+        w_scale: _F32,
+        bias: _F32 | None = None,
+        activation: str = "none",
+        residual: _F32 | None = None,
+        gate: _F32 | None = None,
+        group: _I32 | None = None,
+        n0: int = 0,
+        n1: int = -1,
+    ) -> None:
         """gemm_int8 with the bytes s q, to the bit."""
     def attention_bf16(self, out: _U16, q: _U16, k: _U16, v: _U16, bias: _F32 | None = None, scale: float = 0, /) -> None:
         """As attention_f32, into out [Tq,Dh]."""
@@ -185,10 +280,28 @@ class Kernels:
     def round_bf16(self, x: _F32, /) -> _U16: ...
     def quantize_int8(self, x: _F32 | _U16, /) -> tuple[_I8, _F32]:
         """The rows and their scales; x float32 or bfloat16."""
-    def norm_bf16(self, x: _F32, eps: float, weight: _F32 | None = None, bias: _F32 | None = None, shift: _F32 | None = None,
-                  scale: _F32 | None = None, group: _I32 | None = None, rms: bool = False) -> _U16: ...
-    def norm_int8(self, x: _F32, eps: float, weight: _F32 | None = None, bias: _F32 | None = None, shift: _F32 | None = None,
-                  scale: _F32 | None = None, group: _I32 | None = None, rms: bool = False) -> tuple[_I8, _F32]: ...
+    def norm_bf16(
+        self,
+        x: _F32,
+        eps: float,
+        weight: _F32 | None = None,
+        bias: _F32 | None = None,
+        shift: _F32 | None = None,
+        scale: _F32 | None = None,
+        group: _I32 | None = None,
+        rms: bool = False,
+    ) -> _U16: ...
+    def norm_int8(
+        self,
+        x: _F32,
+        eps: float,
+        weight: _F32 | None = None,
+        bias: _F32 | None = None,
+        shift: _F32 | None = None,
+        scale: _F32 | None = None,
+        group: _I32 | None = None,
+        rms: bool = False,
+    ) -> tuple[_I8, _F32]: ...
     def activate_f32(self, x: _F32, kind: str, /) -> _F32:
         """kind: as gemm_f32's activation; x [n]."""
     def gated_f32(self, x: _F32, y: _F32, kind: str, /) -> _F32:

@@ -17,7 +17,7 @@ from .errors import ConfigError
 # Images whose arguments are converted, and that go to the engine, at a time. The engine bounds its own workspace.
 IMAGES_AT_ONCE = 64
 
-COMPUTE_TYPES = ("float32", "bfloat16", "int8")
+COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int4")
 
 
 class EngineModel:
@@ -72,10 +72,11 @@ class EngineModel:
             A folder with `config.json` and `model.safetensors` (or shards and their index), or the name of a bundled model, see
             `textok.list_models`. A folder that exists goes before a name.
         dtype
-            What the model computes in: "float32", "bfloat16" or "int8", whatever the file holds. In the latter two the products
-            inside the blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale a token),
-            sums and the residual stream stay float32, and so do the small layers at both ends; attention reads bfloat16, which
-            it rounds to int8 in int8 models where that is faster on this CPU.
+            What the model computes in: "float32", "bfloat16", "int8" or "int4", whatever the file holds. In the latter three
+            the products inside the blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale
+            a token), sums and the residual stream stay float32, and so do the small layers at both ends; attention reads
+            bfloat16, which it rounds to int8 in int8 and int4 models where that is faster on this CPU. "int4" is int8 with
+            weights of 4 bits, which share a scale in groups of 32: half the memory, and several times int8's error.
         threads
             The most threads that a call of this model uses; None for all that the process may use.
 
@@ -155,8 +156,9 @@ class EngineModel:
     def weights(self) -> dict[str, NDArray[Any]]:
         """Copies of all tensors by name, as the model holds them and `save_pretrained` writes them.
 
-        float32, bit for bit as they were given; in a model of bfloat16 or int8 the large matrices are bfloat16, or int8 `NAME`
-        [out,in] beside `NAME.scale` float32 [out].
+        float32, bit for bit as they were given; in other models the large matrices are bfloat16, or int8 `NAME` [out,in] beside
+        `NAME.scale` float32 [out], or int4: `NAME` uint8 [out, in/2 up], two numbers -8..7 to a byte, each plus 8, the even one
+        in the low four bits, beside `NAME.scale` and `NAME.group_scale` uint8 [out, in/32 up].
         """
         return files.from_engine(self._model.weights())
 

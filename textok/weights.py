@@ -5,9 +5,11 @@ itself, then the names, shapes and types in the files' headers against the tenso
 safetensors library checks the header; what it lets pass (duplicate names) is checked here. The numbers are read, not mapped: a
 file that shrinks under a mapping ends the process, and a mapping's pages are slower to get than a copy of them.
 
-Stored forms: float32, float16, float64 and bfloat16 tensors, and int8 rows `NAME` [out,in] with `NAME.scale` float32 [out],
-whose product is the weight. The engine takes float32, bfloat16 and int8 as they are and converts them to what the model
-computes in; it asks for one tensor at a time, so a model of any size loads in its own packed size and little more.
+Stored forms: float32, float16, float64 and bfloat16 tensors; int8 rows `NAME` [out,in] with `NAME.scale` float32 [out], whose
+product is the weight; and int4 rows `NAME` uint8 [out, in/2 up], two numbers -8..7 a byte, each plus 8, the even one in the low
+four bits, with `NAME.scale` and `NAME.group_scale` uint8 [out, in/32 up], 0..16: the weight is the product of the three. The
+engine takes float32, bfloat16, int8 and int4 as they are and converts them to what the model computes in; it asks for one
+tensor at a time, so a model of any size loads in its own packed size and little more.
 """
 
 import os
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays
+from . import arrays, int4
 from .errors import ConfigError, WeightsError
 from .files import MAX_JSON_BYTES, check_regular, parse_object, read_json, replacing, write_json
 
@@ -37,6 +39,7 @@ _NUMPY_TYPES = {
     "F64": "float64",
     "BF16": "bfloat16",
     "I8": "int8",
+    "U8": "uint8",
     "I32": "int32",
     "I64": "int64",
 }
@@ -192,26 +195,32 @@ class Tensor:
 
 class Weights(Mapping[str, NDArray[Any]]):
     """The tensors of a model, each made when it is asked for, as the engine takes it: float32, bfloat16 as uint16, or int8 and
-    its scale.
+    int4 and their scales.
 
     Raises WeightsError for tensors that are missing, too many or misshapen, see `check_table`; and, when one is asked for, for
     NaN and infinity in it.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], table: Table, where: str, prefix: str = "") -> None:
-        scales = {f"{name}.scale" for name, tensor in tensors.items() if tensor.type == "I8"}
-        check_table({name: tensor.shape for name, tensor in tensors.items() if name not in scales}, table, where, prefix)
+        wanted = dict(table)
+        integers = {name: tensor for name, tensor in tensors.items() if name in wanted and tensor.type in _BESIDE}
+        beside = {name + suffix for name, tensor in integers.items() for suffix in _BESIDE[tensor.type]}
+        shapes = {name: _shape_of(tensor, wanted.get(name)) for name, tensor in tensors.items() if name not in beside}
+        check_table(shapes, table, where, prefix)
+        for name, tensor in integers.items():
+            _check_scales(name, tensor, tensors, wanted[name])
         for name, tensor in tensors.items():
-            if tensor.type == "I8":
-                _check_scale(name, tensor, tensors.get(f"{name}.scale"))
-            elif tensor.type not in FLOAT_TYPES:
-                raise WeightsError(f"{tensor.where}: {name}: expected {', '.join(FLOAT_TYPES)} or I8, got {tensor.type}")
+            if name not in integers and name not in beside and tensor.type not in FLOAT_TYPES:
+                known = f"{', '.join(FLOAT_TYPES)}, I8 or U8 (int4)"
+                raise WeightsError(f"{tensor.where}: {name}: expected {known}, got {tensor.type}")
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         tensor = self._tensors[name]
         array = tensor.read()
-        if tensor.type == "I8":
+        if tensor.type in _BESIDE:
+            if name.endswith(".group_scale") and array.size and array.max() > int4.MOST_SCALE:
+                raise WeightsError(f"{tensor.where}: {name}: expected 0 to {int4.MOST_SCALE}, got {array.max()}")
             return np.ascontiguousarray(array)
         if tensor.type == "BF16":
             bits = np.ascontiguousarray(array).view(np.uint16)
@@ -229,22 +238,37 @@ class Weights(Mapping[str, NDArray[Any]]):
         return len(self._tensors)
 
 
-def _check_scale(name: str, rows: Tensor, scale: Tensor | None) -> None:
+_BESIDE = {"I8": (".scale",), "U8": (".scale", ".group_scale")}  # what lies beside int8 and int4 rows
+
+
+def _shape_of(tensor: Tensor, wanted: Shape | None) -> Shape:
+    """The shape of the weight: of int4 rows, which are stored two numbers to a byte, the wanted one if it can be that."""
+    if tensor.type == "U8" and wanted and len(wanted) == 2 and tensor.shape == (wanted[0], (wanted[1] + 1) // 2):
+        return wanted
+    return tensor.shape
+
+
+def _check_scales(name: str, rows: Tensor, tensors: Mapping[str, Tensor], shape: Shape) -> None:
+    """WeightsError unless what belongs beside int8 or int4 rows of a weight of this shape is there."""
+    kind = "int8" if rows.type == "I8" else "int4"
     if len(rows.shape) != 2:
-        raise WeightsError(f"{rows.where}: {name}: expected int8 weights as [out, in], got {list(rows.shape)}")
-    if scale is None:
-        raise WeightsError(f"{rows.where}: {name} is int8, and its {name}.scale is missing")
-    if scale.shape != rows.shape[:1] or scale.type != "F32":
-        raise WeightsError(f"{scale.where}: {name}.scale: expected F32 [{rows.shape[0]}], got {scale.type} {list(scale.shape)}")
+        raise WeightsError(f"{rows.where}: {name}: expected {kind} weights as [out, in], got {list(rows.shape)}")
+    forms = {".scale": ("F32", shape[:1]), ".group_scale": ("U8", (shape[0], -(-shape[1] // int4.GROUP)))}
+    for suffix in _BESIDE[rows.type]:
+        if (scale := tensors.get(name + suffix)) is None:
+            raise WeightsError(f"{rows.where}: {name} is {kind}, and its {name}{suffix} is missing")
+        if (scale.type, scale.shape) != forms[suffix]:
+            wanted = f"{forms[suffix][0]} {list(forms[suffix][1])}"
+            raise WeightsError(f"{scale.where}: {name}{suffix}: expected {wanted}, got {scale.type} {list(scale.shape)}")
 
 
-_TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF16", "int8": "I8"}
+_TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "bfloat16": "BF16", "int8": "I8", "uint8": "U8"}
 
 
 def torch_type(dtype: str) -> str:
     """The type of a stored tensor of PyTorch as safetensors names it; integers have no place in these files and keep their
     names."""
-    return dtype if dtype == "int8" else _TYPES.get(dtype, dtype)
+    return dtype if dtype in ("int8", "uint8") else _TYPES.get(dtype, dtype)
 
 
 def as_weights(tensors: Mapping[str, Any], table: Table, prefix: str = "") -> Weights:

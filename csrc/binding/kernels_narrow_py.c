@@ -165,17 +165,21 @@ static PyObject *gemm(PyObject *self, PyObject *args, PyObject *kwargs, const st
 static PyObject *pack_int4(PyObject *self, PyObject *args)
 {
     PyObject *q_object, *s_object;
+    Py_ssize_t K;
     struct matrix q, s;
     void *data;
-    if (!PyArg_ParseTuple(args, "OO", &q_object, &s_object) || matrix_of(&q, q_object, "q", NPY_INT8, "int8", -1, -1, 0) ||
-        matrix_of(&s, s_object, "s", NPY_UINT8, "uint8", (npy_intp)q.rows,
-                  (npy_intp)((q.columns + TX_INT4_GROUP - 1) / TX_INT4_GROUP), 0))
+    if (!PyArg_ParseTuple(args, "OOn", &q_object, &s_object, &K))
+        return NULL;
+    if (K < 1)
+        return PyErr_Format(PyExc_ValueError, "k must be at least 1, got %zd", K);
+    if (matrix_of(&q, q_object, "q", NPY_UINT8, "uint8", -1, (npy_intp)tx_int4_row((size_t)K), 0) ||
+        matrix_of(&s, s_object, "s", NPY_UINT8, "uint8", (npy_intp)q.rows, (npy_intp)tx_int4_groups((size_t)K), 0))
         return NULL;
     if (q.ld != q.columns || s.ld != s.columns)
         return PyErr_Format(PyExc_ValueError, "q and s: must be C-contiguous");
-    PyObject *result = new_aligned(&INT4, packed_size(self, &INT4, q.rows, q.columns), 0, &data);
+    PyObject *result = new_aligned(&INT4, packed_size(self, &INT4, q.rows, (size_t)K), 0, &data);
     if (result)
-        table(self)->gemm_int4_pack(data, q.data, s.data, q.rows, q.columns, 0, q.rows);
+        table(self)->gemm_int4_pack(data, q.data, s.data, q.rows, (size_t)K, 0, q.rows);
     return result;
 }
 
@@ -190,8 +194,8 @@ static PyObject *unpack_int4(PyObject *self, PyObject *args)
         return PyErr_Format(PyExc_ValueError, "n and k must be at least 1, got %zd and %zd", N, K);
     if (packed(&from, self, object, &INT4, (size_t)N, (size_t)K))
         return NULL;
-    npy_intp shape[2] = {N, K}, groups[2] = {N, (K + TX_INT4_GROUP - 1) / TX_INT4_GROUP};
-    PyObject *q = PyArray_SimpleNew(2, shape, NPY_INT8), *s = PyArray_SimpleNew(2, groups, NPY_UINT8);
+    npy_intp shape[2] = {N, (npy_intp)tx_int4_row((size_t)K)}, groups[2] = {N, (npy_intp)tx_int4_groups((size_t)K)};
+    PyObject *q = PyArray_SimpleNew(2, shape, NPY_UINT8), *s = PyArray_SimpleNew(2, groups, NPY_UINT8);
     if (q && s)
         table(self)->gemm_int4_unpack(PyArray_DATA((PyArrayObject *)q), PyArray_DATA((PyArrayObject *)s), from, (size_t)N,
                                       (size_t)K);

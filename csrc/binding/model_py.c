@@ -491,7 +491,10 @@ PyObject *tx_weight_table(PyObject *module, PyObject *args)
 static const struct {
     const char *name;
     int npy;            /* bfloat16 travels as uint16 */
-} dtypes[] = {[TX_F32] = {"float32", NPY_FLOAT32}, [TX_BF16] = {"bfloat16", NPY_UINT16}, [TX_INT8] = {"int8", NPY_INT8}};
+} dtypes[] = {
+    [TX_F32] = {"float32", NPY_FLOAT32}, [TX_BF16] = {"bfloat16", NPY_UINT16}, [TX_INT8] = {"int8", NPY_INT8},
+    [TX_INT4] = {"int4", NPY_UINT8},
+};
 
 static int dtype_from(const char *name, enum tx_dtype *dtype)
 {
@@ -500,7 +503,7 @@ static int dtype_from(const char *name, enum tx_dtype *dtype)
             *dtype = (enum tx_dtype)i;
             return 0;
         }
-    PyErr_Format(PyExc_ValueError, "dtype: expected \"float32\", \"bfloat16\" or \"int8\", got \"%s\"", name);
+    PyErr_Format(PyExc_ValueError, "dtype: expected \"float32\", \"bfloat16\", \"int8\" or \"int4\", got \"%s\"", name);
     return -1;
 }
 
@@ -515,16 +518,18 @@ static int sides_from(const char *name, enum tx_sides *sides)
     return -1;
 }
 
-/* The name of an int8 tensor's scales. */
-static void scale_name(char *text, size_t size, const char *name)
+/* What lies beside a tensor of integers. */
+static const char ROW_SCALE[] = "scale", GROUP_SCALE[] = "group_scale";
+
+static void scale_name(char *text, size_t size, const char *name, const char *what)
 {
-    snprintf(text, size, "%s.scale", name);
+    snprintf(text, size, "%s.%s", name, what);
 }
 
 struct loading {
     struct tx_model *model;
     PyObject *weights;          /* a mapping: it may make each tensor when it is asked for it */
-    PyObject *array, *scale;    /* the tensor being packed, held so that its memory stays */
+    PyObject *array, *scale, *group_scale; /* the tensor being packed, held so that its memory stays */
     PyThreadState *thread;      /* packing does without the GIL */
 };
 
@@ -543,6 +548,7 @@ static void drop_tensor(struct loading *loading)
 {
     Py_CLEAR(loading->array);
     Py_CLEAR(loading->scale);
+    Py_CLEAR(loading->group_scale);
 }
 
 static int get_values(struct loading *loading, size_t index, struct tx_values *values)
@@ -555,18 +561,35 @@ static int get_values(struct loading *loading, size_t index, struct tx_values *v
     if (!(loading->array = item(loading->weights, name)))
         return -1;
     *values = (struct tx_values){.dtype = TX_F32};
-    for (int i = TX_BF16; i <= TX_INT8; i++)
+    for (int i = TX_BF16; i < TX_DTYPE_COUNT; i++)
         if (tx_is_type(loading->array, dtypes[i].npy))
             values->dtype = (enum tx_dtype)i;
-    values->data = tx_array(loading->array, name, dtypes[values->dtype].npy, rank, dims);
-    if (values->data && values->dtype == TX_INT8) {
-        char text[128];
-        scale_name(text, sizeof text, name);
+    const int int4 = values->dtype == TX_INT4;
+    if (int4 && rank != 2) {
+        PyErr_Format(PyExc_ValueError, "weights: %s: int4, which is for matrices", name);
+        return -1;
+    }
+    const Py_ssize_t stored[3] = {dims[0], int4 ? (Py_ssize_t)tx_int4_row(shape[1]) : dims[1], dims[2]};
+    values->data = tx_array(loading->array, name, dtypes[values->dtype].npy, rank, stored);
+    if (!values->data)
+        return -1;
+    char text[128];
+    if (values->dtype == TX_INT8 || int4) {
+        scale_name(text, sizeof text, name, ROW_SCALE);
         loading->scale = item(loading->weights, text);
         values->scale = loading->scale ? tx_array(loading->scale, text, NPY_FLOAT32, 1, dims) : NULL;
-        return values->scale ? 0 : -1;
+        if (!values->scale)
+            return -1;
     }
-    return values->data ? 0 : -1;
+    if (int4) {
+        const Py_ssize_t groups[2] = {dims[0], (Py_ssize_t)tx_int4_groups(shape[1])};
+        scale_name(text, sizeof text, name, GROUP_SCALE);
+        loading->group_scale = item(loading->weights, text);
+        values->group_scale = loading->group_scale ? tx_array(loading->group_scale, text, NPY_UINT8, 2, groups) : NULL;
+        if (!values->group_scale)
+            return -1;
+    }
+    return 0;
 }
 
 static int get_tensor(void *arg, size_t index, struct tx_values *values)
@@ -643,14 +666,21 @@ static int put_tensor(PyObject *dict, const struct tx_model *model, size_t i)
     size_t shape[3];
     const int rank = tx_model_tensor(model, i, &name, shape);
     const enum tx_dtype dtype = tx_model_tensor_dtype(model, i);
+    const int int4 = dtype == TX_INT4, scaled = dtype == TX_INT8 || int4;
+    const size_t stored[3] = {shape[0], int4 ? tx_int4_row(shape[1]) : shape[1], shape[2]};
     float *scale = NULL;
-    scale_name(text, sizeof text, name);
-    void *data = put_array(dict, name, rank, shape, dtypes[dtype].npy);
-    if (data && dtype == TX_INT8)
-        scale = put_array(dict, text, 1, shape, NPY_FLOAT32);
-    if (!data || (dtype == TX_INT8 && !scale))
+    uint8_t *group_scale = NULL;
+    void *data = put_array(dict, name, rank, stored, dtypes[dtype].npy);
+    scale_name(text, sizeof text, name, ROW_SCALE);
+    if (data && scaled && !(scale = put_array(dict, text, 1, shape, NPY_FLOAT32)))
         return -1;
-    tx_model_export(model, i, data, scale);
+    scale_name(text, sizeof text, name, GROUP_SCALE);
+    if (data && int4 &&
+        !(group_scale = put_array(dict, text, 2, (size_t[]){shape[0], tx_int4_groups(shape[1])}, NPY_UINT8)))
+        return -1;
+    if (!data)
+        return -1;
+    tx_model_export(model, i, data, scale, group_scale);
     return 0;
 }
 

@@ -51,10 +51,10 @@ static inline size_t txk_int4_at(const struct txk_int4 *t, size_t n, size_t k, i
     return k / t->side * half + at % half;
 }
 
-static inline void txk_int4_pack(const struct txk_int4 *t, uint8_t *dst, const int8_t *q, const uint8_t *s, size_t K, size_t n0,
-                                 size_t n1)
+static inline void txk_int4_pack(const struct txk_int4 *t, uint8_t *dst, const uint8_t *q, const uint8_t *s, size_t K,
+                                 size_t n0, size_t n1)
 {
-    const size_t Kp = tx_k_padded(K), groups = (K + TX_INT4_GROUP - 1) / TX_INT4_GROUP;
+    const size_t Kp = tx_k_padded(K), groups = tx_int4_groups(K);
     for (size_t p = n0; p < n1; p += t->nr) {
         uint8_t *scales = dst + p / t->nr * txk_int4_panel(t->nr, K), *nibbles = scales + txk_int4_scales(t->nr, K);
         memset(scales, 0, txk_int4_panel(t->nr, K));
@@ -65,24 +65,26 @@ static inline void txk_int4_pack(const struct txk_int4 *t, uint8_t *dst, const i
             for (size_t k = 0; k < Kp; k++) {
                 int shift;
                 const size_t at = txk_int4_at(t, j, k, &shift);
-                nibbles[at] |= (uint8_t)(((n < n1 && k < K ? q[n * K + k] : 0) + 8) << shift);
+                nibbles[at] |= (uint8_t)(((n < n1 && k < K ? tx_int4_at(q + n * tx_int4_row(K), k) : 0) + 8) << shift);
             }
         }
     }
 }
 
-static inline void txk_int4_unpack(const struct txk_int4 *t, int8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K)
+static inline void txk_int4_unpack(const struct txk_int4 *t, uint8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K)
 {
-    const size_t groups = (K + TX_INT4_GROUP - 1) / TX_INT4_GROUP;
+    const size_t groups = tx_int4_groups(K);
     for (size_t n = 0; n < N; n++) {
         const uint8_t *scales = packed + n / t->nr * txk_int4_panel(t->nr, K);
         const uint8_t *nibbles = scales + txk_int4_scales(t->nr, K);
         for (size_t g = 0; g < groups; g++)
             s[n * groups + g] = scales[g * t->nr + n % t->nr];
+        memset(q + n * tx_int4_row(K), 0x80, tx_int4_row(K)); /* an odd row's last half is a zero */
         for (size_t k = 0; k < K; k++) {
             int shift;
             const size_t at = txk_int4_at(t, n % t->nr, k, &shift);
-            q[n * K + k] = (int8_t)((nibbles[at] >> shift & 15) - 8);
+            uint8_t *byte = q + n * tx_int4_row(K) + k / 2;
+            *byte = (uint8_t)((k % 2 ? *byte & 15 : 0x80) | (nibbles[at] >> shift & 15) << 4 * (k % 2));
         }
     }
 }
@@ -122,24 +124,24 @@ static inline void txk_int4_gemm(const struct txk_int4 *t, const struct tx_gemm_
 }
 
 /* All of a row's slots but gemm_int4 itself, by its `struct txk_int4`. */
-#define TXK_INT4_PACKING(row, layout)                                                                                        \
-    size_t txk_gemm_int4_packed_##row(size_t N, size_t K) { return txk_int4_packed(&layout, N, K); }                         \
-    void txk_gemm_int4_pack_##row(uint8_t *dst, const int8_t *q, const uint8_t *s, size_t N, size_t K, size_t n0, size_t n1) \
-    {                                                                                                                        \
-        (void)N;                                                                                                             \
-        txk_int4_pack(&layout, dst, q, s, K, n0, n1);                                                                        \
-    }                                                                                                                        \
-    void txk_gemm_int4_unpack_##row(int8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K)                        \
-    {                                                                                                                        \
-        txk_int4_unpack(&layout, q, s, packed, N, K);                                                                        \
-    }                                                                                                                        \
+#define TXK_INT4_PACKING(row, layout)                                                                                         \
+    size_t txk_gemm_int4_packed_##row(size_t N, size_t K) { return txk_int4_packed(&layout, N, K); }                          \
+    void txk_gemm_int4_pack_##row(uint8_t *dst, const uint8_t *q, const uint8_t *s, size_t N, size_t K, size_t n0, size_t n1) \
+    {                                                                                                                         \
+        (void)N;                                                                                                              \
+        txk_int4_pack(&layout, dst, q, s, K, n0, n1);                                                                         \
+    }                                                                                                                         \
+    void txk_gemm_int4_unpack_##row(uint8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K)                        \
+    {                                                                                                                         \
+        txk_int4_unpack(&layout, q, s, packed, N, K);                                                                         \
+    }                                                                                                                         \
     size_t txk_gemm_int4_scratch_##row(size_t K) { return txk_int4_scratch(&layout, K); }
 
 /* Their declarations. */
 #define TXK_INT4_DECLARE(row)                                                                                                 \
     size_t txk_gemm_int4_packed_##row(size_t N, size_t K);                                                                    \
-    void txk_gemm_int4_pack_##row(uint8_t *dst, const int8_t *q, const uint8_t *s, size_t N, size_t K, size_t n0, size_t n1); \
-    void txk_gemm_int4_unpack_##row(int8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K);                        \
+    void txk_gemm_int4_pack_##row(uint8_t *dst, const uint8_t *q, const uint8_t *s, size_t N, size_t K, size_t n0, size_t n1); \
+    void txk_gemm_int4_unpack_##row(uint8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K);                        \
     size_t txk_gemm_int4_scratch_##row(size_t K);                                                                             \
     void txk_gemm_int4_##row(const struct tx_gemm_narrow *job)
 

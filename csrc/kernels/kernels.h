@@ -136,7 +136,7 @@ struct tx_step_f32 {
  *
  * int4 is of weights alone, and activations are int8: a weight is d s q, q in -8..7, s in 0..16 of each TX_INT4_GROUP along K
  * (the last one may be shorter), d of each output row. s q is a byte, so the result has the bits of gemm_int8 on those bytes
- * with w_scale d. */
+ * with w_scale d. Rows of q come two to a byte: q + 8 of element 2i in the low four bits of byte i. */
 enum { TX_K_PAD = 64 };
 enum tx_dtype { TX_F32, TX_BF16, TX_INT8, TX_INT4, TX_DTYPE_COUNT }; /* INT4: weights only */
 enum { TX_INT4_GROUP = 32 };
@@ -144,6 +144,21 @@ enum { TX_INT4_GROUP = 32 };
 static inline size_t tx_k_padded(size_t K)
 {
     return (K + TX_K_PAD - 1) / TX_K_PAD * TX_K_PAD;
+}
+
+static inline size_t tx_int4_row(size_t K)
+{
+    return (K + 1) / 2;
+}
+
+static inline size_t tx_int4_groups(size_t K)
+{
+    return (K + TX_INT4_GROUP - 1) / TX_INT4_GROUP;
+}
+
+static inline int8_t tx_int4_at(const uint8_t *row, size_t k)
+{
+    return (int8_t)((row[k / 2] >> 4 * (k % 2) & 15) - 8);
 }
 
 static inline float tx_float_of_bf16(uint16_t x)
@@ -238,11 +253,11 @@ struct tx_kernels {
     void (*gemm_int8_unpack)(int8_t *w, const int8_t *packed, size_t N, size_t K);
     void (*gemm_int8)(const struct tx_gemm_narrow *job);
 
-    /* Products with weights of 4 bits; sizes in bytes. Packs q and the groups' s [N, K / TX_INT4_GROUP up]. */
+    /* Products with weights of 4 bits; sizes in bytes. Packs rows of q [N, tx_int4_row(K)] and s [N, tx_int4_groups(K)]. */
     size_t gemm_int4_nr;
     size_t (*gemm_int4_packed)(size_t N, size_t K);
-    void (*gemm_int4_pack)(uint8_t *dst, const int8_t *q, const uint8_t *s, size_t N, size_t K, size_t n0, size_t n1);
-    void (*gemm_int4_unpack)(int8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K);
+    void (*gemm_int4_pack)(uint8_t *dst, const uint8_t *q, const uint8_t *s, size_t N, size_t K, size_t n0, size_t n1);
+    void (*gemm_int4_unpack)(uint8_t *q, uint8_t *s, const uint8_t *packed, size_t N, size_t K);
     size_t (*gemm_int4_scratch)(size_t K);
     void (*gemm_int4)(const struct tx_gemm_narrow *job);
 

@@ -15,7 +15,7 @@ struct job {
 /* int8 models have an attention of their own, but none that takes a bias. */
 static int in_int8(enum tx_dtype products, int biased)
 {
-    return products == TX_INT8 && !biased;
+    return tx_operand_dtype(products) == TX_INT8 && !biased;
 }
 
 size_t tx_attend_scratch(const struct tx_kernels *kernels, enum tx_dtype products, int biased, size_t keys, size_t Dh)

@@ -12,7 +12,7 @@ enum { NORM_ROWS = 16 }; /* rows of a norm that a thread takes at a time */
 void tx_block_plan(const struct tx_block *block, struct tx_block_buffers *b, struct tx_arena *arena, size_t rows,
                    size_t kept_rows)
 {
-    const enum tx_dtype dtype = block->qkv.dtype, attention = tx_attention_dtype(dtype);
+    const enum tx_dtype dtype = tx_operand_dtype(block->qkv.dtype), attention = tx_attention_dtype(dtype);
     const size_t D = block->D, F = block->F;
     *b = (struct tx_block_buffers){
         .h = tx_mat_take(arena, dtype, rows, D),

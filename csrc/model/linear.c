@@ -14,6 +14,7 @@
 
 #include "../base/arena.h"
 #include "../base/pool.h"
+#include "int4.h"
 
 enum {
     ROWS = 224,          /* of a tile where there are many */
@@ -42,8 +43,8 @@ void tx_linear_plan(struct tx_linear *linear, struct tx_arena *arena, const stru
     else if (linear->dtype == TX_BF16)
         linear->w = tx_arena_take(arena, k->gemm_bf16_packed(N, K), sizeof(uint16_t));
     else
-        linear->w = tx_arena_take(arena, k->gemm_int8_packed(N, K), sizeof(int8_t));
-    linear->scale = linear->dtype == TX_INT8 ? tx_arena_take(arena, N, sizeof(float)) : NULL;
+        linear->w = tx_arena_take(arena, (linear->dtype == TX_INT8 ? k->gemm_int8_packed : k->gemm_int4_packed)(N, K), 1);
+    linear->scale = tx_operand_dtype(linear->dtype) == TX_INT8 ? tx_arena_take(arena, N, sizeof(float)) : NULL;
 }
 
 /* ---- packing: a task takes some output rows, whole panels of them ---- */
@@ -56,15 +57,30 @@ struct pack_job {
     float *wide;            /* [N,K], where the values are not float32 and must become so */
     int8_t *narrow;         /* [N,K], where they must become int8; rows ld apart */
     size_t ld;
+    uint8_t *rows, *group_scale; /* where they must become int4, as struct tx_values has it */
 };
+
+static const uint8_t *int4_row(const struct tx_values *v, size_t n, size_t K)
+{
+    return (const uint8_t *)v->data + n * tx_int4_row(K);
+}
+
+/* s q of an int4 weight. */
+static int8_t byte_of_int4(const struct tx_values *v, size_t n, size_t k, size_t K)
+{
+    return (int8_t)(tx_int4_at(int4_row(v, n, K), k) * v->group_scale[n * tx_int4_groups(K) + k / TX_INT4_GROUP]);
+}
 
 static void widen_rows(const struct tx_values *v, size_t n0, size_t n1, size_t K, float *out)
 {
-    for (size_t n = n0; n < n1; n++)
+    for (size_t n = n0; n < n1 && v->dtype != TX_INT4; n++)
         for (size_t i = n * K; i < (n + 1) * K; i++)
             out[i] = v->dtype == TX_F32    ? ((const float *)v->data)[i]
                      : v->dtype == TX_BF16 ? tx_float_of_bf16(((const uint16_t *)v->data)[i])
                                            : (float)((const int8_t *)v->data)[i] * v->scale[n];
+    for (size_t n = n0; n < n1 && v->dtype == TX_INT4; n++)
+        for (size_t k = 0; k < K; k++)
+            out[n * K + k] = (float)byte_of_int4(v, n, k, K) * v->scale[n];
 }
 
 void tx_widen(float *out, const struct tx_values *values, size_t rows, size_t columns)
@@ -81,8 +97,17 @@ static void make_task(void *arg, size_t task, int worker)
     if (job->wide)
         widen_rows(job->values, n0, n1, l->K, job->wide);
     const float *w = job->wide ? job->wide : job->values->data;
-    if (job->narrow)
+    if (l->dtype == TX_INT4) {
+        for (size_t n = n0; n < n1; n++)
+            tx_int4_quantize(job->rows + n * tx_int4_row(l->K), job->group_scale + n * tx_int4_groups(l->K), l->scale + n,
+                             w + n * l->K, l->K);
+    } else if (job->narrow && job->values->dtype == TX_INT4) {
+        for (size_t n = n0; n < n1; n++)
+            for (size_t k = 0; k < l->K; k++)
+                job->narrow[n * job->ld + k] = byte_of_int4(job->values, n, k, l->K);
+    } else if (job->narrow) {
         l->kernels->quantize_int8(job->narrow + n0 * job->ld, job->ld, l->scale + n0, w + n0 * l->K, 0, l->K, n1 - n0, l->K);
+    }
 }
 
 static void pack_task(void *arg, size_t task, int worker)
@@ -93,7 +118,10 @@ static void pack_task(void *arg, size_t task, int worker)
     const struct tx_kernels *k = l->kernels;
     const size_t n0 = task * PACK_ROWS, n1 = tx_min(n0 + PACK_ROWS, l->N);
     const void *w = job->narrow ? (const void *)job->narrow : job->wide ? (const void *)job->wide : job->values->data;
-    if (l->dtype == TX_INT8)
+    if (l->dtype == TX_INT4)
+        k->gemm_int4_pack(l->w, job->rows ? job->rows : job->values->data,
+                          job->rows ? job->group_scale : job->values->group_scale, l->N, l->K, n0, n1);
+    else if (l->dtype == TX_INT8)
         k->gemm_int8_pack(l->w, w, l->N, l->K, n0, n1);
     else if (l->dtype == TX_BF16)
         k->gemm_bf16_pack(l->w, w, l->N, l->K, n0, n1);
@@ -105,20 +133,25 @@ static void pack_task(void *arg, size_t task, int worker)
 
 enum tx_status tx_linear_pack(struct tx_linear *l, const struct tx_values *values, int threads, struct tx_error *err)
 {
-    const int direct = l->dtype == TX_INT8 && values->dtype == TX_INT8;
+    /* From integers to integers of no more bits the scales stay; float32 and bfloat16 multiply by them. */
+    const int same = l->dtype == values->dtype && l->scale, kept = same || (l->dtype == TX_INT8 && values->dtype == TX_INT4);
     const size_t elements = l->N * l->K, tasks = (l->N + PACK_ROWS - 1) / PACK_ROWS;
     struct pack_job job = {.linear = l, .values = values, .ld = tx_k_padded(l->K)};
-    const size_t wide = values->dtype != TX_F32 && !direct ? elements * sizeof(float) : 0;
-    const size_t narrow = l->dtype == TX_INT8 && !direct ? l->N * job.ld : 0;
+    const size_t wide = values->dtype != TX_F32 && !kept ? elements * sizeof(float) : 0;
+    const size_t narrow = l->dtype == TX_INT8 && !same ? l->N * job.ld : 0;
+    const size_t rows = l->dtype == TX_INT4 && !same ? l->N * tx_int4_row(l->K) : 0;
+    const size_t scales = rows ? l->N * tx_int4_groups(l->K) : 0;
     enum tx_status status = TX_OK;
     if (wide && !(job.wide = tx_alloc(wide)))
         status = tx_fail_memory(err, wide);
     if (status == TX_OK && narrow && !(job.narrow = tx_alloc(narrow)))
         status = tx_fail_memory(err, narrow);
+    if (status == TX_OK && rows && (!(job.rows = tx_alloc(rows)) || !(job.group_scale = tx_alloc(scales))))
+        status = tx_fail_memory(err, rows + scales);
     if (status == TX_OK) {
-        if (direct)
+        if (kept)
             memcpy(l->scale, values->scale, l->N * sizeof *l->scale);
-        if (wide || narrow)
+        if (wide || narrow || rows)
             tx_pool_run(threads, make_task, &job, tasks);
         for (size_t n = 1; narrow && n < l->N; n++)
             memmove(job.narrow + n * l->K, job.narrow + n * job.ld, l->K);
@@ -126,22 +159,31 @@ enum tx_status tx_linear_pack(struct tx_linear *l, const struct tx_values *value
     }
     tx_free(job.wide, wide);
     tx_free(job.narrow, narrow);
+    tx_free(job.rows, rows);
+    tx_free(job.group_scale, scales);
     return status;
 }
 
-void tx_linear_unpack(const struct tx_linear *l, void *data, float *scale)
+void tx_linear_unpack(const struct tx_linear *l, void *data, float *scale, uint8_t *group_scale)
 {
     const struct tx_kernels *k = l->kernels;
-    if (l->dtype == TX_INT8) {
-        k->gemm_int8_unpack(data, l->w, l->N, l->K);
+    if (l->scale)
         memcpy(scale, l->scale, l->N * sizeof *scale);
-    } else if (l->dtype == TX_BF16) {
+    if (l->dtype == TX_INT4)
+        k->gemm_int4_unpack(data, group_scale, l->w, l->N, l->K);
+    else if (l->dtype == TX_INT8)
+        k->gemm_int8_unpack(data, l->w, l->N, l->K);
+    else if (l->dtype == TX_BF16)
         k->gemm_bf16_unpack(data, l->w, l->N, l->K);
-    } else if (k->gemm_f32_fast) {
+    else if (k->gemm_f32_fast)
         k->gemm_f32_unpack(data, l->w, l->N, l->K);
-    } else {
+    else
         memcpy(data, l->w, l->N * l->K * sizeof(float));
-    }
+}
+
+size_t tx_linear_own_scratch(const struct tx_linear *linear)
+{
+    return linear->dtype == TX_INT4 ? linear->kernels->gemm_int4_scratch(linear->K) : 0;
 }
 
 size_t tx_linear_scratch(const struct tx_kernels *kernels, size_t longest_segment)
@@ -164,7 +206,10 @@ struct job {
 static size_t panel_width(const struct tx_linear *l)
 {
     const struct tx_kernels *k = l->kernels;
-    return l->dtype == TX_F32 ? k->gemm_f32_nr : l->dtype == TX_BF16 ? k->gemm_bf16_nr : k->gemm_int8_nr;
+    return l->dtype == TX_F32    ? k->gemm_f32_nr
+           : l->dtype == TX_BF16 ? k->gemm_bf16_nr
+           : l->dtype == TX_INT8 ? k->gemm_int8_nr
+                                 : k->gemm_int4_nr;
 }
 
 static size_t panels_of(const struct tx_linear *l)
@@ -175,6 +220,8 @@ static size_t panels_of(const struct tx_linear *l)
 static const char *panel_at(const struct tx_linear *l, size_t panel)
 {
     const size_t K = l->dtype == TX_F32 ? l->K : tx_k_padded(l->K);
+    if (l->dtype == TX_INT4)
+        return (const char *)l->w + panel * l->kernels->gemm_int4_packed(panel_width(l), l->K);
     return (const char *)l->w + panel * panel_width(l) * K * tx_dtype_size(l->dtype);
 }
 
@@ -219,8 +266,8 @@ static struct tx_epilogue_f32 epilogue_at(const struct tx_epilogue_f32 *e, size_
 }
 
 /* M rows by panels p0..p1. */
-static void multiply(const struct tx_run *run, const struct tx_linear *l, struct tx_mat out, struct tx_mat a, size_t M,
-                     size_t p0, size_t p1, const struct tx_epilogue_f32 *epilogue, const struct tx_fetch *fetch)
+static void multiply(const struct tx_run *run, int worker, const struct tx_linear *l, struct tx_mat out, struct tx_mat a,
+                     size_t M, size_t p0, size_t p1, const struct tx_epilogue_f32 *epilogue, const struct tx_fetch *fetch)
 {
     const size_t n0 = p0 * panel_width(l), n1 = tx_min(p1 * panel_width(l), l->N);
     if (n0 >= n1)
@@ -233,11 +280,14 @@ static void multiply(const struct tx_run *run, const struct tx_linear *l, struct
     }
     const struct tx_gemm_narrow job = {.out = out.data, .ldo = out.ld, .out_bf16 = out.dtype == TX_BF16, .a = a.data,
                                        .lda = a.ld, .a_scale = a.scale, .w = l->w, .w_scale = l->scale, .M = M, .N = l->N,
-                                       .K = l->K, .n0 = n0, .n1 = n1, .epilogue = *epilogue, .fetch = *fetch};
+                                       .K = l->K, .n0 = n0, .n1 = n1, .epilogue = *epilogue, .fetch = *fetch,
+                                       .scratch = l->dtype == TX_INT4 ? tx_run_scratch(run, worker) : NULL};
     if (l->dtype == TX_BF16)
         run->kernels->gemm_bf16(&job);
-    else
+    else if (l->dtype == TX_INT8)
         run->kernels->gemm_int8(&job);
+    else
+        run->kernels->gemm_int4(&job);
 }
 
 static void own_task(void *arg, size_t task, int worker)
@@ -253,7 +303,7 @@ static void own_task(void *arg, size_t task, int worker)
     const char *next = read_next(job, run, worker);
     const struct tx_beside *b = r0 == 0 ? job->beside : NULL;
     if (!b) {
-        multiply(job->run, l, out, a, M, p0, p1, &epilogue, &(struct tx_fetch){.next = next});
+        multiply(job->run, worker, l, out, a, M, p0, p1, &epilogue, &(struct tx_fetch){.next = next});
         return;
     }
     /* This run's share of what goes beside, in pieces that L2 holds until they are multiplied. */
@@ -266,10 +316,10 @@ static void own_task(void *arg, size_t task, int worker)
         const size_t p = p0 + (p1 - p0) * i / pieces, q = q0 + (q1 - q0) * i / pieces;
         const size_t p_end = p0 + (p1 - p0) * (i + 1) / pieces, q_end = q0 + (q1 - q0) * (i + 1) / pieces;
         const char *at = panel_at(b->linear, q);
-        multiply(job->run, l, out, a, M, p, p_end, &epilogue, &(struct tx_fetch){
+        multiply(job->run, worker, l, out, a, M, p, p_end, &epilogue, &(struct tx_fetch){
             .next = i + 1 < pieces ? panel_at(l, p_end) : next,
             .beside = at, .beside_bytes = (size_t)(panel_at(b->linear, q_end) - at)});
-        multiply(job->run, b->linear, b->out, b->a, b->rows, q, q_end, &plain, &(struct tx_fetch){0});
+        multiply(job->run, worker, b->linear, b->out, b->a, b->rows, q, q_end, &plain, &(struct tx_fetch){0});
     }
 }
 
@@ -294,7 +344,10 @@ static void blas_task(void *arg, size_t task, int worker)
 
 int tx_linear_beside(const struct tx_kernels *k, enum tx_dtype dtype)
 {
-    return dtype == TX_F32 ? k->gemm_f32_beside : dtype == TX_BF16 ? k->gemm_bf16_beside : k->gemm_int8_beside;
+    return dtype == TX_F32    ? k->gemm_f32_beside
+           : dtype == TX_BF16 ? k->gemm_bf16_beside
+           : dtype == TX_INT8 ? k->gemm_int8_beside
+                              : 0; /* what is beside an int4 product is its own next columns */
 }
 
 void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a,

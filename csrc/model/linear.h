@@ -11,17 +11,19 @@ struct tx_linear {
     size_t N, K;
     enum tx_dtype dtype;
     void *w;            /* packed by the kernels below, or row-major [N,K] float32 where a BLAS multiplies */
-    float *scale;       /* [N], int8 only */
+    float *scale;       /* [N], int8 and int4 */
     float *bias;        /* [N] or NULL */
     const struct tx_kernels *kernels; /* who packed it */
     const struct tx_linear *next; /* which weight is read after it, or NULL: a hint */
 };
 
-/* A weight's values as they come or go, row-major [N,K]: float32, or bfloat16, or int8 with a scale [N]. */
+/* A weight's values as they come or go, row-major [N,K]: float32, or bfloat16, or int8 with a scale [N]; or int4, rows of q
+ * (kernels.h) with d [N] as scale and s of the groups. */
 struct tx_values {
     const void *data;
     enum tx_dtype dtype;
     const float *scale;
+    const uint8_t *group_scale;
 };
 
 /* values [rows,columns] of any dtype as float32. */
@@ -30,13 +32,16 @@ void tx_widen(float *out, const struct tx_values *values, size_t rows, size_t co
 /* Memory of the packed form; on an arena without memory this only measures. */
 void tx_linear_plan(struct tx_linear *linear, struct tx_arena *arena, const struct tx_kernels *kernels);
 
-/* Pack values of any dtype into linear->w, on all threads. int8 from int8 keeps every number and its scales. */
+/* Pack values of any dtype into linear->w, on all threads. int8 from int8 keeps every number and its
+ * scales, so do int4 from int4 and int8 from int4. */
 enum tx_status tx_linear_pack(struct tx_linear *linear, const struct tx_values *values, int threads, struct tx_error *err);
-/* The values in the weight's own dtype: data [N,K] of that dtype, and scale [N] for int8. */
-void tx_linear_unpack(const struct tx_linear *linear, void *data, float *scale);
+/* The values in the weight's own dtype, as struct tx_values has them. */
+void tx_linear_unpack(const struct tx_linear *linear, void *data, float *scale, uint8_t *group_scale);
 
 /* Bytes of scratch that one worker needs for segments of up to this many rows. */
 size_t tx_linear_scratch(const struct tx_kernels *kernels, size_t longest_segment);
+/* And for this product whatever the segments are. */
+size_t tx_linear_own_scratch(const struct tx_linear *linear);
 
 /* out [rows,N] = epilogue(a [rows,K] W^T + bias); epilogue's own bias is filled in here. a has the weight's dtype; out is
  * float32, or bfloat16 where the weight is not float32 and there is no residual. */

@@ -15,6 +15,13 @@ struct tx_mat {
     float *scale;           /* [rows], int8 only */
 };
 
+/* What weights of this dtype are multiplied with. */
+static inline enum tx_dtype tx_operand_dtype(enum tx_dtype weights)
+{
+    return weights == TX_INT4 ? TX_INT8 : weights;
+}
+
+/* Of an activation, or of a weight other than int4. */
 static inline size_t tx_dtype_size(enum tx_dtype dtype)
 {
     return dtype == TX_F32 ? sizeof(float) : dtype == TX_BF16 ? sizeof(uint16_t) : sizeof(int8_t);
@@ -31,9 +38,11 @@ static inline size_t tx_mat_ld(enum tx_dtype dtype, size_t D)
     return (lines | 1) * TX_ALIGN / size;
 }
 
-/* Room for rows of D columns, of which bfloat16 and int8 end with the zeros that kernels.h asks for. */
+/* Room for rows of D columns in the dtype that weights of `dtype` are multiplied with, of which bfloat16 and int8 end with the
+ * zeros that kernels.h asks for. */
 static inline struct tx_mat tx_mat_take(struct tx_arena *arena, enum tx_dtype dtype, size_t rows, size_t D)
 {
+    dtype = tx_operand_dtype(dtype);
     struct tx_mat mat = {.ld = tx_mat_ld(dtype, D), .dtype = dtype};
     mat.data = tx_arena_take(arena, rows, mat.ld * tx_dtype_size(dtype));
     if (dtype == TX_INT8)

@@ -50,8 +50,8 @@ static enum tx_status check_sums(const struct tx_tensors *tensors, struct tx_err
     const size_t most = INT32_MAX / (127 * 128);
     for (size_t i = 0; i < tensors->count; i++) {
         const struct tx_linear *linear = tensors->list[i].linear;
-        if (linear && linear->dtype == TX_INT8 && linear->K > most)
-            return tx_fail(err, TX_EINVAL, "config: %s has rows of %zu numbers, expected at most %zu in an int8 model",
+        if (linear && tx_operand_dtype(linear->dtype) == TX_INT8 && linear->K > most)
+            return tx_fail(err, TX_EINVAL, "config: %s has rows of %zu numbers, expected at most %zu in an int8 or int4 model",
                            tensors->list[i].name, linear->K, most);
     }
     return TX_OK;
@@ -166,6 +166,8 @@ enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t in
         struct tx_values values;
         if (get(arg, i, &values))
             return tx_fail(err, TX_STOPPED, "%s: no values", tensor->name);
+        if (tensor->table && values.dtype == TX_INT4)
+            return tx_fail(err, TX_EINVAL, "%s: int4, which a table of rows cannot be", tensor->name);
         if (tensor->table)
             tx_table_fill(tensor->table, &values, threads);
         else if (!tensor->linear)
@@ -183,11 +185,11 @@ enum tx_status tx_model_load(struct tx_model *m, int (*get)(void *arg, size_t in
     return status;
 }
 
-void tx_model_export(const struct tx_model *m, size_t index, void *data, float *scale)
+void tx_model_export(const struct tx_model *m, size_t index, void *data, float *scale, uint8_t *group_scale)
 {
     const struct tx_tensor *tensor = &m->tensors.list[index];
     if (tensor->linear)
-        tx_linear_unpack(tensor->linear, data, scale);
+        tx_linear_unpack(tensor->linear, data, scale, group_scale);
     else if (tensor->table)
         tx_table_export(tensor->table, data, scale);
     else
@@ -204,6 +206,8 @@ struct workspace {
 static void begin(struct workspace *w, const struct tx_model *m, const struct tx_call *call, size_t scratch)
 {
     const int threads = call->threads > 0 ? call->threads : tx_pool_threads();
+    for (size_t i = 0; i < m->tensors.count; i++)
+        scratch = tx_max(scratch, m->tensors.list[i].linear ? tx_linear_own_scratch(m->tensors.list[i].linear) : 0);
     *w = (struct workspace){
         .run = {.kernels = m->kernels, .threads = threads < TX_MAX_THREADS ? threads : TX_MAX_THREADS,
                 .scratch_size = tx_round_up(scratch, TX_ALIGN), .tick = call->tick, .tick_arg = call->tick_arg,

@@ -151,7 +151,8 @@ enum tx_status tx_side_fix(const struct tx_side *side, const struct tx_kernels *
     struct tx_arena arena = {0};
     atomic_int stopped = 0;
     struct tx_run run = {.kernels = kernels, .threads = threads, .stopped = &stopped, .err = err,
-                         .scratch_size = tx_round_up(tx_linear_scratch(kernels, count), TX_ALIGN)};
+                         .scratch_size = tx_round_up(tx_max(tx_linear_scratch(kernels, count),
+                                                                tx_linear_own_scratch(&block->qkv)), TX_ALIGN)};
     for (int real = 0; real < 2; real++) {
         const struct tx_arena measured = arena;
         if (real && tx_arena_open(&arena, &measured, err) != TX_OK)

@@ -74,7 +74,7 @@ void tx_table_export(const struct tx_table *table, void *data, float *scale)
 
 void tx_table_add(const struct tx_table *table, size_t r, float *out)
 {
-    const struct tx_values values = {table->data, table->dtype, table->scale};
+    const struct tx_values values = {.data = table->data, .dtype = table->dtype, .scale = table->scale};
     for (size_t d = 0; d < table->D; d++)
         out[d] += value_at(&values, r, r * table->ld + d);
 }

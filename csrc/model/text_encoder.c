@@ -25,7 +25,7 @@ enum tx_status tx_text_encoder_init(struct tx_text_encoder *e, const struct tx_t
     e->relative = calloc(c->depth, sizeof *e->relative);
     if (!e->blocks || !e->relative)
         return tx_fail_memory(err, c->depth * (sizeof *e->blocks + sizeof *e->relative));
-    e->tokens = (struct tx_table){.rows = c->vocab_size, .D = D, .dtype = tensors->bulk};
+    e->tokens = (struct tx_table){.rows = c->vocab_size, .D = D, .dtype = tx_operand_dtype(tensors->bulk)};
     tx_bind_table(tensors, &e->tokens, "token_embed");
     if (c->max_positions)
         tx_bind_array(tensors, &e->positions, 2, c->max_positions, D, "pos_embed");
@@ -43,7 +43,7 @@ enum tx_status tx_text_encoder_init(struct tx_text_encoder *e, const struct tx_t
         block->qkv.dtype = block->proj.dtype = block->fc1.dtype = block->fc2.dtype = tensors->bulk;
         /* T5's wo takes inputs of which a few are hundreds of times as large as the others: a row's int8 would have no
          * digits left for these. */
-        if (t5 && tensors->bulk == TX_INT8)
+        if (t5 && tx_operand_dtype(tensors->bulk) == TX_INT8)
             block->fc2.dtype = TX_BF16;
         if (i < e->biases)
             tx_bind_array(tensors, &e->relative[i], 2, e->buckets, c->num_heads, "blocks.%zu.relative_bias", i);

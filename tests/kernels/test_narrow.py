@@ -210,6 +210,7 @@ def test_results_go_into_arrays_that_can_be_written_to(kernels):
 
 # ---- packing ----
 
+
 @pytest.mark.parametrize("n,k", [(1, 1), (3, 5), (15, 63), (16, 64), (17, 65), (31, 97), (33, 2), (64, 128), (97, 130)])
 def test_unpack_is_the_inverse(kernels, n, k):
     w = rng(4, n, k).standard_normal((n, k)).astype(np.float32)
@@ -370,6 +371,7 @@ def test_all_rows_agree_on_int8(all_rows):
 
 # ---- attention ----
 
+
 def attend(k, q, key, value):
     out = np.full(q.shape, 0x7FC0, np.uint16)
     k.attention_bf16(out, q, key, value)
@@ -441,8 +443,12 @@ def test_gated_bf16(kernels, kind, m, f):
     x, y = both[:, :f], both[:, f:]
     out = kernels.gated_bf16(x, y, kind)
     u = wide(x).astype(np.float64)
-    act = {"gelu_tanh": u / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (u + 0.044715 * u**3))), "relu": np.maximum(u, 0),
-           "quick_gelu": u / (1 + np.exp(-1.702 * u)), "none": u}[kind]
+    act = {
+        "gelu_tanh": u / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (u + 0.044715 * u**3))),
+        "relu": np.maximum(u, 0),
+        "quick_gelu": u / (1 + np.exp(-1.702 * u)),
+        "none": u,
+    }[kind]
     exact = act * wide(y)
     assert out.shape == (m, padded(f)) and not out[:, f:].any()
     check(wide(out[:, :f]), exact, numerics.ROUNDED_BF16)
@@ -489,6 +495,7 @@ def test_attention_bad_rows(kernels):
 
 
 # In int8 models. Rows without products of their own in int8 put attention_bf16 here, and pass too.
+
 
 def attend_int8(k, q, key, value):
     out = np.full(q.shape, 0x7FC0, np.uint16)
@@ -547,7 +554,7 @@ def test_attention_int8_of_hard_inputs(kernels, kind):
     elif kind == "same keys":
         k[:] = k[0]
     elif kind == "key channels":
-        k += 30 * r.standard_normal(64)     # softmax does not see what all keys have in common
+        k += 30 * r.standard_normal(64)  # softmax does not see what all keys have in common
     elif kind == "value channels":
         v = v * np.exp(2 * r.standard_normal(64)) + 10 * r.standard_normal(64)
     elif kind == "growing":
@@ -592,6 +599,7 @@ def test_attention_int8_bad_rows(kernels, bad):
 
 # ---- refusals ----
 
+
 def test_bad_arguments_raise(kernels):
     a, w = operand(bf16(np.ones((2, 5)))), kernels.pack_bf16(np.ones((3, 5), np.float32))
     out = np.zeros((2, 3), np.float32)
@@ -609,16 +617,17 @@ def test_bad_arguments_raise(kernels):
 
 
 def four_bits(r, n, k):
-    """Random q [n,k], s [n, k / 32 up], and the bytes s q."""
+    """Rows of random q [n, k / 2 up] two to a byte, s [n, k / 32 up], and the bytes s q [n,k]."""
     q, s = r.integers(-8, 8, (n, k)).astype(np.int8), r.integers(0, 17, (n, -(-k // 32))).astype(np.uint8)
     q[0], s[0] = -8, 16
-    return q, s, (q * s.repeat(32, 1)[:, :k].astype(int)).astype(np.int8)
+    even = (np.pad(q, ((0, 0), (0, k % 2))) + 8).astype(np.uint8)
+    return even[:, ::2] | even[:, 1::2] << 4, s, (q * s.repeat(32, 1)[:, :k].astype(int)).astype(np.int8)
 
 
 @pytest.mark.parametrize("n,k", [(1, 1), (3, 5), (15, 31), (16, 32), (17, 65), (31, 97), (33, 2), (64, 128), (97, 130)])
 def test_unpack_int4_is_the_inverse(kernels, n, k):
     q, s, _ = four_bits(rng(24, n, k), n, k)
-    packed = kernels.pack_int4(q, s)
+    packed = kernels.pack_int4(q, s, k)
     assert packed.nbytes <= (-(-n // 32) * 32 + 64) * padded(k) * (0.5 + 1 / 32) + 64 * (n + 64)
     got = kernels.unpack_int4(packed, n, k)
     assert np.array_equal(got[0], q) and np.array_equal(got[1], s)
@@ -636,7 +645,7 @@ def test_gemm_int4_has_the_bits_of_int8(kernels, m, n, k, parts):
     if parts == "gate":
         e |= {"residual": r.standard_normal((m, n)).astype(np.float32), "gate": r.standard_normal((1, n)).astype(np.float32)}
     expected = run_int8(kernels, a, w, *scales, out_bf16=parts == "out_bf16", **e)
-    packed, nr = kernels.pack_int4(q, s), kernels.panels()["int4"]
+    packed, nr = kernels.pack_int4(q, s, k), kernels.panels()["int4"]
     for n0 in {0, n // 2 // nr * nr}:
         got = np.full_like(expected, 7)
         kernels.gemm_int4(got, a, packed, k, *scales, n0=n0, n1=n, **e)
@@ -650,5 +659,5 @@ def test_all_rows_agree_on_int4(all_rows):
     sums = a[:, :1200].astype(np.int64) @ w.astype(np.int64).T
     for name, k in all_rows.items():
         out = np.empty((40, 700), np.float32)
-        k.gemm_int4(out, a, k.pack_int4(q, s), 1200, *scales)
+        k.gemm_int4(out, a, k.pack_int4(q, s, 1200), 1200, *scales)
         assert np.array_equal(out, sums.astype(np.float32)), name

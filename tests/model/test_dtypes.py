@@ -1,5 +1,5 @@
-"""Models that compute in bfloat16 and int8: near float32, the same bits however they are called, and files that keep every
-number."""
+"""Models that compute in bfloat16, int8 and int4: near float32, the same bits however they are called, and files that keep
+every number."""
 
 import pickle
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import textok
-from textok import DiT, TexTok, _core
+from textok import DiT, TexTok, _core, int4
 
-LOW = {"bfloat16": numerics.MODEL_BFLOAT16, "int8": numerics.MODEL_INT8}
+LOW = {"bfloat16": numerics.MODEL_BFLOAT16, "int8": numerics.MODEL_INT8, "int4": numerics.MODEL_INT4}
 
 
 class Side(dict):
@@ -26,8 +26,12 @@ SIDES = {
     "tokenizer": Side(hidden_size=120, depth=2, num_heads=3, mlp_ratio=2.5),
     "detokenizer": Side(hidden_size=80, depth=2, num_heads=5, mlp_ratio=4),
 }
-TEXTOK = {"in context": {"text_mask": True}, "cross-attention": {"text_mask": True, "text_injection": "cross_attention"},
-          "class": {"text_source": "class"}, "no text": {"text_condition": "none"}}
+TEXTOK = {
+    "in context": {"text_mask": True},
+    "cross-attention": {"text_mask": True, "text_injection": "cross_attention"},
+    "class": {"text_source": "class"},
+    "no text": {"text_condition": "none"},
+}
 DIT = {"class": {}, "text": {"condition": "text"}}
 
 
@@ -143,25 +147,72 @@ def test_int8_files_have_rows_and_scales(tmp_path):
     assert weights["tokenizer.text_proj.weight"].dtype.name == "bfloat16"
 
 
-@pytest.mark.parametrize("stored", ["bfloat16", "int8"])
+def test_int4_files_have_rows_and_two_scales(tmp_path):
+    _, model = pair(TexTok, {}, "int4")
+    weights, name = model.weights(), "tokenizer.blocks.0.mlp.fc1.weight"
+    original = small.textok(**SIDES).weights()[name]  # [300,120]
+    rows, scale, group_scale = weights[name], weights[f"{name}.scale"], weights[f"{name}.group_scale"]
+    assert rows.dtype == np.uint8 and rows.shape == (300, 60) and scale.shape == (300,) and group_scale.shape == (300, 4)
+    assert group_scale.max() <= int4.MOST_SCALE and np.array_equal(int4.pack(int4.unpack(rows, 120)), rows)
+    step = (scale[:, None] * group_scale).repeat(32, 1)[:, :120]
+    near = np.abs(int4.widened(rows, scale, group_scale, 120) - original) <= step * 0.5001
+    assert near.mean() > 0.98  # but for the few that a smaller step cuts off
+
+
+def test_int4_has_the_bits_of_its_numbers_in_int8():
+    """A weight of 4 bits is a byte with the row's scale: an int8 model of the same file computes the same."""
+    for kind, call in (
+        (TexTok, lambda m: m.encode(small.pictures_of(m))),
+        (DiT, lambda m: m.sample(labels=[1, 2], steps=2, seed=0)),
+    ):
+        _, model = pair(kind, TEXTOK["no text"] if kind is TexTok else {}, "int4")
+        weights = model.weights()
+        assert np.array_equal(call(kind(model.config, weights, dtype="int8")), call(model))
+        plain = kind(model.config, weights)  # float32 of the same numbers
+        name = next(name for name in weights if name.endswith("fc1.weight"))
+        columns = plain.weights()[name].shape[1]
+        assert np.array_equal(
+            plain.weights()[name],
+            int4.widened(weights[name], weights[f"{name}.scale"], weights[f"{name}.group_scale"], columns),
+        )
+
+
+def test_broken_int4_files_are_refused():
+    _, model = pair(TexTok, TEXTOK["no text"], "int4")
+    name = "tokenizer.blocks.0.attn.qkv.weight"
+    rows, groups = model.weights()[name], model.weights()[f"{name}.group_scale"]
+    for change, text in [
+        ({f"{name}.group_scale": None}, f"{name} is int4, and its {name}.group_scale is missing"),
+        ({f"{name}.group_scale": groups[:, 1:]}, r"group_scale: expected U8 \[360, 4\], got U8 \[360, 3\]"),
+        ({f"{name}.group_scale": np.full_like(groups, 17)}, "group_scale: expected 0 to 16, got 17"),
+        ({f"{name}.scale": None}, f"{name} is int4, and its {name}.scale is missing"),
+        ({name: rows[:, 1:]}, r"of another shape 1 tensor \(.*: expected \[360, 120\], got \[360, 59\]\)"),
+    ]:
+        weights = {key: value for key, value in (model.weights() | change).items() if value is not None}
+        with pytest.raises(textok.WeightsError, match=text):
+            TexTok(model.config, weights, dtype="int4")
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "int8", "int4"])
 def test_stored_dtype_and_compute_dtype_are_free(tmp_path, stored):
     """A file of any dtype loads into a model of any other."""
     plain, model = pair(TexTok, TEXTOK["no text"], stored)
     model.save_pretrained(tmp_path)
     x = small.pictures_of(plain)
-    for dtype in ("float32", "bfloat16", "int8"):
-        numerics.check_rms(TexTok.from_pretrained(tmp_path, dtype=dtype).encode(x), plain.encode(x), numerics.MODEL_INT8)
+    for dtype in ("float32", *LOW):
+        tolerance = numerics.MODEL_INT4 if "int4" in (stored, dtype) else numerics.MODEL_INT8
+        numerics.check_rms(TexTok.from_pretrained(tmp_path, dtype=dtype).encode(x), plain.encode(x), tolerance)
 
 
 @pytest.mark.parametrize("dtype", LOW)
 def test_low_models_are_smaller(dtype):
     config = {"num_tokens": 4, "hidden_size": 512, "depth": 2, "num_heads": 8, "num_classes": 10}
     plain, low = (DiT.from_config(config, dtype=d)._model.weight_bytes for d in ("float32", dtype))
-    assert low < plain * {"bfloat16": 0.56, "int8": 0.32}[dtype]
+    assert low < plain * {"bfloat16": 0.56, "int8": 0.32, "int4": 0.2}[dtype]
 
 
 def test_unknown_dtype():
-    with pytest.raises(ValueError, match="dtype: expected one of 'float32', 'bfloat16', 'int8', got 'float16'"):
+    with pytest.raises(ValueError, match="dtype: expected one of 'float32', 'bfloat16', 'int8', 'int4', got 'float16'"):
         textok.DiT.from_config({"num_tokens": 4, "hidden_size": 32, "depth": 1, "num_heads": 2}, dtype="float16")
 
 
@@ -171,7 +222,8 @@ def test_rows_too_long_for_int32_sums():
         {"num_tokens": 4, "num_classes": 3, "hidden_size": 2065, "depth": 1, "num_heads": 1, "mlp_ratio": 64.0}
     )
     with pytest.raises(
-        ValueError, match=r"blocks\.0\.mlp\.fc2\.weight has rows of 132160 numbers, expected at most 132104 in an int8 model"
+        ValueError,
+        match=r"blocks\.0\.mlp\.fc2\.weight has rows of 132160 numbers, expected at most 132104 in an int8 or int4 model",
     ):
         _core.Model("dit", config.to_dict(), {}, "int8")
     with pytest.raises(ValueError, match="is missing"):  # as any model, where it is narrow enough

@@ -453,7 +453,7 @@ CALLS = {
                 "none": (None, ConfigError, "expected a dict as in config.json, got NoneType"),
                 "another model's": (CLASS_DIT.config, ConfigError, "expected a dict as in config.json, got DiTConfig"),
             },
-            "dtype": choice_errors("float32", "bfloat16", "int8")
+            "dtype": choice_errors("float32", "bfloat16", "int8", "int4")
             | {"none": (None, ValueError, "expected one of"), "integer": (3, ValueError, "expected one of")},
         },
     ),

@@ -39,7 +39,7 @@ Arguments = dict[str, Any]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=f"a folder, a bundled model's name, or one of {', '.join(SIZES)}")
-    parser.add_argument("--dtype", nargs="+", choices=COMPUTE_TYPES, default=list(COMPUTE_TYPES), help="default: all three")
+    parser.add_argument("--dtype", nargs="+", choices=COMPUTE_TYPES, default=list(COMPUTE_TYPES), help="default: all")
     parser.add_argument(
         "--threads",
         nargs="+",

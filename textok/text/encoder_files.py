@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import files, weights
+from .. import files, int4, weights
 from ..config import TextEncoderConfig
 from ..errors import ConfigError, WeightsError
 from ..torch_files import StoredTensor, TorchFile
@@ -312,15 +312,18 @@ class EngineTensors(Mapping[str, NDArray[Any]]):
         self._weights = weights.Weights(tensors, layouts.file_table(config), where)
         self._tensors = tensors
         self._names = layouts.engine_names(config)
+        self._columns = {name: shape[-1] for name, shape in layouts.file_table(config)}
         self._samples: dict[str, bytes] = {}
         self._seen = seen
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        scales = name.removesuffix(".scale") in self._names and name not in self._names
-        names = self._names[name.removesuffix(".scale") if scales else name]
+        scales = next(
+            (suffix for suffix in (".group_scale", ".scale") if name.endswith(suffix) and name not in self._names), ""
+        )
+        names = self._names[name.removesuffix(scales)]
         types = {self._tensors[each].type for each in names}
         if scales:
-            return _joined([self._weights[f"{each}.scale"] for each in names])
+            return _joined([self._weights[each + scales] for each in names])
         parts = [self._read(each, widen=len(types) > 1) for each in names]
         if self._seen:
             self._seen(len(names))
@@ -334,6 +337,10 @@ class EngineTensors(Mapping[str, NDArray[Any]]):
             sample = (sample.astype(np.uint32) << 16).view(np.float32)
         text = f"{name} {list(array.shape)} "
         self._samples[name] = hashlib.sha256(text.encode() + np.ascontiguousarray(sample).tobytes()).digest()
+        if widen and array.dtype == np.uint8:
+            return int4.widened(
+                array, self._weights[f"{name}.scale"], self._weights[f"{name}.group_scale"], self._columns[name]
+            )
         if widen and array.dtype == np.int8:
             scale: NDArray[Any] = self._weights[f"{name}.scale"]
             widened: NDArray[Any] = np.multiply(array, scale[:, None], dtype=np.float32)

@@ -100,12 +100,12 @@ def file_table(config: TextEncoderConfig) -> Table:
 
 
 def split(config: TextEncoderConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The engine's tensors, int8 ones beside their `NAME.scale`, under the names that files have."""
+    """The engine's tensors, int8 and int4 ones beside their scales, under the names that files have."""
     result: dict[str, NDArray[Any]] = {}
     for ours, names in engine_names(config).items():
         if ours not in tensors:
             continue
-        for suffix in ("", ".scale"):
+        for suffix in ("", ".scale", ".group_scale"):
             if ours + suffix in tensors:
                 parts = np.split(tensors[ours + suffix], len(names))
                 result |= {name + suffix: np.ascontiguousarray(part) for name, part in zip(names, parts)}

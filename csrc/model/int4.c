@@ -1,0 +1,48 @@
+#include "int4.h"
+
+#include <math.h>
+
+/* The sum of squared errors of n weights at this step. */
+static float error_at(const float *w, size_t n, float step)
+{
+    const float inverse = 1.0f / step;
+    float sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float near = fminf(fmaxf(rintf(w[i] * inverse), -8.0f), 7.0f), error = w[i] - step * near;
+        sum += error * error;
+    }
+    return sum;
+}
+
+void tx_int4_quantize(uint8_t *q, uint8_t *s, float *d, const float *w, size_t K)
+{
+    const size_t groups = tx_int4_groups(K);
+    float top = 0;
+    for (size_t k = 0; k < K; k++)
+        top = fmaxf(top, fabsf(w[k]));
+    /* The largest group's steps reach 7.5 of 8; rows that have nothing count as zeros, as in int8. */
+    const int zeros = top < 0x1p-100f;
+    *d = zeros ? 1.0f : top / (7.5f * TX_INT4_MOST_SCALE);
+    for (size_t g = 0; g < groups; g++) {
+        const size_t k0 = g * TX_INT4_GROUP, n = K - k0 < TX_INT4_GROUP ? K - k0 : TX_INT4_GROUP;
+        float most = 0, least = INFINITY;
+        for (size_t i = 0; i < n; i++)
+            most = fmaxf(most, fabsf(w[k0 + i]));
+        s[g] = 0;
+        const int middle = (int)(most / (7.5f * *d));
+        for (int c = middle - 1; !zeros && most > 0 && c <= middle + 2; c++) {
+            if (c < 1 || c > TX_INT4_MOST_SCALE)
+                continue;
+            const float error = error_at(w + k0, n, *d * (float)c);
+            if (error < least) {
+                least = error;
+                s[g] = (uint8_t)c;
+            }
+        }
+        const float inverse = s[g] ? 1.0f / (*d * (float)s[g]) : 0.0f;
+        for (size_t k = k0; k < k0 + n; k++) {
+            const int u = (int)fminf(fmaxf(rintf(w[k] * inverse), -8.0f), 7.0f) + 8;
+            q[k / 2] = (uint8_t)(k % 2 ? (q[k / 2] & 15) | u << 4 : 0x80 | u);
+        }
+    }
+}
