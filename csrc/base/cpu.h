@@ -12,6 +12,10 @@ enum tx_cpu_bit {
     TX_CPU_AVX512_BF16 = 1u << 3,
     TX_CPU_AMX = 1u << 4,           /* AVX512_VBMI; tiles and their products, for a process that has asked for them */
     TX_CPU_AVX_VNNI = 1u << 5,      /* the 256-bit form */
+    TX_CPU_NEON = 1u << 6,          /* ASIMD: every aarch64 */
+    TX_CPU_NEON_DOT = 1u << 7,      /* SDOT */
+    TX_CPU_NEON_I8MM = 1u << 8,     /* SMMLA */
+    TX_CPU_NEON_BF16 = 1u << 9,     /* BFMMLA */
 };
 
 uint32_t tx_cpu_bits(void);

@@ -1,0 +1,19 @@
+/* attention_bf16: out[Tq,Dh] = softmax(scale (q k^T + bias)) v of one head in bfloat16. attention.h has layout, method and
+ * bounds. */
+#include "row.h"
+#include "attention.h"
+
+size_t txk_attention_bf16_scratch_neon(size_t Tk, size_t Dh)
+{
+    return attention_scratch(Tk, Dh);
+}
+
+void txk_attention_bf16_neon(const struct tx_attention_bf16 *job)
+{
+    const struct attention head = {
+        .out = job->out, .q = job->q, .k = job->k, .v = job->v, .ldo = job->ldo, .ldq = job->ldq, .ldk = job->ldk,
+        .ldv = job->ldv,
+        .Tq = job->Tq, .Tk = job->Tk, .Dh = job->Dh, .scale = job->scale, .bias = job->bias, .scratch = job->scratch,
+    };
+    attend(&head, 1);
+}
