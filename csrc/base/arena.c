@@ -5,7 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifdef MADV_HUGEPAGE
 enum { HUGE_PAGE = 2 << 20 };
+#endif
 
 /* AddressSanitizer knows nothing of pieces within a mapping, so a build with it keeps a strip behind each that nobody may
  * touch. The strips are wide: a row too many, which is how a buffer is overrun here, must not jump over one. */
@@ -31,8 +33,10 @@ void *tx_alloc(size_t bytes)
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
+#ifdef MADV_HUGEPAGE
     if (size >= HUGE_PAGE)
         madvise(p, size, MADV_HUGEPAGE); /* advice: nothing depends on it */
+#endif
     return p;
 }
 

@@ -1,4 +1,4 @@
-/* CPUID and XGETBV, asked once; the affinity mask and the CPU quotas of the cgroups. */
+/* CPUID and XGETBV, asked once, or what the system says of an ARM; the affinity mask and the CPU quotas of the cgroups. */
 #define _GNU_SOURCE
 #include "cpu.h"
 
@@ -7,11 +7,21 @@
 #include <stdio.h>
 #include <string.h>
 
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+#endif
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <pthread.h>
+#ifdef __linux__
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 static uint64_t xgetbv0(void)
 {
@@ -25,8 +35,12 @@ int tx_cpu_ask_for_tiles(void)
 #ifdef TX_EMULATE_AMX
     return 1;
 #endif
+#ifdef __linux__
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
 }
 
 static uint32_t find_bits(void)
@@ -79,10 +93,34 @@ uint32_t tx_cpu_bits(void)
     return bits;
 }
 #else
+#if defined(__aarch64__) && defined(__linux__)
+uint32_t tx_cpu_bits(void)
+{
+    enum { DOT = 1 << 20, I8MM = 1 << 13, BF16 = 1 << 14 }; /* of the two words of hwcaps */
+    const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+    return TX_CPU_NEON | (first & DOT ? TX_CPU_NEON_DOT : 0u) | (second & I8MM ? TX_CPU_NEON_I8MM : 0u) |
+           (second & BF16 ? TX_CPU_NEON_BF16 : 0u);
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+static int has(const char *name)
+{
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, NULL, 0) == 0 && value;
+}
+
+uint32_t tx_cpu_bits(void)
+{
+    return TX_CPU_NEON | (has("hw.optional.arm.FEAT_DotProd") ? TX_CPU_NEON_DOT : 0u) |
+           (has("hw.optional.arm.FEAT_I8MM") ? TX_CPU_NEON_I8MM : 0u) |
+           (has("hw.optional.arm.FEAT_BF16") ? TX_CPU_NEON_BF16 : 0u);
+}
+#else
 uint32_t tx_cpu_bits(void)
 {
     return 0;
 }
+#endif
 
 int tx_cpu_ask_for_tiles(void)
 {
@@ -92,7 +130,8 @@ int tx_cpu_ask_for_tiles(void)
 
 const char *tx_cpu_bit_name(int index)
 {
-    static const char *const names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx", "avx_vnni"};
+    static const char *const names[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx", "avx_vnni",
+                                        "neon", "neon_dot", "neon_i8mm", "neon_bf16"};
     return index >= 0 && (size_t)index < sizeof names / sizeof *names ? names[index] : NULL;
 }
 
@@ -166,8 +205,13 @@ int tx_cpu_quota(const char *root)
     return least;
 }
 
-int tx_cpu_count(void)
+static int cpus_of_process(void)
 {
+#ifdef __APPLE__ /* has no affinity of processes */
+    int n = 0;
+    size_t size = sizeof n;
+    return sysctlbyname("hw.activecpu", &n, &size, NULL, 0) == 0 ? n : 1;
+#else
     int n = 1;
     /* A mask of 8192 CPUs: larger than any kernel's today, so the call does not fail for want of room. */
     cpu_set_t *set = CPU_ALLOC(8192);
@@ -177,6 +221,13 @@ int tx_cpu_count(void)
             n = CPU_COUNT_S(size, set);
         CPU_FREE(set);
     }
+    return n;
+#endif
+}
+
+int tx_cpu_count(void)
+{
+    int n = cpus_of_process();
     const int quota = tx_cpu_quota("");
     if (quota > 0 && quota < n)
         n = quota;

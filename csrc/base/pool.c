@@ -1,7 +1,7 @@
 /* Workers are started when first needed and then wait for a job that they are wanted for: they look for a little while (a model
- * runs hundreds of short jobs in a row) and then sleep, each on a semaphore of its own. The caller takes tasks as they do. Each
- * begins with a share of its own: so a thread reads weights in one run, and finds in its cache what it wrote there in the job
- * before.
+ * runs hundreds of short jobs in a row) and then sleep, each on a condition of its own (macOS has no unnamed
+ * semaphores). The caller takes tasks as they do. Each begins with a share of its own: so a thread reads weights in one run,
+ * and finds in its cache what it wrote there in the job before.
  *
  * A job is nobody's but its caller's: a worker may come to it or not. While it is open, a worker whose index is below the job's
  * threads may enter; once the caller has no task left to take it closes the job, and waits for those only that are inside, each
@@ -11,7 +11,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -22,6 +21,8 @@
 
 #if defined(__x86_64__)
 #define PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define PAUSE() ({ __asm__ volatile("yield"); })
 #else
 #define PAUSE() ((void)0)
 #endif
@@ -50,7 +51,9 @@ static inline uint64_t job_of(uint64_t gate)
 }
 
 struct worker {
-    sem_t wake;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    int posted;                 /* under the lock */
     _Atomic int asleep;         /* whoever turns 1 into 0 decides: the caller posts `wake`, the worker stays up */
 };
 
@@ -112,6 +115,23 @@ void tx_pool_set_threads(int n)
     atomic_store(&default_threads, n < 1 ? 1 : n > TX_MAX_THREADS ? TX_MAX_THREADS : n);
 }
 
+static void post(struct worker *worker)
+{
+    pthread_mutex_lock(&worker->lock);
+    worker->posted = 1;
+    pthread_cond_signal(&worker->wake);
+    pthread_mutex_unlock(&worker->lock);
+}
+
+static void wait_for_post(struct worker *self)
+{
+    pthread_mutex_lock(&self->lock);
+    while (!self->posted)
+        pthread_cond_wait(&self->wake, &self->lock);
+    self->posted = 0;
+    pthread_mutex_unlock(&self->lock);
+}
+
 static void take_tasks(int worker)
 {
     for (int other = 0; other < pool.threads; other++) {
@@ -154,8 +174,7 @@ static uint64_t wait_for_job(struct worker *self, int worker, uint64_t last)
         const uint64_t gate = atomic_load(&pool.gate);
         if (wanted(gate, worker, last) && atomic_exchange(&self->asleep, 0))
             return gate;
-        while (sem_wait(&self->wake) != 0) /* interrupted */
-            ;
+        wait_for_post(self);
     }
 }
 
@@ -190,7 +209,9 @@ static void start_workers(int wanted)
     while (pool.started < wanted) {
         struct worker *worker = &pool.workers[pool.started + 1];
         pthread_t thread;
-        sem_init(&worker->wake, 0, 0);
+        pthread_mutex_init(&worker->lock, NULL);
+        pthread_cond_init(&worker->wake, NULL);
+        worker->posted = 0;
         atomic_store(&worker->asleep, 0);
         if (pthread_create(&thread, NULL, worker_main, worker) != 0)
             break;
@@ -224,7 +245,7 @@ void tx_pool_run(int threads, tx_task *task, void *arg, size_t count)
     atomic_store(&pool.gate, job << JOB_AT | (uint64_t)threads << THREADS_AT); /* releases the fields; see wait_for_job */
     for (int i = 1; i < threads && i <= pool.started; i++)
         if (atomic_load(&pool.workers[i].asleep) && atomic_exchange(&pool.workers[i].asleep, 0))
-            sem_post(&pool.workers[i].wake);
+            post(&pool.workers[i]);
     take_tasks(0);
     /* Close. Relaxed: it passes nothing on, and no worker can enter after it, since entering changes the word only as it
      * was. */

@@ -119,6 +119,9 @@ static PyMethodDef methods[] = {
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, (void *)exec_module},
+#ifdef Py_mod_gil /* 3.13 and on; the limited API of 3.11 does not know it, and its builds run with the GIL */
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
     {0},
 };
 

@@ -10,7 +10,9 @@
 
 #include <string.h>
 
+#ifdef TX_OPENBLAS
 #include "cblas.h"
+#endif
 
 #include "../base/arena.h"
 #include "../base/pool.h"
@@ -24,14 +26,26 @@ enum {
     BESIDE_BYTES = 160 << 10, /* of what goes beside a product, fetched before it is multiplied: a part of L2 */
 };
 
+#ifdef SCIPY_OPENBLAS_PREFIX
+#define BLAS(name) scipy_##name /* the wheel's, which no other package's takes the place of */
+#else
+#define BLAS(name) name
+#endif
+
 void tx_blas_init(void)
 {
-    scipy_openblas_set_num_threads(1);
+#ifdef TX_OPENBLAS
+    BLAS(openblas_set_num_threads)(1);
+#endif
 }
 
 const char *tx_blas_config(void)
 {
-    return scipy_openblas_get_config();
+#ifdef TX_OPENBLAS
+    return BLAS(openblas_get_config)();
+#else
+    return "none";
+#endif
 }
 
 void tx_linear_plan(struct tx_linear *linear, struct tx_arena *arena, const struct tx_kernels *k)
@@ -323,6 +337,7 @@ static void own_task(void *arg, size_t task, int worker)
     }
 }
 
+#ifdef TX_OPENBLAS
 static void blas_task(void *arg, size_t task, int worker)
 {
     const struct job *job = arg;
@@ -332,7 +347,7 @@ static void blas_task(void *arg, size_t task, int worker)
     float *sums = tx_run_scratch(job->run, worker);
     if (!rows || tx_run_stopped(job->run, worker))
         return;
-    scipy_cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)l->K, 1.0f,
+    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)l->K, 1.0f,
                       tx_mat_at(job->a, r0, 0).data, (int)job->a.ld, (const float *)l->w + n0 * l->K, (int)l->K, 0.0f, sums,
                       COLUMNS_BLAS);
     struct tx_epilogue_f32 e = epilogue_at(&job->epilogue, r0);
@@ -341,6 +356,7 @@ static void blas_task(void *arg, size_t task, int worker)
     e.gate = e.gate ? e.gate + n0 : NULL;
     job->run->kernels->epilogue_f32(tx_mat_at(job->out, r0, n0).data, job->out.ld, sums, COLUMNS_BLAS, rows, columns, &e);
 }
+#endif
 
 int tx_linear_beside(const struct tx_kernels *k, enum tx_dtype dtype)
 {
@@ -365,12 +381,14 @@ void tx_linear_run_beside(const struct tx_run *run, const struct tx_linear *line
     if (epilogue)
         job.epilogue = *epilogue;
     job.epilogue.bias = linear->bias;
+#ifdef TX_OPENBLAS
     if (linear->dtype == TX_F32 && !run->kernels->gemm_f32_fast) {
         job.columns = COLUMNS_BLAS;
         job.row_tiles = seq->images;
         tx_pool_run(run->threads, blas_task, &job, job.row_tiles * ((linear->N + job.columns - 1) / job.columns));
         return;
     }
+#endif
     job.rows = job.M <= ROWS_FEW ? job.M : ROWS;
     job.row_tiles = (job.M + job.rows - 1) / job.rows;
     cut_columns(&job, linear, run->threads);

@@ -16,7 +16,7 @@ from engine_models import TinyDiT, TinyTexTok, dit_config, textok_config
 import textok
 from textok import _core
 
-HERE = Path(__file__).parent.parent
+HERE = Path(__file__).parent  # a fresh process imports this file
 
 
 def in_fresh_process(code, limit=120):

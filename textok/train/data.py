@@ -34,6 +34,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import _core
 from ..conditions import full_text
 from ..data.samples import Sample, Skip, Source, usable
 from ..data.sources import open_sources
@@ -124,7 +125,7 @@ def load_pairs(
     first of them in the log.
     """
     sources = open_sources(paths)
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _core.cpu_info()["cpus"]
     stamp = [[source.name, source.kind, source.state(0, None)] for source in sources] + [size, caption, template]
     if index is not None and Path(index).exists():
         pairs = read_index(index, stamp, sources, size, workers)

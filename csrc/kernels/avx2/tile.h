@@ -53,7 +53,7 @@ struct tile_f32 {
         __m256 x;                                                                                    \
         __asm__("vbroadcastss " address ", %[x]"                                                     \
                 : [x] "=x"(x)                                                                        \
-                : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[])base[i / 3]));       \
+                : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[1 << 16])base[i / 3]));       \
         __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));     \
         if (NV > 1)                                                                                  \
             __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x)); \

@@ -104,7 +104,7 @@ static
         __m512 x;                                                                                               \
         __asm__("vbroadcastss " address ", %[x]"                                                                \
                 : [x] "=v"(x)                                                                                   \
-                : [base] "r"(from), [ld] "r"(ld), "m"(*(const float(*)[])from));                                \
+                : [base] "r"(from), [ld] "r"(ld), "m"(*(const float(*)[1 << 16])from));                                \
         DOT_AT(i, 0) DOT_AT(i, 1) DOT_AT(i, 2) DOT_AT(i, 3)                                                     \
     }
 #define SCORE_ROW(i, k)                                                                                         \

@@ -51,7 +51,7 @@ struct narrow_tile {
 #define NARROW_BROADCAST_AT(i, address)      \
     __asm__("vpbroadcastd " address ", %[x]" \
             : [x] "=v"(x)                    \
-            : [base] "r"(base[i / 3]), [lda] "r"(lda), "m"(*(const char(*)[])base[i / 3]));
+            : [base] "r"(base[i / 3]), [lda] "r"(lda), "m"(*(const char(*)[1 << 16])base[i / 3]));
 #endif
 #define NARROW_K(k)                                                                                             \
     {                                                                                                           \

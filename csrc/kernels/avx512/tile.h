@@ -51,7 +51,7 @@ struct tile_f32 {
         __m512 x;                                                                              \
         __asm__("vbroadcastss " address ", %[x]"                                               \
                 : [x] "=v"(x)                                                                  \
-                : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[])base[i / 3])); \
+                : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[1 << 16])base[i / 3])); \
         TILE_FMA(i, 0) TILE_FMA(i, 1) TILE_FMA(i, 2) TILE_FMA(i, 3)                            \
     }
 #define TILE_FMA(i, j)                                                                      \

@@ -3,7 +3,11 @@
 
 static const struct tx_kernels slots = {
     .gemm_f32_nr = 1,
+#ifdef TX_OPENBLAS
     .gemm_f32_fast = 0,
+#else
+    .gemm_f32_fast = 1,     /* there is nothing faster */
+#endif
     .gemm_f32_packed = txk_gemm_f32_packed_ref,
     .gemm_f32_pack = txk_gemm_f32_pack_ref,
     .gemm_f32_unpack = txk_gemm_f32_unpack_ref,
