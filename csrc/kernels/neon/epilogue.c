@@ -1,6 +1,6 @@
-/* The epilogue of a product, row by row, 4 columns at a time: y = act(acc + bias), then residual + gate y. Used on the strips of
- * the gemms while they lie in L1, and alone on the output of a BLAS. acc, out and residual may be one matrix: each element is
- * read before it is written. */
+/* The epilogue of a product, row by row, 4 columns at a time: y = act(acc + bias), then residual + gate y. Used on the strips
+ * of the gemms while they lie in L1, and alone on the output of a BLAS. acc, out and residual may be one matrix: each element
+ * is read before it is written. */
 #include "row.h"
 #include "simd.h"
 

@@ -1,5 +1,5 @@
-/* A panel's bytes from its nibbles (../gemm_int4.h), for the gemm_int4.c of all NEON rows: 16 columns, `side` k of a column side
- * by side, so that a line has 16 side bytes: its first half in the low nibbles, its second half in the high ones. */
+/* A panel's bytes from its nibbles (../gemm_int4.h), for the gemm_int4.c of all NEON rows: 16 columns, `side` k of a column
+ * side by side, so that a line has 16 side bytes: its first half in the low nibbles, its second half in the high ones. */
 #ifndef TXK_NEON_EXPAND_INT4_H
 #define TXK_NEON_EXPAND_INT4_H
 
@@ -7,8 +7,8 @@
 
 #include "../gemm_int4.h"
 
-static inline __attribute__((always_inline)) void expand_int4(char *to, const uint8_t *scales, const uint8_t *nibbles, size_t Kp,
-                                                             const size_t side)
+static inline __attribute__((always_inline)) void expand_int4(char *to, const uint8_t *scales, const uint8_t *nibbles,
+                                                              size_t Kp, const size_t side)
 {
     const size_t half = 8 * side;
     for (size_t g = 0; g < Kp / TX_INT4_GROUP; g++) {

@@ -4,8 +4,8 @@
  *
  * Order: blocks of rows (so that their part of A stays in L2) > panels > sections of K (so that a section of W stays in L1) >
  * tiles of at most 6 rows. Sums over sections wait in a strip of C on the stack, and the epilogue runs on a tile when its sums
- * are whole. The chain of each sum does not know about any of this (tile.h). W arrives by the processor's own prefetching: it is
- * read from front to back. */
+ * are whole. The chain of each sum does not know about any of this (tile.h). W arrives by the processor's own prefetching: it
+ * is read from front to back. */
 #include "row.h"
 #include "epilogue.h"
 #include "tile.h"

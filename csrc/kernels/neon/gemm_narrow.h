@@ -5,8 +5,8 @@
  *
  * Order: blocks of ROWS rows > runs of RUN columns > sections of K, of which the block's part of A is prepared once (widened,
  * or its rows laid side by side in pairs) > panels, whose section is widened where the row has no product of the dtype itself >
- * tiles of at most 6 rows. So what prepares A serves 256 columns, and what widens W 48 rows. Sums over sections wait in a strip,
- * and all of it is 112 KB of the stack. The chain of each sum knows about none of this.
+ * tiles of at most 6 rows. So what prepares A serves 256 columns, and what widens W 48 rows. Sums over sections wait in a
+ * strip, and all of it is 112 KB of the stack. The chain of each sum knows about none of this.
  *
  * A file that includes this gives the tiles and what they need; the kind is a constant of each. */
 #ifndef TXK_NEON_GEMM_NARROW_H

@@ -2,8 +2,8 @@
  * of four sums: 32 products of int8 an instruction, 16 of bfloat16.
  *
  * 8 bytes of k of a row and of its neighbour lie side by side, and so do those of a column and the next. A tile has 6 rows and
- * 16 columns: 3 x 8 squares fill 24 registers, and 11 loads serve 24 instructions. prepare_pairs lays A out, a last odd row with
- * zeros beside it; W is packed so.
+ * 16 columns: 3 x 8 squares fill 24 registers, and 11 loads serve 24 instructions. prepare_pairs lays A out, a last odd row
+ * with zeros beside it; W is packed so.
  *
  * Sums wait between sections as rows (row 0 in the lower halves of squares, row 1 in the upper): halves change places. */
 #ifndef TXK_NEON_MATRIX_TILE_H

@@ -1,4 +1,4 @@
-/* The functions of the NEON row, which every aarch64 has (ASIMD). Included by table.c and by the files that call one another. */
+/* The functions of the NEON row, which every aarch64 has (ASIMD). Included by table.c and the files that call one another. */
 #ifndef TXK_NEON_ROW_H
 #define TXK_NEON_ROW_H
 

@@ -11,4 +11,5 @@ static const struct tx_kernels slots = {
 };
 
 const struct tx_row txk_row_neon_bf16 = {
-    .name = "neon_bf16", .needs = TX_CPU_NEON | TX_CPU_NEON_BF16, .slots = &slots, .peak = {[TX_BF16] = txk_peak_bf16_neon_bf16}};
+    .name = "neon_bf16", .needs = TX_CPU_NEON | TX_CPU_NEON_BF16, .slots = &slots,
+    .peak = {[TX_BF16] = txk_peak_bf16_neon_bf16}};

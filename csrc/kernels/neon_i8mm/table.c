@@ -12,4 +12,5 @@ static const struct tx_kernels slots = {
 };
 
 const struct tx_row txk_row_neon_i8mm = {
-    .name = "neon_i8mm", .needs = TX_CPU_NEON | TX_CPU_NEON_I8MM, .slots = &slots, .peak = {[TX_INT8] = txk_peak_int8_neon_i8mm}};
+    .name = "neon_i8mm", .needs = TX_CPU_NEON | TX_CPU_NEON_I8MM, .slots = &slots,
+    .peak = {[TX_INT8] = txk_peak_int8_neon_i8mm}};
