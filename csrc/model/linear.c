@@ -8,6 +8,9 @@
  */
 #include "linear.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #ifdef TX_OPENBLAS
@@ -32,10 +35,77 @@ enum {
 #define BLAS(name) name
 #endif
 
+#ifdef TX_OPENBLAS
+/* ---- OpenBLAS's memory ----
+ *
+ * It maps a buffer the first time that one call more runs at once than ever before, and ends the process where the system has
+ * none. So whoever would be one more first asks the system for as much, and gives it back; where that is refused, it waits
+ * until another call has ended. The first buffer is made when a weight is packed, where a lack can still be told. */
+
+enum { BLAS_BUFFER = 96 << 20 }; /* 32 MB in the builds we have seen, and what goes with it */
+
+static atomic_int blas_running, blas_most, blas_growing;
+
+static void blas_after_fork(void)
+{
+    atomic_store(&blas_running, 0); /* the calls of other threads, which the child does not have */
+    atomic_store(&blas_growing, 0);
+}
+
+static int blas_has_room(void)
+{
+    void *room = tx_alloc(BLAS_BUFFER);
+    tx_free(room, BLAS_BUFFER);
+    return room != NULL;
+}
+
+static void blas_begin(void)
+{
+    for (;;) {
+        int running = atomic_load(&blas_running), growing = 0;
+        const int most = atomic_load(&blas_most);
+        if (running < most) {
+            if (atomic_compare_exchange_weak(&blas_running, &running, running + 1))
+                return;
+        } else if (atomic_compare_exchange_strong(&blas_growing, &growing, 1)) {
+            const int grows = atomic_load(&blas_most) == most && blas_has_room();
+            if (grows)
+                atomic_store(&blas_most, most + 1);
+            atomic_store(&blas_growing, 0);
+            if (!grows)
+                sched_yield();
+        } else {
+            sched_yield();
+        }
+    }
+}
+
+static void blas_end(void)
+{
+    atomic_fetch_sub(&blas_running, 1);
+}
+
+/* OpenBLAS's first buffer, made now. */
+static enum tx_status blas_warm(struct tx_error *err)
+{
+    const float one = 1;
+    float product;
+    if (atomic_load(&blas_most))
+        return TX_OK;
+    if (!blas_has_room())
+        return tx_fail_memory(err, BLAS_BUFFER);
+    blas_begin();
+    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasTrans, 1, 1, 1, 1.0f, &one, 1, &one, 1, 0.0f, &product, 1);
+    blas_end();
+    return TX_OK;
+}
+#endif
+
 void tx_blas_init(void)
 {
 #ifdef TX_OPENBLAS
     BLAS(openblas_set_num_threads)(1);
+    pthread_atfork(NULL, NULL, blas_after_fork);
 #endif
 }
 
@@ -156,7 +226,11 @@ enum tx_status tx_linear_pack(struct tx_linear *l, const struct tx_values *value
     const size_t rows = l->dtype == TX_INT4 && !same ? l->N * tx_int4_row(l->K) : 0;
     const size_t scales = rows ? l->N * tx_int4_groups(l->K) : 0;
     enum tx_status status = TX_OK;
-    if (wide && !(job.wide = tx_alloc(wide)))
+#ifdef TX_OPENBLAS
+    if (l->dtype == TX_F32 && !l->kernels->gemm_f32_fast)
+        status = blas_warm(err);
+#endif
+    if (status == TX_OK && wide && !(job.wide = tx_alloc(wide)))
         status = tx_fail_memory(err, wide);
     if (status == TX_OK && narrow && !(job.narrow = tx_alloc(narrow)))
         status = tx_fail_memory(err, narrow);
@@ -347,9 +421,11 @@ static void blas_task(void *arg, size_t task, int worker)
     float *sums = tx_run_scratch(job->run, worker);
     if (!rows || tx_run_stopped(job->run, worker))
         return;
+    blas_begin();
     BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)l->K, 1.0f,
                       tx_mat_at(job->a, r0, 0).data, (int)job->a.ld, (const float *)l->w + n0 * l->K, (int)l->K, 0.0f, sums,
                       COLUMNS_BLAS);
+    blas_end();
     struct tx_epilogue_f32 e = epilogue_at(&job->epilogue, r0);
     e.bias = e.bias ? e.bias + n0 : NULL;
     e.residual = e.residual ? e.residual + n0 : NULL;
