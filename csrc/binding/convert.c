@@ -153,7 +153,11 @@ int tx_config_from_dict(PyObject *dict, const struct tx_field *fields, const cha
         return -1;
     }
     for (const struct tx_field *field = fields; field->name; field++) {
-        PyObject *value = PyDict_GetItemString(dict, field->name);
+        PyObject *key = PyUnicode_FromString(field->name);
+        PyObject *value = key ? PyDict_GetItemWithError(dict, key) : NULL; /* borrowed, like dict */
+        Py_XDECREF(key);
+        if (!value && PyErr_Occurred())
+            return -1;
         if (!value) {
             PyErr_Format(PyExc_ValueError, "config: %s%s is missing", where, field->name);
             return -1;

@@ -54,6 +54,11 @@ def difference(pictures: U8, originals: U8, gain: float = 3.0) -> U8:
 
     White where they are equal, through orange to black with `gain` times the channels' mean absolute difference.
     """
+    gain = arrays.number(gain, "gain", 0, 1e6)
+    pictures, originals = (arrays.view(array, name) for array, name in ((pictures, "pictures"), (originals, "originals")))
+    for array, name in ((pictures, "pictures"), (originals, "originals")):
+        if array.dtype != np.uint8 or array.ndim < 3 or array.shape[-1] != 3 or array.shape != originals.shape:
+            raise ValueError(f"{name}: expected uint8 [B,H,W,3] of one shape, got {arrays.describe(array)}")
     distance = np.abs(pictures.astype(np.float64) - originals).mean(axis=-1) / 255
     level = np.clip(gain * distance, 0, 1)[..., None]
     white, orange, black = np.array([255.0, 255, 255]), np.array([224.0, 110, 40]), np.array([20.0, 10, 10])

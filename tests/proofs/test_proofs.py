@@ -1,0 +1,49 @@
+"""Each proof in short; SECURITY.md says what the long runs gave."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import textok
+
+HERE = Path(__file__).parent
+COUNTS = {
+    "calls": 2000,
+    "damaged_files": 600,
+    "allocations": 1,
+    "flat_memory": 1500,
+    "many_threads": 10,
+    "address_space": 8,
+    "silence": 1,
+    "thread_sanitizer": 5,
+    "interrupts": 6,
+}
+NEEDS_GCC = ("allocations", "thread_sanitizer")
+# What says little on a machine or in a build where times and addresses are not a user's.
+MEASURED = ("interrupts", "flat_memory", "address_space", "thread_sanitizer", "allocations")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.measured] if name in MEASURED else []) for name in COUNTS])
+def test_promise(name):
+    if name in NEEDS_GCC and not shutil.which("gcc"):
+        pytest.skip("no gcc here")
+    if name == "thread_sanitizer":
+        pytest.importorskip("scipy_openblas32")
+    path = os.pathsep.join([str(Path(textok.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(HERE / f"{name}.py"), "--count", str(COUNTS[name])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["failures"] == 0
+
+
+def test_a_broken_promise_is_seen(tmp_path):
+    """A proof that finds something ends with 1 and says what."""
+    code = "import time; from common import finish; finish('planted', time.monotonic(), ['a bit differs'])"
+    path = os.pathsep.join([str(HERE), str(Path(textok.__file__).parents[1])])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 1 and "a bit differs" in done.stderr and json.loads(done.stdout)["failures"] == 1
