@@ -1,4 +1,4 @@
-"""The same work under limits of the address space, from too little to enough: a MemoryError or the right bits, never the end of the process.
+"""The same work under limits of the address space, too little to enough: MemoryError or the right bits, and the process lives.
 
 Includes the row whose products are OpenBLAS's, which by itself ends a process that gives it no memory.
 """
@@ -19,7 +19,8 @@ import resource, sys
 sys.path.insert(0, {tests!r})
 import numpy as np, textok
 side = {{"hidden_size": 192, "depth": 2, "num_heads": 3}}
-config = {{"image_size": 64, "patch_size": 4, "text_condition": "none", "num_latent_tokens": 16, "tokenizer": side, "detokenizer": side}}
+config = {{"image_size": 64, "patch_size": 4, "text_condition": "none", "num_latent_tokens": 16}}
+config |= {{"tokenizer": side, "detokenizer": side}}
 x = np.zeros((4, 64, 64, 3), np.uint8)
 if {after_load}:
     model = textok.TexTok.from_config(config)
@@ -46,14 +47,21 @@ def main() -> None:
         more = int(2 ** (16 + 12 * (turn // 4) / max(1, options.count // 4 - 1)))  # 64 KB to 256 MB
         code = CHILD.format(tests=tests, after_load=turn % 2 == 0, more=more)
         row = rows[turn // 2 % 2]
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path, "TEXTOK_ISA": row})
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path, "TEXTOK_ISA": row},
+        )
         word, _, fine = done.stdout.strip().partition(" ")
         if done.returncode or fine != "True":
             # The interpreter itself may find no memory for what it does beside the engine's calls; it says so and ends with 1.
             if done.returncode == 1 and "MemoryError" in done.stderr:
                 word = "MemoryError"
             else:
-                failures.append(f"{row}, {more} bytes more: status {done.returncode}: {json.dumps((done.stdout + done.stderr)[-200:])}")
+                failures.append(
+                    f"{row}, {more} bytes more: status {done.returncode}: {json.dumps((done.stdout + done.stderr)[-200:])}"
+                )
                 continue
         outcomes[word] += 1
     finish("address_space", began, failures, processes=options.count, rows=rows, **outcomes)

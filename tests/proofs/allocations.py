@@ -1,7 +1,7 @@
-"""Every allocation fails in turn, for loading, encoding, decoding, denoising, sampling and text: MemoryError, no death, and equal bits afterwards.
+"""Every allocation fails in turn, for loading and for each call of a model: MemoryError, no death, and equal bits afterwards.
 
-The engine's own (malloc, calloc, realloc, mmap called from `_core`) by a preloaded library that gcc makes; then those of the interpreter inside
-the engine's calls, by CPython's `_testcapi`, where there is one. Runs itself anew with the library in front.
+The engine's own (malloc, calloc, realloc, mmap called from `_core`) by a preloaded library that gcc makes; then those of the
+interpreter inside the engine's calls, by CPython's `_testcapi`, where there is one. Runs itself anew with the library in front.
 """
 
 import ctypes
@@ -113,7 +113,9 @@ def main() -> None:
     inside = interpreter(models, failures)
     if not engine_total:
         failures.append("no allocation of the engine was seen: the library is not in front")
-    finish("allocations", began, failures, engine_allocations=engine_total, interpreter_allocations=inside, rounds=options.count)
+    finish(
+        "allocations", began, failures, engine_allocations=engine_total, interpreter_allocations=inside, rounds=options.count
+    )
 
 
 if __name__ == "__main__":

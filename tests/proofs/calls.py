@@ -4,7 +4,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from common import Models, arguments, finish
@@ -25,7 +25,7 @@ class Odd:
 class Liar:
     """Says that it is an array, and is none."""
 
-    __array_interface__ = {"shape": (2, 3), "typestr": "<f4", "data": (0, True), "version": 3}
+    __array_interface__: ClassVar = {"shape": (2, 3), "typestr": "<f4", "data": (0, True), "version": 3}
 
 
 def values(rng: random.Random, right: list[Any]) -> Any:
@@ -79,10 +79,27 @@ SPOILS: list[Callable[[np.ndarray], Any]] = [
     lambda a: np.empty((*a.shape[:-1], 0), np.float32),
 ]
 OTHERS: list[Callable[[], Any]] = [
-    lambda: None, lambda: Odd(), lambda: Liar(), lambda: {}, lambda: [], lambda: set(), lambda: b"", lambda: "x", lambda: 3,
-    lambda: -1, lambda: 1e400, lambda: True, lambda: object, lambda: range(3), lambda: np.array(3), lambda: np.zeros(0),
-    lambda: np.array(["a"]), lambda: np.datetime64("2020-01-01"), lambda: (lambda *a: None), lambda: [[1], [1, 2]],
-]  # fmt: skip
+    lambda: None,
+    lambda: Odd(),
+    lambda: Liar(),
+    dict,
+    list,
+    lambda: set(),
+    lambda: b"",
+    lambda: "x",
+    lambda: 3,
+    lambda: -1,
+    lambda: 1e400,
+    lambda: True,
+    lambda: object,
+    lambda: range(3),
+    lambda: np.array(3),
+    lambda: np.zeros(0),
+    lambda: np.array(["a"]),
+    lambda: np.datetime64("2020-01-01"),
+    lambda: lambda *a: None,
+    lambda: [[1], [1, 2]],
+]
 
 
 def targets(models: Models) -> list[tuple[str, Callable[..., Any], dict[str, list[Any]]]]:
@@ -91,20 +108,50 @@ def targets(models: Models) -> list[tuple[str, Callable[..., Any], dict[str, lis
     text, lengths = m.captions["text"], m.captions["text_lengths"]
     run = {"threads": [None, 1, 2], "batch_size": [None, 1, 2], "progress": [False]}
     sampling = {
-        "steps": [1, 2, None], "solver": ["ddim", "ddpm", None], "spacing": ["linspace", "trailing"], "eta": [0.0],
-        "guidance_scale": [1.0, 2.0, None], "guidance_interval": [None, (10.0, 500.0)], "seed": [0, 1, None], "first_index": [0, 5],
-        "noise": [None, np.ones((2, *m.dit.config.latent_shape), np.float32)], "step_noise": [None], "callback": [None, lambda *a: None],
-    } | run  # fmt: skip
+        "steps": [1, 2, None],
+        "solver": ["ddim", "ddpm", None],
+        "spacing": ["linspace", "trailing"],
+        "eta": [0.0],
+        "guidance_scale": [1.0, 2.0, None],
+        "guidance_interval": [None, (10.0, 500.0)],
+        "seed": [0, 1, None],
+        "first_index": [0, 5],
+        "noise": [None, np.ones((2, *m.dit.config.latent_shape), np.float32)],
+        "step_noise": [None],
+        "callback": [None, lambda *a: None],
+    } | run
     noisy = np.ones((2, *m.dit.config.latent_shape), np.float32)
     pictures = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
-    config = {"image_size": [16, 32], "patch_size": [4, 8], "num_latent_tokens": [4], "text_dim": [8], "num_text_tokens": [5],
-              "tokenizer": [{"hidden_size": 8, "depth": 1, "num_heads": 1}], "detokenizer": [{"hidden_size": 8, "depth": 1, "num_heads": 1}],
-              "rope": [None, {"rows": "patches"}], "codebook": [None, {"runs": 2, "size": 4}], "patch_overlap": [0, 2]}  # fmt: skip
-    dit_config = {"num_tokens": [4], "hidden_size": [8], "depth": [1], "num_heads": [1], "num_classes": [3], "prediction": ["v", "velocity"],
-                  "beta_schedule": ["linear", "cosine"], "learn_sigma": [True, False], "time_freq_dim": [8]}  # fmt: skip
+    config = {
+        "image_size": [16, 32],
+        "patch_size": [4, 8],
+        "num_latent_tokens": [4],
+        "text_dim": [8],
+        "num_text_tokens": [5],
+        "tokenizer": [{"hidden_size": 8, "depth": 1, "num_heads": 1}],
+        "detokenizer": [{"hidden_size": 8, "depth": 1, "num_heads": 1}],
+        "rope": [None, {"rows": "patches"}],
+        "codebook": [None, {"runs": 2, "size": 4}],
+        "patch_overlap": [0, 2],
+    }
+    dit_config = {
+        "num_tokens": [4],
+        "hidden_size": [8],
+        "depth": [1],
+        "num_heads": [1],
+        "num_classes": [3],
+        "prediction": ["v", "velocity"],
+        "beta_schedule": ["linear", "cosine"],
+        "learn_sigma": [True, False],
+        "time_freq_dim": [8],
+    }
     return [
         ("TexTok.encode", m.textok.encode, {"x": [m.x], "text": [text], "text_lengths": [lengths, None]} | run),
-        ("TexTok.decode", m.textok.decode, {"z": [m.z], "text": [text], "text_lengths": [lengths, None], "output": ["float32", "uint8"]} | run),
+        (
+            "TexTok.decode",
+            m.textok.decode,
+            {"z": [m.z], "text": [text], "text_lengths": [lengths, None], "output": ["float32", "uint8"]} | run,
+        ),
         ("TexTok.reconstruct", m.textok.reconstruct, {"x": [m.x], "text": [text], "text_lengths": [lengths]} | run),
         ("DiT.denoise", m.dit.denoise, {"x": [noisy], "t": [[3, 900]], "labels": [[1, 2]], "null": [False], "threads": [1]}),
         ("DiT.sample", m.dit.sample, {"labels": [[1, 2]]} | sampling),
@@ -119,7 +166,11 @@ def targets(models: Models) -> list[tuple[str, Callable[..., Any], dict[str, lis
         ("preprocess", textok.preprocess, {"pictures": [pictures, list(pictures)], "size": [8, 16]}),
         ("to_uint8", textok.to_uint8, {"x": [m.x]}),
         ("set_num_threads", textok.set_num_threads, {"count": [1, 2]}),
-        ("from_pretrained", textok.TexTok.from_pretrained, {"path": ["emoji-nothing", "/dev/null", "/"], "dtype": ["float32", "int8"]}),
+        (
+            "from_pretrained",
+            textok.TexTok.from_pretrained,
+            {"path": ["emoji-nothing", "/dev/null", "/"], "dtype": ["float32", "int8"]},
+        ),
         ("metrics.psnr", metrics.psnr, {"pictures": [pictures], "originals": [pictures]}),
         ("metrics.ssim", metrics.ssim, {"pictures": [pictures], "originals": [pictures]}),
         ("viz.mosaic", viz.mosaic, {"pictures": [pictures], "columns": [2, 8], "gap": [2]}),

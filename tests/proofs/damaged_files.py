@@ -1,4 +1,4 @@
-"""Files of every kind with bytes changed, cut off, put in or swapped: a result, or a documented exception of one line that names the file."""
+"""Files of every kind with bytes changed, cut off, put in or swapped: a result, or a documented exception of one line."""
 
 import io
 import json
@@ -43,15 +43,33 @@ def make(folder: Path, models: Models) -> list[tuple[str, Path, Callable[[Path],
     models.textok.save_pretrained(model)
     kinds = [("safetensors", model / "model.safetensors", loaded, model), ("config.json", model / "config.json", loaded, model)]
     pipe = folder / "pipe"
-    textok.Pipeline(models.textok, textok.DiT.from_config({"num_tokens": 6, "in_channels": 5, "hidden_size": 8, "depth": 1, "num_heads": 1,
-        "condition": "text", "text_dim": 12, "num_text_tokens": 7, "num_classes": 0})).save_pretrained(pipe)  # fmt: skip
+    textok.Pipeline(
+        models.textok,
+        textok.DiT.from_config(
+            {
+                "num_tokens": 6,
+                "in_channels": 5,
+                "hidden_size": 8,
+                "depth": 1,
+                "num_heads": 1,
+                "condition": "text",
+                "text_dim": 12,
+                "num_text_tokens": 7,
+                "num_classes": 0,
+            }
+        ),
+    ).save_pretrained(pipe)
     kinds.append(("model_index.json", pipe / "model_index.json", textok.Pipeline.from_pretrained, pipe))
     textok.EmbeddingStore.create(store, {"name": "none"}, 4).add(["a", "b b"], np.ones((2, 3, 4), np.float32), [1, 3])
 
     def read_store(path: Path) -> Any:
         return textok.open_embeddings(path).embeddings(["a", "b b"])
 
-    kinds += [(f"store/{part.name}", part, read_store, store) for part in sorted(store.rglob("*")) if part.is_file() and part.stat().st_size]
+    kinds += [
+        (f"store/{part.name}", part, read_store, store)
+        for part in sorted(store.rglob("*"))
+        if part.is_file() and part.stat().st_size
+    ]
     np.savez(folder / "text.npz", text=np.ones((3, 4, 12), np.float32), text_lengths=np.array([1, 2, 4]))
     kinds.append((".npz", folder / "text.npz", textok.open_embeddings, folder / "text.npz"))
     np.save(folder / "text.npy", np.ones((3, 4, 12), np.float32))
@@ -66,7 +84,10 @@ def make(folder: Path, models: Models) -> list[tuple[str, Path, Callable[[Path],
         for key in range(3):
             picture = io.BytesIO()
             Image.fromarray(np.full((8, 8, 3), 40 * key, np.uint8)).save(picture, ("PNG", "JPEG", "WEBP")[key])
-            for name, data in ((f"{key}.{('png', 'jpg', 'webp')[key]}", picture.getvalue()), (f"{key}.json", b'{"caption": "x"}')):
+            for name, data in (
+                (f"{key}.{('png', 'jpg', 'webp')[key]}", picture.getvalue()),
+                (f"{key}.json", b'{"caption": "x"}'),
+            ):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -98,7 +119,9 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
         elif kind == 4:
             body[at:at] = rng.randbytes(rng.randrange(1, 64))
         elif kind == 5:
-            body[at : at + 8] = rng.choice([b"\xff" * 8, b"\0" * 8, (2**63 - 1).to_bytes(8, "little"), b"-1", b"1e999", b"[" * 40])
+            body[at : at + 8] = rng.choice(
+                [b"\xff" * 8, b"\0" * 8, (2**63 - 1).to_bytes(8, "little"), b"-1", b"1e999", b"[" * 40]
+            )
         else:
             other = rng.randrange(len(body) or 1)
             body[at : at + 16], body[other : other + 16] = body[other : other + 16], body[at : at + 16]
@@ -134,7 +157,16 @@ def main() -> None:
                 failures.append(f"{turn}: {kind}: took {seconds:.1f} s")
             path.write_bytes(whole)
     failures += [f"afterwards {name} gives other bits" for name in models.differing()]
-    finish("damaged_files", began, failures, kinds=len(kinds), files=options.count, seed=options.seed, slowest_s=round(slowest, 2), **outcomes)
+    finish(
+        "damaged_files",
+        began,
+        failures,
+        kinds=len(kinds),
+        files=options.count,
+        seed=options.seed,
+        slowest_s=round(slowest, 2),
+        **outcomes,
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Loading, running, failing: what Python's audit events tell of files, the network and other processes; and that nothing is printed."""
+"""Loading, running, failing: what Python's audit events tell of files, network and processes; and that nothing is printed."""
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -47,10 +48,8 @@ def main() -> None:
                 pipe(labels=[1], steps=2, seed=0)
                 repr(pipe), repr(models.encoder), textok.cpu_info()
                 for wrong in (lambda: models.textok.encode(models.x), lambda: textok.TexTok.from_pretrained("nothing")):
-                    try:
+                    with contextlib.suppress(ValueError):
                         wrong()
-                    except ValueError:
-                        pass
         finally:
             watching = False
             sys.stdout.flush()

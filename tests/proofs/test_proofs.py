@@ -28,7 +28,9 @@ NEEDS_GCC = ("allocations", "thread_sanitizer")
 MEASURED = ("interrupts", "flat_memory", "address_space", "thread_sanitizer", "allocations")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.measured] if name in MEASURED else []) for name in COUNTS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.measured] if name in MEASURED else []) for name in COUNTS]
+)
 def test_promise(name):
     if name in NEEDS_GCC and not shutil.which("gcc"):
         pytest.skip("no gcc here")

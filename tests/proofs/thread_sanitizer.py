@@ -1,4 +1,4 @@
-"""The engine under ThreadSanitizer, driven from C by several threads on the reference row and on AVX2's. Needs gcc with libtsan."""
+"""The engine under ThreadSanitizer, driven from C by several threads on the rows ref and avx2. Needs gcc and its libtsan."""
 
 import json
 import os
