@@ -6,6 +6,7 @@ Nothing here writes to an argument. Wrong values are ValueErrors and things that
 argument's name, what came and what was expected.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -77,6 +78,27 @@ def view(value: Any, name: str) -> NDArray[Any]:
             raise TypeError(f"{name}: expected an array, got {type(value).__name__}")
         raise ValueError(f"{name}: expected an array of numbers, got {describe(array)}")
     return array
+
+
+def warn_of_unit_range(pictures: Any, name: str) -> None:
+    """A Python warning where all pictures, one array or several, are floats in [0, 1]: such come from other libraries."""
+    low, high = np.inf, -np.inf
+    for picture in [pictures] if isinstance(pictures, np.ndarray) else pictures:
+        if not isinstance(picture, np.ndarray) and not _is_torch(picture):
+            return
+        array = view(picture, name)
+        if not is_float(array.dtype) or not array.size:
+            return
+        low = min(low, float(array.min()))
+        if low < 0:
+            return
+        high = max(high, float(array.max()))
+    if low < high <= 1:
+        warnings.warn(
+            f"{name}: all values lie in [0, 1], from {low:.3g} to {high:.3g}; the range of pixels is [-1, 1]: give 2 * x - 1, or uint8",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 Axes = Sequence[tuple[str, int | None]]

@@ -146,9 +146,9 @@ def clear_unfinished(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, folder: Path | None = None, keep: bool = False) -> None:
-    """A text file in UTF-8, line ends as they are; `folder` and `keep` as in `replacing`."""
+    """A text file in UTF-8, line ends as they are, what UTF-8 cannot hold as escapes; `folder` and `keep` as in `replacing`."""
     with replacing(path, folder, keep) as temporary:
-        temporary.write_bytes(text.encode())
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # of JSON, which has the same escapes
 
 
 def write_json(path: Path, value: Any, folder: Path | None = None, keep: bool = False) -> None:

@@ -173,6 +173,7 @@ class TexTok(TakesCaptions, EngineModel):
         arrays.no_unknown(unknown)
         self._check_side("encode", "tokenizer")
         pixels = arrays.images(x, "x", self._config.image_size)
+        arrays.warn_of_unit_range(pixels, "x")
         text, text_lengths = self._text(("tokenizer",), len(pixels), text, text_lengths, captions, threads)
         conditions = self._conditions("tokenizer", len(pixels), text, text_lengths, labels)
         result = arrays.output(out, "out", (len(pixels), *self._config.latent_shape), np.float32, [pixels, *conditions.given()])
@@ -285,6 +286,7 @@ class TexTok(TakesCaptions, EngineModel):
         self._check_side("reconstruct", "both")
         dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]
         pixels = arrays.images(x, "x", self._config.image_size)
+        arrays.warn_of_unit_range(pixels, "x")
         text, text_lengths = self._text(("tokenizer", "detokenizer"), len(pixels), text, text_lengths, captions, threads)
         sides = [self._conditions(side, len(pixels), text, text_lengths, labels) for side in ("tokenizer", "detokenizer")]
         inputs = [pixels, *sides[0].given(), *sides[1].given()]

@@ -1,8 +1,9 @@
 """Argument types and arguments that several commands share."""
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arrays import MAX_BATCH, MAX_THREADS
@@ -72,6 +73,28 @@ RUN = ("out", "batch_size", "shard_size", "share", "processes", "dtype", "thread
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
     """The values of `add_run`'s arguments, by name."""
     return {name: getattr(args, name) for name in RUN} | {"progress": sys.stderr.isatty()}
+
+
+def report(summary: Any, sources: Sequence[str] = ()) -> None:
+    """Prints what a run over a data set did; a DataError where it could use nothing of it, with the fields that there are."""
+    from ..data.folders import SKIPS_FILE
+    from ..data.sources import fields_of
+    from ..errors import DataError
+
+    print(summary)
+    if summary.samples or summary.left or not summary.skipped:
+        return
+    with (summary.folder / SKIPS_FILE).open(encoding="utf-8") as file:
+        skip = json.loads(file.readline())
+    raise DataError(
+        f"{summary.folder}: nothing could be used, all {summary.skipped} samples are skipped; "
+        f"the first: {skip['source']} {skip['key']}: {skip['reason']}{fields_there(sources and fields_of(sources))}"
+    )
+
+
+def fields_there(fields: Sequence[str]) -> str:
+    """The end of an error about samples that lack something."""
+    return f"; the fields there are: {', '.join(fields)}" if fields else ""
 
 
 def add_embeddings(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ ADM's evaluators take it. A run that was killed goes on when it is run again.
 
 import argparse
 
-from .arguments import add_auto_captions, add_embeddings, add_run, embeddings_of, run_options
+from .arguments import add_auto_captions, add_embeddings, add_run, embeddings_of, report, run_options
 
 EXAMPLE = "textok decode emoji-textok latents --embeddings captions --out pictures"
 
@@ -26,4 +26,4 @@ def run(args: argparse.Namespace) -> None:
     from .. import data
 
     chosen = {name: getattr(args, name) for name in ("field", "format")}
-    print(data.decode(args.model, args.latents, embeddings=embeddings_of(args), **chosen, **run_options(args)))
+    report(data.decode(args.model, args.latents, embeddings=embeddings_of(args), **chosen, **run_options(args)), args.latents)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model import COMPUTE_TYPES
-from .arguments import add_threads, integer
+from .arguments import add_threads, fields_there, integer
 
 EXAMPLE = """textok embed shards/ --field caption_long --out store
          textok embed photos/ --template "a photo of a {name}" --out store --captions my-pipeline/captions --per-class 4"""
@@ -81,11 +81,12 @@ def run(args: argparse.Namespace) -> None:
         store = EmbeddingStore.open(args.out)
     if stores:
         print(f"merged: {store.merge(*stores, progress=progress):,} captions of {sum(map(len, stores)):,} were new")
-    if args.captions:
+    if args.captions and (chosen.used or not chosen.skips):
         chosen.save(store)
     print(store)
     if args.verify:
         _verify(store, progress)
+    chosen.check()
 
 
 class _Chosen:
@@ -96,22 +97,49 @@ class _Chosen:
         self.skips: list[Any] = []
         self.records: dict[tuple[int, str], dict[str, Any]] = {}
         self._of_label: dict[int, int] = {}
+        self.used = 0
 
     def __iter__(self) -> Iterator[str]:
         from ..data import Skip, read_samples
+        from ..data.samples import usable
+        from ..data.texts import text_problem
         from ..text.templates import fill_template
 
         by_label = self.args.captions is not None or self.args.per_class is not None
-        need = (() if self.args.template else ("caption",)) + (("label",) if by_label else ())
-        field = self.args.field or "caption"
-        for sample in read_samples(self.sources, need=need, field=field, skips=self.skips, pictures=False):
-            template = self.args.template
-            caption = fill_template(template, sample.metadata) if template else sample.caption(field)
-            if caption is None:
-                reason = f"the metadata has nothing for a field of the template; it has {', '.join(sample.metadata) or 'none'}"
+        need = ("label",) if by_label else ()
+        template, field = self.args.template, self.args.field or "caption"
+        for sample in read_samples(self.sources, need=need, skips=self.skips, pictures=False):
+            captions = [fill_template(template, sample.metadata)] if template else sample.captions(field)
+            if not captions:
+                self.skips.append(usable(sample, ("caption",), field))
+            for caption in captions:
+                if caption is None:
+                    reason = (
+                        f"the metadata has nothing for a field of the template; it has {', '.join(sample.metadata) or 'none'}"
+                    )
+                elif (problem := text_problem(caption)) is not None:
+                    reason = f"its caption is {problem}"
+                else:
+                    self.used += 1
+                    if not by_label or self._take(caption, sample):
+                        yield caption
+                    continue
                 self.skips.append(Skip(sample.key, sample.source, reason, sample.position))
-            elif not by_label or self._take(caption, sample):
-                yield caption
+
+    def check(self) -> None:
+        """A DataError where all was skipped."""
+        from ..data.sources import fields_of
+        from ..errors import DataError
+
+        if self.skips and not self.used:
+            sources = [source for source in self.sources if source != "-"]  # standard input is read once
+            fields = fields_there(fields_of(sources) if sources else ())
+            first, out = self.skips[0], self.args.captions
+            lead = f"{out}: expected captions with labels to write, got none; " if out else ""
+            raise DataError(
+                f"{lead}nothing could be used, all {len(self.skips):,} samples are skipped; "
+                f"the first: {first.source} {first.key}: {first.reason}{fields}"
+            )
 
     def _take(self, caption: str, sample: Any) -> bool:
         label = sample.metadata["label"]

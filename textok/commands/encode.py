@@ -7,7 +7,7 @@ Several machines can share a folder, each with its --shard; the last to finish w
 
 import argparse
 
-from .arguments import add_auto_captions, add_embeddings, add_run, embeddings_of, run_options
+from .arguments import add_auto_captions, add_embeddings, add_run, embeddings_of, report, run_options
 
 EXAMPLE = "textok encode emoji-textok emoji/*.tar --embeddings captions --out latents"
 
@@ -27,4 +27,4 @@ def run(args: argparse.Namespace) -> None:
     from .. import data
 
     chosen = {name: getattr(args, name) for name in ("field", "format", "flip", "ray")}
-    print(data.encode(args.model, args.sources, embeddings=embeddings_of(args), **chosen, **run_options(args)))
+    report(data.encode(args.model, args.sources, embeddings=embeddings_of(args), **chosen, **run_options(args)), args.sources)

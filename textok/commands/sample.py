@@ -10,7 +10,7 @@ import argparse
 from ..noise import MAX_SEED
 from ..sampling import DEFAULTS
 from ..schedules import SOLVERS
-from .arguments import add_embeddings, add_run, integer, run_options
+from .arguments import add_embeddings, add_run, integer, report, run_options
 
 EXAMPLE = """textok sample emoji --num 50000 --seed 0 --guidance-scale 2 --out samples --format npz
          textok sample emoji-t2i --caption "a red apple" --caption "a yellow flower" --out pictures"""
@@ -71,4 +71,4 @@ def run(args: argparse.Namespace) -> None:
     interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
     chosen = {name: getattr(args, name) for name in names} | {"guidance_interval": interval}
     chosen |= {"captions": captions, "embeddings": embeddings}
-    print(data.sample(args.model, args.num, **chosen, **run_options(args)))
+    report(data.sample(args.model, args.num, **chosen, **run_options(args)), captions or ())

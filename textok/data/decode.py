@@ -63,7 +63,7 @@ def decode(
     >>> decode("emoji-textok", "latents", "pictures", embeddings="captions", format="npz")  # doctest: +SKIP
     """
     options = RunOptions(batch_size, shard_size, share, processes, threads, overwrite, strict, progress)
-    found = open_sources(latents)
+    found = open_sources(latents, without=out)
     several = len(found) > 1 and format == "png"
     folders = [folder_of(source.name) for source in found]
     if several and len(set(folders)) < len(found):

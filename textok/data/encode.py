@@ -99,7 +99,7 @@ def encode(
     """
     options = RunOptions(batch_size, shard_size, share, processes, threads, overwrite, strict, progress)
     task = EncodeTask(os.fspath(model), path_or_none(embeddings), field, dtype, format, flip)
-    found = open_sources(sources)
+    found = open_sources(sources, without=out)
     TextFinder(task.embeddings).check_positions(found)
     job = Job(Path(out), task, found, "shards", "latents", options)
     return run(job) if ray is None else on_ray.run(job, ray)

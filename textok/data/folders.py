@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .samples import (
@@ -15,133 +17,348 @@ from .samples import (
     Skip,
     Source,
     extension_of,
+    is_picture,
+    is_plain,
+    key_of,
     parse_object,
     raise_unless_lasting,
+    set_class,
+    set_missing,
     state_of,
+    stem_of,
 )
-from .tables import read_rows
+from .tables import is_file, picture_of, read_file, read_rows
+from .texts import decode_text, text_problem
 
 METADATA_FILE = "metadata.jsonl"
+METADATA_FILES = (METADATA_FILE, "metadata.csv")  # as HF's imagefolder has them
 # What a run of `textok decode` or `sample` keeps beside its pictures.
 INDEX_FILE, SKIPS_FILE, PARTS_FOLDER = "index.json", "skips.jsonl", "parts"
+SAMPLE_KEY = "sample_key"  # of a row of metadata: the key, where its picture's name is not made of it alone
 RECORDS = {INDEX_FILE, SKIPS_FILE, PARTS_FOLDER}
+BESIDE = ("txt", "json", "cls")  # what may lie beside a picture, by extension
+# Files that are nobody's pictures; others that are not called as pictures are looked into.
+_OTHERS = (
+    *(
+        "npy",
+        "npz",
+        "safetensors",
+        "pt",
+        "bin",
+        "parquet",
+        "arrow",
+        "tar",
+        "gz",
+        "tgz",
+        "zip",
+        "csv",
+        "tsv",
+        "jsonl",
+        "db",
+        "lock",
+    ),
+    *(
+        "md",
+        "rst",
+        "py",
+        "ipynb",
+        "html",
+        "xml",
+        "yaml",
+        "yml",
+        "toml",
+        "log",
+        "pdf",
+        "mp4",
+        "webm",
+        "mp3",
+        "wav",
+        "part",
+        "keys",
+    ),
+)
+
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing")
+# Folders that hold all pictures and say nothing of them.
+_NAMELESS = ("images", "image", "img", "imgs", "pictures", "photos", "data", "jpg", "jpeg", "png")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a sample is made of: a directory, a stem, the files of that stem (pictures first), and a row of a table of metadata; or a
+    file that is none, with the reason.
+    """
+
+    directory: Path
+    stem: str
+    names: tuple[str, ...] = ()
+    row: dict[str, Any] | None = None
+    table: str = METADATA_FILE
+    number: int = 1  # of the rows of this picture
+    missing: str = ""  # the name of the row's picture, which is not there
+    problem: str = ""
+
+
+class _Classes(NamedTuple):
+    """Numbers of folders that are classes, and whether these lie below folders that are splits."""
+
+    numbers: dict[str, int]
+    in_splits: bool = False
+
+    def describe(self, key: str, metadata: dict[str, Any]) -> None:
+        """Set what a picture's folder says of it, where nothing else does."""
+        parts = key.split("/")[:-1]
+        if self.in_splits and parts:
+            set_missing(metadata, "split", parts.pop(0))
+        if parts and parts[0] in self.numbers:
+            set_missing(metadata, "class_name", parts[0])
+            set_missing(metadata, "label", self.numbers[parts[0]])
 
 
 class FolderSource(ListedSource):
-    """Pictures below a folder; positions count samples in the order of directories and names."""
+    """Pictures below a folder; positions count samples in the order of directories and names.
+
+    Parameters
+    ----------
+    without
+        A folder that is left out: of a run's results, where it lies below.
+    """
 
     kind = "folder"
 
+    def __init__(self, path: str | os.PathLike[str], without: str | os.PathLike[str] | None = None) -> None:
+        super().__init__(path)
+        self._without = None if without is None else os.path.realpath(without)
+
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
         classes = self._classes()
-        for index, (directory, stem, names, row) in enumerate(self._range(start, stop), start):
-            yield from _folder_sample(self.path, directory, stem, names, row, classes, index + 1, self.pictures)
+        for index, entry in enumerate(self._range(start, stop), start):
+            yield from _folder_sample(self.path, entry, classes, index + 1, self.pictures)
+
+    def note(self) -> str | None:
+        """Where folders are called by numbers that are not their labels."""
+        numbers = self._classes().numbers
+        other = next((name for name, number in numbers.items() if name.isdecimal() and int(name) != number), None)
+        if other is None or not all(name.isdecimal() for name in numbers):
+            return None
+        return (
+            f"folders are numbered in the order of their names as text, as torchvision's ImageFolder does: "
+            f"{other!r} is label {numbers[other]}; for others write them to KEY.cls"
+        )
 
     def files(self) -> Iterator[Path]:
-        for directory, _, names, _ in self._list():
-            for name in names:
-                yield directory / name
-        for directory, _ in _walk(self.path):
-            if (directory / METADATA_FILE).is_file():
-                yield directory / METADATA_FILE
+        for entry in self._list():
+            for name in entry.names:
+                yield entry.directory / name
+        for directory, *_ in _walk(self.path, self._without):
+            yield from _tables(directory)
 
     def state(self, start: int, stop: int | None) -> str:
         entries = list(self._range(start, stop))
-        directories = {directory for directory, _, _, _ in entries}
+        directories = {entry.directory for entry in entries}
         directories |= {above for directory in directories for above in directory.parents if above.is_relative_to(self.path)}
-        tables = [table for directory in sorted(directories) if (table := directory / METADATA_FILE).is_file()]
-        return state_of(itertools.chain(tables, (directory / name for directory, _, names, _ in entries for name in names)))
+        tables = [table for directory in sorted(directories) for table in _tables(directory)]
+        files = (entry.directory / name for entry in entries for name in entry.names)
+        return state_of(itertools.chain(tables, files))
 
-    def _classes(self) -> dict[str, int]:
-        """Folders of the first level and their numbers, where no picture lies beside them."""
-        first, names = next(_walk(self.path))
-        if any(extension_of(name) in PICTURES for name in names):
-            return {}
-        return {name: number for number, name in enumerate(_folders(first))}
+    def shards(self, endings: tuple[str, ...]) -> list[Path]:
+        """Files below it with such endings, by name."""
+        return [
+            directory / name
+            for directory, names, *_ in _walk(self.path, self._without)
+            for name in names
+            if name.lower().endswith(endings)
+        ]
 
-    def _list(self) -> Iterator[tuple[Path, str, list[str], dict[str, Any] | None]]:
-        """Directory, stem, the files of that stem (pictures first) and the row of metadata.jsonl, of each sample."""
-        rows: dict[Path, dict[str, Any]] = {}
-        for directory, names in _walk(self.path):
-            if METADATA_FILE in names:
-                for row in read_rows(directory / METADATA_FILE):
-                    if isinstance(row, dict) and isinstance(row.get("file_name"), str):
-                        rows[directory / row["file_name"]] = row
+    def has_pictures(self) -> bool:
+        """Whether there is a picture, or what names one, in or below it."""
+        return any(entry.problem or entry.row is not None or _pictures(entry.names) for entry in self._list())
+
+    def _classes(self) -> _Classes:
+        """The folders of the first level, or of the second below splits, in the order of their names as text; none where a table says
+        what the pictures are, or where a single folder lies beside pictures or has a name that says nothing.
+        """
+        first, names, _, folders = next(_walk(self.path, self._without))
+        in_splits = bool(folders) and all(name.lower() in SPLITS for name in folders)
+        if in_splits:
+            inner = [next(_walk(first / name, self._without)) for name in folders]
+            names = [*names, *(name for _, found, _, _ in inner for name in found)]
+            folders = sorted({folder for *_, found in inner for folder in found})
+        one = len(folders) == 1 and (folders[0].lower() in _NAMELESS or any(extension_of(name) in PICTURES for name in names))
+        if one or any(name in METADATA_FILES for name in names):
+            folders = []
+        return _Classes({name: number for number, name in enumerate(folders)}, in_splits)
+
+    def _list(self) -> Iterator[_Entry]:
+        rows: dict[Path, list[tuple[str, dict[str, Any]]]] = {}
+        for directory, names, problems, _ in _walk(self.path, self._without):
+            for table in METADATA_FILES:
+                if table in names:
+                    yield from _table_rows(directory / table, rows)
+            if "metadata.parquet" in names:
+                problems["metadata.parquet"] = "a table that is not read here; write it as metadata.jsonl or metadata.csv"
             stems: dict[str, list[str]] = {}
             for name in names:
-                if extension_of(name) in (*PICTURES, "txt", "json", "cls"):
-                    stems.setdefault(name.rpartition(".")[0], []).append(name)
+                if name not in METADATA_FILES and (stem := _stem(directory, name)) is not None:
+                    stems.setdefault(stem, []).append(name)
             for stem in sorted(stems):
-                files = sorted(stems[stem], key=lambda name: (extension_of(name) not in PICTURES, name))
-                told = next((rows.pop(directory / name) for name in files if directory / name in rows), None)
-                yield directory, stem, files, told
+                files = tuple(sorted(stems[stem], key=lambda name: (extension_of(name) in BESIDE, name)))
+                found = next((rows.pop(directory / name) for name in files if directory / name in rows), [])
+                for number, (table, row) in enumerate(found, 1):
+                    yield _Entry(directory, stem, files, row, table, number)
+                if not found:
+                    yield _Entry(directory, stem, files)
+            for name in sorted(problems):
+                yield _Entry(directory, name, problem=problems[name])
         for path in sorted(rows):
-            yield path.parent, path.name.rpartition(".")[0], [], rows[path]
+            for number, (table, row) in enumerate(rows[path], 1):
+                yield _Entry(path.parent, stem_of(path.name), (), row, table, number, path.name)
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each directory below `root` and its files, by name, but for the records that a finished run keeps beside its pictures."""
+def _table_rows(path: Path, rows: dict[Path, list[tuple[str, dict[str, Any]]]]) -> Iterator[_Entry]:
+    """Puts rows of a table to the pictures that they name; gives entries of those that name none."""
+    for number, row in enumerate(read_rows(path), 1):
+        if isinstance(row, str):
+            yield _Entry(path.parent, path.name, problem=f"row {number}: {row}")
+            continue
+        picture = picture_of(path, row)
+        if picture is None:
+            fields = ", ".join(row) or "none"
+            yield _Entry(
+                path.parent, path.name, problem=f"row {number}: expected the picture's name as file_name, got {fields}"
+            )
+        elif (problem := text_problem(str(picture))) is not None:
+            yield _Entry(path.parent, path.name, problem=f"row {number}: its file_name is {problem}")
+        else:
+            rows.setdefault(Path(os.path.normpath(picture)), []).append((path.name, row))
+
+
+def _tables(directory: Path) -> list[Path]:
+    return [directory / name for name in METADATA_FILES if is_file(directory / name)]
+
+
+def _pictures(names: Iterable[str]) -> list[str]:
+    """The names of pictures among those of an entry; what has been looked into is one too."""
+    return [name for name in names if extension_of(name) not in (*BESIDE, *_OTHERS)]
+
+
+def _stem(directory: Path, name: str) -> str | None:
+    """The stem of a picture or of what lies beside one; None for other files."""
+    extension = extension_of(name)
+    if extension in PICTURES or extension in BESIDE:
+        return stem_of(name)
+    if extension in _OTHERS:
+        return None
     try:
+        with (directory / name).open("rb") as file:
+            return name if is_picture(file.read(16)) else None
+    except OSError:
+        return None
+
+
+_Walked = tuple[Path, list[str], dict[str, str], list[str]]
+
+
+def _walk(root: Path, without: str | None = None, above: tuple[tuple[int, int], ...] = ()) -> Iterator[_Walked]:
+    """Each directory below `root`: its files by name, what in it can be neither read nor entered with the reason, and its folders;
+    without hidden ones, and the records that a finished run keeps beside its pictures.
+    """
+    try:
+        status = os.stat(root)
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as problem:
         raise DataError(f"{root}: {problem.strerror}") from None
-    if {entry.name for entry in entries} >= RECORDS:
+    above = (*above, (status.st_dev, status.st_ino))
+    if RECORDS <= {entry.name for entry in entries}:
         entries = [entry for entry in entries if entry.name not in RECORDS]
-    yield root, [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
+    names: list[str] = []
+    folders: list[str] = []
+    problems: dict[str, str] = {}
     for entry in entries:
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from _walk(root / entry.name)
+        if entry.name.startswith("."):
+            continue
+        kind = _kind(entry, without, above)
+        if kind == "file":
+            names.append(entry.name)
+        elif kind == "folder":
+            folders.append(entry.name)
+        elif kind:
+            problems[entry.name] = kind
+    yield root, names, problems, folders
+    for name in folders:
+        yield from _walk(root / name, without, above)
 
 
-def _folders(directory: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not entry.name.startswith("."))
+def _kind(entry: os.DirEntry[str], without: str | None, above: tuple[tuple[int, int], ...]) -> str:
+    """What an entry of a directory is: "file", "folder", "" for what is left out, or why it can be neither."""
+    try:
+        if entry.is_file():
+            return "file"
+        if entry.is_dir():
+            if without is not None and os.path.realpath(entry.path) == without:
+                return ""
+            status = entry.stat()
+            if (status.st_dev, status.st_ino) in above:
+                return "a link to a folder above it"
+            os.scandir(entry.path).close()
+            return "folder"
+    except OSError as problem:
+        return f"it cannot be read: {problem.strerror}"
+    if entry.is_symlink():
+        return f"a broken link to {os.readlink(entry.path)}"
+    return "expected a file, got a pipe or device"
 
 
-def _key(path: Path, root: Path) -> str:
-    """A path without its extension as a key; a dot in the name would end the key in a shard."""
-    relative = path.relative_to(root) if path.is_relative_to(root) else path
-    return str(relative.with_name(relative.name.replace(".", "%2E")))
-
-
-def _folder_sample(
-    root: Path,
-    directory: Path,
-    stem: str,
-    names: list[str],
-    row: dict[str, Any] | None,
-    classes: dict[str, int],
-    position: int,
-    read_picture: bool,
-) -> Iterator[Event]:
-    key = _key(directory / stem, root)
-    pictures = [name for name in names if extension_of(name) in PICTURES]
-    source = str(directory / (pictures or names or [METADATA_FILE])[0])
-    for name in pictures[1:]:
-        yield Skip(key, str(directory / name), f"a second picture of the name {stem}", position)
+def _folder_sample(root: Path, entry: _Entry, classes: _Classes, position: int, read_picture: bool) -> Iterator[Event]:
+    directory, row = entry.directory, entry.row
+    if entry.problem:
+        path = directory / entry.stem
+        called = stem_of(entry.stem) if extension_of(entry.stem) in (*PICTURES, *BESIDE) else entry.stem
+        yield Skip(_relative(directory / called, root), str(path), entry.problem, position)
+        return
+    key = _relative(directory / key_of(entry.stem), root)
+    by_folder = key
+    if row is not None and isinstance(row.get(SAMPLE_KEY), str):
+        key = row[SAMPLE_KEY]
+    elif entry.number > 1:
+        key += f"~{entry.number}"
+    pictures = _pictures(entry.names)
+    source = str(directory / (pictures or entry.names or [entry.missing])[0])
+    if (problem := text_problem(key)) is not None or not is_plain(key):
+        yield Skip(key, source, f"its name is {problem}" if problem else "a name that leads out of its folder", position)
+        return
+    for name in pictures[1:] if entry.number == 1 else ():
+        yield Skip(key, str(directory / name), f"a second picture of the name {entry.stem}", position)
     metadata = dict(row or {})
     try:
-        for name in names:
+        for name in entry.names:
             extension = extension_of(name)
+            if name in pictures:
+                continue
+            content = read_file(directory / name)
             if extension == "json":
-                metadata = parse_object((directory / name).read_bytes()) | metadata
+                metadata = parse_object(content) | metadata
             elif extension == "txt":
-                metadata.setdefault("caption", (directory / name).read_text("utf-8").strip())
+                set_missing(metadata, "caption", decode_text(content).strip())
             elif extension == "cls":
-                metadata.setdefault("label", int((directory / name).read_bytes()))
-        first = key.partition("/")[0]
-        if first in classes and "/" in key:
-            metadata.setdefault("class_name", first)
-            metadata.setdefault("label", classes[first])
-        picture = (directory / pictures[0]).read_bytes() if pictures and read_picture else None
+                set_class(metadata, content)
+        classes.describe(by_folder, metadata)
+        picture = read_file(directory / pictures[0]) if pictures and read_picture else None
     except (ValueError, OSError) as problem:
         if isinstance(problem, OSError):
             raise_unless_lasting(problem, source)
         yield Skip(key, source, f"it cannot be read: {problem}", position)
         return
-    if picture is None and row is not None and read_picture:
-        yield Skip(key, str(directory / row["file_name"]), "named in metadata.jsonl, but not there", position)
+    if entry.missing and read_picture:
+        yield Skip(key, source, f"named in {entry.table}, but not there", position)
         return
+    if "label" in metadata and isinstance(metadata["label"], str) and re.fullmatch(r"\d{1,18}", metadata["label"]):
+        metadata["label"] = int(metadata["label"])  # a csv knows strings only
     yield Sample(key, picture, metadata, source, position=position)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 class PictureSource(Source):
@@ -160,9 +377,8 @@ class PictureSource(Source):
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
         for index, path in enumerate(self.paths[start:stop], start):
-            stem = path.name.rpartition(".")[0]
-            beside = [name for name in (f"{stem}.txt", f"{stem}.json", f"{stem}.cls") if (path.parent / name).is_file()]
-            yield from _folder_sample(path.parent, path.parent, stem, [path.name, *beside], None, {}, index + 1, self.pictures)
+            entry = _Entry(path.parent, stem_of(path.name), (path.name, *(beside.name for beside in _beside(path))))
+            yield from _folder_sample(path.parent, entry, _Classes({}), index + 1, self.pictures)
 
     def files(self) -> Iterator[Path]:
         return self._files(0, None)
@@ -170,10 +386,15 @@ class PictureSource(Source):
     def _files(self, start: int, stop: int | None) -> Iterator[Path]:
         for path in self.paths[start:stop]:
             yield path
-            yield from (beside for suffix in (".txt", ".json", ".cls") if (beside := path.with_suffix(suffix)).is_file())
+            yield from _beside(path)
 
     def state(self, start: int, stop: int | None) -> str:
         return state_of(self._files(start, stop))
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+def _beside(path: Path) -> list[Path]:
+    stem = stem_of(path.name)
+    return [beside for extension in BESIDE if is_file(beside := path.parent / f"{stem}.{extension}")]

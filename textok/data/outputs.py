@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import commit, replacing, sync
-from .folders import METADATA_FILE
-from .payloads import pack_arrays, png_bytes
+from .folders import METADATA_FILE, PARTS_FOLDER, SAMPLE_KEY
+from .payloads import json_bytes, pack_arrays, png_bytes
 from .rows import write_archive
 from .samples import Sample
 from .shards import TarWriter
@@ -40,8 +40,8 @@ class Product(NamedTuple):
 def latent_product(sample: Sample, format: str, latents: dict[str, NDArray[np.float32]]) -> Product:
     # The bytes of a shard's JSON go through as they are; captions and labels of other files come in as fields.
     metadata = sample.files.get("json")
-    if metadata is None or any(extension in sample.files for extension in ("txt", "cls")):
-        metadata = json.dumps(sample.metadata, ensure_ascii=False, default=str).encode()
+    if metadata is None or metadata[:1] in b"\xef\xfe\xff" or any(extension in sample.files for extension in ("txt", "cls")):
+        metadata = json_bytes(sample.metadata)
     return Product(sample.key, {format: pack_arrays(format, latents), "json": metadata}, {})
 
 
@@ -70,9 +70,7 @@ class ShardPart:
         self._samples = 0
 
     def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
-        self._writer.add(
-            key, {**files, "json": json.dumps(metadata, ensure_ascii=False).encode()} if "json" not in files else files
-        )
+        self._writer.add(key, {**files, "json": json_bytes(metadata)} if "json" not in files else files)
         self._samples += 1
 
     def close(self) -> dict[str, Any]:
@@ -83,6 +81,32 @@ class ShardPart:
     def abandon(self) -> None:
         self._writer.abandon()
         self._part.unlink(missing_ok=True)
+
+
+def picture_path(out: Path, key: str) -> Path:
+    """Where the picture of a key lies: KEY.png, or where a file cannot be called so or would lie among a run's records, a name made of
+    it, beside which `write_metadata` puts the key.
+    """
+    *folders, name = key.split("/")
+    if folders and folders[0] in (PARTS_FOLDER, _PARTS):
+        folders[0] = _PARTS if folders[0] == PARTS_FOLDER else _PARTS.replace("%", "%25")
+    folders = [f"{folder[:-4]}%2E{folder[-3:]}" if folder.lower().endswith(".png") else folder for folder in folders]
+    path = "/".join([_short_enough(part) for part in (*folders, name)])
+    if len(path.encode()) > _MOST_BYTES:
+        path = _short_enough(key.replace("/", "%2F"))
+    return out / f"{path}.png"
+
+
+_PARTS = f"%{ord(PARTS_FOLDER[0]):02X}{PARTS_FOLDER[1:]}"  # a class that is called as the records' folder
+_MOST_BYTES = 2000  # of a path below a run's folder; the system takes 4096 of a whole one
+_MOST_NAME = 200  # bytes of a name; file systems take 255
+
+
+def _short_enough(name: str) -> str:
+    content = name.encode()
+    if len(content) <= _MOST_NAME:
+        return name
+    return f"{content[: _MOST_NAME - 40].decode('utf-8', 'ignore')}~{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 class PngPart:
@@ -100,7 +124,7 @@ class PngPart:
         self._bytes = 0
 
     def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
-        path = self._out / f"{key}.png"
+        path = picture_path(self._out, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._keys.write(json.dumps(key) + "\n")
         self._keys.flush()
@@ -112,8 +136,8 @@ class PngPart:
 
     def close(self) -> dict[str, Any]:
         self._keys.close()
-        paths = [self._out / f"{key}.png" for key, _ in self._rows]
-        for path in [*paths, *{path.parent for path in paths}]:
+        paths = [picture_path(self._out, key) for key, _ in self._rows]
+        for path in [*paths, *{path.parent for path in paths}, self._out]:
             sync(path)
         return {"samples": len(self._rows), "bytes": self._bytes, "sha256": self._hash.hexdigest(), "rows": self._rows}
 
@@ -161,7 +185,7 @@ KINDS: dict[str, type[PartWriter]] = {"shards": ShardPart, "png": PngPart, "npz"
 
 
 def _files(out: Path, record: Mapping[str, Any]) -> list[Path]:
-    return [out / record["file"]] if "file" in record else [out / f"{key}.png" for key, _ in record.get("rows", ())]
+    return [out / record["file"]] if "file" in record else [picture_path(out, key) for key, _ in record.get("rows", ())]
 
 
 def verify_part(out: Path, record: Mapping[str, Any]) -> bool:
@@ -190,15 +214,17 @@ def remove_unfinished(out: Path, work: Path) -> None:
     for path in work.glob(f"*{KEYS}"):
         for line in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # a line cut off, whose picture was never written
-                (out / f"{json.loads(line)}.png").unlink(missing_ok=True)
+                picture_path(out, json.loads(line)).unlink(missing_ok=True)
 
 
 def write_metadata(out: Path, work: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """metadata.jsonl of a folder of pictures, as HF's imagefolder and `sources` read it."""
-    with replacing(out / METADATA_FILE, work) as part, part.open("w", encoding="utf-8") as file:
+    with replacing(out / METADATA_FILE, work) as part, part.open("wb") as file:
         for record in records:
             for key, metadata in record["rows"]:
-                file.write(json.dumps({"file_name": f"{key}.png", **metadata}, ensure_ascii=False) + "\n")
+                name = str(picture_path(out, key).relative_to(out))
+                row = {"file_name": name} | ({} if name == f"{key}.png" else {SAMPLE_KEY: key})
+                file.write(json_bytes(row | {field: value for field, value in metadata.items() if field not in row}) + b"\n")
 
 
 def write_samples(out: Path, work: Path, records: Callable[[], Iterable[Mapping[str, Any]]], count: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def as_bytes(extension: str, value: Any) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if extension == "json":
-        return json.dumps(value, ensure_ascii=False).encode()
+        return json_bytes(value)
     if isinstance(value, str | int):
         return str(value).encode()
     if extension == "png":
@@ -27,6 +27,11 @@ def as_bytes(extension: str, value: Any) -> bytes:
     if extension in FORMATS and isinstance(value, Mapping):
         return pack_arrays(extension, {name: arrays.view(array, name) for name, array in value.items()})
     raise TypeError(f"{extension}: expected bytes, a string or what the extension says, got {type(value).__name__}")
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON in UTF-8; what that cannot hold of its strings stays as JSON's escapes."""
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
 
 
 def png_bytes(picture: Any) -> bytes:

@@ -21,18 +21,20 @@ from numpy.typing import NDArray
 from .. import arrays
 from ..errors import DataError
 from ..files import replacing
-from .samples import Event, Sample, Skip, Source
+from .samples import Event, Sample, Skip, Source, key_of, stem_of
 
 
 class open_rows:
     """The rows of the array in an .npy file, or of the first in an .npz, one at a time and never all in memory.
 
-    Attributes: `shape`, `dtype`, and `labels`, int [n] or None. A context manager.
+    Attributes: `shape`, `dtype`, `labels`, int [n] or None, and `labels_problem`, what is wrong with labels that are there. A context
+    manager.
     """
 
     def __init__(self, path: str | os.PathLike[str], names: Iterable[str] = ("arr_0", "images", "samples")) -> None:
         self.path = Path(path)
         self.labels: NDArray[Any] | None = None
+        self.labels_problem: str | None = None
         self._zip: zipfile.ZipFile | None = None
         try:
             if self.path.suffix.lower() == ".npz":
@@ -60,10 +62,15 @@ class open_rows:
         name = next((name for name in ("arr_1", "labels") if name in there), None)
         if name is None or self._zip is None:
             return None
-        with self._zip.open(f"{name}.npy") as file:
-            labels = np.lib.format.read_array(file, allow_pickle=False)
+        try:
+            with self._zip.open(f"{name}.npy") as file:
+                labels: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as problem:  # noqa: BLE001  of damaged files, which are of no matter where labels are not needed
+            self.labels_problem = f"{name}: it cannot be read: {problem}"
+            return None
         if labels.dtype.kind not in "iu" or labels.shape != self.shape[:1]:
-            raise ValueError(f"{name}: expected integers [{self.shape[0]}], got {labels.dtype} {list(labels.shape)}")
+            self.labels_problem = f"{name}: expected integers [{self.shape[0]}], got {labels.dtype} {list(labels.shape)}"
+            return None
         return labels
 
     def read(self, start: int = 0) -> Iterator[NDArray[Any]]:
@@ -166,6 +173,8 @@ def read_adm(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[n
         if rows.dtype != np.uint8 or len(rows.shape) != 4 or rows.shape[3] != 3:
             raise DataError(f"{path}: expected pictures uint8 [n, S, S, 3], got {rows.dtype} {list(rows.shape)}")
         pictures = np.empty(rows.shape, np.uint8)
+        if rows.labels_problem is not None:
+            raise DataError(f"{path}: {rows.labels_problem}")
         for place, picture in enumerate(rows.read()):
             pictures[place] = picture
         return pictures, None if rows.labels is None else rows.labels.astype(np.int64)
@@ -178,14 +187,16 @@ class ArraySource(Source):
     ranges = True
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
-        stem = self.path.name.rpartition(".")[0].replace(".", "%2E")
+        stem = key_of(stem_of(self.path.name))
         index = start
         with open_rows(self.path) as rows:
             try:
                 for index, picture in enumerate(
                     itertools.islice(rows.read(start), None if stop is None else stop - start), start
                 ):
-                    metadata = {} if rows.labels is None else {"label": int(rows.labels[index])}
+                    metadata: dict[str, Any] = {} if rows.labels is None else {"label": int(rows.labels[index])}
+                    if rows.labels_problem is not None:
+                        metadata["label_problem"] = rows.labels_problem
                     yield Sample(f"{stem}-{index:08d}", picture, metadata, self.name, position=index + 1)
             except DataError as problem:
                 yield Skip(f"{stem}-{index + 1:08d}", self.name, str(problem), len(self))

@@ -16,15 +16,39 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..pictures.preprocess import decode_picture
-from ..text.templates import fill_template
+from ..text.templates import TEMPLATES, fill_template
+from .texts import decode_text, printable, text_problem
 
-PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "avif", "jp2")
+# Of files that are pictures; also of kinds that Pillow may not read, so that they are named and not passed over.
+PICTURES = (
+    *(
+        "png",
+        "jpg",
+        "jpeg",
+        "jpe",
+        "jfif",
+        "webp",
+        "bmp",
+        "dib",
+        "gif",
+        "tif",
+        "tiff",
+        "ppm",
+        "pgm",
+        "pbm",
+        "pnm",
+        "avif",
+        "jp2",
+    ),
+    *("j2k", "jpx", "jxl", "heic", "heif", "tga", "dds", "psd", "pcx", "ico", "qoi", "apng", "svg", "eps"),
+    *("dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
+)
 
 
 @dataclass(slots=True)
@@ -55,22 +79,40 @@ class Sample:
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     position: int = 0
 
-    def caption(self, name: str = "caption") -> str | None:
-        """The caption in the metadata's field `name`, or from a template of fields in braces; None where there is none.
+    def captions(self, name: str = "caption") -> list[str]:
+        """The captions in the metadata's field `name`, which may be one or a list, or from a template; none where there is none.
 
-        "a photo of a {name}" is such a template, see `textok.text.templates.fill_template`.
+        A template is text with fields in braces, "a photo of a {name}", or one of `textok.text.templates.TEMPLATES` by its name,
+        where no field is called so; see `fill_template`.
         """
-        value = fill_template(name, self.metadata) if "{" in name else self.metadata.get(name)
-        return value if isinstance(value, str) and value.strip() else None
+        value = self.metadata.get(name)
+        if "{" in name or (value is None and name in TEMPLATES):
+            value = fill_template(name, self.metadata)
+        values = value if isinstance(value, list | tuple) else [value]
+        return [text for text in values if isinstance(text, str) and text.strip()]
+
+    def caption(self, name: str = "caption") -> str | None:
+        """The first of the `captions`; None where there is none."""
+        return next(iter(self.captions(name)), None)
 
 
-class Skip(NamedTuple):
-    """A sample that was left out, or part of a source that cannot be read: which, from where and why."""
-
+class _Skip(NamedTuple):
     key: str
     source: str
     reason: str
     position: int = 0
+
+
+class Skip(_Skip):
+    """A sample that was left out, or part of a source that cannot be read: which (`key`), from where (`source`) and why (`reason`).
+
+    What UTF-8 cannot hold of these is written as escapes, so that a skip can be printed and stored wherever it goes.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, key: str, source: str, reason: str, position: int = 0) -> Self:
+        return super().__new__(cls, printable(key), printable(source), printable(reason), position)
 
 
 Event = Sample | Skip
@@ -93,7 +135,7 @@ def state_of(paths: Iterable[Path]) -> str:
     digest, count = hashlib.sha256(), 0
     for path in paths:
         status = path.stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogatepass"))
         count += 1
     return f"{count} files, {digest.hexdigest()[:32]}"
 
@@ -125,6 +167,10 @@ class Source:
         """Size and time of the files behind positions start to stop; another state may mean another content."""
         status = self.path.stat()
         return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+
+    def note(self) -> str | None:
+        """What is to be said of how it is read, before it is."""
+        return None
 
     def __len__(self) -> int:
         """Positions, where `ranges`."""
@@ -171,13 +217,16 @@ def event_bytes(event: Event) -> bytes:
     if isinstance(event, Skip):
         return f"{event.key}\0{event.reason}\0".encode()
     if event.files:
-        pieces = [data for extension, content in event.files.items() for data in (extension.encode(), content)]
+        pieces = [
+            data for extension, content in event.files.items() for data in (extension.encode("utf-8", "surrogatepass"), content)
+        ]
     else:
         picture = event.picture
         pieces = [json.dumps(event.metadata, sort_keys=True, default=str).encode()]
         if picture is not None:
             pieces.append(np.ascontiguousarray(picture).tobytes() if isinstance(picture, np.ndarray) else picture)
-    return b"".join([event.key.encode(), b"\0", *(len(piece).to_bytes(8, "little") + piece for piece in pieces)])
+    key = event.key.encode("utf-8", "surrogatepass")
+    return b"".join([key, b"\0", *(len(piece).to_bytes(8, "little") + piece for piece in pieces)])
 
 
 # --- What can be used of it ---------------------------------------------------------------------------------------------------
@@ -190,14 +239,41 @@ def usable(event: Event, need: Iterable[str] = (), field: str = "caption") -> Ev
     for what in need:
         if what == "picture" and event.picture is None:
             reason = "a caption without a picture" if event.caption(field) else "no picture"
-        elif what == "caption" and event.caption(field) is None:
-            reason = f"a picture without a caption in {field!r}" if event.picture is not None else f"no caption in {field!r}"
+        elif what == "caption" and (caption := event.caption(field)) is None:
+            lack = f"a picture without a caption in {field!r}" if event.picture is not None else f"no caption in {field!r}"
+            reason = f"{lack}; its fields are {', '.join(event.metadata) or 'none'}"
+        elif what == "caption" and (problem := text_problem(caption or "")) is not None:
+            reason = f"its caption is {problem}"
         elif what == "label" and type(event.metadata.get("label")) is not int:
-            reason = f"expected an integer label, got {event.metadata.get('label')!r}"
+            name = event.metadata.get("class_name")
+            named = f", its class is called {name!r}" if isinstance(name, str) else ""
+            reason = f"expected an integer label, got {_short(event.metadata.get('label'))}{named}"
+            if "label_problem" in event.metadata:
+                reason = f"no label: {event.metadata['label_problem']}"
         else:
             continue
         return Skip(event.key, event.source, reason, event.position)
     return event
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def set_missing(metadata: dict[str, Any], name: str, value: Any) -> None:
+    """Set a field that is not there, or is null."""
+    if metadata.get(name) is None:
+        metadata[name] = value
+
+
+def set_class(metadata: dict[str, Any], content: bytes) -> None:
+    """What KEY.cls says: an integer label, or else a class's name."""
+    text = content.decode("utf-8", "replace").strip()
+    if re.fullmatch(r"[+-]?\d{1,18}", text):
+        set_missing(metadata, "label", int(text))
+    else:
+        set_missing(metadata, "class_name", text)
 
 
 def teller(skips: list[Skip] | Callable[[Skip], object] | None) -> Callable[[Skip], object]:
@@ -228,7 +304,7 @@ def decode_pictures(samples: Sequence[Sample], size: int) -> tuple[NDArray[np.ui
 
 def folder_of(source: str) -> str:
     """What the folder of a shard's pictures is called, where there are several shards."""
-    return Path(source).name.partition(".")[0]
+    return Path(source).name.partition(".")[0] or "shard"
 
 
 def key_in_shard(sample: Sample) -> str:
@@ -242,16 +318,39 @@ def is_plain(key: str) -> bool:
         re.fullmatch(r"[^/.\0][^\0]*", key) is not None
         and not {"..", "."} & set(key.split("/"))
         and "." not in key.rpartition("/")[2]
+        and text_problem(key) is None
     )
+
+
+def key_of(name: str) -> str:
+    """A name of a file, without its extension, as a key, in which a dot would end it; no two names have the same."""
+    return re.sub(r"%(?=2E|25)", "%25", name).replace(".", "%2E")
+
+
+def stem_of(name: str) -> str:
+    """A name of a file without its extension, where it has one."""
+    return name.rpartition(".")[0] or name
 
 
 def extension_of(name: str) -> str:
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"qoif")
+
+
+def is_picture(start: bytes) -> bool:
+    """Whether a file that begins so, 16 bytes or more, is a picture, whatever it is called."""
+    riff = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
+    box = start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+    return riff or box or start.startswith(_BEGINNINGS) or re.match(rb"P[1-6]\s", start) is not None
+
+
+def parse_object(data: bytes | str) -> dict[str, Any]:
+    """A JSON object; every flaw is a ValueError."""
+    text = decode_text(data) if isinstance(data, bytes) else data
     try:
-        value = json.loads(data)
+        value = json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"not JSON: {problem}") from None
     if not isinstance(value, dict):

@@ -1,8 +1,7 @@
 """Shards, in and out: tar files with the files of samples side by side, as WebDataset has them.
 
     ShardSource               reads them
-    TarWriter, write_shards   write them, the same bytes for the same samples: headers have no times, owners or order of their
-    own
+    TarWriter, write_shards   write them, the same bytes for the same samples: headers have no times, owners or order of their own
 
 Shards are read with the standard library's tarfile rather than webdataset, whose naming is followed to the letter (tests read
 each other's shards): webdataset needs PyYAML and braceexpand in every installation, runs `pipe:` addresses in a shell, takes a
@@ -13,9 +12,9 @@ import contextlib
 import hashlib
 import io
 import os
+import posixpath
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -23,11 +22,25 @@ from typing import Any, Self
 from .. import arrays
 from ..files import commit
 from .payloads import as_bytes
-from .samples import PICTURES, Event, Sample, Skip, Source, is_plain, parse_object, raise_unless_lasting
+from .samples import (
+    PICTURES,
+    Event,
+    Sample,
+    Skip,
+    Source,
+    is_picture,
+    is_plain,
+    parse_object,
+    raise_unless_lasting,
+    set_class,
+    set_missing,
+)
+from .texts import decode_text, printable, text_problem
 
 # As webdataset splits names: the key ends at the first dot of the file's name.
 _MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _BLOCK = 512  # bytes, of a tar
+_PIECE = 1 << 24
 
 
 # --- In -----------------------------------------------------------------------------------------------------------------------
@@ -42,55 +55,56 @@ class ShardSource(Source):
         group: dict[str, bytes] = {}
         key = None
         for name, data, begin in self._members(start):
-            if isinstance(data, str):  # the shard ends badly, in the member `name` or right after the last one
-                match = _MEMBER.match(name)
-                broken = match[1] if match else None
+            if isinstance(data, _Broken):  # in the member `name` or right after the last one
+                broken = _split(name, b"")[0] if name else None
                 if key is not None and broken not in (None, key):
                     yield self._sample(key, group, begin)  # another follows it, so it is whole
                     key = None
                 if key or broken:
-                    yield Skip(
-                        broken or key or "",
-                        self.name,
-                        "the shard breaks off in this sample" + ("" if broken else " or right after it"),
-                        begin,
-                    )
+                    reason = "the shard breaks off in this sample" + ("" if broken else " or right after it")
+                    yield Skip(broken or key or "", self.name, reason, begin)
                 yield Skip("", self.name, data, begin)
                 return
-            match = _MEMBER.match(name)
-            if match is None:
-                continue  # no extension: webdataset passes over it too
-            if match[1] != key:
+            if isinstance(data, str):
+                yield Skip(_split(name, b"")[0] or name, self.name, data, begin)
+                continue
+            owner, extension = _split(name, data)
+            if owner is None:
+                continue
+            if owner != key:
                 if key is not None:
                     yield self._sample(key, group, begin)
-                key, group = match[1], {}
-            extension = match[2].lower()
+                key, group = owner, {}
             if extension in group:
-                yield Skip(match[1], self.name, f"a second member {name}", begin)
+                yield Skip(owner, self.name, f"a second member {name}", begin)
             else:
                 group[extension] = data
         if key is not None:
             yield self._sample(key, group, self._end)
 
-    def _members(self, start: int) -> Iterator[tuple[str, bytes | str, int]]:
-        """Name, bytes and offset of each file in it; at last, where it is broken, in place of the bytes what is wrong."""
+    def _members(self, start: int) -> "Iterator[tuple[str, bytes | str, int]]":
+        """Name, bytes and offset of each file in it, in place of the bytes what is wrong with it; at last, where the shard is broken,
+        a `_Broken`.
+        """
         offset, broken = start, ""
         try:
             with open(self.path, "rb") as raw, _opened(self.path, raw) as stream:
                 stream.seek(start)
                 if start == 0 and not stream.peek(1):
-                    yield "", "expected a tar file, got an empty one", 0
+                    yield "", _Broken("expected a tar file, got an empty one"), 0
                     return
-                tar = tarfile.TarFile(fileobj=stream, mode="r") if _has_member(stream, start) else None
+                links = _Links(self.path)
+                tar: Any = tarfile.TarFile(fileobj=stream, mode="r") if _has_member(stream, start) else None
                 while tar is not None and (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would remember all
+                    tar.members.clear()  # it would remember all
                     offset, broken = member.offset, member.name
-                    if member.isreg() and not _is_meta(member.name):
-                        file = tar.extractfile(member)
-                        data = file.read() if file is not None else b""
-                        if len(data) != member.size:
-                            raise tarfile.ReadError("unexpected end of data")
-                        yield member.name, data, offset
+                    name = _plain_name(member.name)
+                    if member.isdir() or _is_meta(name):
+                        continue
+                    if member.isreg() and not member.issparse():
+                        yield name, _content(tar, member), offset
+                    else:
+                        yield name, links.content(member), offset
                 broken = ""
                 self._end = offset = start if tar is None else tar.offset
                 # tarfile takes a header that it cannot read, and no header, for the end.
@@ -98,13 +112,18 @@ class ShardSource(Source):
                 last = stream.read(_BLOCK)
                 if last != bytes(_BLOCK):
                     what = "ends without a tar's end mark" if len(last) < _BLOCK else "has a broken header"
-                    yield "", f"the shard {what} at byte {offset}; what follows cannot be read", offset
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as problem:
+                    yield "", _Broken(f"the shard {what} at byte {offset}; what follows cannot be read"), offset
+        except Exception as problem:  # noqa: BLE001  of damaged headers tarfile makes many kinds
             if isinstance(problem, OSError):
                 raise_unless_lasting(problem, self.name)
-            yield broken, f"the shard cannot be read on from byte {offset}{f' ({broken})' if broken else ''}: {problem}", offset
+            if isinstance(problem, MemoryError):
+                raise
+            where = f" ({printable(broken)})" if broken else ""
+            yield broken, _Broken(f"the shard cannot be read on from byte {offset}{where}: {problem}"), offset
 
     def _sample(self, key: str, group: dict[str, bytes], position: int) -> Event:
+        if (problem := text_problem(key)) is not None:
+            return Skip(key, self.name, f"its name is {problem}", position)
         if not is_plain(key):
             return Skip(key, self.name, "a name that leads out of its folder", position)
         metadata: dict[str, Any] = {}
@@ -112,13 +131,75 @@ class ShardSource(Source):
             if "json" in group:
                 metadata = parse_object(group["json"])
             if "txt" in group:
-                metadata.setdefault("caption", group["txt"].decode("utf-8").strip())
+                set_missing(metadata, "caption", decode_text(group["txt"]).strip())
             if "cls" in group:
-                metadata.setdefault("label", int(group["cls"]))
+                set_class(metadata, group["cls"])
         except ValueError as problem:
             return Skip(key, self.name, f"its metadata cannot be read: {problem}", position)
         picture = next((data for extension, data in group.items() if extension in PICTURES), None)
         return Sample(key, picture, metadata, self.name, group, position)
+
+
+class _Broken(str):
+    """What is wrong with a shard, in place of the rest of it."""
+
+
+def _plain_name(name: str) -> str:
+    """As `tar -C FOLDER -cf x.tar .` would not have it: without the ./ before it."""
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
+
+
+def _split(name: str, data: bytes) -> tuple[str | None, str]:
+    """A member's key and extension, as webdataset splits names; a picture may be without extension. None for what is hidden, or is no
+    picture and has no extension.
+    """
+    match = _MEMBER.match(name)
+    if match is not None:
+        return match[1], match[2].lower()
+    if is_picture(data[:16]) and not name.rpartition("/")[2].startswith("."):
+        return name, PICTURES[0]
+    return None, ""
+
+
+def _content(tar: Any, member: tarfile.TarInfo) -> bytes:
+    """The bytes of a member, in pieces: how many there are to be is what its header says, and may be any number."""
+    file = tar.extractfile(member)
+    pieces = []
+    while piece := file.read(_PIECE):
+        pieces.append(piece)
+    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    if len(data) != member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
+
+
+class _Links:
+    """What links of a shard mean: members of it. The first link has the names of all members listed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, tarfile.TarInfo] | None = None
+
+    def content(self, member: tarfile.TarInfo) -> bytes | str:
+        """The bytes of what is linked to, or why there are none."""
+        if not member.islnk() and not member.issym():
+            return "expected a file, got a sparse one" if member.issparse() else "expected a file, got a pipe or device"
+        target = _plain_name(member.linkname)
+        if member.issym():
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(_plain_name(member.name)), target))
+        with open(self._path, "rb") as raw, _opened(self._path, raw) as stream:
+            tar: Any = tarfile.TarFile(fileobj=stream, mode="r")
+            if self._found is None:
+                self._found = {}
+                while (other := tar.next()) is not None:
+                    tar.members.clear()
+                    if other.isreg() and not other.issparse():
+                        self._found[_plain_name(other.name)] = other
+            if target not in self._found:
+                return f"a link to {printable(member.linkname)}, which is not in the shard"
+            return _content(tar, self._found[target])
 
 
 def _opened(path: Path, raw: io.BufferedReader) -> Any:

@@ -7,19 +7,24 @@
 What a path may be:
 
     x.tar, .tar.gz, .tgz   a WebDataset shard: KEY.png (.jpg, .webp, ...) with KEY.json, KEY.txt and KEY.cls
-    a folder with .tar     its shards, by name
-    any other folder       pictures below it, with KEY.txt or KEY.json beside them, rows of metadata.jsonl ("file_name"),
-                           or folders that are classes
+    a folder               the shards in and below it, by name; then the pictures, with KEY.txt, KEY.json or KEY.cls beside them,
+                           rows of metadata.jsonl or metadata.csv ("file_name"), or folders that are classes, also below folders
+                           that are called train, val or test
     x.jsonl, .csv, .tsv    a row a sample; "file_name" (or image, path) names a picture beside the table
     x.npy, x.npz           pictures [n,H,W,3]; in an .npz arr_0 and labels arr_1 (ADM's), or "images" and "labels"
     x.png, .jpg, ...       one picture; captions as in a folder
     x.txt, -               a caption a line; "-" is standard input
+
+Text is UTF-8, or UTF-16 with its mark. A picture is what is called so (.png, .jpg, ...) or, under another name or without
+extension, begins as one. What cannot be used is a skip with the reason: broken links, pipes, names and captions that UTF-8 cannot
+hold, rows that are not text. Passed over without a word: hidden files, and files that nothing takes for a picture.
 
 Reading is sequential and holds one sample (of a folder: the names of one directory). Order: as in the file, or by name.
 Positions (bytes of a shard, rows of all else) allow a reader to go on where another stopped.
 """
 
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,9 +32,10 @@ from pathlib import Path
 from ..errors import DataError
 from .folders import FolderSource, PictureSource
 from .rows import ArraySource
-from .samples import PICTURES, Sample, Skip, Source, teller, usable
+from .samples import PICTURES, Sample, Skip, Source, is_picture, teller, usable
 from .shards import ShardSource
-from .tables import STDIN, LineSource, TableSource
+from .tables import STDIN, LineSource, TableSource, is_file
+from .texts import printable
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 TABLES = (".jsonl", ".csv", ".tsv")
@@ -38,9 +44,16 @@ ARRAYS = (".npy", ".npz")
 Paths = Iterable[str | os.PathLike[str]] | str | os.PathLike[str]
 
 
-def open_sources(paths: Paths) -> list[Source]:
-    """The sources of paths, in their order; a folder with shards becomes its shards, picture files that follow one another one
-    source.
+def open_sources(paths: Paths, without: str | os.PathLike[str] | None = None) -> list[Source]:
+    """The sources of paths, in their order; a folder becomes the shards in and below it and then its pictures, picture files that
+    follow one another one source. What is to be said of how they are read goes to this module's log.
+
+    Parameters
+    ----------
+    paths
+        See the module.
+    without
+        A folder that is left out where it lies below one of them: that of a run's results.
 
     Raises
     ------
@@ -54,7 +67,7 @@ def open_sources(paths: Paths) -> list[Source]:
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    found = list(itertools.chain.from_iterable(_sources_of(os.fspath(path)) for path in paths))
+    found = list(itertools.chain.from_iterable(_sources_of(os.fspath(path), without) for path in paths))
     result: list[Source] = []
     for source in found:
         if isinstance(source, PictureSource) and result and isinstance(result[-1], PictureSource):
@@ -63,20 +76,24 @@ def open_sources(paths: Paths) -> list[Source]:
             result.append(source)
     if not result:
         raise DataError("expected shards, folders, tables, arrays or pictures to read, got none")
+    for source in result:
+        if (note := source.note()) is not None:
+            logging.getLogger(__name__).warning("%s: %s", printable(source.name), note)
     return result
 
 
-def _sources_of(name: str) -> list[Source]:
+def _sources_of(name: str, without: str | os.PathLike[str] | None) -> list[Source]:
     path = Path(name)
     lower = path.name.lower()
     if name == STDIN:
         return [LineSource(path)]
     if path.is_dir():
-        shards = sorted(child for child in path.iterdir() if child.name.lower().endswith(SHARDS) and child.is_file())
-        folder = FolderSource(path)
-        if not shards and next(folder._list(), None) is None:
+        folder = FolderSource(path, without)
+        shards: list[Source] = [ShardSource(shard) for shard in folder.shards(SHARDS)]
+        there = folder.has_pictures() if shards else next(folder._list(), None) is not None
+        if not shards and not there:
             raise DataError(f"{name}: expected shards, pictures or captions in this folder or below it, found none")
-        return [ShardSource(shard) for shard in shards] or [folder]
+        return [*shards, folder] if there else shards
     if not path.exists():
         raise DataError(f"{name}: no such file or folder")
     kinds: tuple[tuple[tuple[str, ...], Callable[[Path], Source]], ...] = (
@@ -89,7 +106,20 @@ def _sources_of(name: str) -> list[Source]:
     for suffixes, make in kinds:
         if lower.endswith(suffixes):
             return [make(path)]
+    if is_file(path) and is_picture(path.open("rb").read(16)):
+        return [PictureSource([path])]
     raise DataError(f"{name}: expected a folder, a picture or one of {', '.join((*SHARDS, *TABLES, *ARRAYS, '.txt'))}")
+
+
+def fields_of(paths: Paths, most: int = 1000) -> list[str]:
+    """The fields of the first samples' metadata, for an error that says which there are."""
+    fields: dict[str, None] = {}
+    for source in open_sources(paths):
+        source.pictures = False
+        for event in itertools.islice(source.read(), most):
+            if isinstance(event, Sample):
+                fields |= dict.fromkeys(event.metadata)
+    return list(fields)
 
 
 def read_samples(

@@ -1,13 +1,17 @@
 """Tables, a row a sample, and lines of text, a caption each."""
 
 import csv
+import itertools
+import os
 import re
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .samples import (
+    PICTURES,
     Event,
     ListedSource,
     Sample,
@@ -15,13 +19,19 @@ from .samples import (
     Source,
     extension_of,
     is_plain,
+    key_of,
     parse_object,
     raise_unless_lasting,
     state_of,
+    stem_of,
 )
+from .texts import read_lines
 
 PICTURE_COLUMNS = ("file_name", "image", "path")
 STDIN = "-"
+
+_MOST_FIELD = 1 << 24  # characters; a quote that is never closed makes a field of all that follows
+_MOST_LINES = 1000  # of a row
 
 
 class TableSource(ListedSource):
@@ -36,21 +46,28 @@ class TableSource(ListedSource):
     def _list(self) -> Iterator[dict[str, Any] | str]:
         return read_rows(self.path)
 
+    def note(self) -> str | None:
+        told: list[str] = []
+        next(read_rows(self.path, told.append), None)
+        return next(iter(told), None)
+
     def _sample(self, index: int, row: dict[str, Any] | str) -> Event:
-        key = f"{self.path.name.rpartition('.')[0].replace('.', '%2E')}-{index:08d}"
+        key = f"{key_of(stem_of(self.path.name))}-{index:08d}"
         if isinstance(row, str):
             return Skip(key, self.name, f"row {index + 1}: {row}", index + 1)
         if isinstance(row.get("key"), str) and is_plain(row["key"]):
             key = row["key"]
         picture = None
-        file = _picture_of(self.path, row)
+        file = picture_of(self.path, row)
         if file is not None and self.pictures:
             try:
-                picture = file.read_bytes()
-            except OSError as problem:
-                raise_unless_lasting(problem, str(file))
-                return Skip(key, str(file), f"named in row {index + 1} of {self.path.name}: {problem.strerror}", index + 1)
-        if "label" in row and isinstance(row["label"], str) and re.fullmatch(r"\d+", row["label"]):
+                picture = read_file(file)
+            except (OSError, ValueError) as problem:
+                if isinstance(problem, OSError):
+                    raise_unless_lasting(problem, str(file))
+                reason = getattr(problem, "strerror", None) or str(problem)
+                return Skip(key, str(file), f"named in row {index + 1} of {self.path.name}: {reason}", index + 1)
+        if "label" in row and isinstance(row["label"], str) and re.fullmatch(r"\d{1,18}", row["label"]):
             row = row | {"label": int(row["label"])}  # a csv knows strings only
         return Sample(key, picture, row, self.name, position=index + 1)
 
@@ -63,37 +80,188 @@ class TableSource(ListedSource):
     def _files(self, start: int, stop: int | None) -> Iterator[Path]:
         yield self.path
         for row in self._range(start, stop):
-            file = None if isinstance(row, str) else _picture_of(self.path, row)
-            if file is not None and file.is_file():
+            file = None if isinstance(row, str) else picture_of(self.path, row)
+            if file is not None and is_file(file):
                 yield file
 
 
-def _picture_of(table: Path, row: dict[str, Any]) -> Path | None:
+def picture_of(table: Path, row: dict[str, Any]) -> Path | None:
+    """The picture that a row names, beside its table."""
     name = next((row[column] for column in PICTURE_COLUMNS if isinstance(row.get(column), str) and row[column]), None)
-    return None if name is None else table.parent / name
+    return None if name is None else table.parent / os.path.normpath(name)
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any] | str]:
-    """Each row as a dict, or what is wrong with it."""
-    if extension_of(path.name) == "jsonl":
-        with path.open("rb") as file:
-            for line in file:
-                if line.strip():
-                    try:
-                        yield parse_object(line)
-                    except ValueError as problem:
-                        yield str(problem)
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; false for names that can be none."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a plain file; of a pipe or device, which may never end, and of a name that can be none, a ValueError."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("expected a file, got a pipe or device")
+    return path.read_bytes()
+
+
+# --- Rows ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path, told: Callable[[str], object] | None = None) -> Iterator[dict[str, Any] | str]:
+    """Each row of a table as a dict, or what is wrong with it. `told` hears what columns are taken for where none has a name."""
+    with path.open("rb") as file:
+        if extension_of(path.name) == "jsonl":
+            yield from _objects(file)
+        else:
+            yield from _records(file, extension_of(path.name) == "tsv", told)
+
+
+def _objects(file: Any) -> Iterator[dict[str, Any] | str]:
+    for line in read_lines(file):
+        if isinstance(line, ValueError):
+            yield str(line)
+        elif line.strip():
+            try:
+                yield parse_object(line)
+            except ValueError as problem:
+                yield str(problem)
+
+
+def _records(file: Any, tabs: bool, told: Callable[[str], object] | None) -> Iterator[dict[str, Any] | str]:
+    rows = _fields(file, tabs)
+    first = next(rows, None)
+    unread = isinstance(first, str)
+    while isinstance(first, str):  # no text, where the names of the columns may have been
+        yield first
+        first = next(rows, None)
+    if first is None:
         return
-    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-        reader = csv.DictReader(file, delimiter="\t" if extension_of(path.name) == "tsv" else ",")
+    names = first
+    if unread or not _is_header(first):
+        names = _guessed_names(first)
+        if told is not None:
+            told(f"its first row names no columns, so they are taken for {', '.join(names)}")
+        rows = itertools.chain([first], rows)
+    for row in rows:
+        if isinstance(row, str):
+            yield row
+        elif len(row) != len(names):
+            yield f"expected {len(names)} columns, got {len(row)}"
+        else:
+            yield dict(zip(names, row))
+
+
+class _Lines:
+    """Lines for a csv reader, which remembers those of the row that is being read and takes some back."""
+
+    def __init__(self, lines: Iterator[str | ValueError]) -> None:
+        self._lines = lines
+        self._again: list[str | ValueError] = []
+        self.taken: list[str | ValueError] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.pop() if self._again else next(self._lines)
+        self.taken.append(line)
+        if isinstance(line, ValueError):
+            raise line
+        if len(self.taken) > _MOST_LINES:
+            raise csv.Error(f"a quote that is not closed within {_MOST_LINES} lines")
+        return line
+
+    def give_back(self) -> None:
+        """All but the first line of the row."""
+        self._again += reversed(self.taken[1:])
+
+
+def _fields(file: Any, tabs: bool) -> Iterator[list[str] | str]:
+    """The fields of each row, or what is wrong with it; a row that goes wrong costs one line, whatever quotes it opens."""
+    lines = _Lines(read_lines(file))
+    reader: Any = None
+    width = None
+    while True:
+        lines.taken.clear()
+        if reader is None:  # by how the first line is written
+            start = next(lines._lines, None)
+            if start is None:
+                return
+            lines._again.append(start)
+            # Tables between tabs seldom quote: a quote belongs to the text, unless all is quoted.
+            plain = tabs and not (isinstance(start, str) and re.fullmatch(r'"[^\t]*"(\t"[^\t]*")*\s*', start))
+            dialect: dict[str, Any] = {"delimiter": "\t" if tabs else ","} | ({"quoting": csv.QUOTE_NONE} if plain else {})
+            reader = csv.reader(lines, **dialect)
+        old = csv.field_size_limit(_MOST_FIELD)
+        problem = ""
+        row: list[str] = []
         try:
-            for row in reader:
-                if None in row or None in row.values():
-                    yield f"expected {len(reader.fieldnames or ())} columns, got another number"
-                else:
-                    yield row
-        except csv.Error as problem:
-            yield str(problem)
+            row = next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, ValueError) as error:
+            several = isinstance(error, ValueError) and len(lines.taken) > 1
+            problem = f"a quote in it opens a row of several lines, of which one is no text: {error}" if several else str(error)
+        finally:
+            csv.field_size_limit(old)
+        if not problem and not row:
+            continue  # an empty line
+        if not problem and width is not None and len(row) != width and len(lines.taken) > 1:
+            problem = f"expected {width} columns, got {len(row)} in {len(lines.taken)} lines; a quote in it may not be closed"
+        if problem:
+            lines.give_back()
+            yield problem
+            reader = csv.reader(lines, **dialect)
+            continue
+        width = width or len(row)
+        yield [_unquoted(field) for field in row] if plain else row
+
+
+def _unquoted(field: str) -> str:
+    """A field without quotes around it where those inside are doubled, as programs write that quote only what has a quote."""
+    inside = field[1:-1]
+    if len(field) > 3 and field[0] == field[-1] == '"' and '""' in inside and '"' not in inside.replace('""', ""):
+        return inside.replace('""', '"')
+    return field
+
+
+# Names that columns have in the data sets of this field.
+_KNOWN = {"caption", "text", "url", "label", "key", "name", "class_name", "id", "title", "prompt", *PICTURE_COLUMNS}
+_VALUE = re.compile(rf"\s*(.*://.*|.*\.({'|'.join(PICTURES)})|.{{65,}}|(\S+\s+){{3,}}\S+)\s*", re.I | re.S)
+_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
+
+
+def _is_header(row: list[str]) -> bool:
+    """Whether a first row names columns: not where a field of it can only be a value (an address, a picture, a sentence, words beside
+    a number).
+    """
+    if any(field.strip().lower() in _KNOWN for field in row):
+        return True
+    words_and_numbers = any(map(_NUMBER.fullmatch, row)) and any(len(field.split()) > 1 for field in row)
+    return not words_and_numbers and not any(map(_VALUE.fullmatch, row))
+
+
+def _guessed_names(row: list[str]) -> list[str]:
+    """Names for columns that have none, by what the first row has in them."""
+    names: list[str] = []
+    longest = max(row, key=lambda field: (len(field.split()), len(field)))
+    for number, field in enumerate(row):
+        if "://" in field:
+            name = "url"
+        elif extension_of(field.strip()) in PICTURES:
+            name = "file_name"
+        elif re.fullmatch(r"\s*\d{1,18}\s*", field):
+            name = "label"
+        else:
+            name = "caption" if field == longest else f"column_{number + 1}"
+        names.append(f"column_{number + 1}" if name in names else name)
+    return names
+
+
+# --- Lines --------------------------------------------------------------------------------------------------------------------
 
 
 class LineSource(Source):
@@ -102,17 +270,17 @@ class LineSource(Source):
     kind = "lines"
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
-        stem = "stdin" if str(self.path) == STDIN else self.path.name.rpartition(".")[0].replace(".", "%2E")
-        file = sys.stdin.buffer if str(self.path) == STDIN else self.path.open("rb")
+        stem = "stdin" if str(self.path) == STDIN else key_of(stem_of(self.path.name))
+        file: Any = sys.stdin.buffer if str(self.path) == STDIN else self.path.open("rb")
         try:
-            for index, line in enumerate(file):
+            for index, line in enumerate(read_lines(file)):
                 key = f"{stem}-{index:08d}"
-                if index < start or not line.strip():
+                if index < start:
                     continue
-                try:
-                    yield Sample(key, None, {"caption": line.decode("utf-8").strip()}, self.name, position=index + 1)
-                except UnicodeDecodeError as problem:
-                    yield Skip(key, self.name, f"line {index + 1} is not UTF-8: {problem.reason}", index + 1)
+                if isinstance(line, ValueError):
+                    yield Skip(key, self.name, f"line {index + 1}: {line}", index + 1)
+                elif line.strip():
+                    yield Sample(key, None, {"caption": line.strip()}, self.name, position=index + 1)
         finally:
             if file is not sys.stdin.buffer:
                 file.close()

@@ -21,7 +21,7 @@ BLOCK = 1 << 22  # distances or kernels in memory at a time: 32 MiB
 
 def _features(value: ArrayLike, name: str, least: int = 1) -> NDArray[Any]:
     """Checked, and as it is: sets are long, so float64 is made of a block of rows at a time."""
-    array = np.asarray(value)
+    array = arrays.view(value, name)
     if array.ndim != 2 or len(array) < least or array.shape[1] < 1 or array.dtype.kind not in "fiu":
         raise ValueError(f"{name}: expected numbers [n, d] with n at least {least}, got {array.dtype} {list(array.shape)}")
     if array.dtype.kind != "f":
@@ -71,8 +71,13 @@ def frechet_distance(
     >>> frechet_distance([0.0, 0.0], np.eye(2), [3.0, 4.0], np.eye(2))
     25.0
     """
-    m, n = np.asarray(mean, np.float64), np.asarray(reference_mean, np.float64)
-    s, t = np.asarray(covariance, np.float64), np.asarray(reference_covariance, np.float64)
+    given = {
+        "mean": mean,
+        "reference_mean": reference_mean,
+        "covariance": covariance,
+        "reference_covariance": reference_covariance,
+    }
+    m, n, s, t = (arrays.view(value, name).astype(np.float64) for name, value in given.items())
     for array, name in ((n, "reference_mean"), (s, "covariance"), (t, "reference_covariance")):
         wanted = (m.size,) if array is n else (m.size, m.size)
         if m.ndim != 1 or array.shape != wanted:

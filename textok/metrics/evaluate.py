@@ -32,7 +32,7 @@ from ..version import __version__
 from .cache import Arrays, Cache
 from .feature_statistics import Statistics
 from .gathered import GatheredFeatures
-from .picture_sets import PictureSet, chosen_of, is_statistics, made_with, paired
+from .picture_sets import PictureSet, chosen_of, has_statistics_of, is_statistics, made_with, paired
 from .pictures import SSIM_SETTINGS
 from .registry import PAIR_METRICS, SET_METRICS, SET_SETTINGS, TEXT_METRIC, Comparison
 
@@ -109,12 +109,22 @@ class Evaluation:
             elif first_keys != keys:
                 raise DataError(f"{source}: expected the same pictures as in the first set, so that the two compare")
             joined = {key: np.concatenate(value) for key, value in scores.items()}
-            metrics: dict[str, Any] = {key: _mean(value) for key, value in joined.items()}
+            pixels = (made.size or 1) ** 2 * 3
+            exact = int(np.isinf(joined["psnr"]).sum())
+            bounded = joined | {"psnr": np.minimum(joined["psnr"], _most_psnr(pixels))}
+            metrics: dict[str, Any] = {key: _mean(value) for key, value in bounded.items()}
             if self.network is not None:
                 metrics |= self._set_metrics(kept, real, paired=True)
             values |= {f"{name}/{key}": value for key, value in joined.items()}
             unpaired = {"originals_without_picture": originals.unpaired}
-            rows.append(self._row(name, made, metrics) | unpaired)
+            told = (
+                f"{exact:,} of {made.count:,} pictures are equal to their originals; in the mean PSNR each counts as "
+                f"{_most_psnr(pixels):.2f} dB, what one value that is off by one makes"
+            )
+            remarks = [told] if exact else []
+            if self.network is not None:
+                remarks += _of_few("rfid", made.count, kept)
+            rows.append(self._row(name, made, metrics, remarks) | unpaired)
         settings = {"psnr": "mean over pictures, data range 255", "ssim": "Wang et al. 2004: " + _words(SSIM_SETTINGS)}
         if self.network is not None:
             settings["rkid"] = "as kid, without a picture's own original in the mean between the sets"
@@ -131,7 +141,7 @@ class Evaluation:
             made = PictureSet(source, self.size, caption=self.caption)
             kept = self._all_features(made, name)
             if real is None:
-                if is_statistics(reference):
+                if has_statistics_of(reference, network.name, kept.features.shape[1]):
                     statistics = Statistics.load(reference)
                     real = GatheredFeatures(statistics=statistics)
                     if len(statistics.mean) != kept.features.shape[1]:
@@ -141,7 +151,7 @@ class Evaluation:
                 else:
                     originals = self._reference(reference, made)
                     real = self._all_features(originals, "the reference")
-            rows.append(self._row(name, made, self._set_metrics(kept, real)))
+            rows.append(self._row(name, made, self._set_metrics(kept, real), _of_few("fid", made.count, kept)))
         about = {"source": str(reference), "count": statistics.count} if statistics is not None else self._about(originals)
         self._write_pictures(sets, None, [], {}, min(row["count"] for row in rows))
         return self._write("samples", rows, about, {})
@@ -232,7 +242,7 @@ class Evaluation:
                     result[f"{prefix}{metric.name}{kind}{at}"] = value
         return result
 
-    def _row(self, name: str, made: PictureSet, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def _row(self, name: str, made: PictureSet, metrics: Mapping[str, Any], remarks: Sequence[str] = ()) -> dict[str, Any]:
         return {
             "name": name,
             "source": str(made.source),
@@ -241,7 +251,7 @@ class Evaluation:
             "skipped": [skip._asdict() for skip in made.skips],
             "settings": made_with(made.source) | dict(self.notes.get(name, {})),
             "metrics": dict(metrics),
-        }
+        } | ({"remarks": list(remarks)} if remarks else {})
 
     def _about(self, originals: PictureSet | None) -> dict[str, Any] | None:
         if originals is None:
@@ -366,14 +376,31 @@ def table(result: Mapping[str, Any]) -> str:
             f"reference: {about['source']}, {about['count']} pictures"
             + (f", {about['preprocessing']}" if "preprocessing" in about else "")
         )
+    lines += [f"{row['name']}: {remark}" for row in sets for remark in row.get("remarks", ())]
     skipped = sum(len(row.get("skipped", [])) for row in [*sets, result.get("reference") or {}])
     if skipped:
         lines.append(f"{skipped} pictures could not be read and are left out; the result file names them")
     return "\n".join(lines)
 
 
+def _most_psnr(values: int) -> float:
+    """The PSNR of a picture of so many values one of which is off by one: the highest that is not infinite."""
+    return 10 * float(np.log10(255.0**2 * values))
+
+
+def _of_few(name: str, count: int, kept: GatheredFeatures) -> list[str]:
+    """What is to be said of a Fréchet distance over no more pictures than its features are wide."""
+    width = 0 if kept.statistics is None else len(kept.statistics.mean)
+    if count > width:
+        return []
+    return [
+        f"{name} of {count:,} pictures with {width:,} features: their covariance is not of full rank, which makes the number far too "
+        "high; compare it with such of as many pictures only, or take KID"
+    ]
+
+
 def _mean(values: F64) -> float | None:
-    """None where a PSNR is infinite, which JSON has no word for."""
+    """None where it is no number, which JSON has no word for."""
     mean = float(np.mean(values))
     return mean if np.isfinite(mean) else None
 

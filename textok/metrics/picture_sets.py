@@ -113,9 +113,12 @@ class PictureSet:
             return None
         if isinstance(result, tuple):
             size = self.size or result[0]
+            shape = getattr(sample.picture, "shape", ())
+            chw = len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3, 4)
+            hint = "; this looks like CHW: use .transpose(0, 2, 3, 1)" if chw else ""
             raise DataError(
                 f"{sample.source}: {sample.key}: expected square pictures of one size, {size} x {size} as the first, "
-                f"got {result[0]} x {result[1]}"
+                f"got {result[0]} x {result[1]}{hint}"
             )
         self.size = len(result)
         return result
@@ -135,7 +138,7 @@ def _extent(sample: Any) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(sample.picture)) as picture:
             return picture.size[1], picture.size[0]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # noqa: BLE001  Pillow's plugins raise many kinds
         return None
 
 
@@ -278,14 +281,29 @@ def chosen_of(pictures: PictureSet, places: Sequence[int]) -> dict[int, tuple[st
 
 
 def is_statistics(source: Any) -> bool:
-    """Whether a source is a .npz of mu and sigma, not of pictures."""
+    """Whether a source is a .npz of mu and sigma, and not of pictures."""
+    there = _arrays_in(source)
+    return {"mu", "sigma"} <= there and "arr_0" not in there
+
+
+def has_statistics_of(source: Any, network: str, width: int) -> bool:
+    """Whether a source is a .npz of mu and sigma that a network's features compare with.
+
+    ADM's reference batches have those of Inception-v3 beside their pictures: for any other network the pictures count.
+    """
+    if not {"mu", "sigma"} <= (there := _arrays_in(source)):
+        return False
+    return "arr_0" not in there or (width == 2048 and "inception" in network.lower())
+
+
+def _arrays_in(source: Any) -> set[str]:
     path = Path(str(source))
     if path.suffix != ".npz" or not path.is_file():
-        return False
+        return set()
     try:
-        return {"mu", "sigma"} <= set(names_in_npz(path, DataError))
-    except DataError:
-        return False
+        return set(names_in_npz(path, DataError))
+    except DataError:  # of which its reader says what is wrong
+        return set()
 
 
 def made_with(source: Any) -> dict[str, Any]:

@@ -8,34 +8,37 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import arrays
 
+U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
 
 SSIM_SETTINGS: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
 
 
-def _pair(pictures: Any, originals: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Both as arrays, checked."""
-    pictures, originals = arrays.view(pictures, "pictures"), arrays.view(originals, "originals")
-    for array, name in ((pictures, "pictures"), (originals, "originals")):
+def _pair(pictures: ArrayLike, originals: ArrayLike) -> tuple[U8, U8]:
+    """Both, checked to be uint8 [B,H,W,3] of one shape; torch's tensors and lists of arrays alike."""
+    a, b = arrays.view(pictures, "pictures"), arrays.view(originals, "originals")
+    for array, name in ((a, "pictures"), (b, "originals")):
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
-            raise ValueError(f"{name}: expected uint8 [B, H, W, 3], got {arrays.describe(array)}")
-    if pictures.shape != originals.shape:
-        raise ValueError(f"pictures: expected the shape of the originals, {list(originals.shape)}, got {list(pictures.shape)}")
-    return pictures, originals
+            chw = array.ndim == 4 and array.shape[1] == 3 and array.shape[3] != 3
+            hint = "; this looks like NCHW: transpose it with .transpose(0, 2, 3, 1)" if chw else ""
+            raise ValueError(f"{name}: expected uint8 [B, H, W, 3], got {arrays.describe(array)}{hint}")
+    if a.shape != b.shape:
+        raise ValueError(f"pictures: expected the shape of the originals, {list(b.shape)}, got {list(a.shape)}")
+    return a, b
 
 
-def psnr(pictures: NDArray[np.uint8], originals: NDArray[np.uint8]) -> F64:
+def psnr(pictures: ArrayLike, originals: ArrayLike) -> F64:
     """Peak signal-to-noise ratio of each picture in dB, float64 [B], for uint8 [B,H,W,3]; infinite where they are equal.
 
     10 log10(255^2 / mean squared error); a set's value is the mean of its pictures', not that of the pooled error.
     """
-    pictures, originals = _pair(pictures, originals)
-    error = np.square(pictures.astype(np.float64) - originals).mean(axis=(1, 2, 3))
+    made, wanted = _pair(pictures, originals)
+    error = np.square(made.astype(np.float64) - wanted).mean(axis=(1, 2, 3))
     with np.errstate(divide="ignore"):
-        return 10 * np.log10(255.0**2 / error)
+        return np.asarray(10 * np.log10(255.0**2 / error), np.float64)
 
 
-def ssim(pictures: NDArray[np.uint8], originals: NDArray[np.uint8]) -> F64:
+def ssim(pictures: ArrayLike, originals: ArrayLike) -> F64:
     """Structural similarity of each picture, float64 [B], at most 1, for uint8 [B,H,W,3] of at least 11 x 11 pixels.
 
     As Wang et al. (2004) define it: Gaussian weights of sigma 1.5 in a window of 11 x 11, population covariance, data range
@@ -44,14 +47,11 @@ def ssim(pictures: NDArray[np.uint8], originals: NDArray[np.uint8]) -> F64:
     """
     from skimage.metrics import structural_similarity
 
-    pictures, originals = _pair(pictures, originals)
-    if min(pictures.shape[1:3]) < 11:
-        raise ValueError(f"pictures: expected at least 11 x 11 pixels, the window's size, got {arrays.describe(pictures)}")
+    made, wanted = _pair(pictures, originals)
+    if min(made.shape[1:3]) < 11:
+        raise ValueError(f"pictures: expected at least 11 x 11 pixels, the window's size, got {arrays.describe(made)}")
     return np.array(
-        [
-            structural_similarity(original, picture, channel_axis=2, **SSIM_SETTINGS)
-            for picture, original in zip(pictures, originals)
-        ],
+        [structural_similarity(original, picture, channel_axis=2, **SSIM_SETTINGS) for picture, original in zip(made, wanted)],
         np.float64,
     )
 
@@ -92,12 +92,19 @@ def lpips(
         )
     total: Any = 0.0
     for place, (got, want) in enumerate(zip(features, originals)):
-        a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        a, b = (
+            arrays.view(value, f"{name}[{place}]").astype(np.float64)
+            for value, name in ((got, "features"), (want, "originals"))
+        )
         if a.ndim != 4 or a.shape != b.shape:
             raise ValueError(
                 f"features[{place}]: expected [B, C, h, w] as its original, got {list(a.shape)} and {list(b.shape)}"
             )
-        weight = np.ones(a.shape[1]) if weights is None else np.asarray(weights[place], np.float64).reshape(-1)
+        weight = (
+            np.ones(a.shape[1])
+            if weights is None
+            else arrays.view(weights[place], f"weights[{place}]").astype(np.float64).reshape(-1)
+        )
         if weight.shape != (a.shape[1],):
             raise ValueError(f"weights[{place}]: expected one number for each of {a.shape[1]} channels, got {len(weight)}")
         a = a / (np.sqrt(np.square(a).sum(axis=1, keepdims=True)) + eps)

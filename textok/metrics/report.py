@@ -286,6 +286,8 @@ def details(data: Mapping[str, Any]) -> str:
     for row in data["sets"]:
         if row.get("source"):
             entries[f"set {row['name']}"] = row["source"]
+        if row.get("remarks"):
+            entries[f"to be known of {row['name']}"] = "; ".join(row["remarks"])
         if row.get("skipped"):
             entries[f"unreadable in {row['name']}"] = ", ".join(skip["key"] or skip["source"] for skip in row["skipped"][:20])
     entries["versions"] = ", ".join(f"{name} {version}" for name, version in data.get("versions", {}).items())

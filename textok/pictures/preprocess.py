@@ -6,6 +6,7 @@ between images that were cropped the same way. Pillow is imported on first use.
 
 import io
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,9 +58,14 @@ def preprocess(pictures: Any, size: int) -> U8:
     ------
     ValueError
         A file that is no picture, a picture without pixels or more than 100 times as long as wide, an array of another shape or
-        type.
+        type; whatever Pillow makes of a damaged file.
     FileNotFoundError
         A path where there is no file.
+
+    Warns
+    -----
+    UserWarning
+        Floats that lie in [0, 1] all of them: 0 is grey here, and pictures in [0, 1] want 2 * x - 1.
 
     Examples
     --------
@@ -72,6 +78,7 @@ def preprocess(pictures: Any, size: int) -> U8:
     for index, item in enumerate(items):
         name = os.fspath(item) if isinstance(item, str | os.PathLike) else f"pictures[{index}]"
         batch[index] = _center_crop(_open(item, name), size, name)
+    arrays.warn_of_unit_range(items, "pictures")
     return batch
 
 
@@ -90,20 +97,64 @@ def _as_list(pictures: Any) -> Any:
 
 def _open(item: Any, name: str) -> "Image.Image":
     """An upright 8-bit RGB picture."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(item, str | os.PathLike):
         try:
-            with Image.open(item) as picture:
-                picture.load()
-                return _as_rgb(ImageOps.exif_transpose(picture), name)
+            return _from_file(item)
         except FileNotFoundError:
             raise FileNotFoundError(f"{name}: no such picture") from None
-        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, ValueError) as error:
-            raise ValueError(f"{name}: expected a picture that Pillow can read, got: {error}") from None
-    if isinstance(item, Image.Image):
-        return _as_rgb(ImageOps.exif_transpose(item), name)
-    return _as_rgb(_from_array(item, name), name)
+        except ValueError as problem:
+            raise ValueError(f"{name}: expected a picture that Pillow can read, got: {problem}") from None
+    try:
+        return _as_rgb(_upright(item)) if isinstance(item, Image.Image) else _as_rgb(_from_array(item, name))
+    except ValueError as problem:
+        raise ValueError(f"{name}: {str(problem).removeprefix(f'{name}: ')}") from None
+
+
+def _from_file(source: Any) -> "Image.Image":
+    """An upright 8-bit RGB picture of a path or file; whatever Pillow raises where it is damaged is a ValueError that says why."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        if isinstance(source, str | os.PathLike) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise ValueError("no file")
+        with Image.open(source) as picture:
+            if picture.format == "EPS":
+                raise ValueError("EPS, which Pillow would have another program read")
+            stored = picture.tile[0][3] if picture.tile else None
+            picture.load()
+            _mend_transparency(picture, stored)
+            return _as_rgb(_upright(picture))
+    except (FileNotFoundError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise ValueError("no kind of picture that Pillow knows") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise ValueError(str(problem) or type(problem).__name__) from None
+    except Exception as problem:  # noqa: BLE001  its plugins raise struct.error, TypeError, RuntimeError and more
+        raise ValueError(f"{type(problem).__name__}: {problem}") from None
+
+
+def _upright(picture: "Image.Image") -> "Image.Image":
+    """Turned as its EXIF data says."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except MemoryError:
+        raise
+    except Exception as problem:  # noqa: BLE001  what it raises depends on the damage
+        raise ValueError(f"its EXIF data is damaged: {problem}") from None
+
+
+def _mend_transparency(picture: "Image.Image", stored: Any) -> None:
+    """A PNG's transparent colour is in the units of the file; Pillow leaves it so where it widens or narrows the pixels."""
+    colour = picture.info.get("transparency")
+    if stored in ("L;2", "L;4") and isinstance(colour, int):
+        picture.info["transparency"] = colour * {"L;2": 85, "L;4": 17}[stored]
+    elif stored == "RGB;16B" and isinstance(colour, tuple):
+        picture.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
 def _from_array(item: Any, name: str) -> "Image.Image":
@@ -131,20 +182,21 @@ def _from_16_bit(values: NDArray[Any]) -> U8:
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
-def _as_rgb(picture: "Image.Image", name: str) -> "Image.Image":
+def _as_rgb(picture: "Image.Image") -> "Image.Image":
     from PIL import Image
 
     if min(picture.size) < 1:
-        raise ValueError(f"{name}: expected a picture with pixels, got {picture.size[0]} x {picture.size[1]}")
+        raise ValueError(f"expected a picture with pixels, got {picture.size[0]} x {picture.size[1]}")
     if picture.mode == "F":
-        raise ValueError(
-            f"{name}: expected 8- or 16-bit pixels, got a picture of floats, whose range is not known; convert it first"
-        )
+        raise ValueError("expected 8- or 16-bit pixels, got a picture of floats, whose range is not known; convert it first")
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"{name}: expected 8- or 16-bit pixels, got values from {values.min()} to {values.max()}")
-        picture = Image.fromarray(_from_16_bit(values))
+            raise ValueError(f"expected 8- or 16-bit pixels, got values from {values.min()} to {values.max()}")
+        grey = _from_16_bit(values)
+        if isinstance(colour := picture.info.get("transparency"), int):
+            grey[values == colour] = 255
+        picture = Image.fromarray(grey)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -168,13 +220,11 @@ def _center_crop(picture: "Image.Image", size: int, name: str) -> U8:
 
 def decode_picture(picture: Any, size: int, name: str) -> U8:
     """One picture, the bytes of a file or an array, as `preprocess` makes it; every flaw is a ValueError that names it."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        item = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
-        return preprocess([item], size)[0]
-    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as problem:
-        reason = str(problem).removeprefix("pictures[0]: ")
-        if isinstance(problem, UnidentifiedImageError):
-            reason = f"no kind of picture that Pillow knows ({len(picture)} bytes)"
-        raise ValueError(f"{name}: not a picture that can be read: {reason}") from None
+        if not isinstance(picture, bytes):
+            return preprocess([picture], size)[0]
+        return _center_crop(_from_file(io.BytesIO(picture)), size, name)
+    except ValueError as problem:
+        reason = str(problem).removeprefix("pictures[0]: ").removeprefix(f"{name}: ")
+        size_told = f" ({len(picture)} bytes)" if isinstance(picture, bytes) and reason.startswith("no kind of picture") else ""
+        raise ValueError(f"{name}: not a picture that can be read: {reason}{size_told}") from None

@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..progress import progress_bar
 from .batches import Encoder
 from .embed_run import Embedded, EmbedRun
-from .embeddings import shortened
+from .embeddings import caption_list, shortened
 from .ragged_tokens import padded
 from .segments import Writer
 from .stored_entries import Place, StoredEntries
@@ -166,10 +166,11 @@ class EmbeddingStore:
 
     def missing(self, captions: Sequence[str]) -> list[str]:
         """Those of the captions that are not there, in their order."""
+        captions = caption_list(captions)
         return [caption for caption, place in zip(captions, self._entries.find(captions)) if place is None]
 
     def embeddings(self, names: Sequence[str]) -> tuple[F32, I32]:
-        """The embeddings of captions.
+        """The embeddings of captions; a bare string is one of them.
 
         Returns
         -------
@@ -180,7 +181,7 @@ class EmbeddingStore:
         DataError
             A caption that is not there, or a damaged file.
         """
-        captions = [names] if isinstance(names, str) else list(names)
+        captions = [names] if isinstance(names, str) else list(caption_list(names))
         places = [place for place in self._entries.find(captions) if place is not None]
         if len(places) < len(captions):
             lost = self.missing(captions)
@@ -220,6 +221,7 @@ class EmbeddingStore:
         -------
         How many were new. All are committed together.
         """
+        captions = caption_list(captions)
         values = arrays.floats(text, "text", (("B", len(captions)), ("t", None), ("Dt", self.text_dim)))
         most = values.shape[1]
         lengths = [most] * len(captions)
@@ -255,7 +257,7 @@ class EmbeddingStore:
         if encoder.identity != self._identity:
             raise DataError(f"{self.path}: the store was made with {self._identity}, the encoder is {encoder.identity}")
         batch_size = arrays.whole(batch_size, "batch_size", 1, 4096)
-        return EmbedRun(self._entries, encoder, batch_size).fill(captions, progress)
+        return EmbedRun(self._entries, encoder, batch_size).fill(caption_list(captions), progress)
 
     def merge(self, *others: "EmbeddingStore", progress: bool = False) -> int:
         """Copy what other stores of the same encoder and stored type have and this one has not; returns how many captions."""

@@ -29,6 +29,7 @@ class Embeddings(Protocol):
 def positions(names: Any, known: dict[str, int] | None, count: int, by: str) -> list[int]:
     """The positions of names, strings or integers, among `count` embeddings."""
     wanted = [names] if isinstance(names, str) else names
+    wanted = wanted.tolist() if isinstance(wanted, np.ndarray) and wanted.dtype.kind in "UO" else wanted
     if isinstance(wanted, list | tuple) and any(isinstance(name, str) for name in wanted):
         if known is None:
             raise DataError(
@@ -44,6 +45,13 @@ def positions(names: Any, known: dict[str, int] | None, count: int, by: str) -> 
         return [known[name] for name in wanted]
     found: list[int] = arrays.integers(wanted, "names", None, 0, count - 1, f"positions among {count} embeddings").tolist()
     return found
+
+
+def caption_list(captions: Any) -> Any:
+    """`captions` themselves, of NumPy's strings a list; a TypeError for a bare string, whose letters nobody means."""
+    if isinstance(captions, str | bytes):
+        raise TypeError(f"captions: expected a list of strings, got {shortened(captions)} alone; put it in a list")
+    return captions.tolist() if isinstance(captions, np.ndarray) and captions.dtype.kind in "UO" else captions
 
 
 def shortened(name: Any) -> str:

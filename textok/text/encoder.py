@@ -18,6 +18,7 @@ from ..model import EngineModel
 from ..progress import progress_bar
 from ..weights import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, Tensor, from_engine, random_tensors, user_tensors, write_tensors
 from . import encoder_layouts as layouts
+from .embeddings import caption_list
 from .encoder_files import EncoderFolder, EngineTensors, read_folder
 from .tokens import CaptionTokenizer
 
@@ -204,7 +205,7 @@ class TextEncoder(EngineModel):
 
     def tokenize(self, captions: str | Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
         """Token numbers of captions, a list each, as transformers gives them; see `__call__`."""
-        texts = [captions] if isinstance(captions, str) else captions
+        texts = [captions] if isinstance(captions, str) else caption_list(captions)
         if not isinstance(texts, Sequence) and not isinstance(texts, np.ndarray):
             raise TypeError(f"captions: expected a string or a list of strings, got {type(captions).__name__}")
         for place, text in enumerate(texts):

@@ -110,9 +110,7 @@ class StoredEntries:
 
     def made(self, caption: str, tokens: NDArray[np.float32], whole: int) -> Entry:
         """An entry to append; `whole` is how many tokens the caption has without the encoder's limit."""
-        return Entry(
-            self.keys([caption])[0], stored_tokens.to_bytes(tokens, self.dtype), utf8(caption), len(tokens), whole
-        )
+        return Entry(self.keys([caption])[0], stored_tokens.to_bytes(tokens, self.dtype), utf8(caption), len(tokens), whole)
 
 
 def _pairs(keys: NDArray[np.uint64]) -> list[Key]:

@@ -1,7 +1,7 @@
 """How an embedding store writes a caption's tokens [t,Dt] as bytes.
 
-    float16, bfloat16    t * Dt * 2 bytes
-    int8                 a float32 scale a token, max |x| / 127, and then round(x / scale): t * 4 + t * Dt bytes
+float16, bfloat16    t * Dt * 2 bytes
+int8                 a float32 scale a token, max |x| / 127, and then round(x / scale): t * 4 + t * Dt bytes
 """
 
 from typing import Any

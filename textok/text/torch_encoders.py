@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from .. import arrays
 from ..errors import DataError
 from .batches import embedded_rows
+from .embeddings import caption_list
 from .encoder_places import STAND_IN, WEIGHTS, encoder_folder, first_line
 from .ragged_tokens import padded
 
@@ -93,7 +94,8 @@ class TextEncoder:
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Token numbers, at most `max_tokens` a caption, of which the last is the end token where the encoder has one."""
-        if not captions:
+        captions = caption_list(captions)
+        if not len(captions):
             return Tokens([], [])
         with _quiet():
             options: dict[str, Any] = {"add_special_tokens": self._end_token, "return_attention_mask": False}
@@ -135,7 +137,7 @@ class TextEncoder:
         >>> text, lengths = load_encoder("minilm")(["a red apple"])  # doctest: +SKIP
         >>> pipeline(text=text, text_lengths=lengths)  # doctest: +SKIP
         """
-        names = [captions] if isinstance(captions, str) else list(captions)
+        names = [captions] if isinstance(captions, str) else list(caption_list(captions))
         return padded(embedded_rows(self, names, arrays.whole(batch_size, "batch_size", 1, 4096)), self.text_dim)
 
     def __repr__(self) -> str:
