@@ -11,7 +11,10 @@ from engine_models import textok_config
 from safetensors.numpy import load_file, save_file
 
 from textok import ConfigError, DiT, Pipeline, TexTok, WeightsError, _core, weights
-from textok.data import tasks
+from textok.data.decode import DecodeTask
+from textok.data.encode import EncodeTask
+from textok.data.sample import SampleTask
+from textok.sampling import Sampling
 
 ZEROS = np.zeros(3, np.float32)
 DTYPES = ("float32", "bfloat16", "int8")
@@ -270,14 +273,14 @@ def test_commands_load_what_they_need(tmp_path, reads):
     both, lone, pipeline = (str(tmp_path / name) for name in ("both", "lone", "pipeline"))
     model.save_pretrained(both)
     Pipeline(model, DiT.from_config(small.dit().config)).save_pretrained(pipeline)
-    for side, task in {"tokenizer": tasks.EncodeTask, "detokenizer": tasks.DecodeTask}.items():
+    for side, task in {"tokenizer": EncodeTask, "detokenizer": DecodeTask}.items():
         TexTok.from_pretrained(both, side=side).save_pretrained(lone)
         for path in (both, lone):
             reads.clear()
             task(path).load(1)
             assert set(reads) == set(of_side(model.weights(), side))
     reads.clear()
-    tasks.SampleTask(pipeline, seed=0).load(1)
+    SampleTask(pipeline, Sampling(steps=2, seed=0)).load(1)
     assert of_side(dict.fromkeys(reads), "detokenizer") and not of_side(dict.fromkeys(reads), "tokenizer")
 
 
