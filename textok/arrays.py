@@ -95,7 +95,8 @@ def warn_of_unit_range(pictures: Any, name: str) -> None:
         high = max(high, float(array.max()))
     if low < high <= 1:
         warnings.warn(
-            f"{name}: all values lie in [0, 1], from {low:.3g} to {high:.3g}; the range of pixels is [-1, 1]: give 2 * x - 1, or uint8",
+            f"{name}: all values lie in [0, 1], from {low:.3g} to {high:.3g}; the range of pixels is [-1, 1]: give 2 * x - 1, "
+            "or uint8",
             UserWarning,
             stacklevel=3,
         )

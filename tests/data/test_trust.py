@@ -24,6 +24,7 @@ from textok.data.samples import key_of
 from textok.data.sources import open_sources
 from textok.data.texts import decode_text
 from textok.errors import DataError
+from textok.text.templates import TEMPLATES
 
 
 def picture(seed=0, side=16, form="PNG", **options):
@@ -341,7 +342,7 @@ def test_keys_are_one_to_one():
 
 
 def test_rows_of_metadata(tmp_path):
-    """Each row is a caption of a picture, or is named: broken ones, those without a picture's name, those of pictures that are gone."""
+    """Each row is a caption of a picture, or is named: broken ones, those without a name, those of pictures that are gone."""
     root = files_of(tmp_path / "in", **{f"{k}.png": picture(k) for k in (1, 2, 3)})
     rows = [
         '{"file_name": "1.png", "caption": "one"}',
@@ -499,6 +500,16 @@ def test_a_run_that_skipped_everything(place, tmp_path, capsys):
     assert "no embedding of its caption 'x'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("template", ("name", "short", "long"))
+def test_a_template_is_a_field_by_its_name(place, tmp_path, template):
+    """What `textok embed --template short` embedded, `--field short` finds."""
+    source = files_of(tmp_path / "in" / "grey_fox", **{"0.png": picture()}).parent
+    store = textok.EmbeddingStore.create(tmp_path / "store", {"name": "letters"}, 12)
+    store.embed([TEMPLATES[template].format(name="grey fox")], Letters(store._identity))
+    done = data.encode(place / "textok", source, tmp_path / "out", embeddings=tmp_path / "store", field=template)
+    assert (done.samples, done.skipped) == (1, 0)
+
+
 def test_names_that_no_file_can_have(place, tmp_path):
     """Long keys, and a class that is called as the folder of a run's records: decoded, and read again under their own keys."""
     z = small.latents_of(small.textok(), 6)
@@ -539,9 +550,10 @@ def test_what_a_table_said_of_its_picture(place, tmp_path):
 
 
 class Letters:
-    identity = {"name": "letters"}
-    described = identity
     text_dim = 12
+
+    def __init__(self, identity):
+        self.identity = identity
 
     def tokenize(self, captions):
         return [[len(caption)] for caption in captions], [1] * len(captions)
@@ -552,8 +564,7 @@ class Letters:
 
 def test_a_string_is_no_list_of_captions(tmp_path):
     store = textok.EmbeddingStore.create(tmp_path / "s", {"name": "letters"}, 12)
-    encoder = Letters()
-    encoder.identity = store._identity
+    encoder = Letters(store._identity)
     for call in (
         lambda: store.embed("a cat", encoder),
         lambda: store.missing("a cat"),

@@ -81,7 +81,7 @@ class TextFinder:
             return [(sample.position - 1) % (self.cycle or 1 << 62) for sample in samples]
         if self.by == "key":
             return [sample.key for sample in samples]
-        return [known_spelling(sample.caption(self.field), sample.metadata, self.opened) for sample in samples]
+        return [known_spelling(sample.caption_for(self.field), sample.metadata, self.opened) for sample in samples]
 
     def problem(self, sample: Sample) -> str | None:
         """Why a sample has no embedding; None mostly."""

@@ -85,8 +85,8 @@ _NAMELESS = ("images", "image", "img", "imgs", "pictures", "photos", "data", "jp
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a sample is made of: a directory, a stem, the files of that stem (pictures first), and a row of a table of metadata; or a
-    file that is none, with the reason.
+    """What a sample is made of: a directory, a stem, the files of that stem (pictures first), and a row of a table of metadata;
+    or a file that is none, with the reason.
     """
 
     directory: Path
@@ -175,8 +175,8 @@ class FolderSource(ListedSource):
         return any(entry.problem or entry.row is not None or _pictures(entry.names) for entry in self._list())
 
     def _classes(self) -> _Classes:
-        """The folders of the first level, or of the second below splits, in the order of their names as text; none where a table says
-        what the pictures are, or where a single folder lies beside pictures or has a name that says nothing.
+        """The folders of the first level, or of the second below splits, by their names as text; none where a table
+        says what the pictures are, or where a single folder lies beside pictures or has a name that says nothing.
         """
         first, names, _, folders = next(_walk(self.path, self._without))
         in_splits = bool(folders) and all(name.lower() in SPLITS for name in folders)
@@ -260,8 +260,8 @@ _Walked = tuple[Path, list[str], dict[str, str], list[str]]
 
 
 def _walk(root: Path, without: str | None = None, above: tuple[tuple[int, int], ...] = ()) -> Iterator[_Walked]:
-    """Each directory below `root`: its files by name, what in it can be neither read nor entered with the reason, and its folders;
-    without hidden ones, and the records that a finished run keeps beside its pictures.
+    """Each directory below `root`: its files by name, what in it can be neither read nor entered with the reason, and its
+    folders; without hidden ones, and the records that a finished run keeps beside its pictures.
     """
     try:
         status = os.stat(root)
@@ -269,7 +269,7 @@ def _walk(root: Path, without: str | None = None, above: tuple[tuple[int, int], 
     except OSError as problem:
         raise DataError(f"{root}: {problem.strerror}") from None
     above = (*above, (status.st_dev, status.st_ino))
-    if RECORDS <= {entry.name for entry in entries}:
+    if {entry.name for entry in entries} >= RECORDS:
         entries = [entry for entry in entries if entry.name not in RECORDS]
     names: list[str] = []
     folders: list[str] = []

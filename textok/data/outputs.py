@@ -84,8 +84,8 @@ class ShardPart:
 
 
 def picture_path(out: Path, key: str) -> Path:
-    """Where the picture of a key lies: KEY.png, or where a file cannot be called so or would lie among a run's records, a name made of
-    it, beside which `write_metadata` puts the key.
+    """Where the picture of a key lies: KEY.png, or where a file cannot be called so or would lie among a run's records, a name
+    made of it, beside which `write_metadata` puts the key.
     """
     *folders, name = key.split("/")
     if folders and folders[0] in (PARTS_FOLDER, _PARTS):

@@ -27,8 +27,8 @@ from .samples import Event, Sample, Skip, Source, key_of, stem_of
 class open_rows:
     """The rows of the array in an .npy file, or of the first in an .npz, one at a time and never all in memory.
 
-    Attributes: `shape`, `dtype`, `labels`, int [n] or None, and `labels_problem`, what is wrong with labels that are there. A context
-    manager.
+    Attributes: `shape`, `dtype`, `labels`, int [n] or None, and `labels_problem`, what is wrong with labels that are there. A
+    context manager.
     """
 
     def __init__(self, path: str | os.PathLike[str], names: Iterable[str] = ("arr_0", "images", "samples")) -> None:

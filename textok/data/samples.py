@@ -80,13 +80,13 @@ class Sample:
     position: int = 0
 
     def captions(self, name: str = "caption") -> list[str]:
-        """The captions in the metadata's field `name`, which may be one or a list, or from a template; none where there is none.
+        """The captions in the metadata's field `name`, one or a list of them, or from a template.
 
-        A template is text with fields in braces, "a photo of a {name}", or one of `textok.text.templates.TEMPLATES` by its name,
-        where no field is called so; see `fill_template`.
+        A template is text with fields in braces, "a photo of a {name}", or "short" or "long" of
+        `textok.text.templates.TEMPLATES`, where no field is called so; see `fill_template`.
         """
         value = self.metadata.get(name)
-        if "{" in name or (value is None and name in TEMPLATES):
+        if "{" in name or (value is None and name in TEMPLATES and name != "name"):
             value = fill_template(name, self.metadata)
         values = value if isinstance(value, list | tuple) else [value]
         return [text for text in values if isinstance(text, str) and text.strip()]
@@ -94,6 +94,10 @@ class Sample:
     def caption(self, name: str = "caption") -> str | None:
         """The first of the `captions`; None where there is none."""
         return next(iter(self.captions(name)), None)
+
+    def caption_for(self, field: str) -> str | None:
+        """The caption that a run takes by this `field`; "name" is the template of that name too, as `textok embed` takes it."""
+        return self.caption(field) or (self.caption("{name}") if field == "name" else None)
 
 
 class _Skip(NamedTuple):
@@ -104,7 +108,7 @@ class _Skip(NamedTuple):
 
 
 class Skip(_Skip):
-    """A sample that was left out, or part of a source that cannot be read: which (`key`), from where (`source`) and why (`reason`).
+    """A sample that was left out, or part of a source that is not read: which (`key`), from where (`source`), why (`reason`).
 
     What UTF-8 cannot hold of these is written as escapes, so that a skip can be printed and stored wherever it goes.
     """
@@ -239,7 +243,7 @@ def usable(event: Event, need: Iterable[str] = (), field: str = "caption") -> Ev
     for what in need:
         if what == "picture" and event.picture is None:
             reason = "a caption without a picture" if event.caption(field) else "no picture"
-        elif what == "caption" and (caption := event.caption(field)) is None:
+        elif what == "caption" and (caption := event.caption_for(field)) is None:
             lack = f"a picture without a caption in {field!r}" if event.picture is not None else f"no caption in {field!r}"
             reason = f"{lack}; its fields are {', '.join(event.metadata) or 'none'}"
         elif what == "caption" and (problem := text_problem(caption or "")) is not None:

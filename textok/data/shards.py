@@ -1,7 +1,8 @@
 """Shards, in and out: tar files with the files of samples side by side, as WebDataset has them.
 
     ShardSource               reads them
-    TarWriter, write_shards   write them, the same bytes for the same samples: headers have no times, owners or order of their own
+    TarWriter, write_shards   write them, the same bytes for the same samples: headers have no times, owners or order of
+                              their own
 
 Shards are read with the standard library's tarfile rather than webdataset, whose naming is followed to the letter (tests read
 each other's shards): webdataset needs PyYAML and braceexpand in every installation, runs `pipe:` addresses in a shell, takes a
@@ -83,8 +84,8 @@ class ShardSource(Source):
             yield self._sample(key, group, self._end)
 
     def _members(self, start: int) -> "Iterator[tuple[str, bytes | str, int]]":
-        """Name, bytes and offset of each file in it, in place of the bytes what is wrong with it; at last, where the shard is broken,
-        a `_Broken`.
+        """Name, bytes and offset of each file in it, in place of the bytes what is wrong with it; at last, where the shard is
+        broken, a `_Broken`.
         """
         offset, broken = start, ""
         try:
@@ -113,7 +114,7 @@ class ShardSource(Source):
                 if last != bytes(_BLOCK):
                     what = "ends without a tar's end mark" if len(last) < _BLOCK else "has a broken header"
                     yield "", _Broken(f"the shard {what} at byte {offset}; what follows cannot be read"), offset
-        except Exception as problem:  # noqa: BLE001  of damaged headers tarfile makes many kinds
+        except Exception as problem:
             if isinstance(problem, OSError):
                 raise_unless_lasting(problem, self.name)
             if isinstance(problem, MemoryError):
@@ -152,8 +153,8 @@ def _plain_name(name: str) -> str:
 
 
 def _split(name: str, data: bytes) -> tuple[str | None, str]:
-    """A member's key and extension, as webdataset splits names; a picture may be without extension. None for what is hidden, or is no
-    picture and has no extension.
+    """A member's key and extension, as webdataset splits names; a picture may be without extension. None for what is hidden, or
+    is no picture and has no extension.
     """
     match = _MEMBER.match(name)
     if match is not None:

@@ -7,17 +7,17 @@
 What a path may be:
 
     x.tar, .tar.gz, .tgz   a WebDataset shard: KEY.png (.jpg, .webp, ...) with KEY.json, KEY.txt and KEY.cls
-    a folder               the shards in and below it, by name; then the pictures, with KEY.txt, KEY.json or KEY.cls beside them,
-                           rows of metadata.jsonl or metadata.csv ("file_name"), or folders that are classes, also below folders
-                           that are called train, val or test
+    a folder               the shards in and below it, by name; then the pictures, with KEY.txt, KEY.json or KEY.cls beside
+                           them, rows of metadata.jsonl or metadata.csv ("file_name"), or folders that are classes, also below
+                           folders that are called train, val or test
     x.jsonl, .csv, .tsv    a row a sample; "file_name" (or image, path) names a picture beside the table
     x.npy, x.npz           pictures [n,H,W,3]; in an .npz arr_0 and labels arr_1 (ADM's), or "images" and "labels"
     x.png, .jpg, ...       one picture; captions as in a folder
     x.txt, -               a caption a line; "-" is standard input
 
 Text is UTF-8, or UTF-16 with its mark. A picture is what is called so (.png, .jpg, ...) or, under another name or without
-extension, begins as one. What cannot be used is a skip with the reason: broken links, pipes, names and captions that UTF-8 cannot
-hold, rows that are not text. Passed over without a word: hidden files, and files that nothing takes for a picture.
+extension, begins as one. What cannot be used is a skip with the reason: broken links, pipes, names and captions that UTF-8
+cannot hold, rows that are not text. Passed over without a word: hidden files, and files that nothing takes for a picture.
 
 Reading is sequential and holds one sample (of a folder: the names of one directory). Order: as in the file, or by name.
 Positions (bytes of a shard, rows of all else) allow a reader to go on where another stopped.
@@ -45,8 +45,8 @@ Paths = Iterable[str | os.PathLike[str]] | str | os.PathLike[str]
 
 
 def open_sources(paths: Paths, without: str | os.PathLike[str] | None = None) -> list[Source]:
-    """The sources of paths, in their order; a folder becomes the shards in and below it and then its pictures, picture files that
-    follow one another one source. What is to be said of how they are read goes to this module's log.
+    """The sources of paths, in their order; a folder becomes the shards in and below it and then its pictures, picture files
+    that follow one another one source. What is to be said of how they are read goes to this module's log.
 
     Parameters
     ----------

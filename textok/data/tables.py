@@ -111,7 +111,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_rows(path: Path, told: Callable[[str], object] | None = None) -> Iterator[dict[str, Any] | str]:
-    """Each row of a table as a dict, or what is wrong with it. `told` hears what columns are taken for where none has a name."""
+    """Each row of a table as a dict, or what is wrong with it. `told` hears what columns without names are taken for."""
     with path.open("rb") as file:
         if extension_of(path.name) == "jsonl":
             yield from _objects(file)
@@ -235,8 +235,8 @@ _NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
 
 
 def _is_header(row: list[str]) -> bool:
-    """Whether a first row names columns: not where a field of it can only be a value (an address, a picture, a sentence, words beside
-    a number).
+    """Whether a first row names columns: not where a field of it can only be a value (an address, a picture, a sentence, words
+    beside a number).
     """
     if any(field.strip().lower() in _KNOWN for field in row):
         return True

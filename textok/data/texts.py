@@ -1,7 +1,7 @@
 """Text that comes in: UTF-8, or UTF-16 and UTF-32 that say so; of all else, what is wrong with it.
 
-A byte order mark is never part of a text. Names of files and values of JSON may hold what UTF-8 cannot (the bytes of a name that
-is none, half of a surrogate pair); `text_problem` says so, and `printable` writes it as escapes.
+A byte order mark is never part of a text. Names of files and values of JSON may hold what UTF-8 cannot (the bytes of a name
+that is none, half of a surrogate pair); `text_problem` says so, and `printable` writes it as escapes.
 """
 
 import codecs

@@ -394,8 +394,8 @@ def _of_few(name: str, count: int, kept: GatheredFeatures) -> list[str]:
     if count > width:
         return []
     return [
-        f"{name} of {count:,} pictures with {width:,} features: their covariance is not of full rank, which makes the number far too "
-        "high; compare it with such of as many pictures only, or take KID"
+        f"{name} of {count:,} pictures with {width:,} features: their covariance is not of full rank and the number far "
+        "too high; compare it with such of as many pictures only, or take KID"
     ]
 
 

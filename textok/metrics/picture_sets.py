@@ -113,7 +113,7 @@ class PictureSet:
             return None
         if isinstance(result, tuple):
             size = self.size or result[0]
-            shape = getattr(sample.picture, "shape", ())
+            shape: tuple[int, ...] = getattr(sample.picture, "shape", ())
             chw = len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3, 4)
             hint = "; this looks like CHW: use .transpose(0, 2, 3, 1)" if chw else ""
             raise DataError(

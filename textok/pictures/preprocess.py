@@ -113,7 +113,7 @@ def _open(item: Any, name: str) -> "Image.Image":
 
 
 def _from_file(source: Any) -> "Image.Image":
-    """An upright 8-bit RGB picture of a path or file; whatever Pillow raises where it is damaged is a ValueError that says why."""
+    """An upright 8-bit RGB picture of a path or file; whatever Pillow raises of a damaged one is a ValueError that says why."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -205,7 +205,7 @@ class TextEncoder(EngineModel):
 
     def tokenize(self, captions: str | Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
         """Token numbers of captions, a list each, as transformers gives them; see `__call__`."""
-        texts = [captions] if isinstance(captions, str) else caption_list(captions)
+        texts: Any = [captions] if isinstance(captions, str) else caption_list(captions)
         if not isinstance(texts, Sequence) and not isinstance(texts, np.ndarray):
             raise TypeError(f"captions: expected a string or a list of strings, got {type(captions).__name__}")
         for place, text in enumerate(texts):
@@ -215,7 +215,7 @@ class TextEncoder(EngineModel):
                 raise ValueError(f"captions[{place}]: expected text that has a form in UTF-8, got half of a surrogate pair")
         most = self._config.max_positions or arrays.MAX_BATCH
         limit = self._config.max_tokens if max_tokens is None else arrays.whole(max_tokens, "max_tokens", 1, most)
-        ids = self._tokenizer(texts, limit, self._end_token)
+        ids = self._tokenizer(list(texts), limit, self._end_token)
         for place, row in enumerate(ids):
             if not row:
                 raise ValueError(
