@@ -128,7 +128,7 @@ def test_whatever_a_plugin_raises(tmp_path, problem):
     assert list(found) == [1] and type(problem).__name__ in found[1] and "x" in found[1]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, of what it passes over
+@pytest.mark.filterwarnings("ignore")  # Pillow's own, of what it passes over
 @pytest.mark.parametrize("form", ("AVIF", "DDS", "WEBP", "GIF", "TIFF", "JPEG2000", "PNG", "JPEG"))
 def test_damaged_files(form):
     """At random bytes, whatever the form: a ValueError that names the picture, or a picture."""

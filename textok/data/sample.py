@@ -186,7 +186,7 @@ def _wished_captions(
         found = caption
         if captions is not None:
             samples = itertools.islice(read_samples(captions, need=("caption",), field=field), num)
-            found = [sample.caption(field) or "" for sample in samples]
+            found = [sample.caption_for(field) or "" for sample in samples]
         if not found:
             raise DataError(f"captions: expected a caption in the field {field!r}, found none")
         return Wishes(num, captions=found), 0
