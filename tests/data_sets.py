@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -81,3 +82,21 @@ def command(*arguments):
     environment = os.environ | {"PYTHONPATH": str(Path(textok.__file__).parent.parent)}
     line = [sys.executable, "-m", "textok", *map(str, arguments)]
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def jpeg_with(*entries, extra=b""):
+    """A JPEG with EXIF entries (tag, type, count, four bytes)."""
+    table = b"II*\0" + struct.pack("<LH", 8, len(entries))
+    table += b"".join(struct.pack("<HHL", *entry[:3]) + entry[3] for entry in entries) + bytes(4) + extra
+    buffer = io.BytesIO()
+    Image.fromarray(picture(2)).save(buffer, "JPEG", exif=b"Exif\0\0" + table)
+    return buffer.getvalue()
+
+
+TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+# On which Pillow raises struct.error and TypeError, which it documents nowhere.
+DAMAGED_EXIF = {
+    "a rational below zero": jpeg_with(TURNED, (0x011A, 10, 1, struct.pack("<L", 38)), extra=struct.pack("<ll", -1, 0)),
+    "text for a number": jpeg_with(TURNED, (0x011A, 2, 1, bytes(4))),
+    "a sign where none is": jpeg_with(TURNED, (0x0128, 8, 1, struct.pack("<hh", -5, 0))),
+}

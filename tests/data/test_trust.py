@@ -76,25 +76,10 @@ def place(tmp_path_factory):
 # ---- pictures ----
 
 
-def jpeg_with(*entries, extra=b""):
-    """A JPEG with EXIF entries (tag, type, count, four bytes)."""
-    table = b"II*\0" + struct.pack("<LH", 8, len(entries))
-    table += b"".join(struct.pack("<HHL", *entry[:3]) + entry[3] for entry in entries) + bytes(4) + extra
-    return picture(2, form="JPEG", exif=b"Exif\0\0" + table)
-
-
-TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
-DAMAGED_EXIF = {
-    "a rational below zero": jpeg_with(TURNED, (0x011A, 10, 1, struct.pack("<L", 38)), extra=struct.pack("<ll", -1, 0)),
-    "text for a number": jpeg_with(TURNED, (0x011A, 2, 1, bytes(4))),
-    "a sign where none is": jpeg_with(TURNED, (0x0128, 8, 1, struct.pack("<hh", -5, 0))),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGED_EXIF)
+@pytest.mark.parametrize("damage", data_sets.DAMAGED_EXIF)
 def test_damaged_exif(place, tmp_path, damage):
     """Pillow raises struct.error and TypeError, which it documents nowhere; the others of the folder are encoded."""
-    source = files_of(tmp_path / "in", **{"1.png": picture(1), "2.jpg": DAMAGED_EXIF[damage], "3.png": picture(3)})
+    source = files_of(tmp_path / "in", **{"1.png": picture(1), "2.jpg": data_sets.DAMAGED_EXIF[damage], "3.png": picture(3)})
     done = data.encode(place / "baseline", source, tmp_path / "out")
     assert (done.samples, done.skipped) == (2, 1)
     (skip,) = skips_in(tmp_path / "out")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .. import arrays
 from ..errors import DataError
 from ..files import replacing
-from .samples import Event, Sample, Skip, Source, key_of, stem_of
+from .samples import Event, Sample, Skip, Source, stem_in_keys
 
 
 class open_rows:
@@ -187,7 +187,7 @@ class ArraySource(Source):
     ranges = True
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
-        stem = key_of(stem_of(self.path.name))
+        stem = stem_in_keys(self.path)
         index = start
         with open_rows(self.path) as rows:
             try:

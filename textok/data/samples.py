@@ -308,7 +308,7 @@ def decode_pictures(samples: Sequence[Sample], size: int) -> tuple[NDArray[np.ui
 
 def folder_of(source: str) -> str:
     """What the folder of a shard's pictures is called, where there are several shards."""
-    return Path(source).name.partition(".")[0] or "shard"
+    return printable(Path(source).name.partition(".")[0]) or "shard"
 
 
 def key_in_shard(sample: Sample) -> str:
@@ -329,6 +329,11 @@ def is_plain(key: str) -> bool:
 def key_of(name: str) -> str:
     """A name of a file, without its extension, as a key, in which a dot would end it; no two names have the same."""
     return re.sub(r"%(?=2E|25)", "%25", name).replace(".", "%2E")
+
+
+def stem_in_keys(path: Path) -> str:
+    """What the keys of a table's, an array's or a text's samples begin with."""
+    return printable(key_of(stem_of(path.name)))
 
 
 def stem_of(name: str) -> str:

@@ -19,11 +19,10 @@ from .samples import (
     Source,
     extension_of,
     is_plain,
-    key_of,
     parse_object,
     raise_unless_lasting,
     state_of,
-    stem_of,
+    stem_in_keys,
 )
 from .texts import read_lines
 
@@ -52,7 +51,7 @@ class TableSource(ListedSource):
         return next(iter(told), None)
 
     def _sample(self, index: int, row: dict[str, Any] | str) -> Event:
-        key = f"{key_of(stem_of(self.path.name))}-{index:08d}"
+        key = f"{stem_in_keys(self.path)}-{index:08d}"
         if isinstance(row, str):
             return Skip(key, self.name, f"row {index + 1}: {row}", index + 1)
         if isinstance(row.get("key"), str) and is_plain(row["key"]):
@@ -270,7 +269,7 @@ class LineSource(Source):
     kind = "lines"
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
-        stem = "stdin" if str(self.path) == STDIN else key_of(stem_of(self.path.name))
+        stem = "stdin" if str(self.path) == STDIN else stem_in_keys(self.path)
         file: Any = sys.stdin.buffer if str(self.path) == STDIN else self.path.open("rb")
         try:
             for index, line in enumerate(read_lines(file)):

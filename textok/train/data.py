@@ -288,7 +288,7 @@ def is_compressed(path: Path) -> bool:
 
 
 def write_index(file: str | os.PathLike[str], stamp: list[Any], pairs: Pairs) -> None:
-    with replacing(Path(file)) as part, part.open("w", encoding="utf-8") as out:
+    with replacing(Path(file)) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as out:
         out.write(json.dumps({"stamp": stamp, "size": pairs.images.size, "skips": pairs.skips}) + "\n")
         for record, place in zip(pairs.records, pairs.images.places, strict=True):
             out.write(json.dumps([place, record], ensure_ascii=False) + "\n")
