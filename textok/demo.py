@@ -6,7 +6,7 @@ for that class. Text to image: a DiT-T2I makes latents of held-out captions.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +148,33 @@ class Demo:
             ]
         self.lines.append(f"{name:45}{'':10}{each:>14.4f} s")
         return result
+
+
+def show(
+    captions: Sequence[str],
+    out: Path,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: bool = False,
+    say: Callable[[str], object] = print,
+) -> list[Path]:
+    """Pictures of captions, by the bundled text-to-image pipeline, one file each, and a sheet of all of them.
+
+    Returns the files written.
+    """
+    start = time.perf_counter()
+    pipeline = Pipeline.from_pretrained("emoji-t2i", threads=threads, side="detokenizer")
+    result = pipeline(list(captions), seed=seed, threads=threads, progress=progress)
+    paths = result.save(out, overwrite=True)
+    sheet = out / "sheet.png"
+    with files.replacing(sheet) as temporary:
+        result.contact_sheet().save(temporary, "PNG")
+    say(f"{len(result)} of your captions, {time.perf_counter() - start:.1f} s in all:")
+    for path, caption in zip([*paths, sheet], [*captions, "all, with their captions"]):
+        say(f"  {path}  {caption}")
+    say("The model is small and was trained on long captions of emoji, such as")
+    say('  "A flat Noto emoji of red apple (food & drink, food fruit): apple, fruit, red."')
+    return [*paths, sheet]
 
 
 def _words(captions: CaptionStore, index: int) -> tuple[str, str]:

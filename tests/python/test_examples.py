@@ -160,7 +160,7 @@ def test_sample_and_evaluate(tmp_path, kernel_sees_textok):
         pytest.importorskip(package)
     scores, pictures = executed("sample_and_evaluate.ipynb", tmp_path, "import json; print(json.dumps(scores))")
     assert scores["reconstructions"] < scores["20 steps"] < min(scores["2 steps"], scores["noise"])
-    assert len(pictures) == 4  # three sheets and the plot
+    assert len(pictures) == 5  # four sheets and the plot
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
