@@ -197,5 +197,11 @@ def test_extras_bring_what_a_notebook_imports(name):
         for package in extras[waiting.pop()]:
             packages += f" {package}"
             waiting += extra_of(package).split(",") if package.startswith("textok-cpu[") else []
-    for word, package in {"ssim(": "scikit-image", "matplotlib": "matplotlib", "captions=": "tokenizers", "t2i(": "tokenizers"}.items():
+    needed = {
+        "ssim(": "scikit-image",
+        "matplotlib": "matplotlib",
+        "captions=": "tokenizers",
+        "t2i(": "tokenizers",
+    }
+    for word, package in needed.items():
         assert word not in code or package in packages, f"{word} needs {package}"
