@@ -253,3 +253,24 @@ def test_configs_with_an_encoder(use, tmp_path):
         with pytest.raises(ConfigError) as caught:
             made(TexTok, tiny.textok_config(), wrong)
         assert message in str(caught.value), str(caught.value)
+
+
+def test_bundled_models_take_captions_as_their_stores_do():
+    """Their embeddings were made with PyTorch; the encoder that comes with textok is the same one, rounded to int8."""
+    from textok.demo import HeldOut
+    from textok.metrics import psnr
+
+    pytest.importorskip("skimage")
+    held_out = HeldOut.load()
+    pictures, stored = held_out.images[:40], held_out.captions
+    words = stored.captions(range(40))
+    pipe = Pipeline.from_pretrained("emoji-t2i")
+    model = pipe.textok
+    assert pipe.encoder.identity == model.config.text_encoder.identity == pipe.dit.config.text_encoder.identity
+    text, lengths = stored.embeddings(range(40))
+    assert model.encoder(words, 112)[1].tolist() == lengths.tolist()
+    by_store = psnr(model.reconstruct(pictures, text, lengths), pictures).mean()
+    assert abs(psnr(model.reconstruct(pictures, captions=words), pictures).mean() - by_store) < 0.02
+    assert psnr(model.reconstruct(pictures, captions=words[1:] + words[:1]), pictures).mean() < by_store - 0.2
+    with pytest.raises(ConfigError, match=r"encoder: expected minilm .* got random weights"):
+        model.encoder = TextEncoder.from_config(pipe.encoder.config, seed=1)
