@@ -91,15 +91,18 @@ class TensorFile:
             raise WeightsError(f"{self.path}: {problem.strerror}") from None
 
     def tensor(self, name: str) -> "Tensor":
-        return Tensor(self.shapes[name], self.types[name], str(self.path), lambda: self.read(name))
+        return Tensor(
+            self.shapes[name], self.types[name], str(self.path), lambda: self.read(name), lambda into: self.read(name, into)
+        )
 
-    def read(self, name: str) -> NDArray[Any]:
+    def read(self, name: str, into: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+        """The tensor, a copy; in the memory `into`, which must have room for it, where that is given."""
         import ml_dtypes  # noqa: F401  makes np.dtype("bfloat16") known
 
         if (dtype := _NUMPY_TYPES.get(self.types[name])) is None:
             raise WeightsError(f"{self.path}: tensor {name}: expected {', '.join(_NUMPY_TYPES)}, got {self.types[name]}")
         first, end = self._header[name]["data_offsets"]
-        data = np.empty(end - first, np.uint8)
+        data = np.empty(end - first, np.uint8) if into is None else into[: end - first]
         try:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(self._start + first)
@@ -112,8 +115,6 @@ class TensorFile:
         if changed or done < len(data):
             raise WeightsError(f"{self.path}: the file changed while it was read")
         return data.view(dtype).reshape(self.shapes[name])
-
-
 
 
 def open_tensors(folder: Path) -> dict[str, TensorFile]:
@@ -173,7 +174,7 @@ def check_table(found: Mapping[str, Shape], table: Table, where: str, prefix: st
     if missing := [name for name in wanted if name.startswith(prefix) and name not in found]:
         complaints.append(f"missing {listed(missing)}")
         if len(there := {name.partition(".")[0] for name in found}) == 1 and there < set(SIDES):
-            complaints.append(f"there is only the {min(there)}, which side=\"{min(there)}\" loads")
+            complaints.append(f'there is only the {min(there)}, which side="{min(there)}" loads')
     if extra := [name for name in found if name not in wanted]:
         complaints.append(f"not in this model {listed(extra)}")
     if wrong := [name for name, shape in found.items() if name in wanted and tuple(shape) != wanted[name]]:
@@ -191,6 +192,7 @@ class Tensor:
     type: str  # as safetensors names them: F32, BF16, I8, ...
     where: str  # for errors
     read: Callable[[], NDArray[Any]]
+    read_into: Callable[[NDArray[np.uint8]], NDArray[Any]] | None = None  # the same into memory that is there
 
 
 class Weights(Mapping[str, NDArray[Any]]):
@@ -216,15 +218,19 @@ class Weights(Mapping[str, NDArray[Any]]):
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.take(name)
+
+    def take(self, name: str, into: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+        """The tensor; in the memory `into` where that is given and the tensor is of a file and needs no conversion."""
         tensor = self._tensors[name]
-        array = tensor.read()
+        array = tensor.read() if into is None or tensor.read_into is None else tensor.read_into(into)
         if tensor.type in _BESIDE:
             if name.endswith(".group_scale") and array.size and array.max() > int4.MOST_SCALE:
                 raise WeightsError(f"{tensor.where}: {name}: expected 0 to {int4.MOST_SCALE}, got {array.max()}")
             return np.ascontiguousarray(array)
         if tensor.type == "BF16":
             bits = np.ascontiguousarray(array).view(np.uint16)
-            if not (bits & 0x7F80 == 0x7F80).any():
+            if _finite(bits):
                 return bits
         try:
             return arrays.as_float32(array, name)
@@ -236,6 +242,18 @@ class Weights(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+def _finite(bits: NDArray[np.uint16]) -> bool:
+    """Whether no number of these bfloat16 is NaN or infinite; a little at a time, in memory that stays in the caches."""
+    flat = bits.reshape(-1)
+    step = 1 << 18
+    exponents = np.empty(min(step, flat.size), np.uint16)
+    for first in range(0, flat.size, step):
+        part = flat[first : first + step]
+        if np.bitwise_and(part, 0x7F80, out=exponents[: len(part)]).max(initial=0) == 0x7F80:
+            return False
+    return True
 
 
 _BESIDE = {"I8": (".scale",), "U8": (".scale", ".group_scale")}  # what lies beside int8 and int4 rows

@@ -2,6 +2,7 @@
 type."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from .tokens import needed_files
 _TORCH_FILE = "pytorch_model.bin"
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_SIZES = {"I8": np.int8, "BF16": np.uint16, "F32": np.float32}
 _SAMPLE = 4096  # numbers of each tensor that the digest of the weights looks at
 _ACTIVATIONS = {
     "relu": "relu", "gelu": "gelu_erf", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
@@ -315,6 +317,8 @@ class EngineTensors(Mapping[str, NDArray[Any]]):
         self._columns = {name: shape[-1] for name, shape in layouts.file_table(config)}
         self._samples: dict[str, bytes] = {}
         self._seen = seen
+        self._digested = bool(config.weights_digest)  # it is known already
+        self._memory = np.empty(0, np.uint8)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         scales = next(
@@ -324,28 +328,49 @@ class EngineTensors(Mapping[str, NDArray[Any]]):
         types = {self._tensors[each].type for each in names}
         if scales:
             return _joined([self._weights[each + scales] for each in names])
-        parts = [self._read(each, widen=len(types) > 1) for each in names]
         if self._seen:
             self._seen(len(names))
-        return _joined(parts)
+        if len(types) == 1 and types <= {"I8", "BF16", "F32"} and all(self._tensors[each].read_into for each in names):
+            return self._side_by_side(names)
+        return _joined([self._read(each, widen=len(types) > 1) for each in names])
 
-    def _read(self, name: str, widen: bool) -> NDArray[Any]:
-        array = self._weights[name]
+    def _side_by_side(self, names: tuple[str, ...]) -> NDArray[Any]:
+        """Tensors of one type, one under the other, read into memory that serves for all of them in turn: fresh pages cost more
+        than reading."""
+        size = np.dtype(_SIZES[self._tensors[names[0]].type]).itemsize
+        counts = [math.prod(self._tensors[each].shape) * size for each in names]
+        if self._memory.size < sum(counts):
+            self._memory = np.empty(sum(counts), np.uint8)
+        at = 0
+        for each, count in zip(names, counts):
+            self._read(each, widen=False, into=self._memory[at : at + count])
+            at += count
+        shape = self._tensors[names[0]].shape
+        whole = self._memory[:at].view(_SIZES[self._tensors[names[0]].type])
+        return whole.reshape(len(names) * shape[0], *shape[1:]) if shape else whole
+
+    def _read(self, name: str, widen: bool, into: NDArray[np.uint8] | None = None) -> NDArray[Any]:
+        array = self._weights.take(name, into)
+        if self._digested:
+            return self._widened(name, array) if widen else array
         flat = array.reshape(-1)
         sample = flat[:: max(1, flat.size // _SAMPLE)]
         if array.dtype == np.uint16:
             sample = (sample.astype(np.uint32) << 16).view(np.float32)
         text = f"{name} {list(array.shape)} "
         self._samples[name] = hashlib.sha256(text.encode() + np.ascontiguousarray(sample).tobytes()).digest()
-        if widen and array.dtype == np.uint8:
+        return self._widened(name, array) if widen else array
+
+    def _widened(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        if array.dtype == np.uint8:
             return int4.widened(
                 array, self._weights[f"{name}.scale"], self._weights[f"{name}.group_scale"], self._columns[name]
             )
-        if widen and array.dtype == np.int8:
+        if array.dtype == np.int8:
             scale: NDArray[Any] = self._weights[f"{name}.scale"]
             widened: NDArray[Any] = np.multiply(array, scale[:, None], dtype=np.float32)
             return widened
-        if widen and array.dtype == np.uint16:
+        if array.dtype == np.uint16:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array
 
