@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -189,8 +190,9 @@ def test_callback_exceptions_come_out(kind):
 
 # A ViT of the real width on few blocks, so that the longest pause between two looks for a signal is the real one.
 INTERRUPT = """
-import os, signal, threading, time
+import os, signal, sys, threading, time
 import numpy as np, textok
+sys.path.insert(0, {here!r})
 from test_concurrency import LONG_RUNS
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 model, run, short = LONG_RUNS[{kind!r}]()
@@ -230,7 +232,14 @@ def long_sample():
             lambda m: m.sample(labels=[1], steps=2, guidance_scale=2.0, seed=0))
 
 
-LONG_RUNS = {"encode": long_encode, "sample": long_sample}
+def long_embed():
+    size = {"vocab_size": 100, "hidden_size": 1024, "depth": 2, "num_heads": 16, "mlp_size": 2816}
+    model = textok.TextEncoder.from_config({"family": "t5", "gated": True, **size})
+    ids = np.random.default_rng(0).integers(0, 100, (64, 300))
+    return model, lambda m: m.encode_ids(ids), lambda m: m.encode_ids(ids[:1, :50])[0]
+
+
+LONG_RUNS = {"encode": long_encode, "sample": long_sample, "embed": long_embed}
 
 
 @pytest.mark.measured
@@ -238,13 +247,13 @@ LONG_RUNS = {"encode": long_encode, "sample": long_sample}
 def test_ctrl_c(kind):
     """SIGINT at several moments: KeyboardInterrupt within 100 ms (most; a busy machine may delay one), and the next result is
     equal."""
-    in_fresh_process(INTERRUPT.format(kind=kind, check=True))
+    in_fresh_process(INTERRUPT.format(kind=kind, check=True, here=str(Path(__file__).parent)))
 
 
 @pytest.mark.parametrize("kind", LONG_RUNS)
 def test_ctrl_c_whenever(kind):
     """The same where nothing is said about how long it takes: on a slow or an instrumented machine."""
-    in_fresh_process(INTERRUPT.format(kind=kind, check=False), limit=600)
+    in_fresh_process(INTERRUPT.format(kind=kind, check=False, here=str(Path(__file__).parent)), limit=600)
 
 
 FORK = """
@@ -473,3 +482,20 @@ def test_tiles_are_asked_for_where_they_are_used(isa, monkeypatch):
     monkeypatch.setenv("TEXTOK_ISA", isa)
     if isa == "" or isa in textok.cpu_info()["rows"]:
         in_fresh_process(TILES)
+
+
+def test_one_text_encoder_from_many_threads():
+    """Sixteen Python threads, each with captions of its own, on threads of the engine that they share."""
+    size = {"vocab_size": 50, "hidden_size": 64, "depth": 2, "num_heads": 4, "mlp_size": 128, "max_positions": 40}
+    encoder = textok.TextEncoder.from_config({"family": "clip", **size, "projection_dim": 16, "end_token_id": 49})
+    generator = np.random.default_rng(0)
+    ids = [[np.append(generator.integers(0, 49, n), 49) for n in generator.integers(1, 39, 20)] for _ in range(16)]
+
+    def work(rows):
+        return encoder.encode_ids(rows)[0], encoder.pooled_ids(rows)
+
+    expected = list(map(work, ids))
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(3):
+            for one, other in zip(expected, pool.map(work, ids), strict=True):
+                assert all(map(np.array_equal, one, other))

@@ -23,6 +23,8 @@ TEXTOK = {
     "tokenizer": SIDE,
     "detokenizer": SIDE,
 }
+TEXT = {"family": "t5", "gated": True, "vocab_size": 4000, "hidden_size": 512, "depth": 8, "num_heads": 8, "mlp_size": 1024,
+        "max_tokens": 200}
 DIT = {"num_tokens": 64, "hidden_size": 512, "depth": 8, "num_heads": 8, "num_classes": 10}
 
 # Run in the child: settles what the interpreter and the first calls take, loads, calls, and tells the peaks in between.
@@ -41,6 +43,9 @@ small = {"hidden_size": 64, "depth": 1, "num_heads": 2}
 if kind == "TexTok":
     warm = cls.from_config({"image_size": 16, "text_condition": "none", "tokenizer": small, "detokenizer": small}, dtype=dtype)
     warm.reconstruct(np.zeros((1, 16, 16, 3), np.uint8))
+elif kind == "TextEncoder":
+    warm = cls.from_config({"family": "t5", "vocab_size": 9, "mlp_size": 64, **small}, dtype=dtype)
+    warm.encode_ids([[1]])
 else:
     warm = cls.from_config({"num_tokens": 4, "num_classes": 3, **small}, dtype=dtype)
     warm.sample(labels=[1], steps=2, guidance_scale=2.0, seed=0)
@@ -57,6 +62,8 @@ if kind == "TexTok":
     z = np.zeros((3, *c.latent_shape), np.float32)
     call = {"both": model.reconstruct, "tokenizer": model.encode, "detokenizer": model.decode}[side]
     call(z if side == "detokenizer" else x, text)
+elif kind == "TextEncoder":
+    model.encode_ids(np.ones((3, c.max_tokens), np.int32))
 else:
     model.sample(labels=[1, 2, 3], steps=50, guidance_scale=2.0, seed=0)
 print(json.dumps({"weights": loaded - start, "load": load_peak - start, "call": told("VmHWM") - start, "plan":
@@ -90,8 +97,9 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16", "int8"))
 @pytest.mark.parametrize(
     ("kind", "config", "side"),
-    (("TexTok", TEXTOK, "both"), ("TexTok", TEXTOK, "tokenizer"), ("TexTok", TEXTOK, "detokenizer"), ("DiT", DIT, "both")),
-    ids=("TexTok", "tokenizer", "detokenizer", "DiT"),
+    (("TexTok", TEXTOK, "both"), ("TexTok", TEXTOK, "tokenizer"), ("TexTok", TEXTOK, "detokenizer"), ("DiT", DIT, "both"),
+     ("TextEncoder", TEXT, "both")),
+    ids=("TexTok", "tokenizer", "detokenizer", "DiT", "TextEncoder"),
 )
 def test_plan_is_the_peak(folders, kind, config, side, dtype):
     """Weights, and weights with a call's workspace, each within a tenth, and 4 MiB for what Python does meanwhile."""
