@@ -275,7 +275,7 @@ def test_wrong_arguments_are_named():
         (lambda: encoder(None), TypeError, "captions: expected a string or a list of strings, got NoneType"),
         (lambda: encoder("\ud800"), ValueError, r"captions\[0\]: expected text that has a form in UTF-8"),
         (lambda: encoder.memory_plan(0), ValueError, "batch: expected 1 to"),
-        (lambda: TextEncoder.from_pretrained(GOLDEN / "t5_v1_1", "int4"), ValueError, "dtype: expected one of"),
+        (lambda: TextEncoder.from_pretrained(GOLDEN / "t5_v1_1", "int2"), ValueError, "dtype: expected one of"),
         (
             lambda: TextEncoder.from_pretrained("no-such-thing"),
             WeightsError,
