@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from .errors import WeightsError
+from .files import read_json
 
 FOLDER = Path(__file__).parent / "models"
 HELD_OUT = "emoji-heldout"  # test images and captions for the demo: data, not a model
@@ -38,6 +39,15 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     raise WeightsError(
         f"{os.fspath(path)!r}: no such folder, and no bundled model of that name; bundled are {', '.join(names) or 'none'}"
     )
+
+
+def is_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a path or name is a model of textok's own, by its config; another project's is not."""
+    folder = Path(path) if os.path.isdir(path) else FOLDER / path
+    if not os.path.exists(path) and os.fspath(path) not in list_models():
+        return False
+    config = folder / "config.json"
+    return folder.is_dir() and config.is_file() and read_json(config).get("model_type") in ("textok", "dit", "text_encoder")
 
 
 def data_folder(name: str) -> Path:

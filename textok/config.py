@@ -264,16 +264,17 @@ class TexTokConfig:
     num_classes
         Rows of that table; 0 without one.
     num_registers, detokenizer_registers, input_norm, output_conv
-        Learned tokens of each side that are only attended to, such as a class token, and whether the detokenizer has them too; whether a layer norm stands before the
-        first block; whether a 3 x 3 convolution over the pixels stands at the end. TiTok has one, true and true.
+        Learned tokens of each side that are only attended to, such as a class token, and whether the detokenizer has them too;
+        whether a layer norm stands before the first block; whether a 3 x 3 convolution over the pixels stands at the end.
+        TiTok has one, true, true and true.
     rope
         None, or {"rows": "patches"}: rotary positions, learned angles by block, head, patch and pair of columns, turn queries
         and keys of the patch rows (MAETok).
     codebook
         None, or a `CodebookConfig`, or a dict of its fields: `encode` gives each token as a soft mean of codes (SoftVQ-VAE).
     latent_mean, latent_std
-        What generators over the latents take them by, (z - mean) / std, where whoever made the tokenizer says it: one number a channel,
-        or one for all. `encode` and `decode` take no account of it; a pipeline's generator gets it.
+        What generators over the latents take them by, (z - mean) / std, where whoever made the tokenizer says it: one number a
+        channel, or one for all. `encode` and `decode` take no account of it; a pipeline's generator gets it.
     norm_eps, gelu, qkv_bias, output_activation, kl
         Epsilon of the layer norms; "erf" or "tanh" GELU; bias of the QKV projections; "none" or "tanh" on the pixels; whether
         the latent projection has a mean and a log-variance half, of which `encode` returns the mean.

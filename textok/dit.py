@@ -1,5 +1,7 @@
 """DiT: sampling a tokenizer's latents from a class or a caption."""
 
+import copy
+import dataclasses
 import math
 from typing import Any, ClassVar
 
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from . import arrays
 from .captions import TakesCaptions
 from .conditions import Conditions, class_labels, text_batch
-from .config import DiTConfig
+from .config import DiTConfig, TexTokConfig
 from .model import IMAGES_AT_ONCE, EngineModel, batch_parts
 from .noise import NoiseSource
 from .progress import progress_bar
@@ -269,6 +271,19 @@ class DiT(TakesCaptions, EngineModel):
                 x *= deviation
                 x += mean
         return result
+
+    def for_latents_of(self, tokenizer: TexTokConfig) -> "DiT":
+        """This model, working on the tokenizer's latents as its config says: (z - latent_mean) / latent_std.
+
+        Itself where the tokenizer does not say, or this model's config has statistics of its own. The weights are shared.
+        """
+        mean, std = tokenizer.latent_mean, tokenizer.latent_std
+        own = any(self._config.latent_mean) or any(value != 1 for value in self._config.latent_std)
+        if own or (mean is None and std is None):
+            return self
+        twin = copy.copy(self)
+        twin._config = dataclasses.replace(self._config, latent_mean=mean or 0.0, latent_std=std or 1.0)
+        return twin
 
     def _latents(self, value: Any, name: str, batch: int | None) -> NDArray[Any]:
         return arrays.floats(value, name, (("B", batch), *self._axes()))

@@ -70,7 +70,9 @@ class EngineModel:
         ----------
         path
             A folder with `config.json` and `model.safetensors` (or shards and their index), or the name of a bundled model, see
-            `textok.list_models`. A folder that exists goes before a name.
+            `textok.list_models`. A folder that exists goes before a name. A folder of another project whose config says all
+            that is needed is converted in memory; see `textok.importers`. "hf://owner/name[@revision][/subfolder]" asks the
+            hub.
         dtype
             What the model computes in: "float32", "bfloat16", "int8" or "int4", whatever the file holds. In the latter three
             the products inside the blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale
@@ -89,7 +91,17 @@ class EngineModel:
 
     @classmethod
     def _from_folder(cls, path: str | os.PathLike[str], dtype: str, threads: int | None, side: str = "both") -> Self:
+        from . import importers
+
         folder = find_model(path)
+        if importers.is_foreign(folder):
+            found = importers.read(folder)
+            if found.model_type != cls.model_type:
+                raise ConfigError(f"{folder}: expected a {cls.__name__}, got a model of {found.title}")
+            model = cls.__new__(cls)
+            model._set_up(found.config, dtype, threads, side)
+            model._load(files.Weights(found.tensors, model._table(), found.where, model._prefix()))
+            return model
         try:
             config = cls.config_class.from_dict(files.load_config(folder, cls.model_type))
         except ConfigError as problem:

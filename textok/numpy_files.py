@@ -1,5 +1,8 @@
-"""NumPy's .npy and .npz files, read with suspicion: what a header claims is compared with the bytes that are there before memory is
-taken, no pickle is ever read, and whatever NumPy and zipfile raise for a damaged file is the caller's one kind of error."""
+"""NumPy's .npy and .npz files, read with suspicion.
+
+What a header claims is compared with the bytes that are there before memory is taken, no pickle is ever read, and whatever
+NumPy and zipfile raise for a damaged file is the caller's one kind of error.
+"""
 
 import zipfile
 from collections.abc import Callable, Collection

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +42,9 @@ class Pipeline:
     sampling
         What this pipeline samples with where a call leaves `steps`, `solver`, `guidance_scale` or `guidance_interval` open;
         what it leaves open itself is `sampling.DEFAULTS`'.
+    class_names
+        A name for each class of a class-conditional `dit`, in the order of the labels; None where the captions have them, or
+        nobody knows.
 
     Raises
     ------
@@ -62,7 +65,12 @@ class Pipeline:
     """
 
     def __init__(
-        self, textok: TexTok, dit: DiT, captions: CaptionStore | None = None, sampling: Sampling | None = None
+        self,
+        textok: TexTok,
+        dit: DiT,
+        captions: CaptionStore | None = None,
+        sampling: Sampling | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         for name, part, kind in (("textok", textok, TexTok), ("dit", dit, DiT)):
             if not isinstance(part, kind):
@@ -73,6 +81,7 @@ class Pipeline:
             raise TypeError(f"sampling: expected a Sampling or None, got {type(sampling).__name__}")
         self.textok, self.dit, self.captions = textok, dit, captions
         self.sampling = Sampling() if sampling is None else sampling
+        self._class_names = None if class_names is None else _checked_names(class_names, dit.config)
         self._check_fit()
         try:
             settings = self.sampling.resolved(dit.config)
@@ -122,8 +131,8 @@ class Pipeline:
         `side` is for the TexTok: making pictures needs its "detokenizer" only; "both", so that `pipe.textok` can encode too.
 
         The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z, "sampling":
-        {...}}, where X, Y and Z name folders inside it, X and Y else bundled models. "captions" may be left out, and so may
-        "sampling", whose keys are those of SAMPLING_KEYS.
+        {...}, "class_names": [...]}, where X, Y and Z name folders inside it, X and Y else bundled models. "captions" may be
+        left out, and so may "class_names", one a class, and "sampling", whose keys are those of SAMPLING_KEYS.
         """
         folder = bundled.find_model(path)
         index = files.read_json(folder / weights.PIPELINE_FILE)
@@ -132,17 +141,18 @@ class Pipeline:
                 f'{folder / weights.PIPELINE_FILE}: expected "_class_name": "Pipeline", got {index.get("_class_name")!r}'
             )
         parts = {name: _part_folder(folder, name, index) for name in PARTS if name != "captions" or index.get(name) is not None}
-        unknown = sorted(index.keys() - {*PARTS, "_class_name", "sampling"})
+        unknown = sorted(index.keys() - {*PARTS, "_class_name", "sampling", "class_names"})
         if unknown:
             raise ConfigError(
                 f"{folder / weights.PIPELINE_FILE}: unknown key {unknown[0]!r}; known are _class_name, "
-                f"{', '.join(PARTS)}, sampling"
+                f"{', '.join(PARTS)}, sampling, class_names"
             )
         return cls(
             TexTok.from_pretrained(parts["textok"], dtype, threads, side),
             DiT.from_pretrained(parts["dit"], dtype, threads),
             CaptionStore.from_folder(parts["captions"]) if "captions" in parts else None,
             _sampling_from(index.get("sampling", {}), folder / weights.PIPELINE_FILE),
+            index.get("class_names"),
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -157,6 +167,8 @@ class Pipeline:
         settings = {key: value for key in SAMPLING_KEYS if (value := getattr(self.sampling, key)) is not None}
         if settings:
             index["sampling"] = settings
+        if self._class_names is not None:
+            index["class_names"] = self._class_names
         files.write_json(path / weights.PIPELINE_FILE, index)
 
     def __call__(
@@ -243,7 +255,9 @@ class Pipeline:
 
     @property
     def class_names(self) -> dict[int, str]:
-        """The names of the classes, by number; empty where the captions give none, and for text-to-image."""
+        """The names of the classes, by number; empty where nothing gives any, and for text-to-image."""
+        if self._class_names is not None:
+            return dict(enumerate(self._class_names))
         return {} if self.captions is None or self.dit.config.condition == "text" else self.captions.class_names
 
     @property
@@ -335,6 +349,14 @@ class Pipeline:
     def __repr__(self) -> str:
         parts = [self.textok, self.dit] + ([] if self.captions is None else [self.captions])
         return "Pipeline(\n  " + ",\n  ".join(map(repr, parts)) + ")"
+
+
+def _checked_names(names: Any, config: Any) -> list[str]:
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"class_names: expected a list of strings, got {type(names).__name__}")
+    if len(names) != config.num_classes:
+        raise ConfigError(f"class_names: expected {config.num_classes}, one a class of the DiT, got {len(names)}")
+    return list(names)
 
 
 def sampling_of(path: str | os.PathLike[str]) -> Sampling:

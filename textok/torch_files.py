@@ -7,7 +7,6 @@ as it is; storages are read when a tensor is asked for, never before, and no ten
 """
 
 import io
-import pickletools
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,6 +160,8 @@ class _Reader:
         self.skipped: set[str] = set()
 
     def run(self) -> Any:
+        import pickletools
+
         for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(self._pickled))):
             if count >= MAX_OPCODES:
                 raise ValueError(f"its pickle has more than {MAX_OPCODES} opcodes")

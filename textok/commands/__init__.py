@@ -6,5 +6,6 @@ first line is the help and whose rest the description, `EXAMPLE`, `add_arguments
 packages it needs.
 """
 
-COMMANDS = ("demo", "info", "embed", "encode", "decode", "sample", "stats", "eval", "report", "convert", "train", "export",
-            "bench")  # fmt: skip
+COMMANDS = (
+    "demo", "info", "embed", "encode", "decode", "sample", "stats", "eval", "report", "convert", "pipeline", "train", "export", "bench",
+)  # fmt: skip

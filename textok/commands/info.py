@@ -6,7 +6,7 @@ Sizes, config and memory of a model or pipeline; without one, the kernels in use
 import argparse
 import json
 
-from .. import _core, bundled, files, weights
+from .. import _core, bundled, files, importers, weights
 from ..dit import DiT
 from ..errors import ConfigError, shown
 from ..image_tokenizer import TexTok
@@ -37,6 +37,9 @@ def run(args: argparse.Namespace) -> None:
         return
     if is_encoder_folder(folder):
         told(TextEncoder.from_pretrained(args.model), "caption")
+        return
+    if importers.is_foreign(folder):
+        told(importers.load(folder), "image")
         return
     kind = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
     if not isinstance(kind, str) or kind not in MODELS:

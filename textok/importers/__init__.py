@@ -10,6 +10,7 @@ import fnmatch
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..config import DiTConfig, TexTokConfig
 from ..errors import ConfigError, WeightsError, shown
-from ..weights import FLOAT_TYPES, MODELS, Table, Tensor, listed
+from ..weights import CONFIG_FILE, FLOAT_TYPES, MODELS, Table, Tensor, listed
 from .bytedance_titok import TATITOK, TITOK
 from .continuous_tokenizer import MAETOK, SOFTVQ, TOKEN_DIT
 from .diffusers_dit import DIFFUSERS_DIT
@@ -113,6 +114,19 @@ def read(path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
         raise ConfigError(f"{source.path}: {problem}") from None
     tensors = _tensors(layout, source, config, (*layout.ignored, *ignore))
     return Imported(layout.model_type, config, tensors, str(source.path), layout.title, layout.notes(source, given))
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder holds a model of another project, its config beside it; broken files are not told of here."""
+    try:
+        source = open_source(folder) if (folder / CONFIG_FILE).is_file() or (folder / "transformer").is_dir() else None
+        said = None if source is None else source.config
+        if source is None or said is None or "model_type" in said:
+            return False
+        _layout_of(source, {})
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _layout_of(source: Source, given: Settings) -> Layout:

@@ -1,0 +1,88 @@
+"""make a pipeline of a tokenizer and a generator
+
+Writes one folder that Pipeline.from_pretrained and `textok sample` take: the tokenizer, the generator over its latents, and the
+names of its classes. Both may be models of textok, or of another project as `textok convert` takes them; what their files do not
+say is given with --tokenizer-set and --generator-set. Where the tokenizer says how generators take its latents (SoftVQ-VAE's and
+MAETok's vq_mean and vq_std do), the generator gets it. A generator of a thousand classes gets ImageNet's names unless others are
+given.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..weights import PIPELINE_FILE
+from .arguments import add_dtype
+from .convert import setting
+
+EXAMPLE = "textok pipeline --tokenizer softvq-l-64 --generator sit-xl-softvq-l-64 pictures"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="MODEL", help="a TexTok's folder or bundled name, or another project's"
+    )
+    parser.add_argument("--generator", required=True, metavar="MODEL", help="a DiT's, likewise")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    for part in ("tokenizer", "generator"):
+        parser.add_argument(
+            f"--{part}-set",
+            metavar="KEY=VALUE",
+            nargs="+",
+            action="extend",
+            default=[],
+            help=f"config keys that the {part}'s files do not say",
+        )
+    parser.add_argument(
+        "--ignore", metavar="PATTERN", nargs="+", action="extend", default=[], help="as of textok convert, for both"
+    )
+    parser.add_argument("--captions", type=Path, metavar="DIR", help="captions to draw from, where the tokenizer takes text")
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="names of the classes by label, one a line or a JSON list; imagenet; none (default: see above)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a pipeline that is there")
+    add_dtype(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..dit import DiT
+    from ..image_tokenizer import TexTok
+    from ..pipeline import Pipeline
+    from ..text.caption_store import CaptionStore
+
+    if (args.out / PIPELINE_FILE).exists() and not args.overwrite:
+        raise FileExistsError(f"{args.out / PIPELINE_FILE} is there already; --overwrite replaces it")
+    tokenizer = _model(TexTok, args.tokenizer, args.tokenizer_set, args)
+    generator = _model(DiT, args.generator, args.generator_set, args).for_latents_of(tokenizer.config)
+    captions = None if args.captions is None else CaptionStore.from_folder(args.captions)
+    pipe = Pipeline(tokenizer, generator, captions, class_names=_class_names(args.class_names, generator.config))
+    pipe.save_pretrained(args.out)
+    print(f"{args.out}: {pipe}")
+
+
+def _model(kind: Any, source: str, settings: list[str], args: argparse.Namespace) -> Any:
+    """A model of `kind`, ours or made of another project's."""
+    from .. import importers
+    from ..bundled import is_model
+    from ..errors import ConfigError
+
+    if is_model(source):
+        if settings:
+            raise ConfigError(f"{source}: a model of textok, which says all of its config; got {settings[0]}")
+        return kind.from_pretrained(source, args.dtype)
+    found = importers.read(source, dict(map(setting, settings)), args.ignore)
+    if found.model_type != kind.model_type:
+        raise ConfigError(f"{source}: expected a {kind.__name__}, got a model of {found.title}")
+    for note in found.notes:
+        print(f"{source}: {note}")
+    return importers.make(found, args.dtype)
+
+
+def _class_names(given: str | None, config: Any) -> list[str] | None:
+    from ..importers.class_names import imagenet_names, read_names
+
+    if given == "imagenet" or (given is None and config.num_classes == 1000):
+        return imagenet_names()
+    return None if given in (None, "none") else read_names(Path(given))
