@@ -119,10 +119,11 @@ TXK_INLINE float soften(float *p, size_t keys, float log2_scale, float *max, flo
     if (whole < keys)
         m = vmaxq_f32(m, vbslq_f32(last, vld1q_f32(p + whole), vdupq_n_f32(-INFINITY)));
     const float new_max = vmaxvq_f32(m);
-    const float32x4_t base = vdupq_n_f32(-new_max * log2_scale), factor = vdupq_n_f32(log2_scale);
+    /* First the difference, which is exactly 0 at the maximum however large the scores are. */
+    const float32x4_t base = vdupq_n_f32(new_max), factor = vdupq_n_f32(log2_scale);
     float32x4_t s = vdupq_n_f32(0);
     for (size_t j = 0; j < keys; j += 4) {
-        const float32x4_t e = exp2_f32x4(fma_f32x4(vld1q_f32(p + j), factor, base));
+        const float32x4_t e = exp2_f32x4(vmulq_f32(vsubq_f32(vld1q_f32(p + j), base), factor));
         s = vaddq_f32(s, j < whole ? e : masked_f32x4(e, last));
         vst1q_f32(p + j, bf16 ? rounded_to_bf16_f32x4(e) : e);
     }
