@@ -1,8 +1,9 @@
-"""The models and data that come inside the package, and how a name finds them."""
+"""The models and data that come inside the package, and how a name finds them, or one on the hub."""
 
 import os
 from pathlib import Path
 
+from . import hub
 from .errors import WeightsError
 from .files import read_json
 
@@ -26,9 +27,12 @@ def list_models() -> list[str]:
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
-    """The folder of a model: `path` where it exists, else the bundled model of that name; a WeightsError lists those."""
+    """The folder of a model: of the hub where the name begins with hf://; `path` where it exists; else the bundled model of
+    that name. A WeightsError lists those."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path: expected a folder or the name of a bundled model, got {type(path).__name__} {path!r}")
+    if hub.is_hub_name(path):
+        return hub.fetch(str(path))
     if os.path.exists(path):  # unlike Path.exists false, not an error, for names that cannot be paths
         if not os.path.isdir(path):
             raise WeightsError(f"{os.fspath(path)}: expected a folder with config.json and model.safetensors, got a file")
@@ -36,13 +40,18 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     names = list_models()
     if os.fspath(path) in names:
         return FOLDER / os.fspath(path)
+    text = os.fspath(path)
+    like = text if text.count("/") == 1 and not text.startswith((".", "/")) else "owner/name"
     raise WeightsError(
-        f"{os.fspath(path)!r}: no such folder, and no bundled model of that name; bundled are {', '.join(names) or 'none'}"
+        f"{text!r}: no such folder, and no bundled model of that name; bundled are {', '.join(names) or 'none'}; a model of "
+        f"the hub is hf://{like}"
     )
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
     """Whether a path or name is a model of textok's own, by its config; another project's is not."""
+    if hub.is_hub_name(path):
+        path = hub.fetch(str(path))
     folder = Path(path) if os.path.isdir(path) else FOLDER / path
     if not os.path.exists(path) and os.fspath(path) not in list_models():
         return False

@@ -14,7 +14,7 @@ tensor at a time, so a model of any size loads in its own packed size and little
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,28 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
             raise WeightsError(f"{index}: does not agree with {place} about {listed(sorted(names ^ file.shapes.keys()))}")
         found |= dict.fromkeys(names, file)
     return found
+
+
+# The files of weights in a folder: of diffusers, of the hub's mixin, of open_clip, of transformers.
+_CHOICES = ("diffusion_pytorch_model", "model", "open_clip_model", "open_clip_pytorch_model", "pytorch_model")
+_CHOICE = re.compile(
+    rf"(?P<stem>{'|'.join(_CHOICES)})(?P<variant>\.\w+)?\.(?P<kind>safetensors|bin)(?P<index>\.index(?P<index_variant>\.\w+)?\.json)?"
+)
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+
+def choose_weights(names: Sequence[str]) -> str | None:
+    """Of the names of a folder's files the one with the weights, or with the index of their shards; None where none is known.
+
+    Plain ones go before variants such as fp16, safetensors before files of torch.save. A ValueError where several variants are
+    there and nothing but them.
+    """
+    found = [match for name in names if (match := _CHOICE.fullmatch(name))]
+    plain = [m for m in found if not (m["variant"] or m["index_variant"])] or found
+    plain.sort(key=lambda m: (_CHOICES.index(m["stem"]), m["kind"] == "bin", bool(m["index"])))
+    if len({m["variant"] or m["index_variant"] for m in plain}) > 1:
+        raise ValueError(f"expected one set of weights, got {', '.join(m[0] for m in plain)}")
+    return plain[0][0] if plain else None
 
 
 def read_index(index: Path) -> dict[str, set[str]]:

@@ -7,5 +7,6 @@ packages it needs.
 """
 
 COMMANDS = (
-    "demo", "info", "embed", "encode", "decode", "sample", "stats", "eval", "report", "convert", "pipeline", "train", "export", "bench",
+    "demo", "info", "embed", "encode", "decode", "sample", "stats", "eval", "report", "convert", "pipeline", "train", "export",
+    "bench",
 )  # fmt: skip

@@ -1,10 +1,10 @@
 """make a pipeline of a tokenizer and a generator
 
-Writes one folder that Pipeline.from_pretrained and `textok sample` take: the tokenizer, the generator over its latents, and the
-names of its classes. Both may be models of textok, or of another project as `textok convert` takes them; what their files do not
-say is given with --tokenizer-set and --generator-set. Where the tokenizer says how generators take its latents (SoftVQ-VAE's and
-MAETok's vq_mean and vq_std do), the generator gets it. A generator of a thousand classes gets ImageNet's names unless others are
-given.
+Writes one folder that Pipeline.from_pretrained and `textok sample` take: the tokenizer, the generator over its latents, and
+the names of its classes. Both may be models of textok, or of another project as `textok convert` takes them, hf://owner/name
+included; what their files do not say is given with --tokenizer-set and --generator-set. Where the tokenizer says how generators
+take its latents (SoftVQ-VAE's and MAETok's vq_mean and vq_std do), the generator gets it. A generator of a thousand classes
+gets ImageNet's names unless others are given.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _core
+from .. import _core, hub
 from ..config import DiTConfig, TexTokConfig
 from ..errors import ConfigError, WeightsError, shown
 from ..weights import CONFIG_FILE, FLOAT_TYPES, MODELS, Table, Tensor, listed
@@ -63,8 +63,8 @@ def load(
     Parameters
     ----------
     path
-        A .safetensors, .pt, .pth or .bin file, a folder with such files or their shards, or a pipeline of diffusers. In a
-        training file the running average is taken.
+        A .safetensors, .pt, .pth or .bin file, a folder with such files or their shards, a pipeline of diffusers; or on the
+        hub, "hf://owner/name[@revision][/subfolder]". In a training file the running average is taken.
     settings
         Config keys that the file does not say, nested or with dots ("tokenizer.num_heads"); `num_heads` alone is both sides'.
         They go before what the file says.
@@ -101,7 +101,7 @@ def make(found: Imported, dtype: str = "float32") -> Any:
 
 def read(path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None, ignore: Sequence[str] = ()) -> Imported:
     """What `load` makes a model of; arguments and errors are the same."""
-    source = open_source(path)
+    source = open_source(hub.fetch(str(path)) if hub.is_hub_name(path) else path)
     if source.config is not None and source.config.get("model_type") in (*_CONFIGS, "text_encoder"):
         raise ConfigError(f"{source.path.parent}: a model of textok already; expected one of another project")
     given = _nested(settings or {})

@@ -2,7 +2,6 @@
 in a folder of the hub or in a pipeline's."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +11,16 @@ from typing import Any
 from ..errors import ConfigError, WeightsError
 from ..files import read_json
 from ..torch_files import Skipped, StoredTensor, TorchFile
-from ..weights import CONFIG_FILE, PIPELINE_FILE, Tensor, TensorFile, read_index, torch_type
+from ..weights import (
+    CONFIG_FILE,
+    PIPELINE_FILE,
+    WEIGHT_SUFFIXES,
+    Tensor,
+    TensorFile,
+    choose_weights,
+    read_index,
+    torch_type,
+)
 
 # Where training files keep the weights; the running averages, which are what gets published, before the others.
 PARTS = ("ema", "ema_state_dict", "model", "g_state_dict", "state_dict")
@@ -20,12 +28,6 @@ PARTS = ("ema", "ema_state_dict", "model", "g_state_dict", "state_dict")
 _OPTIONS = ("args", "config", "cfg", "hyper_parameters")
 # Modules that only wrap another one: of several GPUs, of torch.compile, of FSDP.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# stem, variant, kind and index of the files of weights in a folder: of diffusers, of the hub's mixin, of transformers.
-_WEIGHTS = re.compile(
-    r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)(?P<variant>\.\w+)?\.(?P<kind>safetensors|bin)"
-    r"(?P<index>\.index(?P<index_variant>\.\w+)?\.json)?"
-)
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,13 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 def _file_of(folder: Path) -> Path:
     """The file of weights of a folder, or the index of its shards."""
     names = sorted(os.listdir(folder))
-    found = [match for name in names if (match := _WEIGHTS.fullmatch(name))]
-    if not found and PIPELINE_FILE in names:
+    try:
+        chosen = choose_weights(names)
+    except ValueError as problem:
+        raise WeightsError(f"{folder}: {problem}: give the file") from None
+    if chosen is not None:
+        return folder / chosen
+    if PIPELINE_FILE in names:
         index = read_json(folder / PIPELINE_FILE)
         if "dit" in index or "textok" in index:
             raise ConfigError(f"{folder}: a pipeline of textok; expected a model of another project")
@@ -93,15 +100,7 @@ def _file_of(folder: Path) -> Path:
                 f"{folder}: expected a pipeline with a transformer, got one of {', '.join(map(str, index))[:80]}"
             )
         return _file_of(folder / "transformer")
-    if found:
-        plain = [m for m in found if not (m["variant"] or m["index_variant"])] or found
-        stems, kinds = ("diffusion_pytorch_model", "model", "pytorch_model"), ("safetensors", "bin")
-        plain.sort(key=lambda m: (stems.index(m["stem"]), kinds.index(m["kind"]), bool(m["index"])))
-        variants = {m["variant"] or m["index_variant"] for m in plain}
-        if len(variants) > 1:
-            raise WeightsError(f"{folder}: expected one set of weights, got {', '.join(m[0] for m in plain)}: give the file")
-        return folder / plain[0][0]
-    files = [name for name in names if name.endswith(_SUFFIXES)]
+    files = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
     if len(files) != 1:
         got = ", ".join(files[:5]) or "none"
         raise WeightsError(

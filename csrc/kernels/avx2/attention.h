@@ -123,10 +123,11 @@ TXK_INLINE float soften(float *p, size_t keys, float log2_scale, float *max, flo
     if (whole < keys)
         m = _mm256_max_ps(m, _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), _mm256_load_ps(p + whole), last));
     const float new_max = max_of_f32x8(m);
-    const __m256 base = _mm256_set1_ps(-new_max * log2_scale), factor = _mm256_set1_ps(log2_scale);
+    /* First the difference, which is exactly 0 at the maximum however large the scores are. */
+    const __m256 base = _mm256_set1_ps(new_max), factor = _mm256_set1_ps(log2_scale);
     __m256 s = _mm256_setzero_ps();
     for (size_t j = 0; j < keys; j += 8) {
-        const __m256 e = exp2_f32x8(_mm256_fmadd_ps(_mm256_load_ps(p + j), factor, base));
+        const __m256 e = exp2_f32x8(_mm256_mul_ps(_mm256_sub_ps(_mm256_load_ps(p + j), base), factor));
         s = _mm256_add_ps(s, j < whole ? e : _mm256_and_ps(e, last));
         _mm256_store_ps(p + j, bf16 ? rounded_to_bf16_f32x8(e) : e);
     }

@@ -243,7 +243,9 @@ static void rebase(struct attention *a, const float *scores, size_t rows, size_t
         const __m512 base =
             _mm512_mask_roundscale_ps(old, higher, _mm512_mul_ps(max, factor), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
         _mm512_store_ps(a->base + 16 * g, base);
-        _mm512_store_ps(a->limit + 16 * g, _mm512_div_ps(_mm512_add_ps(base, _mm512_set1_ps(8.0f)), factor));
+        /* Rounded down: above it times `factor` is never much more than base + 8, of whatever size the base is. */
+        const __m512 above = _mm512_add_round_ps(base, _mm512_set1_ps(8.0f), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+        _mm512_store_ps(a->limit + 16 * g, _mm512_div_round_ps(above, factor, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
         if (first)
             continue;
         const __m512 shrink = _mm512_maskz_sub_ps(higher, old, base);

@@ -30,10 +30,11 @@ TXK_INLINE void soften_pair(struct attention *a, float *p, const float *scores, 
                                            20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const float *s = scores + 16 * (2 * pair * NV + g);
     const __m512 base = _mm512_load_ps(a->base + 16 * g), factor = _mm512_set1_ps(a->factor);
-    const __m512 even = power_of_2(_mm512_fmsub_ps(_mm512_load_ps(s), factor, base));
+    /* Product and difference by themselves, as the base is made: at a maximum of any size 0 is left. */
+    const __m512 even = power_of_2(_mm512_sub_ps(_mm512_mul_ps(_mm512_load_ps(s), factor), base));
     __m512 odd = _mm512_setzero_ps();
     if (2 * pair + 1 < rows)
-        odd = power_of_2(_mm512_fmsub_ps(_mm512_load_ps(s + 16 * NV), factor, base));
+        odd = power_of_2(_mm512_sub_ps(_mm512_mul_ps(_mm512_load_ps(s + 16 * NV), factor), base));
     _mm512_store_ps(a->sum + 16 * g, _mm512_add_ps(_mm512_load_ps(a->sum + 16 * g), _mm512_add_ps(even, odd)));
     const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
     _mm512_store_si512(p + 16 * (pair * NV + g), _mm512_permutexvar_epi16(weave, both));
