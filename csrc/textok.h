@@ -41,7 +41,8 @@ struct tx_call {
     tx_tick *tick;      /* asked between tiles; or NULL */
     void *tick_arg;
     tx_tap *tap;        /* shown the intermediates; or NULL */
-    void *tap_arg;
+    tx_tap *record;     /* shown what each product takes, by its weight's name, in a float32 model; or NULL */
+    void *tap_arg;      /* of both */
     struct tx_error *err;
 };
 

@@ -54,6 +54,8 @@ class Model:
     dtype: str
     num_parameters: int
     weight_bytes: int
+    def record_inputs(self, recorder: Callable[[str, _F32], object] | None, /) -> None:
+        """From now on `recorder(name of a weight, rows [M,K])` for each product of a float32 model; None: no more."""
     def weights(self, index: int = -1, /) -> dict[str, NDArray[Any]]:
         """All tensors, or the one of that number in `weight_table`, unpacked, as the model holds them: float32 (bit for bit as
         they came), bfloat16 as uint16, int8 beside `NAME.scale`."""

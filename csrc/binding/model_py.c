@@ -1,124 +1,8 @@
 /* The type _core.Model: a loaded TexTok, DiT or text encoder. Each method checks its arrays, gives up the GIL, calls the
  * engine, and turns the status into an exception. */
-#include "binding.h"
+#include "call.h"
 
 #include <stdio.h>
-#include <string.h>
-#include <time.h>
-
-struct model_object {
-    PyObject_HEAD
-    struct tx_model *model;
-};
-
-static struct tx_model *model_of(PyObject *self)
-{
-    return ((struct model_object *)self)->model;
-}
-
-/* ---- a call: signals, callbacks and traces need the GIL back for a moment ---- */
-
-struct call {
-    struct tx_call c;
-    struct tx_error err;
-    PyThreadState *thread;
-    struct timespec last_tick;
-    PyObject *trace;        /* dict or NULL */
-    int trace_failed;
-    PyObject *callback;     /* sample only */
-    PyObject *x;
-};
-
-enum { TICK_MS = 20 };      /* how often to look for Ctrl-C; taking the GIL back may mean waiting for another thread */
-
-static int tick(void *arg)
-{
-    struct call *call = arg;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    const long ms = (now.tv_sec - call->last_tick.tv_sec) * 1000 + (now.tv_nsec - call->last_tick.tv_nsec) / 1000000;
-    if (call->trace_failed)
-        return 1;
-    if (ms < TICK_MS)
-        return 0;
-    call->last_tick = now;
-    PyEval_RestoreThread(call->thread);
-    const int stop = PyErr_CheckSignals();
-    call->thread = PyEval_SaveThread();
-    return stop;
-}
-
-/* trace[name] grows by a copy of the rows: a call that computes its images in parts shows each part. */
-static void tap(void *arg, const char *name, const float *x, size_t rows, size_t D, size_t ld)
-{
-    struct call *call = arg;
-    PyEval_RestoreThread(call->thread);
-    npy_intp shape[2] = {(npy_intp)rows, (npy_intp)D};
-    PyObject *copy = PyErr_Occurred() ? NULL : PyArray_SimpleNew(2, shape, NPY_FLOAT32), *list = NULL;
-    if (copy) {
-        float *to = PyArray_DATA((PyArrayObject *)copy);
-        for (size_t r = 0; r < rows; r++)
-            memcpy(to + r * D, x + r * ld, D * sizeof *to);
-        list = PyDict_GetItemString(call->trace, name);
-        Py_XINCREF(list);
-        if (!list && (list = PyList_New(0)) && PyDict_SetItemString(call->trace, name, list) < 0)
-            Py_CLEAR(list);
-    }
-    if (!copy || !list || PyList_Append(list, copy) < 0)
-        call->trace_failed = 1;
-    Py_XDECREF(list);
-    Py_XDECREF(copy);
-    call->thread = PyEval_SaveThread();
-}
-
-static int after_step(void *arg, size_t step)
-{
-    struct call *call = arg;
-    int stop = 0;
-    PyEval_RestoreThread(call->thread);
-    if (call->callback) {
-        PyObject *result = PyObject_CallFunction(call->callback, "nO", (Py_ssize_t)step, call->x);
-        stop = !result;
-        Py_XDECREF(result);
-    }
-    stop = stop || PyErr_CheckSignals();
-    call->thread = PyEval_SaveThread();
-    return stop;
-}
-
-static int threads_given(int threads)
-{
-    if (threads >= 0)
-        return 0;
-    PyErr_Format(PyExc_ValueError, "threads: expected 1 or more, or 0 for all, got %d", threads);
-    return -1;
-}
-
-static int begin(struct call *call, int threads, PyObject *trace)
-{
-    *call = (struct call){.c = {.threads = threads, .tick = tick, .tick_arg = call, .tap_arg = call, .err = &call->err}};
-    clock_gettime(CLOCK_MONOTONIC, &call->last_tick);
-    if (threads_given(threads) < 0)
-        return -1;
-    if (trace && trace != Py_None) {
-        if (!PyDict_Check(trace)) {
-            PyErr_SetString(PyExc_TypeError, "trace: expected a dict or None");
-            return -1;
-        }
-        call->trace = trace;
-        call->c.tap = tap;
-    }
-    return 0;
-}
-
-static PyObject *end(struct call *call, enum tx_status status)
-{
-    if (PyErr_Occurred())
-        return NULL;
-    if (status != TX_OK)
-        return tx_raise(&call->err);
-    Py_RETURN_NONE;
-}
 
 /* ---- checks ---- */
 
@@ -232,7 +116,7 @@ static PyObject *encode(PyObject *self, PyObject *args, PyObject *kwargs)
     struct tx_text text;
     struct call call;
     if (!z || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
-        begin(&call, threads, trace) < 0)
+        begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
     const enum tx_status status = B ? tx_textok_encode(model, &call.c, images, bytes, &text, (size_t)B, z) : TX_OK;
@@ -264,7 +148,7 @@ static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
     struct tx_text text;
     struct call call;
     if (!images || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
-        begin(&call, threads, trace) < 0)
+        begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
     const enum tx_status status = B ? tx_textok_decode(model, &call.c, z, &text, (size_t)B, images, bytes) : TX_OK;
@@ -310,7 +194,7 @@ static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
     struct tx_text text;
     struct call call;
     if (!y || tx_writeable(out, "out") < 0 || (!null && check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0) ||
-        begin(&call, threads, trace) < 0)
+        begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
     const enum tx_status status = B ? tx_dit_denoise_call(model, &call.c, x, t, null ? NULL : &text, (size_t)B, y) : TX_OK;
@@ -349,7 +233,7 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
         return NULL;
     const struct wanted wanted = dit_text(c);
     struct call call;
-    if (check_text(rows, lengths, labels, (size_t)B, &wanted, &s.text) < 0 || begin(&call, threads, NULL) < 0)
+    if (check_text(rows, lengths, labels, (size_t)B, &wanted, &s.text) < 0 || begin(&call, self, threads, NULL) < 0)
         return NULL;
     call.callback = callback == Py_None ? NULL : callback;
     call.x = tokens;
@@ -425,7 +309,7 @@ static PyObject *encode_text(PyObject *self, PyObject *args, PyObject *kwargs)
                                     (int)captions.tokens[b] - 1);
     }
     struct call call;
-    if (begin(&call, threads, trace) < 0)
+    if (begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
     const enum tx_status status = B ? tx_text_encode(model, &call.c, &captions) : TX_OK;
@@ -641,6 +525,7 @@ static void model_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     tx_model_close(model_of(self));
+    Py_CLEAR(((struct model_object *)self)->recorder);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -682,6 +567,20 @@ static int put_tensor(PyObject *dict, const struct tx_model *model, size_t i)
         return -1;
     tx_model_export(model, i, data, scale, group_scale);
     return 0;
+}
+
+static PyObject *record_inputs(PyObject *self, PyObject *recorder)
+{
+    struct model_object *object = (struct model_object *)self;
+    if (recorder != Py_None && !PyCallable_Check(recorder))
+        return PyErr_Format(PyExc_TypeError, "record_inputs: expected a function or None, got %R",
+                            (PyObject *)Py_TYPE(recorder));
+    Py_CLEAR(object->recorder);
+    if (recorder != Py_None) {
+        Py_INCREF(recorder);
+        object->recorder = recorder;
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *weights(PyObject *self, PyObject *args)
@@ -758,6 +657,7 @@ static PyMethodDef model_methods[] = {
     METHOD(sample, "sample(x, t, update, guidance, step_noise, labels, text, text_lengths, callback=None, threads=0)"),
     METHOD(encode_text, "encode_text(ids, tokens, keys, pooled_at, states, pooled, threads=0, trace=None)"),
     METHOD(memory_plan, "memory_plan(batch, text_tokens, steps=1, threads=0) -> {\"weights\": bytes, \"workspace\": bytes}"),
+    {"record_inputs", record_inputs, METH_O, "record_inputs(f or None): from now on f(weight's name, rows) for each product."},
     {"weights", weights, METH_VARARGS, "weights(index=-1): all tensors, or the one of that number, as they came."},
     {0},
 };

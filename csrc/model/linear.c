@@ -442,6 +442,12 @@ int tx_linear_beside(const struct tx_kernels *k, enum tx_dtype dtype)
                               : 0; /* what is beside an int4 product is its own next columns */
 }
 
+static void record(const struct tx_run *run, const struct tx_linear *l, struct tx_mat a, size_t rows)
+{
+    if (run->record && a.dtype == TX_F32)
+        run->record(run->tap_arg, l->name, a.data, rows, l->K, a.ld);
+}
+
 void tx_linear_run(const struct tx_run *run, const struct tx_linear *linear, struct tx_mat out, struct tx_mat a,
                    const struct tx_seq *seq, const struct tx_epilogue_f32 *epilogue)
 {
@@ -454,6 +460,9 @@ void tx_linear_run_beside(const struct tx_run *run, const struct tx_linear *line
     struct job job = {.run = run, .linear = linear, .out = out, .a = a, .seq = seq, .M = tx_seq_rows(seq), .beside = beside};
     if (!job.M)
         return;
+    record(run, linear, a, job.M);
+    if (beside && beside->from == 0)
+        record(run, beside->linear, beside->a, beside->rows);
     if (epilogue)
         job.epilogue = *epilogue;
     job.epilogue.bias = linear->bias;

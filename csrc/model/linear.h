@@ -8,6 +8,7 @@
 #include "run.h"
 
 struct tx_linear {
+    const char *name;   /* of its weight in the model's list */
     size_t N, K;
     enum tx_dtype dtype;
     void *w;            /* packed by the kernels below, or row-major [N,K] float32 where a BLAS multiplies */

@@ -72,6 +72,9 @@ enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *k
     m->tensors.bulk = dtype;
     m->tensors.edge = dtype == TX_F32 ? TX_F32 : TX_BF16;
     enum tx_status status = list_tensors(m, err);
+    for (size_t i = 0; i < m->tensors.count; i++)
+        if (m->tensors.list[i].linear)
+            m->tensors.list[i].linear->name = m->tensors.list[i].name;
     if (status == TX_OK && m->tensors.failed)
         status = tx_fail_memory(err, m->tensors.room * sizeof *m->tensors.list);
     if (status == TX_OK)
@@ -211,7 +214,7 @@ static void begin(struct workspace *w, const struct tx_model *m, const struct tx
     *w = (struct workspace){
         .run = {.kernels = m->kernels, .threads = threads < TX_MAX_THREADS ? threads : TX_MAX_THREADS,
                 .scratch_size = tx_round_up(scratch, TX_ALIGN), .tick = call->tick, .tick_arg = call->tick_arg,
-                .tap = call->tap, .tap_arg = call->tap_arg, .err = call->err},
+                .tap = call->tap, .record = call->record, .tap_arg = call->tap_arg, .err = call->err},
     };
     w->run.stopped = &w->stopped;
     w->run.scratch = tx_arena_take(&w->arena, (size_t)w->run.threads, w->run.scratch_size);

@@ -38,7 +38,7 @@ struct tx_run {
     void *tick_arg;
     /* 1 once tick said so: tasks that have not begun are left out, and what was computed since means nothing. */
     atomic_int *stopped;
-    tx_tap *tap;            /* or NULL */
+    tx_tap *tap, *record;   /* or NULL; record: what each product takes, by its weight's name */
     void *tap_arg;
     struct tx_error *err;
 };

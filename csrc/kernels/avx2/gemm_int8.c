@@ -83,13 +83,13 @@ static void widen_a(char *to, const char *from, size_t K)
         acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(x, w1));                                              \
     }
 #else
-#define PAIR_ROW(i, p)                                                                                                  \
-    if (MR > i) {                                                                                                       \
-        __m256i x;                                                                                                      \
-        __asm__("vpbroadcastd %c[offset](%[base]), %[x]" : [x] "=x"(x)                                                  \
-                : [base] "r"(base[i / 3]), [offset] "i"(i % 3 * WIDE_LD + 4 * p), "m"(*(const char(*)[1 << 16])base[i / 3]));  \
-        PAIR_SUM(acc[i][0], w0)                                                                                         \
-        PAIR_SUM(acc[i][1], w1)                                                                                         \
+#define PAIR_ROW(i, p)                                                                                                        \
+    if (MR > i) {                                                                                                             \
+        __m256i x;                                                                                                            \
+        __asm__("vpbroadcastd %c[offset](%[base]), %[x]" : [x] "=x"(x)                                                        \
+                : [base] "r"(base[i / 3]), [offset] "i"(i % 3 * WIDE_LD + 4 * p), "m"(*(const char(*)[1 << 16])base[i / 3])); \
+        PAIR_SUM(acc[i][0], w0)                                                                                               \
+        PAIR_SUM(acc[i][1], w1)                                                                                               \
     }
 #define PAIR_SUM(sum, factor)                                                                                           \
     {                                                                                                                   \

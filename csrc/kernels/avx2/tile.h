@@ -48,15 +48,15 @@ struct tile_f32 {
     if (MR > i && i % 3 == 0) TILE_ROW_AT(i, #k "*4(%[base])")                                      \
     if (MR > i && i % 3 == 1) TILE_ROW_AT(i, #k "*4(%[base],%[ld])")                                \
     if (MR > i && i % 3 == 2) TILE_ROW_AT(i, #k "*4(%[base],%[ld],2)")
-#define TILE_ROW_AT(i, address)                                                                      \
-    {                                                                                                \
-        __m256 x;                                                                                    \
-        __asm__("vbroadcastss " address ", %[x]"                                                     \
-                : [x] "=x"(x)                                                                        \
-                : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[1 << 16])base[i / 3]));       \
-        __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));     \
-        if (NV > 1)                                                                                  \
-            __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x)); \
+#define TILE_ROW_AT(i, address)                                                                       \
+    {                                                                                                 \
+        __m256 x;                                                                                     \
+        __asm__("vbroadcastss " address ", %[x]"                                                      \
+                : [x] "=x"(x)                                                                         \
+                : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[1 << 16])base[i / 3])); \
+        __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));      \
+        if (NV > 1)                                                                                   \
+            __asm__("vfmadd231ps %[w], %[x], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x));  \
     }
 #endif
 

@@ -99,13 +99,13 @@ static
 #define DOT_AT(i, j)                                                                                            \
     if (NV > j)                                                                                                 \
         __asm__(DOT " %[w], %[x], %[c]" : [c] "+v"(acc[i][j]) : [w] "v"(w[j]), [x] "v"(x));
-#define ROW_AT(i, address, from)                                                                                \
-    {                                                                                                           \
-        __m512 x;                                                                                               \
-        __asm__("vbroadcastss " address ", %[x]"                                                                \
-                : [x] "=v"(x)                                                                                   \
-                : [base] "r"(from), [ld] "r"(ld), "m"(*(const float(*)[1 << 16])from));                                \
-        DOT_AT(i, 0) DOT_AT(i, 1) DOT_AT(i, 2) DOT_AT(i, 3)                                                     \
+#define ROW_AT(i, address, from)                                                        \
+    {                                                                                   \
+        __m512 x;                                                                       \
+        __asm__("vbroadcastss " address ", %[x]"                                        \
+                : [x] "=v"(x)                                                           \
+                : [base] "r"(from), [ld] "r"(ld), "m"(*(const float(*)[1 << 16])from)); \
+        DOT_AT(i, 0) DOT_AT(i, 1) DOT_AT(i, 2) DOT_AT(i, 3)                             \
     }
 #define SCORE_ROW(i, k)                                                                                         \
     if (MR > i && i % 3 == 0) ROW_AT(i, #k "*4(%[base])", base[i / 3])                                          \

@@ -46,13 +46,13 @@ struct tile_f32 {
     if (MR > i && i % 3 == 0) TILE_ROW_AT(i, #k "*4(%[base])")                              \
     if (MR > i && i % 3 == 1) TILE_ROW_AT(i, #k "*4(%[base],%[ld])")                        \
     if (MR > i && i % 3 == 2) TILE_ROW_AT(i, #k "*4(%[base],%[ld],2)")
-#define TILE_ROW_AT(i, address)                                                                \
-    {                                                                                          \
-        __m512 x;                                                                              \
-        __asm__("vbroadcastss " address ", %[x]"                                               \
-                : [x] "=v"(x)                                                                  \
+#define TILE_ROW_AT(i, address)                                                                       \
+    {                                                                                                 \
+        __m512 x;                                                                                     \
+        __asm__("vbroadcastss " address ", %[x]"                                                      \
+                : [x] "=v"(x)                                                                         \
                 : [base] "r"(base[i / 3]), [ld] "r"(ld), "m"(*(const float(*)[1 << 16])base[i / 3])); \
-        TILE_FMA(i, 0) TILE_FMA(i, 1) TILE_FMA(i, 2) TILE_FMA(i, 3)                            \
+        TILE_FMA(i, 0) TILE_FMA(i, 1) TILE_FMA(i, 2) TILE_FMA(i, 3)                                   \
     }
 #define TILE_FMA(i, j)                                                                      \
     if (NV > j)                                                                             \

@@ -76,13 +76,13 @@ TXK_INLINE __m256i broadcast(const char *x)
         acc[i][1] = _mm256_dpbusd_avx_epi32(acc[i][1], w1, x);                                                          \
     }
 #else
-#define QUAD_ROW(i, q)                                                                                                 \
-    if (MR > i) {                                                                                                      \
-        __m256i x;                                                                                                     \
-        __asm__("vpbroadcastd %c[offset](%[base]), %[x]" : [x] "=x"(x)                                                 \
+#define QUAD_ROW(i, q)                                                                                                        \
+    if (MR > i) {                                                                                                             \
+        __m256i x;                                                                                                            \
+        __asm__("vpbroadcastd %c[offset](%[base]), %[x]" : [x] "=x"(x)                                                        \
                 : [base] "r"(base[i / 3]), [offset] "i"(i % 3 * WIDE_LD + 4 * q), "m"(*(const char(*)[1 << 16])base[i / 3])); \
-        __asm__("%{vex%} vpdpbusd %[x], %[w], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));                  \
-        __asm__("%{vex%} vpdpbusd %[x], %[w], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x));                  \
+        __asm__("%{vex%} vpdpbusd %[x], %[w], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));                         \
+        __asm__("%{vex%} vpdpbusd %[x], %[w], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x));                         \
     }
 #endif
 
