@@ -42,6 +42,7 @@ static void widen_w(char *to, const char *w, size_t K)
 #define TILE_LANE(l)                                                                          \
     _Pragma("GCC unroll 2") for (int j = 0; j < 2; j++)                                       \
     {                                                                                         \
+        TILE_IN_TURN();                                                                       \
         const int16x8_t x = vld1q_s16(w + (l)*PANEL + 8 * j);                                 \
         _Pragma("GCC unroll 6") for (int i = 0; i < MR; i++)                                  \
         {                                                                                     \

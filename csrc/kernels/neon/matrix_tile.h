@@ -55,6 +55,7 @@ TXK_INLINE float32x4_t high_halves(float32x4_t a, float32x4_t b)
             const vector_t a2 = MR > 4 ? load(a + 4 * SECTION_BYTES) : a0;                                        \
             _Pragma("GCC unroll 8") for (int j = 0; j < SQUARES; j++)                                             \
             {                                                                                                     \
+                TILE_IN_TURN();                                                                                   \
                 const vector_t x = load(w + 16 * j);                                                              \
                 acc[0][j] = multiply(acc[0][j], a0, x);                                                           \
                 if (MR > 2)                                                                                       \

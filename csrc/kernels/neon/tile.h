@@ -25,12 +25,19 @@ struct tile_f32 {
     int more;               /* 1: add to what is in c */
 };
 
+/* Loads of W stay where they stand: gcc would have them all early, and then spill sums. */
+#define TILE_IN_TURN() __asm__ volatile("" ::: "memory")
+
+/* In assembly, since gcc 12 broadcasts lane 0 apart, and then spills sums for want of registers. */
+#define TILE_SUM(sum, x, a, l) __asm__("fmla %0.4s, %1.4s, %2.s[" #l "]" : "+w"(sum) : "w"(x), "w"(a))
+
 #define TILE_LANE(l)                                                           \
     _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++)                       \
     {                                                                          \
+        TILE_IN_TURN();                                                        \
         const float32x4_t x = vld1q_f32(w + (l)*PANEL + 4 * j);                \
         _Pragma("GCC unroll 6") for (int i = 0; i < MR; i++)                   \
-            acc[i][j] = vfmaq_laneq_f32(acc[i][j], x, a[i], l);                \
+            TILE_SUM(acc[i][j], x, a[i], l);                                   \
     }
 
 /* MR and NV are constants wherever this is inlined. */

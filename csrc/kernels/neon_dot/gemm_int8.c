@@ -28,6 +28,7 @@ void txk_gemm_int8_unpack_neon_dot(int8_t *w, const int8_t *packed, size_t N, si
 #define TILE_LANE(l)                                                                          \
     _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++)                                       \
     {                                                                                         \
+        TILE_IN_TURN();                                                                       \
         const int8x16_t x = vld1q_s8(w + (l)*SIDE * PANEL + 16 * j);                          \
         _Pragma("GCC unroll 6") for (int i = 0; i < MR; i++)                                  \
             acc[i][j] = vdotq_laneq_s32(acc[i][j], x, a[i], l);                               \

@@ -12,4 +12,8 @@ static const struct tx_kernels slots = {
 };
 
 const struct tx_row txk_row_neon_dot = {
-    .name = "neon_dot", .needs = TX_CPU_NEON | TX_CPU_NEON_DOT, .slots = &slots, .peak = {[TX_INT8] = txk_peak_int8_neon_dot}};
+    .name = "neon_dot",
+    .needs = TX_CPU_NEON | TX_CPU_NEON_DOT,
+    .slots = &slots,
+    .peak = {[TX_INT8] = txk_peak_int8_neon_dot},
+};
