@@ -11,6 +11,7 @@ import math
 import numerics
 import numpy as np
 import pytest
+from reference.layers import f64
 from reference.textok_model import patchify, to_bytes, unpatchify
 
 from textok._core import Kernels
@@ -64,7 +65,7 @@ ACTIVATIONS = ["none", "gelu_erf", "gelu_tanh", "silu", "tanh", "quick_gelu", "r
 
 def gemm_exact(a, w):
     """The product in float64 and the scale of KERNEL_GEMM."""
-    a, w = np.float64(a), np.float64(w)
+    a, w = f64(a), f64(w)
     return a @ w.T, (a.shape[1] + 2) * (np.abs(a) @ np.abs(w).T)
 
 
@@ -85,14 +86,14 @@ def test_gemm_rejects_one_lost_product(rng):
     a, w = normal(rng, 3, 97), normal(rng, 5, 97)
     exact, scale = gemm_exact(a, w)
     a[1, 50] = 0
-    assert numerics.scaled_error(np.float64(a) @ np.float64(w).T, exact, scale) > numerics.KERNEL_GEMM.limit
+    assert numerics.scaled_error(f64(a) @ f64(w).T, exact, scale) > numerics.KERNEL_GEMM.limit
 
 
 def test_gemm_rejects_bfloat16_inputs(rng):
     a, w = normal(rng, 3, 97), normal(rng, 5, 97)
     exact, scale = gemm_exact(a, w)
     rounded = (a.view(np.uint32) & 0xFFFF0000).view(np.float32)
-    assert numerics.scaled_error(np.float64(rounded) @ np.float64(w).T, exact, scale) > numerics.KERNEL_GEMM.limit
+    assert numerics.scaled_error(f64(rounded) @ f64(w).T, exact, scale) > numerics.KERNEL_GEMM.limit
 
 
 @pytest.mark.parametrize("K", [1, 17, 97, 1300])
@@ -139,12 +140,12 @@ def test_nan_and_inf_stay_in_their_row(kernels, rng):
 
 def epilogue_exact(acc, bias, kind, residual, gate, group):
     """The epilogue in float64 and the scale of KERNEL_EPILOGUE."""
-    acc = np.float64(acc)
+    acc = f64(acc)
     y = activation(acc if bias is None else acc + bias, kind)
     scale = np.abs(acc) + (0 if bias is None else np.abs(bias))
     if residual is None:
         return y, scale
-    factor = 1.0 if gate is None else np.float64(gate)[np.zeros(len(acc), int) if group is None else group]
+    factor = 1.0 if gate is None else f64(gate)[np.zeros(len(acc), int) if group is None else group]
     return residual + factor * y, (1 + np.abs(factor)) * scale + np.abs(residual)
 
 
@@ -189,7 +190,7 @@ def test_epilogue_rejects_a_float16_residual(rng):
 
 def attention_exact(q, k, v, bias=None, scale=None):
     """The output in float64 and the scale of KERNEL_ATTENTION."""
-    q, k, v = np.float64(q), np.float64(k), np.float64(v)
+    q, k, v = f64(q), f64(k), f64(v)
     scale = scale or 1 / math.sqrt(q.shape[1])
     scores, terms = q @ k.T, (np.abs(q) @ np.abs(k).T).max(1, keepdims=True)
     if bias is not None:
@@ -203,7 +204,7 @@ def attention_exact(q, k, v, bias=None, scale=None):
 
 def by_distance(bias, Tq, Tk):
     """The bias of row i of q and row j of k: number i - j + Tk - 1."""
-    return np.float64(bias)[np.arange(Tq)[:, None] - np.arange(Tk) + Tk - 1]
+    return f64(bias)[np.arange(Tq)[:, None] - np.arange(Tk) + Tk - 1]
 
 
 MASKED = np.float32(-1e30)
@@ -292,7 +293,7 @@ def test_attention_rejects_a_lost_key_and_a_wrong_scale(rng):
 
 def norm_exact(x, eps, weight, bias, shift, scale, group, rms=False):
     """LayerNorm or RMS norm in float64 and the scale of KERNEL_NORM."""
-    x = np.float64(x)
+    x = f64(x)
     x = x if rms else x - x.mean(1, keepdims=True)
     y = x / np.sqrt((x**2).mean(1, keepdims=True) + eps)
     size = np.abs(y).max(1, keepdims=True) + np.zeros_like(y)
@@ -301,7 +302,7 @@ def norm_exact(x, eps, weight, bias, shift, scale, group, rms=False):
         y, size = y * weight + bias, size * np.abs(weight) + np.abs(bias)
     if scale is not None:
         group = np.zeros(len(x), int) if group is None else group
-        factor = 1 + np.float64(scale)[group]
+        factor = 1 + f64(scale)[group]
         y, size = y * factor + shift[group], size * np.abs(factor) + np.abs(shift[group])
     return y, size
 
@@ -318,7 +319,7 @@ def test_norm(kernels, rng, affine, modulation):
         args = (1e-6, weight, bias, shift, scale, group)
         exact, size = norm_exact(x, *args)
         if D <= 3:  # two nearly equal numbers: the condition number of y is that of their difference
-            size = size * (1 + np.abs(x).max(1, keepdims=True) / (np.float64(x).std(1, keepdims=True) + 1e-3))
+            size = size * (1 + np.abs(x).max(1, keepdims=True) / (f64(x).std(1, keepdims=True) + 1e-3))
         numerics.check_scaled(kernels.norm_f32(x, *args), exact, size, numerics.KERNEL_NORM, f"D {D}, offset {offset}")
 
 
@@ -359,7 +360,7 @@ def test_norm_of_rows_whose_squares_are_beyond_float32(kernels, rng, deviation):
         args = (1e-6, None, None, None, None, None)
         exact, size = norm_exact(x, *args)
         if D == 2:
-            size = size * (1 + np.abs(x).max(1, keepdims=True) / (np.float64(x).std(1, keepdims=True) + 1e-3))
+            size = size * (1 + np.abs(x).max(1, keepdims=True) / (f64(x).std(1, keepdims=True) + 1e-3))
         numerics.check_scaled(kernels.norm_f32(x, *args), exact, size, numerics.KERNEL_NORM, f"D {D}, offset {offset}")
 
 
@@ -377,7 +378,7 @@ def test_norm_rejects_a_sample_variance_and_a_shifted_mean(rng):
     args = (1e-6, None, None, None, None, None)
     exact, size = norm_exact(x, *args)
     assert numerics.scaled_error(exact * math.sqrt(767 / 768), exact, size) > numerics.KERNEL_NORM.limit
-    float32_mean = (x - np.float64(np.float32(x.mean(1, keepdims=True)))) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
+    float32_mean = (x - f64(np.float32(x.mean(1, keepdims=True)))) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
     assert numerics.scaled_error(float32_mean, exact, size) > numerics.KERNEL_NORM.limit
 
 
@@ -461,12 +462,12 @@ def test_gelu_tail_rejects_one_plus_erf():
 
 def step_exact(x, x0_prev, m, v, noise, u):
     """The new state, the prediction of the end, and the largest term."""
-    x, x0_prev, m = np.float64(x), np.float64(x0_prev), np.float64(m)
+    x, x0_prev, m = f64(x), f64(x0_prev), f64(m)
     terms = [u[2] * x, u[3] * m, u[4] * x0_prev]
     if noise is not None:
-        terms.append(u[5] * np.float64(noise))
+        terms.append(u[5] * f64(noise))
         if v is not None:
-            w = (np.float64(v) + 1) / 2
+            w = (f64(v) + 1) / 2
             terms.append(u[6] * np.exp(0.5 * (w * u[8] + (1 - w) * u[7])) * noise)
     return sum(terms), u[0] * x + u[1] * m, sum(np.abs(t) for t in terms) + np.abs(u[0] * x) + np.abs(u[1] * m)
 
@@ -577,7 +578,7 @@ def test_bad_arguments_are_named(kernels, rng):
     u = np.zeros(10)
     for call, text in [
         (lambda: kernels.gemm_f32(a, normal(rng, 4, 6)), "w: extent 1 is 6, expected 5"),
-        (lambda: kernels.gemm_f32(np.float64(a), w), "a: expected an aligned float32 array"),
+        (lambda: kernels.gemm_f32(f64(a), w), "a: expected an aligned float32 array"),
         (lambda: kernels.gemm_f32(a.tolist(), w), "a: expected a NumPy array"),
         (lambda: kernels.gemm_f32(a, w, activation="sine"), "activation sine is not known"),
         (lambda: kernels.gemm_f32(a, w, gate=normal(rng, 1, 4)), "gate: needs a residual"),

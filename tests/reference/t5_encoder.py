@@ -29,7 +29,7 @@ def int8(x):
 
 def forward(config, weights, ids, wo_in=lambda x: x):
     """States [T,D] of one caption of a gated T5; `wo_in` changes what goes into each `wo`."""
-    w = {name: np.float64(array) for name, array in weights.items()}
+    w = {name: np.asarray(array, np.float64) for name, array in weights.items()}
     H, Dh, T = config.num_heads, config.head_dim, len(ids)
     x = w["shared.weight"][ids]
     table = w["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
