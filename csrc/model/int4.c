@@ -2,15 +2,24 @@
 
 #include <math.h>
 
+/* The nearest of -8..7, to even: by an addition that leaves no fraction, which compilers make vectors of on any CPU. */
+static float nearest(float x)
+{
+    const float whole = 0x1.8p23f, inside = x < -8.0f ? -8.0f : x > 7.0f ? 7.0f : x;
+    return inside + whole - whole;
+}
+
 /* The sum of squared errors of n weights at this step. */
 static float error_at(const float *w, size_t n, float step)
 {
     const float inverse = 1.0f / step;
-    float sum = 0;
+    float squares[TX_INT4_GROUP], sum = 0;
     for (size_t i = 0; i < n; i++) {
-        const float near = fminf(fmaxf(rintf(w[i] * inverse), -8.0f), 7.0f), error = w[i] - step * near;
-        sum += error * error;
+        const float error = w[i] - step * nearest(w[i] * inverse);
+        squares[i] = error * error;
     }
+    for (size_t i = 0; i < n; i++)
+        sum += squares[i];
     return sum;
 }
 
@@ -41,7 +50,7 @@ void tx_int4_quantize(uint8_t *q, uint8_t *s, float *d, const float *w, size_t K
         }
         const float inverse = s[g] ? 1.0f / (*d * (float)s[g]) : 0.0f;
         for (size_t k = k0; k < k0 + n; k++) {
-            const int u = (int)fminf(fmaxf(rintf(w[k] * inverse), -8.0f), 7.0f) + 8;
+            const int u = (int)nearest(w[k] * inverse) + 8;
             q[k / 2] = (uint8_t)(k % 2 ? (q[k / 2] & 15) | u << 4 : 0x80 | u);
         }
     }
