@@ -102,7 +102,7 @@ def test_a_name_left_out_is_noticed(reference):
 
 def test_training_tells_every_field():
     pytest.importorskip("torch")
-    from textok.train import config, dit
+    from textok.train import config
 
     text = (DOCS / "training.md").read_text()
     sections = re.split(r"^### ", text, flags=re.MULTILINE)
@@ -115,7 +115,7 @@ def test_training_tells_every_field():
     missing = [
         f"{name}.{f.name}" for name, kind in kinds.items() for f in dataclasses.fields(kind) if f"`{f.name}`" not in told[name]
     ]
-    for name, kind in (("latents", dit.LatentSettings), ("diffusion", dit.DiffusionSettings)):
+    for name, kind in (("latents", config.LatentSettings), ("diffusion", config.DiffusionSettings)):
         missing += [f"{name}.{f.name}" for f in dataclasses.fields(kind) if f"`{name}.{f.name}`" not in text]
     assert not missing
     packaged = {path.stem for path in (ROOT / "textok" / "train" / "configs").glob("*.toml")}

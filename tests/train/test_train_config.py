@@ -45,7 +45,7 @@ def test_when_is_steps_or_a_share_of_them():
         ("[run]\nsteps = -1", (), "run.steps: expected a whole number"),
         ("[run]\nsave_seconds = nan", (), "run.save_seconds: expected a finite number"),
         ("[run]\ncompile = 1", (), "run.compile: expected true or false, got 1"),
-        ("[run]\nprecision = 'float16'", (), "run.precision: expected 'bfloat16' or 'float32', got 'float16'"),
+        ("[run]\nprecision = 'float16'", (), "run.precision: expected 'bfloat16' or 'float32' or 'auto', got 'float16'"),
         ("run = 3", (), "run: expected a section, got 3"),
         ("[run]", ("steps",), "expected key=value"),
         ("[run]\nsteps = 1", ("run.steps.more=1",), "steps is a value, not a section"),

@@ -331,3 +331,78 @@ def test_psnr_is_of_the_averaged_weights(config, tmp_path):
     run.task.trainees["model"].ema.weights["detokenizer.to_pixels.bias"].fill_(9.0)
     assert run.task.evaluate(1)[0] != before
     assert np.isfinite(list(before.values())).all()
+
+
+def test_minutes_reach_the_end_of_the_schedule_by_the_clock(config, tmp_path, monkeypatch):
+    """Half of the time is half of the schedule, whatever was done in it; a run that was stopped has the rest of its time left."""
+    now = 0.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    overrides = (
+        "run.minutes=1",
+        "run.steps=1000",
+        "gan.start=0.5",
+        "gan.warmup=10",
+        "optim.schedule=trapezoid",
+        "optim.decay=0.5",
+    )
+    run = build(config, tmp_path / "run", *overrides, "optim.warmup=0", "run.log_every=1", "run.eval_every=0")
+    assert run.position == 0 and not run.finished
+    now = 15.0
+    run.advance()
+    assert run.at == 0 and run.position == pytest.approx(250) and run.task.active(run.position) == ["model"]
+    now = 45.0
+    run.advance()
+    run.advance()
+    assert run.at == pytest.approx(750) and run.task.active(run.at) == ["model", "discriminator"]
+    assert run.task.trainees["model"].optimisers[0].param_groups[0]["lr"] == pytest.approx(0.5 * 3e-3)
+    run.save()
+    loop.release(tmp_path / "run")
+    now = 1000.0
+    run = build(config, tmp_path / "run", *overrides, "optim.warmup=0", "run.log_every=1", "run.eval_every=0")
+    assert run.step == 3 and run.position == pytest.approx(750)
+    now = 1016.0
+    run.train()
+    assert run.finished and run.step == 4  # its time was over while it took one
+    now = 1100.0
+    longer = [value.replace("minutes=1", "minutes=2") for value in overrides]
+    run = build(config, tmp_path / "run", *longer, "optim.warmup=0", "run.log_every=1", "run.eval_every=0")
+    assert run.position == pytest.approx(1000 * 61 / 120, rel=0.02) and not run.finished
+
+
+def test_a_training_begins_with_a_model_that_there_is(config, tmp_path):
+    first = build(config, tmp_path / "first", "run.steps=3")
+    first.train()
+    averaged = first.task.trainees["model"].averaged()
+    assert main(["export", str(tmp_path / "first"), str(tmp_path / "model")]) == 0
+    for name in ("first", "model"):
+        run = build(config, tmp_path / f"of-{name}", f"run.init={tmp_path / name}", "model.num_latent_tokens=7")
+        assert run.step == 0 and run.task.model.config == first.task.model.config  # not what the config's [model] says
+        assert all(torch.equal(value, averaged[key]) for key, value in run.task.model.named_parameters())
+        loop.release(tmp_path / f"of-{name}")
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "dit"}))
+    with pytest.raises(ValueError, match="run.init: expected a model of type 'textok', got .*, which is 'dit'"):
+        build(config, tmp_path / "wrong", f"run.init={tmp_path / 'model'}")
+
+
+def test_the_short_options_are_overrides(config, tmp_path, monkeypatch, capsys):
+    told = {}
+    monkeypatch.setattr(
+        tokenizer,
+        "train",
+        lambda path, overrides, folder: told.update(configs.as_dict(configs.read(path, overrides, tokenizer.SECTIONS))),
+    )
+    arguments = ["train", "tokenizer", "small-64", "--data", "a b", "--data", "c", "--init", "emoji-textok", "--minutes", "20"]
+    assert main([*arguments, "data.caption=name", "--out", str(tmp_path)]) == 0
+    assert told["data"]["paths"] == ("a b", "c") and told["data"]["caption"] == "name"
+    assert told["data"]["cache"] == str(tmp_path / "captions.npz") and told["run"]["init"] == "emoji-textok"
+    assert told["run"]["minutes"] == 20
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert "perceptual_start=0" in said and "num_latent_tokens" not in said and "small-64" in said
+
+
+def test_the_terminal_tells_little(config, tmp_path, capsys):
+    build(config, tmp_path / "run", "run.steps=5").train()
+    line = capsys.readouterr().out.split("\n")[0]
+    assert line.startswith("step 5, 100%, ") and " l2 " in line and "norm_" not in line and len(line) < 160

@@ -19,22 +19,30 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from .._core import cpu_info
 from ..errors import ConfigError
 from ..text.templates import checked_template
 
 When = int | float
+CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass
 class RunSettings:
     """How long, how often and in what arithmetic.
 
+    `minutes` above 0: so long by the clock, in place of `steps`. Learning rates and all that says when then go by the time, in
+    which the run is taken to have `steps`, so that its end is reached whatever the machine; it is not the same to the bit twice.
+    `init`: a model's folder, a bundled name, or the folder of a training, whose weights and [model] the run begins with.
     `batch_size` is the batch of one step over all devices and its `accumulate` parts. `threads` 0 leaves PyTorch's number.
+    `precision`: "auto" is bfloat16 on GPUs and on CPUs with instructions for it, float32 on others.
     `log_every`, `eval_every` are steps; `save_seconds` seconds. `nan_limit`: as many steps in a row without finite gradients
     end the run. `eval_images`: how many pictures of each test set (0: all); `sample_images`: how many of them are drawn.
     """
 
     steps: int = 100_000
+    minutes: float = 0.0
+    init: str = ""
     batch_size: int = 256
     accumulate: int = 1
     seed: int = 0
@@ -54,17 +62,21 @@ class RunSettings:
 class DataSettings:
     """The pictures and captions: see `data.load_pairs` and `data.load`.
 
-    `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model that
-    reads none. `cache`: the captions' embeddings, a store that `textok embed` filled, arrays of your own, or an .npz file for
-    MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class
-folder's pictures, see `textok.text.templates`.
-    `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
-    with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
-    pictures; not where captions name left and right.
+        `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model that
+        reads none. `captions`: fields of which each batch of training reads one, drawn afresh, where a sample lacks it `caption`;
+        () for `caption` alone, which is also what tests read. `drop_words`: half of those batches read a copy of the captions that
+        lacks this share of their words, each picked at random. `cache`: the captions' embeddings, a store that `textok embed` filled, arrays of your own, or an .npz file for
+        MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class
+    folder's pictures, see `textok.text.templates`.
+        `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
+        with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
+        pictures; not where captions name left and right.
     """
 
     paths: tuple[str, ...] = ()
     caption: str = "caption_long"
+    captions: tuple[str, ...] = ()
+    drop_words: float = 0.0
     cache: str = "captions.npz"
     held_out: str = ""
     template: str = "a picture of a {name}"
@@ -79,6 +91,14 @@ folder's pictures, see `textok.text.templates`.
             self.template = checked_template(self.template)
         except ValueError as problem:
             raise ConfigError(f"data.{problem}") from None
+        if self.drop_words >= 1:
+            raise fail("data.drop_words", "a share of the words, less than 1", self.drop_words)
+        if (self.captions or self.drop_words) and not self.caption:
+            raise fail(
+                "data.caption",
+                "the field of the captions that tests read, beside data.captions and data.drop_words",
+                self.caption,
+            )
 
 
 @dataclass
@@ -142,8 +162,38 @@ class GanSettings:
     clip: float = 1.0
 
 
+@dataclass
+class LatentSettings:
+    """Where the latents come from.
+
+    `paths`: folders that `textok encode` wrote (with --flip, for `data.flip`), in place of `data.paths`; their samples'
+    metadata tell captions, labels and splits. Without them the run encodes `data.paths` itself, in one process.
+
+    `tokenizer`: a model's folder, the name of a bundled one, or the folder of a tokenizer's training, whose averaged weights
+    are taken. `dtype`: what the engine encodes in. With `data.flip` also mirrored pictures are encoded, and each taken half of
+    the time.
+    """
+
+    paths: tuple[str, ...] = ()
+    tokenizer: str = ""
+    dtype: str = "float32"
+
+
+@dataclass
+class DiffusionSettings:
+    """`dropout`: the share of conditions that are replaced by the null one. `bound`: weight of the variational bound.
+
+    `sample_steps`, `sample_guidance`: of the sample pictures; 0 steps: as many as such a model takes elsewhere.
+    """
+
+    dropout: float = 0.1
+    bound: float = 1.0
+    sample_steps: int = 0
+    sample_guidance: float = 3.0
+
+
 CHOICES = {
-    ("run", "precision"): ("bfloat16", "float32"),
+    ("run", "precision"): ("bfloat16", "float32", "auto"),
     ("optim", "kind"): ("adam", "adamw", "muon"),
     ("optim", "schedule"): ("cosine", "trapezoid", "constant"),
     ("gan", "kind"): ("hinge", "non-saturating"),
@@ -216,14 +266,17 @@ def make(name: str, kind: type, values: Any) -> Any:
     return kind(**made)
 
 
+def packaged() -> list[str]:
+    """The names of the configs that come with textok."""
+    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
+
+
 def find(name: str) -> Path:
     """The file of a config: a path, or the name of one of `configs/` beside this module."""
-    packaged = Path(__file__).parent / "configs"
-    for path in (Path(name), packaged / f"{name}.toml"):
+    for path in (Path(name), CONFIGS / f"{name}.toml"):
         if path.is_file():
             return path
-    names = ", ".join(sorted(p.stem for p in packaged.glob("*.toml")))
-    raise ConfigError(f"{name}: no such file, and no packaged config of that name; there are {names}")
+    raise ConfigError(f"{name}: no such file, and no packaged config of that name; there are {', '.join(packaged())}")
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -291,6 +344,13 @@ def as_dict(config: SimpleNamespace) -> dict[str, Any]:
         name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) and not isinstance(v, type) else v
         for name, v in vars(config).items()
     }
+
+
+def in_bfloat16(precision: str, device: str) -> bool:
+    """Whether the models of `run.precision` compute in bfloat16 on a device, "cpu" or "cuda"."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    return device != "cpu" or cpu_info()["features"]["avx512_bf16"]
 
 
 def steps_of(when: When, steps: int) -> int:

@@ -13,6 +13,7 @@ What a step reads depends on its seed and number alone: not on the number of pro
 training that was killed goes on exactly.
 """
 
+import dataclasses
 import functools
 import hashlib
 import io
@@ -38,7 +39,7 @@ from .. import _core
 from ..conditions import full_text
 from ..data.samples import Sample, Skip, Source, usable
 from ..data.sources import open_sources
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..files import replacing
 from ..pictures.preprocess import preprocess
 from ..text.batches import by_length, embedded_rows
@@ -370,6 +371,64 @@ def has_texts(pairs: Pairs, caption: str, cache: str | os.PathLike[str]) -> bool
     return Path(cache).suffix != ".npz" or kept_digest(cache) in (NOT_OURS, digest(pairs.column(caption)))
 
 
+def without_words(caption: str, share: float, rng: np.random.Generator) -> str:
+    """The caption without about `share` of its words, each dropped at random; one stays at least."""
+    words = caption.split()
+    kept = rng.random(len(words)) >= share
+    if words and not kept.any():
+        kept[rng.integers(len(words))] = True
+    return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
+
+
+def caption_kinds(pairs: Pairs, caption: str, fields: Sequence[str], drop_words: float) -> dict[str, list[str]]:
+    """{kind: a caption for every sample} of which training draws: see `DataSettings.captions` and `drop_words`. Empty where
+    all steps read the same, `caption`.
+    """
+    if not fields and not drop_words:
+        return {}
+    kinds: dict[str, list[str]] = {}
+    for name in fields or [caption]:
+        column = [record.get(name) or record[caption] for record in pairs.records]
+        if column == pairs.column(caption) and name != caption:
+            raise ConfigError(f"data.captions: expected fields of the metadata, no sample has {name!r}")
+        kinds[name] = column
+        if drop_words:
+            rng = np.random.default_rng(0)
+            kinds[f"{name}, words dropped"] = [without_words(text, drop_words, rng) for text in column]
+    return kinds
+
+
+def cache_of(cache: str | os.PathLike[str], kind: str) -> Path:
+    """The file of one kind of captions beside `cache`, an .npz; a store holds them all."""
+    path = Path(cache)
+    return path.with_name(f"{path.stem}-{kind.replace(', ', '-').replace(' ', '-')}.npz") if path.suffix == ".npz" else path
+
+
+def open_kinds(pairs: Pairs, kinds: Mapping[str, list[str]], cache: str | os.PathLike[str]) -> list[Texts]:
+    """The embeddings of `caption_kinds`, for `cache` see `load`: one .npz a kind, or one store with the captions of all."""
+    if kinds and (Path(cache).suffix == ".npz" and kept_digest(cache) == NOT_OURS):
+        raise ConfigError(f"data.captions: expected a store of captions or MiniLM's .npz as data.cache, got arrays, {cache}")
+    found = []
+    for kind, captions in kinds.items():
+        seen = dataclasses.replace(
+            pairs, records=[{"key": r["key"], kind: c} for r, c in zip(pairs.records, captions, strict=True)]
+        )
+        texts = open_texts(seen, kind, cache_of(cache, kind))
+        if isinstance(texts, StoredTexts) and texts.store.by != "caption":
+            raise ConfigError(
+                f"data.captions: expected embeddings by caption as data.cache, got those of {cache} by {texts.store.by}"
+            )
+        found.append(texts)
+    return found
+
+
+def has_kinds(kinds: Mapping[str, list[str]], cache: str | os.PathLike[str]) -> bool:
+    """Whether `open_kinds` has nothing to embed."""
+    return Path(cache).suffix != ".npz" or all(
+        kept_digest(cache_of(cache, kind)) == digest(captions) for kind, captions in kinds.items()
+    )
+
+
 class StoredTexts:
     """Texts whose embeddings lie in what `textok.open_embeddings` takes: an embedding store, which is mapped into
     memory, or arrays made elsewhere, which are found by caption, by key or by position.
@@ -435,16 +494,19 @@ def minilm() -> Any:
 
 
 def minilm_rows(captions: Sequence[str], batch_size: int = 64) -> list[F16]:
-    """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: MiniLM's last state of every token."""
-    rows = embedded_rows(minilm(), captions, batch_size, progress=sys.stderr.isatty())
-    return [states.astype(np.float16) for states in rows]
+    """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: MiniLM's last state of every token. The same captions are
+    embedded once."""
+    distinct = list(dict.fromkeys(captions))
+    rows = embedded_rows(minilm(), distinct, batch_size, progress=sys.stderr.isatty())
+    held = dict(zip(distinct, (states.astype(np.float16) for states in rows), strict=True))
+    return [held[caption] for caption in captions]
 
 
 class TextStore(RaggedTokens):
     """Embeddings of n captions, float16, as batches of tensors."""
 
     @classmethod
-    def join(cls, rows: Sequence[NDArray[Any]]) -> 'TextStore':
+    def join(cls, rows: Sequence[NDArray[Any]]) -> "TextStore":
         """From a list of [t_i, Dt] arrays."""
         return super().join([row.astype(np.float16) for row in rows])
 

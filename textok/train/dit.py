@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,7 +35,7 @@ from ..files import read_json, write_json
 from . import config as configs
 from . import data
 from .diffusion import process_of
-from .export import load_average
+from .export import load_average, starting
 from .image_tokenizer import Pictures, padded
 from .loop import STATE_FILE, Devices, Run, Trainee, hold
 from .modules import DiT
@@ -50,43 +49,13 @@ CARD_FILE = "latents.json"
 CHUNK = 1024  # pictures that are encoded between two looks at the bar; a kill costs no more
 
 
-@dataclass
-class LatentSettings:
-    """Where the latents come from.
-
-    `paths`: folders that `textok encode` wrote (with --flip, for `data.flip`), in place of `data.paths`; their samples'
-    metadata tell captions, labels and splits. Without them the run encodes `data.paths` itself, in one process.
-
-    `tokenizer`: a model's folder, the name of a bundled one, or the folder of a tokenizer's training, whose averaged weights
-    are taken. `dtype`: what the engine encodes in. With `data.flip` also mirrored pictures are encoded, and each taken half of
-    the time.
-    """
-
-    paths: tuple[str, ...] = ()
-    tokenizer: str = ""
-    dtype: str = "float32"
-
-
-@dataclass
-class DiffusionSettings:
-    """`dropout`: the share of conditions that are replaced by the null one. `bound`: weight of the variational bound.
-
-    `sample_steps`, `sample_guidance`: of the sample pictures; 0 steps: as many as such a model takes elsewhere.
-    """
-
-    dropout: float = 0.1
-    bound: float = 1.0
-    sample_steps: int = 0
-    sample_guidance: float = 3.0
-
-
 SECTIONS = {
     "model": dict,
     "data": configs.DataSettings,
-    "latents": LatentSettings,
+    "latents": configs.LatentSettings,
     "run": configs.RunSettings,
     "optim": configs.OptimSettings,
-    "diffusion": DiffusionSettings,
+    "diffusion": configs.DiffusionSettings,
 }
 
 
@@ -119,13 +88,13 @@ def encoded(model: tokenizer.TexTok, pictures: Pictures, flip: bool, start: int)
         yield [model.encode(side, **condition) for side in (images, images[:, :, ::-1])[: 1 + flip]]
 
 
-def shard_samples(settings: configs.DataSettings, given: LatentSettings, skips: list[Skip]) -> Iterator[Sample]:
+def shard_samples(settings: configs.DataSettings, given: configs.LatentSettings, skips: list[Skip]) -> Iterator[Sample]:
     """The usable samples of latents that `textok encode` wrote to `given.paths`; the rest to `skips`."""
     sources = open_sources(list(given.paths))
     return (sample for sample, _ in data.events(sources, settings.caption, settings.template, skips, need=()))
 
 
-def shard_pairs(settings: configs.DataSettings, given: LatentSettings, tokenizer_name: str) -> data.Pairs:
+def shard_pairs(settings: configs.DataSettings, given: configs.LatentSettings, tokenizer_name: str) -> data.Pairs:
     """What is known of the pictures whose latents are in shards, `Pairs` without images; DataErrors where they do not fit."""
     for path in map(Path, given.paths):
         index = path / INDEX_FILE
@@ -144,7 +113,7 @@ def shard_pairs(settings: configs.DataSettings, given: LatentSettings, tokenizer
 
 
 def gathered(
-    settings: configs.DataSettings, given: LatentSettings, shape: tuple[int, ...], flip: bool, start: int
+    settings: configs.DataSettings, given: configs.LatentSettings, shape: tuple[int, ...], flip: bool, start: int
 ) -> Iterator[list[F32]]:
     """As `encoded`, out of shards."""
     for samples in data.chunks(itertools.islice(shard_samples(settings, given, []), start, None), CHUNK):
@@ -299,7 +268,7 @@ class DitTask:
         device: str | torch.device = "cpu",
     ) -> None:
         self.config, self.model, self.pictures, self.latents, self.decoder = config, model, pictures, latents, decoder
-        self.device = torch.device(device)
+        self.device, self.position = torch.device(device), 0.0
         self.data = pictures.pairs.stamp("key", "split", pictures.caption)
         c = model.config
         self.by_text = c["condition"] == "text"
@@ -310,16 +279,19 @@ class DitTask:
         self.forward = torch.compile(model, dynamic=False) if config.run.compile else model
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.run.precision == "bfloat16")
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=configs.in_bfloat16(self.config.run.precision, self.device.type)
+        )
 
-    def condition(self, rows: I64, drop: Tensor) -> dict[str, Tensor]:
-        """The model's arguments for pictures `rows`; where `drop` bool [B] the null condition."""
+    def condition(self, rows: I64, drop: Tensor, step: int | None = None) -> dict[str, Tensor]:
+        """The model's arguments for pictures `rows`, in training at `step`; where `drop` bool [B] the null condition."""
         if not self.by_text:
             assert self.pictures.labels is not None  # `model_config` had them taken
             labels = self.pictures.labels[rows]
             return {"labels": torch.where(drop, self.model.config["num_classes"], labels).to(self.device)}
-        assert self.pictures.texts is not None  # `model_config` refuses a model on text without
-        text, lengths = self.pictures.texts.batch(rows)
+        texts = self.pictures.texts if step is None else self.pictures.texts_at(step)
+        assert texts is not None  # `model_config` refuses a model on text without
+        text, lengths = texts.batch(rows)
         most = self.model.config["num_text_tokens"]
         text = padded(text[:, :most], most)
         return {
@@ -329,26 +301,34 @@ class DitTask:
         }
 
     def losses(
-        self, network: Callable[..., Tensor], rows: I64, x0: Tensor, dropout: float, generator: torch.Generator | None = None
+        self,
+        network: Callable[..., Tensor],
+        rows: I64,
+        x0: Tensor,
+        dropout: float,
+        generator: torch.Generator | None = None,
+        step: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean squared error and bound of pictures `rows` with latents x0; random from `generator` or PyTorch's own."""
+        """Mean squared error and bound of pictures `rows` with latents x0, in training at `step`; random from `generator` or
+        PyTorch's own."""
         t = self.process.draw(len(rows), generator)  # [B]
         noise = torch.randn(x0.shape, generator=generator)  # [B,N,d]
         drop = torch.rand(len(rows), generator=generator) < dropout  # [B]
         x0, t, noise = x0.to(self.device), t.to(self.device), noise.to(self.device)
         xt = self.process.add_noise(x0, t, noise)
         with self.autocast():
-            output = network(xt, t, **self.condition(rows, drop))  # [B,N,C or 2C]
+            output = network(xt, t, **self.condition(rows, drop, step))  # [B,N,C or 2C]
         error, bound = self.process.losses(output.float(), x0, xt, t, noise)
         return error.mean(), bound.mean()
 
-    def active(self, step: int) -> list[str]:
+    def active(self, position: float) -> list[str]:
         return ["model"]
 
     def backward(self, step: int, part: int, parts: int) -> dict[str, Tensor]:
         rows = self.pictures.rows(step, part, parts)
         flips = torch.rand(len(rows)).numpy() < 0.5 if self.pictures.flip else None
-        error, bound = self.losses(self.forward, rows, self.latents.batch(rows, flips), self.config.diffusion.dropout)
+        x0 = self.latents.batch(rows, flips)
+        error, bound = self.losses(self.forward, rows, x0, self.config.diffusion.dropout, step=step)
         loss = error + self.config.diffusion.bound * bound
         (loss / self.config.run.accumulate).backward()
         return {"error": error.detach(), "bound": bound.detach()}
@@ -416,9 +396,17 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     pairs = shard_pairs(config.data, config.latents, config.latents.tokenizer) if config.latents.paths else None
     pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed, devices, pairs)
     latents = Latents(folder, config, model, stamp, pictures, devices)
+    weights: dict[str, Tensor] | None = None
+    if config.run.init:
+        config.model, weights = starting(config.run.init, "dit")
+        for name in ("latent_mean", "latent_std"):  # of this run's latents
+            config.model.pop(name)
     told = model_config(config.model, model.config, pictures, latents)
     torch.manual_seed(config.run.seed)
-    task = DitTask(config, DiT(told), pictures, latents, model, devices.device)
+    network = DiT(told)
+    if weights is not None:
+        network.load_state_dict(weights)
+    task = DitTask(config, network, pictures, latents, model, devices.device)
     return Run(folder, config.run, task, {"model_type": "dit", **told}, configs.as_dict(config), devices)
 
 

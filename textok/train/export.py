@@ -13,9 +13,11 @@ import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from ..files import write_json
+from ..bundled import find_model
+from ..errors import ConfigError
+from ..files import read_json, write_json
 from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE
 
 F32 = NDArray[np.float32]
@@ -78,6 +80,27 @@ def load_average(run: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         "cpu_hours": state["cpu_seconds"] / 3600,
     }
     return config, weights, history
+
+
+def starting(name: str, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The config, without its "model_type", and the float32 weights that a training begins with (`run.init`).
+
+    Parameters
+    ----------
+    name
+        The folder of a training, whose average is taken, a model's folder, or the name of a bundled one.
+    kind
+        The "model_type" that it must have: "textok" or "dit".
+    """
+    folder = Path(name)
+    if (folder / STATE_FILE).is_file():
+        config, weights, _ = load_average(folder)
+    else:
+        folder = find_model(name)
+        config, weights = read_json(folder / CONFIG_FILE), unpack(load_file(folder / "model.safetensors"))
+    if (found := config.pop("model_type", kind)) != kind:
+        raise ConfigError(f"run.init: expected a model of type {kind!r}, got {name}, which is {found!r}")
+    return config, {key: torch.from_numpy(value.copy()) for key, value in weights.items()}
 
 
 def export_run(

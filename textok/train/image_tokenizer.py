@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from . import config as configs
 from . import data, losses
 from .discriminator import Discriminator
+from .export import starting
 from .loop import Devices, Run, Scalar, Trainee
 from .modules import TexTok
 
@@ -109,6 +110,12 @@ class Pictures:
             told = self.pairs, settings.caption, settings.cache
             devices.make(lambda: data.open_texts(*told), lambda: data.has_texts(*told))
         self.texts, lengths = data.load_texts(self.pairs, settings.caption, settings.cache)
+        kinds = data.caption_kinds(self.pairs, settings.caption, settings.captions, settings.drop_words)
+        if devices is not None and devices.count > 1 and kinds:
+            devices.make(
+                lambda: data.open_kinds(self.pairs, kinds, settings.cache), lambda: data.has_kinds(kinds, settings.cache)
+            )
+        self.drawn = data.open_kinds(self.pairs, kinds, settings.cache)
         if reads and self.texts is not None and model_config["text_source"] == "embedding":
             width = self.texts.batch(np.arange(1))[0].shape[2]
             if width != model_config["text_dim"]:
@@ -132,9 +139,16 @@ class Pictures:
         self.labels = torch.tensor(labels)
         return max(labels) + 1
 
-    def condition(self, rows: I64) -> dict[str, Tensor]:
-        """What the model takes beside the pictures `rows`, as keyword arguments."""
-        found = data.condition(self.config, self.texts, self.labels, rows)
+    def texts_at(self, step: int) -> data.Texts | None:
+        """The kind of captions that a step reads: one for the whole batch, since kinds are of different lengths."""
+        if not self.drawn:
+            return self.texts
+        return self.drawn[np.random.default_rng([self.seed, step, 2]).integers(len(self.drawn))]
+
+    def condition(self, rows: I64, step: int | None = None) -> dict[str, Tensor]:
+        """What the model takes beside the pictures `rows`, as keyword arguments; in training at `step`."""
+        texts = self.texts if step is None else self.texts_at(step)
+        found = data.condition(self.config, texts, self.labels, rows)
         if "text" in found:
             found["text"] = padded(found["text"], self.config["num_text_tokens"])
         return found
@@ -151,7 +165,7 @@ class Pictures:
             images = data.mirrored(images, self.seed, step, part, parts)
         if isinstance(self.pairs.images, data.Streamed):
             self.pairs.images.expect(self.rows(step + 1, part, parts))
-        return from_uint8(images), self.condition(rows)
+        return from_uint8(images), self.condition(rows, step)
 
     def test_sets(self, count: int) -> dict[str, I64]:
         """{name: rows of at most `count` pictures, evenly spread} (0: all) of the test sets that there are."""
@@ -169,6 +183,7 @@ class TokenizerTask:
 
     def __init__(self, config: SimpleNamespace, model: TexTok, pictures: Pictures, device: str | torch.device = "cpu") -> None:
         self.config, self.model, self.pictures, self.device = config, model, pictures, torch.device(device)
+        self.position: float = 0.0
         self.data = pictures.pairs.stamp("key", "split", pictures.caption)
         run, loss, gan, steps = config.run, config.loss, config.gan, config.run.steps
         self.perceptual_start = configs.steps_of(loss.perceptual_start, steps) if loss.perceptual else steps
@@ -217,7 +232,9 @@ class TokenizerTask:
 
     def autocast(self, pays: bool = True) -> torch.autocast:
         """bfloat16 where the config wants it and it `pays`."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=pays and self.config.run.precision == "bfloat16")
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=pays and configs.in_bfloat16(self.config.run.precision, self.device.type)
+        )
 
     def plain_features(self, images: Tensor, noise: Tensor | None, **condition: Any) -> tuple[Tensor, Tensor]:
         """images [B,S,S,3] -> the last layer's input [B,P,D], and the latents' moments [B,N,d or 2d]."""
@@ -229,8 +246,8 @@ class TokenizerTask:
         z = self.model.tokenizer.quantize(z)
         return self.model.detokenizer.features(z, **condition), moments
 
-    def active(self, step: int) -> list[str]:
-        return ["model", "discriminator"] if step >= self.judge_start else ["model"]
+    def active(self, position: float) -> list[str]:
+        return ["model", "discriminator"] if position >= self.judge_start else ["model"]
 
     def backward(self, step: int, part: int, parts: int) -> dict[str, Scalar]:
         images, condition = self.pictures.batch(step, part, parts)
@@ -245,9 +262,9 @@ class TokenizerTask:
             features, moments = self.features(images, noise, **condition)
             pixels = self.model.detokenizer.pixels(features).float()  # [B,S,S,3]
         leaf = pixels.detach().requires_grad_(True)
-        slope = self.reconstruction_slope(step, leaf, images, values)  # [B,S,S,3]
-        if step >= self.gan_start:
-            slope = slope + self.adversarial_slope(step, leaf, slope, pixels, values)
+        slope = self.reconstruction_slope(leaf, images, values)  # [B,S,S,3]
+        if self.position >= self.gan_start:
+            slope = slope + self.adversarial_slope(leaf, slope, pixels, values)
         ends, slopes = [pixels], [slope * share]
         if kl:
             divergence = losses.kl_to_normal(*moments.float().chunk(2, dim=-1))
@@ -255,25 +272,23 @@ class TokenizerTask:
             ends.append(divergence)
             slopes.append(torch.tensor(self.config.loss.kl * share, device=self.device))
         torch.autograd.backward(ends, slopes)
-        if step >= self.judge_start:
+        if self.position >= self.judge_start:
             self.discriminator_backward(step, images, leaf.detach(), share, values)
         return values
 
-    def reconstruction_slope(self, step: int, leaf: Tensor, images: Tensor, values: dict[str, Scalar]) -> Tensor:
+    def reconstruction_slope(self, leaf: Tensor, images: Tensor, values: dict[str, Scalar]) -> Tensor:
         """The gradient of the reconstruction losses by the pixels `leaf`."""
         l2 = (leaf - images).square().mean()
         values["l2"] = l2.detach()
         loss = self.config.loss.l2 * l2
-        if step >= self.perceptual_start:
+        if self.position >= self.perceptual_start:
             with self.autocast(self.fast_convolutions):
                 perceptual = self.perceptual(leaf, images).float()
             values["perceptual"] = perceptual.detach()
             loss = loss + self.config.loss.perceptual * perceptual
         return torch.autograd.grad(loss, leaf)[0]
 
-    def adversarial_slope(
-        self, step: int, leaf: Tensor, slope: Tensor, pixels: Tensor, values: dict[str, Scalar]
-    ) -> Tensor:
+    def adversarial_slope(self, leaf: Tensor, slope: Tensor, pixels: Tensor, values: dict[str, Scalar]) -> Tensor:
         """The gradient of the weighted adversarial loss by the pixels; `slope` is that of the reconstruction."""
         gan = self.config.gan
         self.discriminator.requires_grad_(False)
@@ -282,7 +297,7 @@ class TokenizerTask:
         adversarial = self.of_generator(logits.float())
         (own,) = torch.autograd.grad(adversarial, leaf)
         self.discriminator.requires_grad_(True)
-        weight = gan.weight * min(1.0, (step - self.gan_start + 1) / max(1, self.gan_warmup))
+        weight = gan.weight * min(1.0, (self.position - self.gan_start + 1) / max(1, self.gan_warmup))
         if gan.adaptive:
             weight = weight * losses.adaptive_weight(pixels, self.model.detokenizer.to_pixels.weight, slope, own)
         values["adversarial"] = adversarial.detach()
@@ -335,10 +350,16 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    weights: dict[str, Tensor] | None = None
+    if config.run.init:
+        config.model, weights = starting(config.run.init, "textok")
     model = model_config(config.model)
     pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed, devices)
     torch.manual_seed(config.run.seed)
-    task = TokenizerTask(config, TexTok(model), pictures, devices.device)
+    network = TexTok(model)
+    if weights is not None:
+        network.load_state_dict(weights)
+    task = TokenizerTask(config, network, pictures, devices.device)
     return Run(folder, config.run, task, {"model_type": "textok", **model}, configs.as_dict(config), devices)
 
 

@@ -7,16 +7,18 @@ A task is what is particular to a training. It has
 
     trainees         {name: Trainee}; the one called "model" is what is exported
     extras           {name: module} whose state belongs to a checkpoint too
-    active(step)     the names of the trainees that step `step` updates
+    active(position) the names of the trainees that are updated there
     backward(step, part, parts)
                      adds the gradients of one of the `parts` of the step's batch; returns {name: scalar}
     after(means)     after the update, with those scalars averaged over parts and devices (optional)
     evaluate(step)   {name: number}, {name: uint8 picture [h,w,3]}: scores and pictures of the averaged weights
     data             a string that tells its data apart from others (optional)
+    position         set by the run before each step: how far it is, by which all that begins and ends at some time goes; the
+                     step itself, or with `run.minutes` the share of the time that is over, times `run.steps`
 
 Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two, so
 that the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last checkpoint
-to the same bits. Devices are those of `accelerate launch`; each takes its slice of every batch, and gradients are averaged over
+to the same bits (but for `run.minutes`, where the clock decides what a step is). Devices are those of `accelerate launch`; each takes its slice of every batch, and gradients are averaged over
 them.
 """
 
@@ -51,6 +53,7 @@ U8 = NDArray[np.uint8]
 Scalar = Tensor | float
 
 LOOK_SECONDS = 0.5
+QUIET = ("lr_", "norm_", "logits_", "slope_", "gan_weight", "accuracy", "lecam", "r1")  # of the log, not of the terminal
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
 SETTINGS_FILE = "training.json"
@@ -60,6 +63,13 @@ PLACES = ("paths", "cache", "memory", "index", "held_out")  # of [data]: where i
 
 class TrainingError(TextokError, ValueError):
     """A training that cannot go on: gradients that stay without finite values, a folder of another run."""
+
+
+def spoken(seconds: float) -> str:
+    """A time as people say it."""
+    if not seconds < 5400:
+        return "? h" if math.isnan(seconds) else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 class Devices:
@@ -115,11 +125,11 @@ class Trainee:
         self.ema = Ema(model, settings.ema) if settings.ema > 0 else None
         self.norm = math.nan
 
-    def rate(self, step: int) -> float:
-        """The learning rate at a step of the run."""
+    def rate(self, position: float) -> float:
+        """The learning rate at a position of the run, in steps."""
         s = self.settings
         warmup, decay = (configs.steps_of(when, self.steps) for when in (s.warmup, s.decay))
-        return s.lr * rate_share(step, self.steps, s.schedule, warmup, decay, s.floor, self.start)
+        return s.lr * rate_share(position, self.steps, s.schedule, warmup, decay, s.floor, self.start)
 
     def gradients(self) -> list[Tensor]:
         return [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -130,14 +140,14 @@ class Trainee:
         self.norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most).item()
         return math.isfinite(self.norm)
 
-    def update(self, step: int) -> None:
-        rate = self.rate(step)
+    def update(self, step: int, position: float) -> None:
+        rate = self.rate(position)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.step()
         if self.ema:
-            self.ema.update(self.model, step - self.start + 1)
+            self.ema.update(self.model, max(1, step - self.start + 1))
 
     def averaged(self) -> dict[str, Tensor]:
         """{name: float32 tensor} of the moving average, or of the model where it has none."""
@@ -242,8 +252,9 @@ class Task(Protocol):
 
     trainees: dict[str, Trainee]
     extras: dict[str, nn.Module]
+    position: float
 
-    def active(self, step: int) -> list[str]: ...
+    def active(self, position: float) -> list[str]: ...
 
     def backward(self, step: int, part: int, parts: int) -> Mapping[str, Scalar]: ...
 
@@ -294,6 +305,7 @@ class Run:
         if self.devices.main:
             hold(self.folder)
         self.step, self.seconds, self.cpu_seconds, self.skipped, self.in_a_row = 0, 0.0, 0.0, 0, 0
+        self.at: float = 0.0
         self.means, self.columns, self.board = Means(), None, None
         if (self.folder / STATE_FILE).exists():
             self.load(told)
@@ -308,6 +320,22 @@ class Run:
                 self.board = SummaryWriter(self.folder / "tensorboard", purge_step=self.step + 1)
         self.wall, self.cpu = time.monotonic(), time.process_time()
         self.saved = self.wall
+        self.position = self.clock()
+
+    def clock(self) -> float:
+        """How far the run is, from 0 to its `steps`: by steps, or by the time on all devices' clocks."""
+        settings = self.settings
+        if not settings.minutes:
+            return self.step
+        share = torch.tensor(
+            (self.seconds + time.monotonic() - self.wall) / (60 * settings.minutes), device=self.devices.device
+        )
+        self.devices.average([share])
+        return min(1.0, share.item()) * settings.steps
+
+    @property
+    def finished(self) -> bool:
+        return self.position >= self.settings.steps
 
     def parts(self) -> dict[str, Trainee | nn.Module]:
         """What has a state, by name."""
@@ -358,7 +386,8 @@ class Run:
     @fast_products()
     def advance(self) -> None:
         """One step: gradients of every part, averaged over devices, then the updates, unless they are not finite."""
-        trainees = [self.task.trainees[name] for name in self.task.active(self.step)]
+        self.task.position = self.position
+        trainees = [self.task.trainees[name] for name in self.task.active(self.position)]
         for trainee in trainees:
             trainee.model.zero_grad(set_to_none=True)
         parts = self.settings.accumulate * self.devices.count
@@ -376,7 +405,7 @@ class Run:
         finite = [trainee.clip() for trainee in trainees]
         if all(finite):
             for trainee in trainees:
-                trainee.update(self.step)
+                trainee.update(self.step, self.position)
             if hasattr(self.task, "after"):
                 self.task.after(values)
             self.means.add(values)
@@ -390,10 +419,11 @@ class Run:
                     f"the last checkpoint is from before them: lower optim.lr, or look at the data"
                 )
         self.step += 1
+        self.at, self.position = self.position, self.clock()
 
     def due(self, every: int) -> bool:
         """Whether this step is a multiple of `every` (0: none is) or the last."""
-        return (every > 0 and self.step % every == 0) or self.step >= self.settings.steps
+        return (every > 0 and self.step % every == 0) or self.finished
 
     def log(self, scores: dict[str, float], pictures: Mapping[str, U8]) -> None:
         """One line in log.csv and on the terminal; pictures in `pictures/`; both to TensorBoard."""
@@ -403,15 +433,15 @@ class Run:
             "cpu_seconds": round(self.cpu_seconds), "skipped": self.skipped,
         }  # fmt: skip
         values: dict[str, float] = {}
-        for name in self.task.active(self.step - 1):
+        for name in self.task.active(self.at):
             trainee = self.task.trainees[name]
-            values |= {f"lr_{name}": trainee.rate(self.step - 1), f"norm_{name}": trainee.norm}
+            values |= {f"lr_{name}": trainee.rate(self.at), f"norm_{name}": trainee.norm}
         values |= self.means.take() | scores
         if not self.devices.main:
             return
         row |= {k: f"{v:.5g}" for k, v in values.items()}
         self.write_row(row)
-        tqdm.write(" ".join(f"{k} {v}" for k, v in row.items()), file=sys.stdout)
+        tqdm.write(self.line(values), file=sys.stdout)
         sys.stdout.flush()
         for name, picture in pictures.items():
             path = self.folder / "pictures" / f"{name}-{self.step:07d}.png"
@@ -423,6 +453,14 @@ class Run:
             for name, picture in pictures.items():
                 self.board.add_image(name, picture, self.step, dataformats="HWC")
             self.board.flush()
+
+    def line(self, values: Mapping[str, float]) -> str:
+        """What the terminal shows of a row of the log: how far, how long, and the losses and scores."""
+        share = self.position / self.settings.steps
+        left = self.seconds / share - self.seconds if share else math.nan
+        shown = " ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(QUIET))
+        skipped = f" ({self.skipped} skipped)" if self.skipped else ""
+        return f"step {self.step}{skipped}, {share:.0%}, {spoken(self.seconds)}, {spoken(left)} to go: {shown}"
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Appends to log.csv; where columns are new (a loss that begins later, scores) the file is written anew with them."""
@@ -452,10 +490,13 @@ class Run:
     def _train(self) -> None:
         settings = self.settings
         bar = tqdm(
-            total=settings.steps, initial=self.step, unit="step", disable=not (self.devices.main and sys.stderr.isatty())
+            total=None if settings.minutes else settings.steps,
+            initial=self.step,
+            unit="step",
+            disable=not (self.devices.main and sys.stderr.isatty()),
         )
         with bar:
-            while self.step < settings.steps:
+            while not self.finished:
                 self.advance()
                 bar.update()
                 scored = self.due(settings.eval_every)
@@ -463,7 +504,7 @@ class Run:
                     scores, pictures = self.task.evaluate(self.step) if scored and self.devices.main else ({}, {})
                     self.log(scores, pictures)
                 late = self.in_a_row == 0 and time.monotonic() - self.saved > settings.save_seconds
-                if late or self.step >= settings.steps:  # a last step without finite gradients left no trace in the weights
+                if late or self.finished:  # a last step without finite gradients left no trace in the weights
                     self.save()
         self.devices.wait()
         if self.board:

@@ -196,8 +196,7 @@ class Side(nn.Module):
             self.input_norm = nn.Identity()
         hidden = round(self.width * sizes["mlp_ratio"])
         self.blocks = nn.ModuleList(
-            Block(self.width, sizes["num_heads"], hidden, config, self.cross)
-            for _ in range(sizes["depth"])
+            Block(self.width, sizes["num_heads"], hidden, config, self.cross) for _ in range(sizes["depth"])
         )
         if config["rope"]:
             pairs = self.width // sizes["num_heads"] // 2
@@ -529,8 +528,7 @@ class DiT(nn.Module):
         eps, mlp_eps = config["norm_eps"], config["mlp_norm_eps"]
         mlp_eps = eps if mlp_eps is None else mlp_eps
         self.blocks = nn.ModuleList(
-            DiTBlock(width, config["num_heads"], hidden, eps, mlp_eps, self.by_text)
-            for _ in range(config["depth"])
+            DiTBlock(width, config["num_heads"], hidden, eps, mlp_eps, self.by_text) for _ in range(config["depth"])
         )
         out = 2 * channels if config["learn_sigma"] else channels
         self.final_layer = FinalLayer(width, out * area, eps)

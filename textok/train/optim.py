@@ -100,7 +100,7 @@ def build_optimisers(
 
 
 def rate_share(
-    step: int, steps: int, schedule: str, warmup: int, decay: float = 0.0, floor: float = 0.0, start: int = 0
+    step: float, steps: int, schedule: str, warmup: int, decay: float = 0.0, floor: float = 0.0, start: int = 0
 ) -> float:
     """The learning rate of `step` (from 0) of `steps` as a share of its peak.
 
