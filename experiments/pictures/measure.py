@@ -1,0 +1,174 @@
+"""Tokenizers on pictures of concepts and of styles that no training had: PSNR, what the right caption is worth, seams, KID.
+
+    python experiments/pictures/measure.py --pictures FOLDER --emoji FOLDER MODEL [MODEL ...] [--count 512] [--out results]
+
+A MODEL is a model's folder, a bundled name, or the folder of a training. Test sets: the emoji's own, by concept; the other
+sources' by concept; by style (README.md). Writes reconstruction.csv, reconstruction.md and a sheet of pictures a set.
+"""
+
+import argparse
+import csv
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import textok
+from textok import metrics
+from textok.data.sources import open_sources
+from textok.metrics.networks import load_network
+from textok.text.torch_encoders import load_encoder
+from textok.train import data
+from textok.train.dit import load_tokenizer
+
+HERE = Path(__file__).parent
+NETWORK = "efficientnet-lite0@128"
+BATCH = 64
+SHOWN = 16
+
+
+def seam_ratio(pictures, patch):
+    """Mean difference of neighbouring pixels across the borders of patches over that inside them, of uint8 [n,S,S,3]."""
+    across = np.abs(np.diff(pictures.astype(np.float64), axis=2)).mean(axis=(0, 1, 3))  # [S-1]
+    down = np.abs(np.diff(pictures.astype(np.float64), axis=1)).mean(axis=(0, 2, 3))
+    border = np.arange(len(across)) % patch == patch - 1
+    return (across[border].mean() + down[border].mean()) / (across[~border].mean() + down[~border].mean())
+
+
+def test_sets(pictures, emoji, size, caption, count, seed):
+    """{name: (uint8 [n,S,S,3], n captions)} of the three test sets, `count` pictures of each at random (0: all)."""
+    keys = {name: set((HERE / f"{name}.txt").read_text().split()) for name in ("test", "style")}
+    found = {"emoji, by concept": [], "others, by concept": [], "by style": []}
+    rng = np.random.default_rng(seed)
+    for folder, own in ((pictures, False), (emoji, True)):
+        for sample, _ in data.events(open_sources(sorted(Path(folder).glob("*.tar*"))), caption, "", []):
+            place = next((name for name in keys if sample.key in keys[name]), None)
+            if place:
+                found["by style" if place == "style" else "emoji, by concept" if own else "others, by concept"].append(sample)
+    sets = {}
+    for name, samples in found.items():
+        chosen = [samples[i] for i in sorted(rng.permutation(len(samples))[: count or None])]
+        sets[name] = np.stack([data.decode(sample, size) for sample in chosen]), [sample.caption(caption) for sample in chosen]
+    return sets
+
+
+def others(captions, seed):
+    """The captions in another order, in which none stands where it was: a random ring."""
+    ring = np.random.default_rng(seed).permutation(len(captions))
+    found = list(captions)
+    for place, source in zip(ring, np.roll(ring, 1), strict=True):
+        found[place] = captions[source]
+    return found
+
+
+def embedded(encoder, captions):
+    """The embeddings as `reconstruct` takes them, a batch at a time."""
+    return [encoder(captions[start : start + BATCH]) for start in range(0, len(captions), BATCH)]
+
+
+def reconstructed(model, pictures, texts):
+    """uint8 [n,S,S,3] of the model, with its text embeddings where it reads any."""
+    parts = []
+    for number, start in enumerate(range(0, len(pictures), BATCH)):
+        condition = {}
+        if model.config.text_condition != "none":
+            text, lengths = texts[number]
+            most = model.config.num_text_tokens
+            condition = {"text": text[:, :most], "text_lengths": np.minimum(lengths, most)}
+        parts.append(model.reconstruct(pictures[start : start + BATCH], **condition))
+    return np.concatenate(parts)
+
+
+def spread(differences):
+    """The mean of paired differences as words, with its 95% interval."""
+    half = 1.96 * np.std(differences, ddof=1) / math.sqrt(len(differences))
+    return f"{np.mean(differences):+.2f} [{np.mean(differences) - half:+.2f}, {np.mean(differences) + half:+.2f}]"
+
+
+def measured(name, model, sets, texts, network, originals_features):
+    """A row a test set, and the pictures."""
+    rows, made = [], {}
+    for place, (pictures, captions) in sets.items():
+        begun = time.perf_counter()
+        made[place] = reconstructed(model, pictures, texts[place]["right"])
+        seconds = (time.perf_counter() - begun) / len(pictures)
+        psnr = metrics.psnr(made[place], pictures)
+        features = np.concatenate([network(made[place][i : i + BATCH]).features for i in range(0, len(pictures), BATCH)])
+        row = {
+            "model": name,
+            "test set": place,
+            "pictures": len(pictures),
+            "PSNR": f"{psnr.mean():.2f}",
+            "right less wrong caption, dB": "",
+            "KID x 1000": f"{1000 * metrics.kernel_distance(features, originals_features[place], paired=True):.0f}",
+            "seams": f"{seam_ratio(made[place], model.config.patch_size):.2f}",
+            "seams of originals": f"{seam_ratio(pictures, model.config.patch_size):.2f}",
+            "ms a picture": f"{1000 * seconds:.1f}",
+        }
+        if model.config.text_condition != "none":
+            wrong = metrics.psnr(reconstructed(model, pictures, texts[place]["wrong"]), pictures)
+            row["right less wrong caption, dB"] = spread(psnr - wrong)
+        rows.append(row)
+    return rows, made
+
+
+def sheet(pictures, made):
+    """Originals above what every model makes of them."""
+    lines = [np.concatenate(list(part[:SHOWN]), axis=1) for part in (pictures, *made)]
+    return Image.fromarray(np.concatenate(lines))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--pictures", required=True, help="folder of the larger set's shards")
+    parser.add_argument("--emoji", required=True, help="folder of the emoji's shards")
+    parser.add_argument("--caption", default="caption_long", help="the field that models read")
+    parser.add_argument("--count", type=int, default=512, help="pictures of each test set, at random; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    models = {Path(name).name: load_tokenizer(name, threads=args.threads)[0] for name in args.models}
+    size = next(iter(models.values())).config.image_size
+    sets = test_sets(args.pictures, args.emoji, size, args.caption, args.count, args.seed)
+    encoder = load_encoder("minilm", data.MAX_TOKENS, threads=args.threads)
+    texts = {
+        place: {"right": embedded(encoder, captions), "wrong": embedded(encoder, others(captions, args.seed))}
+        for place, (_, captions) in sets.items()
+    }
+    network = load_network(NETWORK, args.threads)
+    originals = {
+        place: np.concatenate([network(pictures[i : i + BATCH]).features for i in range(0, len(pictures), BATCH)])
+        for place, (pictures, _) in sets.items()
+    }
+    rows, shown = [], {place: [] for place in sets}
+    for name, model in models.items():
+        more, made = measured(name, model, sets, texts, network, originals)
+        rows += more
+        for place, pictures in made.items():
+            shown[place].append(pictures)
+    with (args.out / "reconstruction.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
+    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
+    cpus = len(os.sched_getaffinity(0))
+    how = (
+        f"{args.count or 'all'} pictures of each set at random (seed {args.seed}), captions {args.caption}; wrong captions are "
+        f"those of another picture of the set at random; KID by {NETWORK} in place of Inception-v3. "
+        f"textok {textok.__version__}, {cpus} CPUs."
+    )
+    (args.out / "reconstruction.md").write_text("\n".join([how, "", *lines, ""]))
+    print("\n".join(lines))
+    for place, (pictures, _) in sets.items():
+        sheet(pictures, shown[place]).save(args.out / f"reconstruction-{place.replace(', ', '-').replace(' ', '-')}.png")
+
+
+if __name__ == "__main__":
+    main()
