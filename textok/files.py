@@ -56,7 +56,7 @@ def open_plain(path: Path, mode: str = "rb") -> IO[Any]:
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NONBLOCK, 0o666)
 
-    file = open(path, mode, opener=opener)
+    file = open(path, mode, opener=opener)  # noqa: SIM115  the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "expected a file, got something else", str(path))

@@ -91,7 +91,7 @@ def spread(differences):
 def measured(name, model, sets, texts, network, originals_features):
     """A row a test set, and the pictures."""
     rows, made = [], {}
-    for place, (pictures, captions) in sets.items():
+    for place, (pictures, _) in sets.items():
         begun = time.perf_counter()
         made[place] = reconstructed(model, pictures, texts[place]["right"])
         seconds = (time.perf_counter() - begun) / len(pictures)

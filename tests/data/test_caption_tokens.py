@@ -16,11 +16,27 @@ tokenizers = pytest.importorskip("tokenizers")
 
 MODELS = Path(textok.__file__).parent / "models"
 AWKWARD = [
-    "a smiling red apple", "Two  DOGS,\ton the   beach\r\n(sunset)...", "", " ", "\n\n", "naïve café — ½ ﬁ ＦＵＬＬ ﷽", "a\u0301e\u0301 \u00c5ngstro\u0308m",
-    "🍎🍏 👩‍👩‍👧‍👦 🏳️‍🌈 ☃", "control \x00\x01\x7f chars \u200b\ufeff zero \u202e width", "汉字 and 한국어 العربية हिन्दी", "it's 3.14, isn't it? we've 1234567890",
-    "<pad> </s> <unk> <extra_id_0> [SEP] [CLS] [MASK] <|endoftext|> <|startoftext|>", "x" * 5000, "word " * 10000, "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0010ffff", "▁▁ metaspace ▁",
-    "#hash @at $100 50% a/b c\\d <html> & \"quotes\" `code`", "ß ẞ İ ı ſ", "Ünïcödé" * 30, "   leading and trailing   ",
-]  # fmt: skip
+    "a smiling red apple",
+    "Two  DOGS,\ton the   beach\r\n(sunset)...",
+    "",
+    " ",
+    "\n\n",
+    "naïve café — ½ ﬁ ＦＵＬＬ ﷽",
+    "a\u0301e\u0301 \u00c5ngstro\u0308m",
+    "🍎🍏 👩‍👩‍👧‍👦 🏳️‍🌈 ☃",
+    "control \x00\x01\x7f chars \u200b\ufeff zero \u202e width",
+    "汉字 and 한국어 العربية हिन्दी",
+    "it's 3.14, isn't it? we've 1234567890",
+    "<pad> </s> <unk> <extra_id_0> [SEP] [CLS] [MASK] <|endoftext|> <|startoftext|>",
+    "x" * 5000,
+    "word " * 10000,
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0010ffff",
+    "▁▁ metaspace ▁",
+    '#hash @at $100 50% a/b c\\d <html> & "quotes" `code`',
+    "ß ẞ İ ı ſ",
+    "Ünïcödé" * 30,
+    "   leading and trailing   ",
+]
 
 
 def lines():
@@ -82,9 +98,16 @@ def spiece(tmp_path_factory):
     sentencepiece = pytest.importorskip("sentencepiece")
     folder = tmp_path_factory.mktemp("t5")
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines()), model_prefix=str(folder / "spiece"), vocab_size=600, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
-        hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(lines()),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=600,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
     (folder / "spiece.vocab").unlink()
     (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 100}))

@@ -59,9 +59,18 @@ def broken_npz(tmp_path, flaw):
 
 
 FLAWS = (
-    "cut", "no zip", "version", "encrypted", "damaged member", "no npy", "cut header", "claims much", "claims more than 64 bits",
-    "negative", "objects",
-)  # fmt: skip
+    "cut",
+    "no zip",
+    "version",
+    "encrypted",
+    "damaged member",
+    "no npy",
+    "cut header",
+    "claims much",
+    "claims more than 64 bits",
+    "negative",
+    "objects",
+)
 
 
 @pytest.mark.parametrize("flaw", FLAWS)

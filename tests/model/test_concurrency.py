@@ -22,7 +22,8 @@ HERE = Path(__file__).parent  # a fresh process imports this file
 
 def in_fresh_process(code, limit=120):
     """Runs `code` with the tests' modules at hand; fails with its output unless it ends well and silently."""
-    path = os.pathsep.join([str(Path(textok.__file__).parents[1]), str(HERE), str(HERE / "model"), os.environ.get("PYTHONPATH", "")])
+    ours = [Path(textok.__file__).parents[1], HERE, HERE / "model"]
+    path = os.pathsep.join([*map(str, ours), os.environ.get("PYTHONPATH", "")])
     # Newer Pythons warn of any fork beside threads, which is what a test here is about.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=os.environ | {"PYTHONPATH": path})

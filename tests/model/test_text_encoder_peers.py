@@ -1,5 +1,5 @@
-"""Text encoders beside float64: in NumPy, and transformers' own code at the sizes of real models, where PyTorch's own error is the measure; and
-T5's outliers, which int8 must not lose."""
+"""Text encoders beside float64: in NumPy, and transformers' own code at the sizes of real models, where PyTorch's own error is
+the measure; and T5's outliers, which int8 must not lose."""
 
 import numerics
 import numpy as np
@@ -45,7 +45,7 @@ def test_t5_beside_float64():
 
 
 def test_every_distance_has_the_originals_bucket():
-    """A bias that is the bucket's number, on values that tell which key had the weight: one far caption, every pair of places."""
+    """A bias that is the bucket's number, on values that tell which key had the weight: one far caption, all pairs."""
     torch = pytest.importorskip("torch")
     t5 = pytest.importorskip("transformers.models.t5.modeling_t5").T5Attention
     T = 600
@@ -84,7 +84,7 @@ def with_outliers(encoder, times=300, channels=5):
 
 
 def test_t5_keeps_its_outliers_in_int8():
-    """`wo` stays bfloat16: with outliers of 300 times int8 models err as without. Rounded to int8 its input would lose the sentence."""
+    """`wo` stays bfloat16: with outliers of 300 times int8 models err as without. Its input in int8 would lose the sentence."""
     plain = scaled(TextEncoder.from_config(T5))
     config, weights = plain.config, with_outliers(plain)
     ids = captions(300, 5, 20, 37, 64)
@@ -124,31 +124,66 @@ def peer(config):
     torch.manual_seed(0)
     if config["family"] == "t5":
         kind = transformers.UMT5EncoderModel if config.get("relative_per_block") else transformers.T5EncoderModel
-        made = kind(kind.config_class(
-            vocab_size=config["vocab_size"], d_model=config["hidden_size"], d_kv=config["head_dim"], d_ff=config["mlp_size"],
-            num_layers=config["depth"], num_heads=config["num_heads"], feed_forward_proj="gated-gelu" if config["gated"] else "relu",
-            dropout_rate=0.0,
-        ))  # fmt: skip
+        made = kind(
+            kind.config_class(
+                vocab_size=config["vocab_size"],
+                d_model=config["hidden_size"],
+                d_kv=config["head_dim"],
+                d_ff=config["mlp_size"],
+                num_layers=config["depth"],
+                num_heads=config["num_heads"],
+                feed_forward_proj="gated-gelu" if config["gated"] else "relu",
+                dropout_rate=0.0,
+            )
+        )
     elif config["family"] == "bert":
-        made = transformers.BertModel(transformers.BertConfig(
-            vocab_size=config["vocab_size"], hidden_size=config["hidden_size"], num_hidden_layers=config["depth"],
-            num_attention_heads=config["num_heads"], intermediate_size=config["mlp_size"],
-        ), add_pooling_layer=False)  # fmt: skip
+        made = transformers.BertModel(
+            transformers.BertConfig(
+                vocab_size=config["vocab_size"],
+                hidden_size=config["hidden_size"],
+                num_hidden_layers=config["depth"],
+                num_attention_heads=config["num_heads"],
+                intermediate_size=config["mlp_size"],
+            ),
+            add_pooling_layer=False,
+        )
     else:
-        made = transformers.CLIPTextModel(transformers.CLIPTextConfig(
-            vocab_size=config["vocab_size"], hidden_size=config["hidden_size"], num_hidden_layers=config["depth"],
-            num_attention_heads=config["num_heads"], intermediate_size=config["mlp_size"], hidden_act="quick_gelu",
-        ))  # fmt: skip
+        made = transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(
+                vocab_size=config["vocab_size"],
+                hidden_size=config["hidden_size"],
+                num_hidden_layers=config["depth"],
+                num_attention_heads=config["num_heads"],
+                intermediate_size=config["mlp_size"],
+                hidden_act="quick_gelu",
+            )
+        )
     return made.double().eval()
 
 
 SIZES = {
     "T5-small": T5 | {"hidden_size": 512, "depth": 8, "num_heads": 6, "head_dim": 64, "mlp_size": 1024},
     "umT5": T5 | {"relative_per_block": True},
-    "BERT": {"family": "bert", "vocab_size": 500, "hidden_size": 384, "depth": 6, "num_heads": 12, "mlp_size": 1536, "max_positions": 512},
-    "CLIP": {"family": "clip", "vocab_size": 500, "hidden_size": 768, "depth": 3, "num_heads": 12, "mlp_size": 3072, "max_positions": 77,
-             "activation": "quick_gelu"},
-}  # fmt: skip
+    "BERT": {
+        "family": "bert",
+        "vocab_size": 500,
+        "hidden_size": 384,
+        "depth": 6,
+        "num_heads": 12,
+        "mlp_size": 1536,
+        "max_positions": 512,
+    },
+    "CLIP": {
+        "family": "clip",
+        "vocab_size": 500,
+        "hidden_size": 768,
+        "depth": 3,
+        "num_heads": 12,
+        "mlp_size": 3072,
+        "max_positions": 77,
+        "activation": "quick_gelu",
+    },
+}
 LARGE = {
     "T5-XL, 2 blocks": T5 | {"hidden_size": 2048, "depth": 2, "num_heads": 32, "head_dim": 64, "mlp_size": 5120},
     "T5-XXL, 1 block": T5 | {"hidden_size": 4096, "depth": 1, "num_heads": 64, "head_dim": 64, "mlp_size": 10240},

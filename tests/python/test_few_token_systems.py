@@ -1,4 +1,4 @@
-"""Folders of SoftVQ-VAE, MAETok and the DiT and SiT over their tokens, as the hub has them: what is carried over, what is refused."""
+"""Folders of SoftVQ-VAE, MAETok, and DiT and SiT over their tokens, as the hub has them: what is carried over or refused."""
 
 import json
 import shutil

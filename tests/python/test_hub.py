@@ -104,13 +104,16 @@ def test_pipelines_and_folders(served, tmp_path):
     assert "no folder 'none' in some/folders" in run(served, tmp_path, "hf://some/folders/none")
 
 
-@pytest.mark.parametrize(("name", "message"), (
-    ("hf://some/none", "the hub has no such model, or it is private and HF_TOKEN is not of a reader"),
-    ("hf://some/sit@v7", "the hub has no such revision of it"),
-    ("hf://some", "expected hf://owner/name"),
-    ("hf://some/sit/../x", "expected hf://owner/name"),
-    ("hf://", "expected hf://owner/name"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "message"),
+    (
+        ("hf://some/none", "the hub has no such model, or it is private and HF_TOKEN is not of a reader"),
+        ("hf://some/sit@v7", "the hub has no such revision of it"),
+        ("hf://some", "expected hf://owner/name"),
+        ("hf://some/sit/../x", "expected hf://owner/name"),
+        ("hf://", "expected hf://owner/name"),
+    ),
+)
 def test_names_that_are_wrong(served, tmp_path, name, message):
     assert message in run(served, tmp_path, name)
 
@@ -128,7 +131,7 @@ def test_refusals(served, tmp_path, status, message):
 
 @pytest.mark.parametrize("mood", ({"cut": True}, {"wrong": True}, {"slow": 5}), ids=str)
 def test_nothing_half_written_is_used(served, tmp_path, mood):
-    """A connection that ends in the middle, other bytes than the hub's hash is of, a hub that does not answer in time: an error,
+    """A connection that ends in the middle, other bytes than the hub's hash is of, a hub that answers too late: an error,
     a cache without the file, and a good model when the hub is well again."""
     server, _ = served
     server.mood |= mood

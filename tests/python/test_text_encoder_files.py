@@ -56,16 +56,44 @@ def whole_t5(tensors):
 
 LAYOUTS = {
     "a whole T5": ("t5_v1_1", whole_t5, {}),
-    "T5 without shared": ("t5_original", lambda t: {k.replace("shared.weight", "encoder.embed_tokens.weight"): v for k, v in t.items()}, {}),
+    "T5 without shared": (
+        "t5_original",
+        lambda t: {k.replace("shared.weight", "encoder.embed_tokens.weight"): v for k, v in t.items()},
+        {},
+    ),
     "mT5": ("t5_v1_1", dict, {"model_type": "mt5"}),
-    "BERT with a prefix, a pooler and places": ("bert", lambda t: {f"bert.{k}": v for k, v in t.items()} | {
-        "bert.pooler.dense.weight": np.zeros((48, 48), np.float32), "cls.predictions.bias": np.zeros(120, np.float32),
-        "bert.embeddings.position_ids": np.arange(80)[None]}, {}),
-    "BERT with gamma and beta": ("bert", lambda t: {k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for k, v in t.items()}, {}),
+    "BERT with a prefix, a pooler and places": (
+        "bert",
+        lambda t: (
+            {f"bert.{k}": v for k, v in t.items()}
+            | {
+                "bert.pooler.dense.weight": np.zeros((48, 48), np.float32),
+                "cls.predictions.bias": np.zeros(120, np.float32),
+                "bert.embeddings.position_ids": np.arange(80)[None],
+            }
+        ),
+        {},
+    ),
+    "BERT with gamma and beta": (
+        "bert",
+        lambda t: {k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for k, v in t.items()},
+        {},
+    ),
     "CLIP without text_model": ("clip_text", lambda t: {k.removeprefix("text_model."): v for k, v in t.items()}, {}),
-    "a whole CLIP": ("clip_text", lambda t: t | {"vision_model.embeddings.class_embedding": np.zeros(3, np.float32), "logit_scale": np.zeros((), np.float32),
-        "visual_projection.weight": np.zeros((3, 3), np.float32), "text_model.embeddings.position_ids": np.arange(77)[None]}, {}),
-}  # fmt: skip
+    "a whole CLIP": (
+        "clip_text",
+        lambda t: (
+            t
+            | {
+                "vision_model.embeddings.class_embedding": np.zeros(3, np.float32),
+                "logit_scale": np.zeros((), np.float32),
+                "visual_projection.weight": np.zeros((3, 3), np.float32),
+                "text_model.embeddings.position_ids": np.arange(77)[None],
+            }
+        ),
+        {},
+    ),
+}
 
 
 @pytest.mark.parametrize("case", LAYOUTS.values(), ids=LAYOUTS)
@@ -150,17 +178,27 @@ def open_clip(tensors):
     """The golden CLIP as open_clip names and lays it out."""
     t = {name.removeprefix("text_model."): value for name, value in tensors.items()}
     result = {
-        "token_embedding.weight": t["embeddings.token_embedding.weight"], "positional_embedding": t["embeddings.position_embedding.weight"],
-        "ln_final.weight": t["final_layer_norm.weight"], "ln_final.bias": t["final_layer_norm.bias"],
-        "text_projection": t["text_projection.weight"].T, "logit_scale": np.float32([3]), "attn_mask": np.zeros((77, 77), np.float32),
-        "visual.conv1.weight": np.zeros((3, 3), np.float32), "visual.transformer.resblocks.0.ln_1.weight": np.zeros(3, np.float32),
-    }  # fmt: skip
+        "token_embedding.weight": t["embeddings.token_embedding.weight"],
+        "positional_embedding": t["embeddings.position_embedding.weight"],
+        "ln_final.weight": t["final_layer_norm.weight"],
+        "ln_final.bias": t["final_layer_norm.bias"],
+        "text_projection": t["text_projection.weight"].T,
+        "logit_scale": np.float32([3]),
+        "attn_mask": np.zeros((77, 77), np.float32),
+        "visual.conv1.weight": np.zeros((3, 3), np.float32),
+        "visual.transformer.resblocks.0.ln_1.weight": np.zeros(3, np.float32),
+    }
     for i in range(3):
         old, new = f"encoder.layers.{i}.", f"transformer.resblocks.{i}."
         for kind in ("weight", "bias"):
             result[f"{new}attn.in_proj_{kind}"] = np.concatenate([t[f"{old}self_attn.{part}_proj.{kind}"] for part in "qkv"])
-            for ours, theirs in (("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("attn.out_proj", "self_attn.out_proj"),
-                                 ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")):  # fmt: skip
+            for ours, theirs in (
+                ("ln_1", "layer_norm1"),
+                ("ln_2", "layer_norm2"),
+                ("attn.out_proj", "self_attn.out_proj"),
+                ("mlp.c_fc", "mlp.fc1"),
+                ("mlp.c_proj", "mlp.fc2"),
+            ):
                 result[f"{new}{ours}.{kind}"] = t[f"{old}{theirs}.{kind}"]
     return result
 
@@ -234,18 +272,58 @@ def broken(change=dict, config=None, family="t5_v1_1"):
 
 
 WRONG = {
-    "another model": (broken(config={"model_type": "gpt2"}), ConfigError, "expected a text encoder, a \"model_type\" of .*got 'gpt2'"),
-    "no sizes": (lambda f: (f.mkdir(), (f / "config.json").write_text('{"model_type": "t5"}')), ConfigError, "missing vocab_size, d_model"),
-    "an activation": (broken(config={"feed_forward_proj": "gated-mish"}), ConfigError, "expected an activation of .*got 'mish'"),
-    "a tensor too few": (broken(lambda t: {k: v for k, v in t.items() if "wo" not in k}), WeightsError, "missing 3 tensors .*wo.weight"),
-    "a tensor too many": (broken(lambda t: t | {"encoder.more": np.zeros(3, np.float32)}), WeightsError, "not in this model 1 tensor .encoder.more"),
+    "another model": (
+        broken(config={"model_type": "gpt2"}),
+        ConfigError,
+        "expected a text encoder, a \"model_type\" of .*got 'gpt2'",
+    ),
+    "no sizes": (
+        lambda f: (f.mkdir(), (f / "config.json").write_text('{"model_type": "t5"}')),
+        ConfigError,
+        "missing vocab_size, d_model",
+    ),
+    "an activation": (
+        broken(config={"feed_forward_proj": "gated-mish"}),
+        ConfigError,
+        "expected an activation of .*got 'mish'",
+    ),
+    "a tensor too few": (
+        broken(lambda t: {k: v for k, v in t.items() if "wo" not in k}),
+        WeightsError,
+        "missing 3 tensors .*wo.weight",
+    ),
+    "a tensor too many": (
+        broken(lambda t: t | {"encoder.more": np.zeros(3, np.float32)}),
+        WeightsError,
+        "not in this model 1 tensor .encoder.more",
+    ),
     "a shape": (broken(config={"d_ff": 100}), WeightsError, "wi_0.weight: expected .100, 48., got .112, 48."),
-    "a NaN": (broken(lambda t: t | {"shared.weight": t["shared.weight"] * np.nan}), WeightsError, "shared.weight: expected finite numbers"),
-    "no weights": (lambda f: (write(f, "bert"), (f / "model.safetensors").unlink()), WeightsError, "no model.safetensors, pytorch_model.bin"),
-    "heads": (broken(config={"num_attention_heads": 5}, family="bert"), ConfigError, "num_heads: expected a divisor of hidden_size, 48"),
-    "positions": (broken(config={"position_embedding_type": "relative_key"}, family="bert"), ConfigError, "expected absolute positions"),
-    "buckets": (broken(config={"relative_attention_num_buckets": 30}), ConfigError, "relative_buckets: expected a multiple of 4"),
-}  # fmt: skip
+    "a NaN": (
+        broken(lambda t: t | {"shared.weight": t["shared.weight"] * np.nan}),
+        WeightsError,
+        "shared.weight: expected finite numbers",
+    ),
+    "no weights": (
+        lambda f: (write(f, "bert"), (f / "model.safetensors").unlink()),
+        WeightsError,
+        "no model.safetensors, pytorch_model.bin",
+    ),
+    "heads": (
+        broken(config={"num_attention_heads": 5}, family="bert"),
+        ConfigError,
+        "num_heads: expected a divisor of hidden_size, 48",
+    ),
+    "positions": (
+        broken(config={"position_embedding_type": "relative_key"}, family="bert"),
+        ConfigError,
+        "expected absolute positions",
+    ),
+    "buckets": (
+        broken(config={"relative_attention_num_buckets": 30}),
+        ConfigError,
+        "relative_buckets: expected a multiple of 4",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)

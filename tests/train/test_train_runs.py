@@ -334,7 +334,7 @@ def test_psnr_is_of_the_averaged_weights(config, tmp_path):
 
 
 def test_minutes_reach_the_end_of_the_schedule_by_the_clock(config, tmp_path, monkeypatch):
-    """Half of the time is half of the schedule, whatever was done in it; a run that was stopped has the rest of its time left."""
+    """Half of the time is half of the schedule, whatever was done in it; a stopped run has the rest of its time left."""
     now = 0.0
     monkeypatch.setattr(loop.time, "monotonic", lambda: now)
     overrides = (

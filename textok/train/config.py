@@ -32,7 +32,7 @@ class RunSettings:
     """How long, how often and in what arithmetic.
 
     `minutes` above 0: so long by the clock, in place of `steps`. Learning rates and all that says when then go by the time, in
-    which the run is taken to have `steps`, so that its end is reached whatever the machine; it is not the same to the bit twice.
+    which the run is taken to have `steps`, so that its end is reached on any machine; it is not the same to the bit twice.
     `init`: a model's folder, a bundled name, or the folder of a training, whose weights and [model] the run begins with.
     `batch_size` is the batch of one step over all devices and its `accumulate` parts. `threads` 0 leaves PyTorch's number.
     `precision`: "auto" is bfloat16 on GPUs and on CPUs with instructions for it, float32 on others.
@@ -62,12 +62,13 @@ class RunSettings:
 class DataSettings:
     """The pictures and captions: see `data.load_pairs` and `data.load`.
 
-        `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model that
-        reads none. `captions`: fields of which each batch of training reads one, drawn afresh, where a sample lacks it `caption`;
-        () for `caption` alone, which is also what tests read. `drop_words`: half of those batches read a copy of the captions that
-        lacks this share of their words, each picked at random. `cache`: the captions' embeddings, a store that `textok embed` filled, arrays of your own, or an .npz file for
-        MiniLM's. `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class
-    folder's pictures, see `textok.text.templates`.
+        `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model
+        that reads none. `captions`: fields of which each batch of training reads one, drawn afresh, where a sample
+        lacks it `caption`; () for `caption` alone, which is also what tests read. `drop_words`: half of those batches
+        read a copy of the captions that lacks this share of their words, each picked at random. `cache`: the
+        captions' embeddings, a store that `textok embed` filled, arrays of your own, or an .npz file for MiniLM's.
+        `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class folder's
+        pictures, see `textok.text.templates`.
         `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
         with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
         pictures; not where captions name left and right.

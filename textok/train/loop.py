@@ -16,10 +16,10 @@ A task is what is particular to a training. It has
     position         set by the run before each step: how far it is, by which all that begins and ends at some time goes; the
                      step itself, or with `run.minutes` the share of the time that is over, times `run.steps`
 
-Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two, so
-that the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last checkpoint
-to the same bits (but for `run.minutes`, where the clock decides what a step is). Devices are those of `accelerate launch`; each takes its slice of every batch, and gradients are averaged over
-them.
+Everything random in a step is drawn from a seed made of the run's seed and the step, and its batch is a function of the two,
+so that the state of a run is its weights, optimisers, averages and step: killed at any moment it goes on from its last
+checkpoint to the same bits (but for `run.minutes`, where the clock decides what a step is). Devices are those of `accelerate
+launch`; each takes its slice of every batch, and gradients are averaged over them.
 """
 
 import contextlib
