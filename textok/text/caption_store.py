@@ -147,7 +147,7 @@ class CaptionStore:
         Caption k is drawn from the stream of sample first_index + k that is apart from its noise (see `noise`), so it is the
         same in any batch and changes no image. For `any_label`, a model's null class, all captions are drawn from.
         """
-        drawn = []
+        drawn: list[int] = []
         for place, label in enumerate(labels):
             if isinstance(label, bool) or not isinstance(label, Integral):
                 raise TypeError(f"labels: expected integers, got {type(label).__name__} {label!r} at [{place}]")
