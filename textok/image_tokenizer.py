@@ -333,7 +333,7 @@ class TexTok(TakesCaptions, EngineModel):
         if config.text_source == "class":
             return class_labels(labels, text, batch, config.num_classes - 1, f"the {side}'s classes")
         if labels is not None:
-            raise ValueError("labels: expected None, this model takes text [B,t,Dt]; got labels")
+            raise ValueError("labels: expected None, this model takes text [B,t,Dt] or captions; got labels")
         return text_batch(
             text, text_lengths, batch, config.text_dim, config.num_text_tokens, f"the {side}", lengths_count=config.text_mask
         )

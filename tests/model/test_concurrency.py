@@ -17,7 +17,7 @@ from engine_models import TinyDiT, TinyTexTok, dit_config, textok_config
 import textok
 from textok import _core
 
-HERE = Path(__file__).parent  # a fresh process imports this file
+HERE = Path(__file__).resolve().parents[1]  # a fresh process imports this file and the modules beside its folder
 
 
 def in_fresh_process(code, limit=120):

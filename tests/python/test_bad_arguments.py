@@ -462,8 +462,9 @@ CALLS = {
         small.captions().embeddings,
         {"names": [0, 1]},
         {
-            "names": NO_ARRAYS
+            "names": {name: case for name, case in NO_ARRAYS.items() if name != "strings"}
             | {
+                "strings": (np.array(["a", "b"]), DataError, "expected captions that have an embedding, got 2 of 2 without"),
                 "string": ("abc", DataError, "expected captions that have an embedding, got 1 of 1 without, first 'abc'"),
                 "too high": ([18], ValueError, "expected 0 to 17, positions among 18 embeddings, got 18 at [0]"),
                 "negative": ([-1], ValueError, "got -1 at [0]"),

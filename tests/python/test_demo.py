@@ -119,7 +119,7 @@ def test_held_out_data():
 
 
 def test_bundled_pipelines():
-    """All 99 classes have a caption; both pipelines make pictures; the whole stays below 40 MB."""
+    """All 99 classes have a caption; both pipelines make pictures; the whole stays below 60 MB."""
     pipeline = textok.Pipeline.from_pretrained("emoji")
     result = pipeline(labels=[0, 98], steps=3, seed=0)
     assert result.images.shape == (2, 64, 64, 3) and len(result.captions) == 2
@@ -127,7 +127,7 @@ def test_bundled_pipelines():
     held_out = demo.HeldOut.load()
     text, lengths = held_out.captions.embeddings([0])
     assert textok.Pipeline.from_pretrained("emoji-t2i")(text=text, text_lengths=lengths, steps=3).images.shape == (1, 64, 64, 3)
-    assert sum(path.stat().st_size for path in bundled.FOLDER.rglob("*") if path.is_file()) < 40e6
+    assert sum(path.stat().st_size for path in bundled.FOLDER.rglob("*") if path.is_file()) < 60e6
 
 
 def test_psnr():
