@@ -8,7 +8,7 @@ import numerics
 import numpy as np
 import pytest
 
-from textok import TextEncoder
+from textok import TextEncoder, cpu_info
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "foreign"
 FAMILIES = ("t5_v1_1", "t5_original", "bert", "clip_text")
@@ -117,13 +117,17 @@ def test_batch_mates_order_and_threads_change_no_bit(encoders, family, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ("t5_v1_1", "bert", "clip_text"))
 def test_padding_that_is_asked_for(encoders, family, dtype):
-    """The padded places are computed, and leave what comes before them as it is."""
+    """The padded places are computed, and leave what comes before them as it is: to the bit, but where a BLAS multiplies, whose
+    bits change with the rows of a caption."""
     encoder, (ids, *_) = encoders(family, dtype), golden(family)
     text, lengths = encoder.encode_ids(ids[:3], pad_to=70)
     plain, _ = encoder.encode_ids(ids[:3])
     assert text.shape[1] == 70 and lengths.tolist() == [len(row) for row in ids[:3]]
+    blas = dtype == "float32" and cpu_info()["gemm"] == "openblas"
     for padded, row, length in zip(text, plain, lengths, strict=True):
-        assert padded[:length].tobytes() == row[:length].tobytes() and padded[length:].any(1).all()
+        if blas:
+            numerics.check(padded[:length], row[:length], numerics.END_TO_END)
+        assert (blas or padded[:length].tobytes() == row[:length].tobytes()) and padded[length:].any(1).all()
     if family == "clip_text":
         pad = np.concatenate([ids[0], np.full(70 - len(ids[0]), encoder.config.pad_token_id)])
         assert text[0].tobytes() == encoder.encode_ids([pad])[0][0].tobytes()
