@@ -26,6 +26,7 @@ import numpy as np
 from evaluation import Emoji, add_data_arguments, kernel
 
 import textok
+from textok.sampling import Sampling
 from textok.schedules import cumulative_alphas
 
 NETWORK = "efficientnet-lite0@128"
@@ -102,8 +103,10 @@ def measure(setting, seed, count, pipeline, network, work, condition):
     if path.is_file():
         return
     interval = interval_of(pipeline.dit.config) if setting.interval else None
-    schedule = pipeline.dit._schedule(setting.steps, setting.solver, "linspace", 0.0)
-    calls = pipeline.dit._guidance(schedule, setting.guidance_scale, interval)
+    settings = Sampling(
+        setting.steps, setting.solver, guidance_scale=setting.guidance_scale, guidance_interval=interval
+    ).resolved(pipeline.dit.config)
+    calls = settings.guidance(pipeline.dit.config, settings.schedule(pipeline.dit.config))
     start = time.process_time()
     result = pipeline(
         **condition(seed, count), seed=seed, steps=setting.steps, solver=setting.solver,
