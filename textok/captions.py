@@ -12,6 +12,7 @@ from .config import DiTConfig, EncoderUse, TexTokConfig
 from .errors import ConfigError, DataError
 from .text.embedding_store import EmbeddingStore
 from .text.encoder import TextEncoder
+from .text.engine_embeddings import padding_told, states
 
 _LOADING = threading.Lock()
 
@@ -107,6 +108,18 @@ def check_store(store: EmbeddingStore, config: TexTokConfig | DiTConfig) -> None
             f"{store.path}: expected embeddings of {use.name} {_tokens(use.end_token)}, as the model was trained, got those "
             f"of {name} {_tokens(not use.end_token)}"
         )
+    padding, own = padding_told(use.pad_to, use.pad_token), padding_told(None, None)
+    if use.pad_to is not None and made.get("padding", padding) != padding:
+        token = "" if use.pad_token is None else f" --pad-token {use.pad_token}"
+        raise DataError(
+            f"{store.path}: expected captions filled up {padding}, whose states the model takes too, got padding "
+            f"{made['padding']}; textok embed --max-tokens {use.max_tokens or use.pad_to} --pad-to {use.pad_to}{token} makes "
+            "them"
+        )
+    if use.pad_to is None and str(made.get("padding", own)).startswith("to "):
+        raise DataError(
+            f"{store.path}: expected captions without padding, as the model was trained, got them filled up {made['padding']}"
+        )
 
 
 def _trained_on(use: EncoderUse | None) -> str:
@@ -149,7 +162,5 @@ def embed(
     encoder: TextEncoder, captions: Sequence[str], config: TexTokConfig | DiTConfig, threads: int | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Captions as a model of `config` takes them: text float32 [B,t,Dt] and lengths int32 [B]."""
-    text, lengths = encoder(captions, most_tokens(config), threads=threads)
-    if len(text) == 0:
-        text = np.zeros((0, 1, encoder.text_dim), np.float32)
+    text, lengths = states(encoder, captions, most_tokens(config), config.text_encoder, threads)
     return full_text(text, config.num_text_tokens, getattr(config, "text_mask", True)), lengths

@@ -66,6 +66,10 @@ def _absent(where: str, value: object, case: str) -> int:
     return 0
 
 
+def _with_use(values: dict[str, Any], use: "EncoderUse | None") -> dict[str, Any]:
+    return values if use is None else values | {"text_encoder": use.to_dict()}
+
+
 def _check_width(where: str, config: Any) -> None:
     """Width, heads, depth and MLP width of a transformer: the fields that `SideConfig` and `DiTConfig` share."""
     width = _integer(f"{where}hidden_size", config.hidden_size, 1, MAX_WIDTH)
@@ -207,12 +211,17 @@ class EncoderUse:
         Captions longer than that are cut; None for the model's `num_text_tokens`.
     end_token
         Whether captions carry the tokenizer's special tokens.
+    pad_to, pad_token
+        Where the model takes the states of padding too, as TA-TiTok does: how many tokens captions are filled up to, and with
+        which number, None for the tokenizer's own. None: captions are not filled up.
     """
 
     name: str
     identity: str = ""
     max_tokens: int | None = None
     end_token: bool = True
+    pad_to: int | None = None
+    pad_token: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "identity"):
@@ -221,6 +230,17 @@ class EncoderUse:
         if self.max_tokens is not None:
             object.__setattr__(self, "max_tokens", _integer("max_tokens", self.max_tokens, 1, MAX_TOKENS))
         _flag("end_token", self.end_token)
+        if self.pad_to is not None:
+            object.__setattr__(self, "pad_to", _integer("pad_to", self.pad_to, self.max_tokens or 1, MAX_TOKENS))
+        if self.pad_token is not None:
+            if self.pad_to is None:
+                raise _fail("pad_token", "null where pad_to is null", self.pad_token)
+            object.__setattr__(self, "pad_token", _integer("pad_token", self.pad_token, 0, MAX_CLASSES))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `config.json` has it: padding only where there is some."""
+        values = dataclasses.asdict(self)
+        return values if self.pad_to is not None else {key: v for key, v in values.items() if not key.startswith("pad_")}
 
     @classmethod
     def of(cls, value: Any) -> Self | None:
@@ -390,7 +410,7 @@ class TexTokConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every key, as `config.json` has them."""
-        return {"model_type": "textok"} | dataclasses.asdict(self)
+        return _with_use({"model_type": "textok"} | dataclasses.asdict(self), self.text_encoder)
 
     @property
     def num_patches(self) -> int:
@@ -573,7 +593,7 @@ class DiTConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every key, as `config.json` has them."""
-        values = {"model_type": "dit"} | dataclasses.asdict(self)
+        values = _with_use({"model_type": "dit"} | dataclasses.asdict(self), self.text_encoder)
         for name in ("latent_mean", "latent_std"):
             values[name] = list(values[name])
         return values

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import text_encoders
 
 import textok
 from textok import ConfigError, TextEncoder
@@ -150,33 +151,8 @@ def test_t5_from_tokenizer_json(spiece, tmp_path):
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A byte-level BPE with CLIP's rules, as vocab.json and merges.txt."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-
     folder = tmp_path_factory.mktemp("clip")
-    made = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    made.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        lines(), trainers.BpeTrainer(vocab_size=700, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False)
-    )
-    model = json.loads(made.to_str())["model"]
-    vocabulary = {word: number for number, word in enumerate(sorted(model["vocab"], key=model["vocab"].get))}
-    for letter in alphabet:
-        vocabulary.setdefault(f"{letter}</w>", len(vocabulary))
-    for word in ("<|startoftext|>", "<|endoftext|>"):
-        vocabulary[word] = len(vocabulary)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]) + "\n")
-    special = {
-        "unk_token": "<|endoftext|>",
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", **special}))
+    text_encoders.make_clip_vocabulary(folder, lines())
     (folder / "config.json").write_text(json.dumps({"model_type": "clip_text_model"}))
     return folder
 

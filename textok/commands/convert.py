@@ -8,13 +8,16 @@ What a file does not say, such as its number of heads, has to be given.
 """
 
 import argparse
+import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..files import read_json
+from ..importers import Imported
 from ..model import EngineModel
 from ..weights import CONFIG_FILE, WEIGHTS_FILE
 from .arguments import add_dtype
@@ -54,6 +57,27 @@ def setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def _with_identity(found: Imported) -> Imported:
+    """With the identity of the text encoder that the config names, where that can be loaded, so that no other one is taken for
+    it; a folder's name becomes the whole path."""
+    from .. import hub
+    from ..bundled import list_models
+    from ..captions import check_encoder
+    from ..text.encoder import TextEncoder
+
+    use = found.config.text_encoder
+    if use is None or use.identity:
+        return found
+    folder = os.path.isdir(use.name)
+    if not folder and not hub.is_hub_name(use.name) and use.name not in list_models():
+        return found
+    name = os.path.abspath(use.name) if folder else use.name
+    encoder = TextEncoder.from_pretrained(name, "int8", end_token=use.end_token)
+    check_encoder(encoder, found.config)
+    use = dataclasses.replace(use, name=name, identity=encoder.identity)
+    return dataclasses.replace(found, config=dataclasses.replace(found.config, text_encoder=use))
+
+
 def run(args: argparse.Namespace) -> None:
     from .. import importers
     from ..text.encoder import TextEncoder
@@ -72,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
         found = importers.read(args.source, settings, args.ignore)
         for note in found.notes:
             print(f"{args.source}: {note}")
+        found = _with_identity(found)
         model = importers.make(found, args.dtype)
     model.save_pretrained(args.out)
     print(f"{args.out}: {model}")

@@ -43,6 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=integer(2, 1 << 16), default=128, help="longer captions are cut (default: %(default)s)"
     )
+    parser.add_argument(
+        "--pad-to",
+        type=integer(1, 1 << 16),
+        metavar="N",
+        help="fill captions up to so many tokens and keep the states of the padding too, as TA-TiTok takes CLIP's 77",
+    )
+    parser.add_argument(
+        "--pad-token",
+        type=integer(0, 1 << 24),
+        metavar="K",
+        help="the token's number to fill up with (default: the tokenizer's own; open_clip, and so TA-TiTok, has 0)",
+    )
     parser.add_argument("--no-end-token", action="store_true", help="without the end token that the encoder was trained with")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="stored as (default: %(default)s)")
     parser.add_argument(
@@ -166,7 +178,11 @@ class _Chosen:
 
 def _encoder(args: argparse.Namespace) -> Any:
     """The encoder, as `EmbeddingStore.embed` takes it."""
+    if args.pad_token is not None and args.pad_to is None:
+        raise ValueError("expected --pad-to beside --pad-token, how many tokens to fill captions up to")
     if args.engine == "torch":
+        if args.pad_to is not None:
+            raise ValueError("--engine torch: expected no --pad-to; the states of padding are textok's engine's to make")
         from ..text.torch_encoders import load_encoder
 
         try:
@@ -181,7 +197,7 @@ def _encoder(args: argparse.Namespace) -> Any:
 
     folder = encoder_folder(args.encoder)
     encoder = TextEncoder.from_pretrained(folder, args.compute, args.threads, end_token=not args.no_end_token)
-    made = StoreEncoder(encoder, args.max_tokens, args.encoder)
+    made = StoreEncoder(encoder, args.max_tokens, args.encoder, args.pad_to, args.pad_token)
     made.tokenize(["a"])  # what it needs is missing now, or never
     return made
 

@@ -1,6 +1,5 @@
 """What a model is given for samples beside their pictures or latents: their captions' embeddings, or labels."""
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +52,9 @@ class TextFinder:
     def of(self, model: TexTok | DiT) -> "TextFinder":
         """This one, where it is "auto" with the encoder of `model`."""
         if self.path == AUTO and self.opened is None:
-            self.__dict__["opened"] = EncodedEmbeddings(model.encoder, most_tokens(model.config))
+            self.__dict__["opened"] = EncodedEmbeddings(
+                model.encoder, most_tokens(model.config), model.config.text_encoder
+            )
         return self
 
     @property
@@ -166,7 +167,7 @@ def embeddings_told(path: str | None, config: TexTokConfig | DiTConfig) -> dict[
     """What a result says of the embeddings it depends on."""
     if path != AUTO:
         return None if path is None else fingerprint(path)
-    return {"encoder": None if config.text_encoder is None else dataclasses.asdict(config.text_encoder)}
+    return {"encoder": None if config.text_encoder is None else config.text_encoder.to_dict()}
 
 
 def path_or_none(path: str | os.PathLike[str] | None) -> str | None:

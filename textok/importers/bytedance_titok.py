@@ -49,6 +49,8 @@ def _mask_tokens(mask: Array, grid: Array) -> Array:
 # What the hub's config.json says of a model, where it stands there.
 _WIDTHS = {"small": 512, "base": 768, "large": 1024}
 _HEADS = {"small": 8, "base": 12, "large": 16}
+# The text encoder that TA-TiTok was trained with, the places and width of its states; a folder of that name, or by hf://.
+_CLIP, _CLIP_SHAPE = "openai/clip-vit-large-patch14-336", (77, 768)
 _KNOWN: dict[str, tuple[Any, ...]] = {"quantize_mode": ("vae",), "is_legacy": (False, None)}
 
 
@@ -97,11 +99,22 @@ def _titok_config(source: Source, given: Settings) -> dict[str, Any]:
 
 
 def _tatitok_config(source: Source, given: Settings) -> dict[str, Any]:
-    return _titok_config(source, given) | {
-        "text_condition": "detokenizer",
-        "text_dim": shape_of(source, "decoder.text_guidance_proj.weight", 2)[1],
-        "num_text_tokens": shape_of(source, "decoder.text_guidance_positional_embedding", 2)[0],
-    }
+    width = shape_of(source, "decoder.text_guidance_proj.weight", 2)[1]
+    rows = shape_of(source, "decoder.text_guidance_positional_embedding", 2)[0]
+    config = _titok_config(source, given) | {"text_condition": "detokenizer", "text_dim": width, "num_text_tokens": rows}
+    use = {"max_tokens": rows, "pad_to": rows, "pad_token": 0}  # open_clip fills up with zeros, and all states are taken
+    if (rows, width) == _CLIP_SHAPE:
+        use = {"name": _CLIP, **use}
+    return config | ({"text_encoder": use} if "name" in use or given.get("text_encoder") else {})
+
+
+def _tatitok_notes(source: Source, given: Settings) -> list[str]:
+    if given.get("text_encoder"):
+        return []
+    return [
+        f"captions as strings need CLIP's text encoder, as {_CLIP} has it: --set text_encoder.name=FOLDER, or that of the hub, "
+        f"hf://{_CLIP}"
+    ]
 
 
 def _titok_side(ours: str, theirs: str) -> tuple[Row, ...]:
@@ -161,4 +174,5 @@ TATITOK = Layout(
     ),
     _tatitok_config,
     needed=TITOK.needed,
+    notes=_tatitok_notes,
 )

@@ -167,6 +167,7 @@ class TextEncoder(EngineModel):
         max_tokens: int | None = None,
         pad_to: int | None = None,
         *,
+        pad_token: int | None = None,
         threads: int | None = None,
         progress: bool = False,
     ) -> tuple[F32, I32]:
@@ -182,6 +183,9 @@ class TextEncoder(EngineModel):
             Fill every caption up with the padding token to so many, and compute these places too: for users of CLIP that take
             all 77 states. CLIP's mask lets no token see what comes after it; in other families no token looks at the padding,
             as with transformers' attention mask.
+        pad_token
+            The number to fill up with where `pad_to` says so; None for the tokenizer's own. open_clip fills up with 0, whatever
+            the vocabulary.
         threads, progress
             The most threads of this call; whether to show a bar over captions.
 
@@ -201,7 +205,8 @@ class TextEncoder(EngineModel):
         ModuleNotFoundError
             The `tokenizers` library, extra `[text]`, is not installed.
         """
-        return self.encode_ids(self.tokenize(captions, max_tokens), pad_to, threads=threads, progress=progress)
+        ids = self.tokenize(captions, max_tokens)
+        return self.encode_ids(ids, pad_to, pad_token=pad_token, threads=threads, progress=progress)
 
     def tokenize(self, captions: str | Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
         """Token numbers of captions, a list each, as transformers gives them; see `__call__`."""
@@ -224,7 +229,13 @@ class TextEncoder(EngineModel):
         return ids
 
     def encode_ids(
-        self, ids: Sequence[Sequence[int]], pad_to: int | None = None, *, threads: int | None = None, progress: bool = False
+        self,
+        ids: Sequence[Sequence[int]],
+        pad_to: int | None = None,
+        *,
+        pad_token: int | None = None,
+        threads: int | None = None,
+        progress: bool = False,
     ) -> tuple[F32, I32]:
         """The same from token numbers: a list (or array of integers) each caption, special tokens included.
 
@@ -235,7 +246,7 @@ class TextEncoder(EngineModel):
         >>> text.shape, lengths.tolist()
         ((2, 3, 32), [3, 2])
         """
-        rows, lengths, counts = self._rows(ids, pad_to)
+        rows, lengths, counts = self._rows(ids, pad_to, pad_token)
         text = np.zeros((len(rows), int(counts.max(initial=0)), self._config.hidden_size), np.float32)
         self._run(rows, lengths, counts, None, text, None, threads, progress)
         return text, lengths
@@ -255,7 +266,7 @@ class TextEncoder(EngineModel):
     def pooled_ids(self, ids: Sequence[Sequence[int]], *, threads: int | None = None, progress: bool = False) -> F32:
         """The same from token numbers."""
         self._check_pooled()
-        rows, lengths, counts = self._rows(ids, None)
+        rows, lengths, counts = self._rows(ids, None, None)
         places = np.asarray([self._end_place(row, place) for place, row in enumerate(rows)], np.int32)
         result = np.empty((len(rows), self._config.pooled_dim), np.float32)
         self._run(rows, lengths, counts, places, None, result, threads, progress)
@@ -276,7 +287,7 @@ class TextEncoder(EngineModel):
             raise ValueError(f"ids[{place}]: expected the end token {end} in it, whose state is pooled")
         return int(found[0])
 
-    def _rows(self, ids: Any, pad_to: int | None) -> tuple[list[I32], I32, I32]:
+    def _rows(self, ids: Any, pad_to: int | None, pad_token: int | None) -> tuple[list[I32], I32, I32]:
         """Checked rows, filled up where asked for; how many tokens each has, without and with padding."""
         if isinstance(ids, str | bytes) or not isinstance(ids, Sequence | np.ndarray):
             raise TypeError(f"ids: expected a list of token numbers for each caption, got {type(ids).__name__}")
@@ -292,9 +303,14 @@ class TextEncoder(EngineModel):
                 raise ValueError(f"ids[{place}]: expected 1 to {most} tokens, got {len(rows[-1])}")
         lengths = np.asarray([len(row) for row in rows], np.int32)
         if pad_to is None:
+            if pad_token is not None:
+                raise ValueError("pad_token: expected pad_to beside it, how many tokens to fill captions up to; got None")
             return rows, lengths, lengths
         size = arrays.whole(pad_to, "pad_to", max(1, int(lengths.max(initial=0))), most)
-        fill = self._tokenizer.pad_id(self._config.pad_token_id)
+        if pad_token is None:
+            fill = self._tokenizer.pad_id(self._config.pad_token_id)
+        else:
+            fill = arrays.whole(pad_token, "pad_token", 0, last)
         padded = [np.concatenate([row, np.full(size - len(row), fill, np.int32)]) for row in rows]
         return padded, lengths, np.full(len(rows), size, np.int32)
 

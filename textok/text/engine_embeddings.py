@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import EncoderUse
 from .encoder import TextEncoder
 
 F32 = NDArray[np.float32]
@@ -23,6 +24,8 @@ class StoreEncoder:
         Longer captions are cut.
     name
         What the store is told of it, for people.
+    pad_to, pad_token
+        As in `TextEncoder.__call__`: the states of padding are kept too.
 
     Raises
     ------
@@ -30,11 +33,21 @@ class StoreEncoder:
         More tokens than the encoder has positions for.
     """
 
-    def __init__(self, encoder: TextEncoder, max_tokens: int, name: str | None = None) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        max_tokens: int,
+        name: str | None = None,
+        pad_to: int | None = None,
+        pad_token: int | None = None,
+    ) -> None:
         most = encoder.config.max_positions
         if most and max_tokens > most:
             raise ValueError(f"max_tokens: expected at most the {most} that {encoder.name} takes, got {max_tokens}")
         self.encoder, self.max_tokens, self.name = encoder, max_tokens, name or encoder.name
+        if pad_to is not None and pad_to < max_tokens:
+            raise ValueError(f"pad_to: expected {max_tokens} or more, the most tokens of a caption, got {pad_to}")
+        self.pad_to, self.pad_token = pad_to, pad_token
         self.text_dim = encoder.text_dim
         self.identity: dict[str, Any] = {
             "identity": encoder.identity,
@@ -42,7 +55,7 @@ class StoreEncoder:
             "compute": encoder.dtype,
             "max_tokens": max_tokens,
             "end_token": encoder.end_token,
-            "padding": "not computed",
+            "padding": padding_told(pad_to, pad_token),
         }
 
     @property
@@ -62,8 +75,25 @@ class StoreEncoder:
 
     def run(self, ids: Sequence[list[int]]) -> list[F32]:
         """The states [t_i,Dt] of each caption."""
-        text, lengths = self.encoder.encode_ids(ids)
-        return [row[:length] for row, length in zip(text, lengths)]
+        text, lengths = self.encoder.encode_ids(ids, self.pad_to, pad_token=self.pad_token)
+        return list(text) if self.pad_to else [row[:length] for row, length in zip(text, lengths)]
+
+
+def padding_told(pad_to: int | None, pad_token: int | None) -> str:
+    """What a store says of the padding in it."""
+    return "not computed" if pad_to is None else f"to {pad_to} with {'its own token' if pad_token is None else pad_token}"
+
+
+def states(
+    encoder: TextEncoder, captions: Any, max_tokens: int, use: EncoderUse | None, threads: int | None = None
+) -> tuple[F32, I32]:
+    """Captions as a model takes them whose config says `use`: `text` [B,t,Dt], and `text_lengths` [B], how many rows of each
+    count: those of its padding too where the model takes them."""
+    pad_to = None if use is None else use.pad_to
+    text, lengths = encoder(captions, max_tokens, pad_to, pad_token=use.pad_token if use and pad_to else None, threads=threads)
+    if len(text) == 0:
+        text = np.zeros((0, pad_to or 1, encoder.text_dim), np.float32)
+    return text, np.full_like(lengths, pad_to) if pad_to else lengths
 
 
 class EncodedEmbeddings:
@@ -74,8 +104,8 @@ class EncodedEmbeddings:
 
     by = "caption"
 
-    def __init__(self, encoder: TextEncoder, max_tokens: int) -> None:
-        self.encoder, self.longest = encoder, max_tokens
+    def __init__(self, encoder: TextEncoder, max_tokens: int, use: EncoderUse | None = None) -> None:
+        self.encoder, self.longest, self.use = encoder, max_tokens, use
         self.text_dim = encoder.text_dim
 
     def __len__(self) -> int:
@@ -86,8 +116,7 @@ class EncodedEmbeddings:
 
     def embeddings(self, names: Any) -> tuple[F32, I32]:
         """`text` [B,t,Dt] and `text_lengths` [B] of captions."""
-        text, lengths = self.encoder(names, self.longest)
-        return (text, lengths) if len(text) else (np.zeros((0, 1, self.text_dim), np.float32), lengths)
+        return states(self.encoder, names, self.longest, self.use)
 
     def __repr__(self) -> str:
         return f"EncodedEmbeddings({self.encoder!r}, up to {self.longest} tokens)"
