@@ -19,15 +19,18 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Run:
-    """A peer on a case: one side of a comparison. `threads` 0 are all that the process may use."""
+    """A peer on a case: one side of a comparison. `threads` 0 are all that the process may use; `tree` is the folder whose
+    textok is taken, this checkout where it is empty."""
 
     peer: str
     case: str
     precision: str
     threads: int = 0
+    tree: str = ""
 
     def __str__(self):
-        return f"{self.peer}/{self.precision}/{self.case}" + (f"/{self.threads}t" if self.threads else "")
+        more = (f"/{self.threads}t" if self.threads else "") + (f"/{Path(self.tree).name}" if self.tree else "")
+        return f"{self.peer}/{self.precision}/{self.case}{more}"
 
 
 def usable_threads():
@@ -54,7 +57,8 @@ class Failed(Exception):
 
 def command(run, store, *more):
     """What starts this file for a run."""
-    return [sys.executable, "-W", "ignore", __file__, str(store.root.parent), run.peer, run.case, run.precision, *more]
+    tree = run.tree or str(HERE.parent)
+    return [sys.executable, "-W", "ignore", __file__, tree, str(store.root.parent), run.peer, run.case, run.precision, *more]
 
 
 def last_line(path):
@@ -178,5 +182,5 @@ def serve(root, name, case_name, precision, threads):
 
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE))
-    sys.path.insert(1, str(HERE.parent))
-    prepare_here(*sys.argv[1:-1]) if sys.argv[-1] == "prepare" else serve(*sys.argv[1:])
+    sys.path.insert(1, sys.argv[1])
+    prepare_here(*sys.argv[2:-1]) if sys.argv[-1] == "prepare" else serve(*sys.argv[2:])

@@ -163,6 +163,19 @@ def check(process, store):
     return {"error_rms": error, "error_max": float(np.abs(difference).max() / np.abs(expected).max()), "first_s": seconds}
 
 
+def interleaved(processes, seconds):
+    """The seconds of each process's repeats, one of each a round, and the share of the machine that others took meanwhile."""
+    once = sum(process.ask(1) for process in processes)
+    times, start = tuple([] for _ in processes), time.monotonic()
+    others = busy_seconds() - sum(process.cpu_seconds() for process in processes)
+    for i in range(int(min(15, max(3, seconds / once)))):
+        for side, process in enumerate(processes):
+            time.sleep(0.03)  # until the other's threads have stopped waiting for more work
+            times[side].append(process.ask(2 + i))
+    others = busy_seconds() - sum(process.cpu_seconds() for process in processes) - others
+    return times, round(max(others / ((time.monotonic() - start) * usable_threads()), 0), 3)
+
+
 def compare(a, b, store, turn, seconds):
     """One unit: loads, checks and times two runs, interleaved; returns its record."""
     for run in (a, b):
@@ -175,16 +188,7 @@ def compare(a, b, store, turn, seconds):
             processes[-1].loaded()
         found = [check(process, store) for process in processes]
         turn.take()
-        once = sum(process.ask(1) for process in processes)
-        rounds = int(min(15, max(3, seconds / once)))
-        times, start = ([], []), time.monotonic()
-        others = busy_seconds() - sum(process.cpu_seconds() for process in processes)
-        for i in range(rounds):
-            for side, process in enumerate(processes):
-                time.sleep(0.03)  # until the other's threads have stopped waiting for more work
-                times[side].append(process.ask(2 + i))
-        others = busy_seconds() - sum(process.cpu_seconds() for process in processes) - others
-        others /= (time.monotonic() - start) * usable_threads()
+        times, others = interleaved(processes, seconds)
         if not turn.held():
             raise Failed("the turn ended before the unit did")
     records = [
@@ -205,8 +209,8 @@ def compare(a, b, store, turn, seconds):
     return {
         "unit": key(a, b),
         "ratio": records[1]["median_s"] / records[0]["median_s"],
-        "rounds": rounds,
-        "others": round(max(others, 0), 3),
+        "rounds": len(times[0]),
+        "others": others,
         "a": records[0],
         "b": records[1],
     }
