@@ -29,13 +29,14 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(1, str(ROOT))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the textok of this checkout
 
 from cases import Store, case
 from process import DISTURBED, Failed, Run, prepare
 from report import describe, seconds, table
 from run import LIMITS, PICTURE, PICTURE_LIMITS, PRECISIONS, QUICK, SIDES, STEPS, cpu_name, interleaved, running
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def tree_of(revision, folder):
@@ -52,7 +53,8 @@ def tree_of(revision, folder):
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             source, built = Path(temporary, "source"), Path(temporary, "built")
             archive = subprocess.run(["git", "-C", ROOT, "archive", tree.name], stdout=subprocess.PIPE, check=True).stdout
-            tarfile.open(fileobj=io.BytesIO(archive)).extractall(source, filter="data")
+            with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+                files.extractall(source, filter="data")
             command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", built, source]
             if subprocess.run(command, check=False).returncode:
                 raise SystemExit(f"{revision} could not be built: pip says why above")
