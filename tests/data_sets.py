@@ -2,18 +2,15 @@
 
 import io
 import json
-import os
 import struct
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
-import api_models as small
+import api_models
 import numpy as np
+from fresh_process import environment
 from PIL import Image
-
-import textok
 
 
 def png(picture):
@@ -38,7 +35,7 @@ def make_shard(path, samples):
 
 
 def caption(number):
-    return f"caption {number % 18}"  # as those of small.captions()
+    return f"caption {number % 18}"  # as those of api_models.captions()
 
 
 def samples(first, count):
@@ -58,13 +55,13 @@ def make_shards(folder, counts):
 
 def models(folder):
     """TexToks with text, masked and not, and one without, pipelines and captions' embeddings, in a folder."""
-    small.textok(text_mask=True).save_pretrained(folder / "textok")
-    small.textok().save_pretrained(folder / "unmasked")
-    small.textok(text_condition="none").save_pretrained(folder / "baseline")
-    small.class_pipeline().save_pretrained(folder / "classes")
-    small.text_pipeline().save_pretrained(folder / "texts")
-    small.dit().save_pretrained(folder / "dit")
-    small.captions().save(folder / "captions")
+    api_models.textok(text_mask=True).save_pretrained(folder / "textok")
+    api_models.textok().save_pretrained(folder / "unmasked")
+    api_models.textok(text_condition="none").save_pretrained(folder / "baseline")
+    api_models.class_pipeline().save_pretrained(folder / "classes")
+    api_models.text_pipeline().save_pretrained(folder / "texts")
+    api_models.dit().save_pretrained(folder / "dit")
+    api_models.captions().save(folder / "captions")
     return folder
 
 
@@ -79,9 +76,8 @@ def contents(folder):
 
 def command(*arguments):
     """A fresh process of the shell's command, not waited for."""
-    environment = os.environ | {"PYTHONPATH": str(Path(textok.__file__).parent.parent)}
     line = [sys.executable, "-m", "textok", *map(str, arguments)]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def jpeg_with(*entries, extra=b""):

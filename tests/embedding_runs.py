@@ -3,7 +3,6 @@
 python embedding_runs.py STORE FIRST LAST SECONDS_A_BATCH [BYTES]     embeds captions FIRST to LAST; files of at most BYTES
 """
 
-import os
 import resource
 import signal
 import subprocess
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
+from fresh_process import environment
 
 
 class HashEncoder:
@@ -61,7 +59,7 @@ def start(store, first, last, seconds=0.0, limit=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=environment(),
     )
 
 

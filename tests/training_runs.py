@@ -3,16 +3,15 @@
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import fresh_process
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE = 16
 TEXT_WIDTH = 6
 
@@ -108,7 +107,7 @@ def command(config, out, *overrides):
 
 def environment():
     """One thread a process, and this tree's textok."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    return fresh_process.environment(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
 
 
 def start(arguments):

@@ -50,7 +50,7 @@ class DiT(TakesCaptions, EngineModel):
     The model works on normalised latents (z - latent_mean) / latent_std: `denoise`'s x, all noise and what a callback sees are
     in that space; `sample` returns z. With `input_size` S in the config a sample is a latent image [C,S,S], and wherever
     [B,N,C] stands below, [B,C,S,S] is meant. What turns such images into pictures, a VAE with a scale factor of its own, is not
-    here. Sources: DiT (arXiv 2212.09748); DiT-T2I, TexTok (2412.05796) section 3.3; the solvers are `schedules`'.
+    here. Sources: DiT (arXiv 2212.09748); DiT-T2I, TexTok (2412.05796) section 3.3; the solvers are `solvers`'.
     """
 
     model_type: ClassVar[str] = "dit"
@@ -167,7 +167,7 @@ class DiT(TakesCaptions, EngineModel):
         solver
             For diffusion: "dpmsolver++" (second order, the default; 20 steps come as close to the data as 250 of "ddpm" on both
             bundled DiTs, on that of classes 15 do), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a
-            model that predicts a velocity: "sde" (Euler-Maruyama, the default), "euler" or "heun". See `schedules.SOLVERS`.
+            model that predicts a velocity: "sde" (Euler-Maruyama, the default), "euler" or "heun". See `solvers.SOLVERS`.
         spacing
             Which timesteps the steps visit, see `schedules.spaced_timesteps`: "linspace", "leading" or "trailing".
         eta

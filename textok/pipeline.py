@@ -18,7 +18,7 @@ from .image_tokenizer import PIXEL_TYPES, TexTok
 from .model import batch_parts
 from .pipeline_result import PipelineResult
 from .progress import progress_bar
-from .sampling import Callback, RunOptions, Sampling
+from .sampling import KEPT, Callback, RunOptions, Sampling
 from .text.caption_store import CaptionStore
 from .text.encoder import TextEncoder
 
@@ -26,7 +26,6 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 PARTS = ("textok", "dit", "captions")
-SAMPLING_KEYS = ("steps", "solver", "guidance_scale", "guidance_interval")  # of `Sampling`, in a pipeline's model_index.json
 
 
 class Pipeline:
@@ -132,7 +131,8 @@ class Pipeline:
 
         The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z, "sampling":
         {...}, "class_names": [...]}, where X, Y and Z name folders inside it, X and Y else bundled models. "captions" may be
-        left out, and so may "class_names", one a class, and "sampling", whose keys are those of SAMPLING_KEYS.
+        left out, and so may "class_names", one a class, and "sampling", whose keys are steps, solver,
+        guidance_scale and guidance_interval.
         """
         folder = bundled.find_model(path)
         index = files.read_json(folder / weights.PIPELINE_FILE)
@@ -164,8 +164,7 @@ class Pipeline:
         if self.captions is not None:
             self.captions.save(path / "captions")
             index["captions"] = "captions"
-        settings = {key: value for key in SAMPLING_KEYS if (value := getattr(self.sampling, key)) is not None}
-        if settings:
+        if settings := self.sampling.kept():
             index["sampling"] = settings
         if self._class_names is not None:
             index["class_names"] = self._class_names
@@ -388,6 +387,6 @@ def _sampling_from(values: Any, where: Path) -> Sampling:
     """The defaults of a pipeline's index; their values are checked beside the models."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: sampling: expected an object, got {type(values).__name__}")
-    if unknown := sorted(values.keys() - set(SAMPLING_KEYS)):
-        raise ConfigError(f"{where}: sampling: unknown key {unknown[0]!r}; known are {', '.join(SAMPLING_KEYS)}")
+    if unknown := sorted(values.keys() - set(KEPT)):
+        raise ConfigError(f"{where}: sampling: unknown key {unknown[0]!r}; known are {', '.join(KEPT)}")
     return Sampling(**values)

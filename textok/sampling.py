@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from . import arrays
 from .config import DiTConfig
 from .noise import MAX_INDEX, resolve_seed
-from .schedules import SPACINGS, Schedule, make_schedule, max_steps, solvers_of
+from .schedules import SPACINGS, Schedule, max_steps
+from .solvers import make_schedule, solvers_of
 
 F32 = NDArray[np.float32]
 Callback = Callable[[int, int, F32], object]
 
 MAX_GUIDANCE = 1000.0
+KEPT = ("steps", "solver", "guidance_scale", "guidance_interval")  # what a pipeline's model_index.json may say
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Sampling:
         if self.steps is None and self.solver in (None, defaults.solver):
             taken["steps"] = defaults.steps
         return dataclasses.replace(self, **taken)
+
+    def kept(self) -> dict[str, Any]:
+        """The settings that a pipeline's index holds, those that are set."""
+        return {name: value for name in KEPT if (value := getattr(self, name)) is not None}
 
     def resolved(self, config: DiTConfig) -> Self:
         """These settings with nothing left open that `defaults_of` knows, and a seed."""

@@ -6,7 +6,7 @@ import signal
 import time
 import weakref
 
-import api_models as small
+import api_models
 import data_sets
 import numerics
 import numpy as np
@@ -52,9 +52,9 @@ def test_encode(place, tmp_path, format):
     """Each latent is the model's of the preprocessed picture and its own caption, beside the sample's own JSON."""
     done = encode(place, tmp_path / "out", format=format, flip=True)
     assert (done.samples, done.skipped, done.computed, done.left) == (45, 0, 45, 0)
-    model = small.textok(text_mask=True)
+    model = api_models.textok(text_mask=True)
     x = textok.preprocess([data_sets.picture(i) for i in range(45)], 16)
-    text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(45)])
+    text, lengths = api_models.captions().embeddings([data_sets.caption(i) for i in range(45)])
     expected, flipped = (model.encode(pixels, text, lengths) for pixels in (x, x[:, :, ::-1]))
     found = list(data.read_latents(tmp_path / "out"))
     assert [sample.key for sample in found] == [f"k{i:03d}" for i in range(45)]
@@ -73,7 +73,7 @@ def test_encode_of_other_sources(place, tmp_path):
     for i, picture in enumerate(pictures):
         (tmp_path / "folder" / f"{i:02d}.png").write_bytes(data_sets.png(picture))
     (tmp_path / "t.jsonl").write_text("".join(f'{{"file_name": "folder/{i:02d}.png"}}\n' for i in range(11)))
-    expected = small.textok(text_condition="none").encode(np.stack(pictures))
+    expected = api_models.textok(text_condition="none").encode(np.stack(pictures))
     for name in ("a.npy", "folder", "t.jsonl"):
         done = data.encode(place / "baseline", tmp_path / name, tmp_path / f"{name}-out", shard_size=4)
         assert (done.samples, done.parts) == (11, 3)
@@ -83,7 +83,7 @@ def test_encode_of_other_sources(place, tmp_path):
 def test_embeddings_by_position_and_key(place, tmp_path):
     text = np.random.default_rng(0).standard_normal((5, 7, 12)).astype(np.float32)
     pictures = np.stack([data_sets.picture(i, 16)[:, :16] for i in range(5)])
-    expected = small.textok(text_mask=True).encode(pictures, text)
+    expected = api_models.textok(text_mask=True).encode(pictures, text)
     np.save(tmp_path / "x.npy", pictures)
     np.save(tmp_path / "t.npy", text)
     np.savez(tmp_path / "t.npz", text=text[::-1], keys=np.array([f"x-{i:08d}" for i in (4, 3, 2, 1, 0)]))
@@ -95,9 +95,9 @@ def test_embeddings_by_position_and_key(place, tmp_path):
 
 
 def test_decode(place, encoded, tmp_path):
-    model = small.textok(text_mask=True)
+    model = api_models.textok(text_mask=True)
     latents = np.stack([sample.latent for sample in data.read_latents(encoded)])
-    expected = model.decode(latents, *small.captions().embeddings([data_sets.caption(i) for i in range(45)]))
+    expected = model.decode(latents, *api_models.captions().embeddings([data_sets.caption(i) for i in range(45)]))
     for format in ("npz", "png", "shards"):
         data.decode(place / "textok", encoded, tmp_path / format, embeddings=place / "captions", format=format, shard_size=5)
     pictures, labels = data.read_adm(tmp_path / "npz" / "samples.npz")
@@ -109,7 +109,7 @@ def test_decode(place, encoded, tmp_path):
 
 
 def test_sample(place, tmp_path):
-    pipeline = small.class_pipeline()
+    pipeline = api_models.class_pipeline()
     labels = [2, 5, 7]
     expected = pipeline(labels=[labels[k % 3] for k in range(20)], seed=4, steps=3, guidance_scale=2.0)
     options = {"labels": labels, "seed": 4, "steps": 3, "guidance_scale": 2.0, "shard_size": 6, "batch_size": 4}
@@ -124,10 +124,10 @@ def test_sample(place, tmp_path):
 
 
 def test_sample_from_captions(place, tmp_path):
-    store = small.captions()
+    store = api_models.captions()
     names = [data_sets.caption(i) for i in (3, 1, 4)]
     (tmp_path / "c.txt").write_text("\n".join(names))
-    expected = small.text_pipeline()(*((None, *store.embeddings([names[k % 3] for k in range(7)]))), seed=1, steps=2)
+    expected = api_models.text_pipeline()(*((None, *store.embeddings([names[k % 3] for k in range(7)]))), seed=1, steps=2)
     data.sample(
         place / "texts",
         7,
@@ -139,7 +139,7 @@ def test_sample_from_captions(place, tmp_path):
         format="npz",
     )
     assert np.array_equal(data.read_adm(tmp_path / "a" / "samples.npz")[0], expected.images)
-    expected = small.text_pipeline()(None, *store.embeddings([k % 18 for k in range(20)]), seed=1, steps=2)
+    expected = api_models.text_pipeline()(None, *store.embeddings([k % 18 for k in range(20)]), seed=1, steps=2)
     data.sample(place / "texts", 20, tmp_path / "b", embeddings=place / "captions", seed=1, steps=2, format="npz")
     assert np.array_equal(data.read_adm(tmp_path / "b" / "samples.npz")[0], expected.images)
 
@@ -150,7 +150,7 @@ def test_statistics(encoded, tmp_path, capsys):
     numerics.check(found.mean, latents.mean((0, 1)), numerics.LATENT_STATISTICS)
     numerics.check(found.std, latents.std((0, 1)), numerics.LATENT_STATISTICS)
     assert numerics.rejects(latents.std((0, 1), ddof=1), found.std, numerics.LATENT_STATISTICS)
-    small.dit().save_pretrained(tmp_path)
+    api_models.dit().save_pretrained(tmp_path)
     assert cli.main(["stats", str(encoded), "--config", str(tmp_path)]) == 0
     printed = json.loads(capsys.readouterr().out)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -193,9 +193,9 @@ def test_division_changes_nothing(place, encoded, tmp_path):
 def test_batch_mates_change_nothing_where_padding_is_seen(place, tmp_path):
     """A model that does not mask text sees the padding: as long for a caption alone as beside the longest, and as in
     training."""
-    model, given = small.textok(), {"embeddings": place / "captions"}
+    model, given = api_models.textok(), {"embeddings": place / "captions"}
     assert not model.config.text_mask
-    text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(45)])
+    text, lengths = api_models.captions().embeddings([data_sets.caption(i) for i in range(45)])
     assert text.shape[1] == model.config.num_text_tokens  # the longest caption is as long as the model allows
     latents = model.encode(textok.preprocess([data_sets.picture(i) for i in range(45)], 16), text, lengths)
     pictures = model.decode(latents, text, lengths)
@@ -209,7 +209,8 @@ def test_batch_mates_change_nothing_where_padding_is_seen(place, tmp_path):
 
 @pytest.mark.parametrize("condition", ("class", "text"))
 def test_batch_mates_change_no_sample_where_padding_is_seen(place, tmp_path, condition):
-    kept = textok.Pipeline(small.textok(), small.dit(condition=condition), small.captions() if condition == "class" else None)
+    captions = api_models.captions() if condition == "class" else None
+    kept = textok.Pipeline(api_models.textok(), api_models.dit(condition=condition), captions)
     kept.save_pretrained(tmp_path / "pipeline")
     options = {"seed": 1, "steps": 2, "format": "npz"} | ({"embeddings": place / "captions"} if condition == "text" else {})
     made = {}
@@ -303,11 +304,11 @@ def test_overwrite_leaves_no_picture_of_a_killed_run(place, tmp_path, monkeypatc
 def test_a_second_sample_of_a_key(place, tmp_path):
     """Its picture would take the place of the first's: it is named, in the same part as in a later one; files stay as they
     are."""
-    z = small.latents_of(small.textok(), 5)
+    z = api_models.latents_of(api_models.textok(), 5)
     content = [(key, {"npz": {"latent": row}}) for key, row in zip(("a", "b", "a", "c", "b"), z)]
     data.write_shards(content, tmp_path / "latents")
     (shard,) = (tmp_path / "latents").glob("*.tar")
-    expected = small.textok(text_condition="none").decode(z)
+    expected = api_models.textok(text_condition="none").decode(z)
     for size in (2, 100):
         out = tmp_path / f"{size}"
         done = data.decode(place / "baseline", shard, out, shard_size=size)
@@ -442,9 +443,8 @@ def test_changed_labels(place, tmp_path):
 
 def test_labels_of_one_file(place, tmp_path):
     """ADM's file has labels where every sample has one, and none where one has not."""
-    latents = [
-        (f"k{i}", {"npz": {"latent": small.latents_of(small.textok(), 1)[0]}, "json": {"label": 8 - i}}) for i in range(5)
-    ]
+    latent = api_models.latents_of(api_models.textok(), 1)[0]
+    latents = [(f"k{i}", {"npz": {"latent": latent}, "json": {"label": 8 - i}}) for i in range(5)]
     for name, samples, expected in (
         ("all", latents, [8, 7, 6, 5, 4]),
         ("some", [*latents, ("k", latents[0][1] | {"json": {}})], None),
@@ -505,7 +505,7 @@ def test_skips_are_reported(place, tmp_path):
 @pytest.mark.parametrize("format", ("png", "npz"))
 def test_captions_that_are_embedded_later(place, tmp_path, format):
     """Samples left out for want of an embedding are there after the next run; parts that lacked none are not made again."""
-    known, text = small.captions(), small.text_of(small.textok(), 18)
+    known, text = api_models.captions(), api_models.text_of(api_models.textok(), 18)
     store = textok.EmbeddingStore.create(tmp_path / "store", {"name": "made up"}, 12)
     names = known.captions(range(18))
     store.add(names[:10], text[:10])
@@ -513,7 +513,7 @@ def test_captions_that_are_embedded_later(place, tmp_path, format):
     options = {"embeddings": tmp_path / "store", "shard_size": 6}
     done = data.encode(place / "textok", path, tmp_path / "latents", **options)
     assert (done.samples, done.skipped, done.computed) == (10, 8, 18)
-    latents = small.latents_of(small.textok(), 18)
+    latents = api_models.latents_of(api_models.textok(), 18)
     content = ((f"k{i}", {"npz": {"latent": z}, "json": {"caption": names[i]}}) for i, z in enumerate(latents))
     data.write_shards(content, tmp_path / "l")
     done = data.decode(place / "textok", tmp_path / "l", tmp_path / "pictures", format=format, **options)
@@ -531,7 +531,7 @@ def test_captions_that_are_embedded_later(place, tmp_path, format):
 
 
 def test_latents_that_cannot_be_decoded(place, tmp_path, caplog):
-    z = small.latents_of(small.textok(), 3)
+    z = api_models.latents_of(api_models.textok(), 3)
     content = [
         ("a", {"npz": {"latent": z[0]}}),
         ("b", {"npz": b"broken"}),
@@ -573,7 +573,7 @@ def test_batches(place):
     assert [key for batch in found for key in batch.keys] == [f"k{i:03d}" for i in range(45)] and skips == []
     x = textok.preprocess([data_sets.picture(i) for i in range(45)], 16)
     assert np.array_equal(np.concatenate([batch.pictures for batch in found]), x)
-    text, lengths = small.captions().embeddings([data_sets.caption(i) for i in range(7)])
+    text, lengths = api_models.captions().embeddings([data_sets.caption(i) for i in range(7)])
     assert np.array_equal(found[0].text, text) and np.array_equal(found[0].text_lengths, lengths)
 
 

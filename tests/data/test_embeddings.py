@@ -3,7 +3,7 @@
 import json
 import pickle
 
-import api_models as small
+import api_models
 import ml_dtypes
 import numerics
 import numpy as np
@@ -379,7 +379,7 @@ def test_templates():
     sample = Sample("key", None, known, "source")  # so the commands that look embeddings up take a template for a field
     assert sample.caption("a {style} {name}") == "a flat_2 grey fox" and sample.caption("a {missing}") is None
     assert sample.caption("style") == "flat_2" and sample.caption("name") is None
-    assert small.captions().by == "caption"
+    assert api_models.captions().by == "caption"
 
 
 def test_stores_with_underscores_in_their_captions_still_fit(tmp_path):

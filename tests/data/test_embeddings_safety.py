@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embedding_runs import HashEncoder, captions_of, contents, finish, kill_until, start
+from fresh_process import environment
 
 from textok.errors import DataError
 from textok.text import segments
@@ -204,13 +205,12 @@ def test_what_another_user_owns_can_be_read():
             "print(len(s), s.verify().ok, len(text)); "
             "s.add(['x'], [[[0.0] * 16]])"
         )
-        environment = os.environ | {"PYTHONPATH": str(Path(segments.__file__).parents[2])}
         done = subprocess.run(
             [sys.executable, "-c", script, store.path],
             check=False,
             capture_output=True,
             text=True,
-            env=environment,
+            env=environment(),
             timeout=300,
         )
         assert done.stdout.split() == ["20", "True", "20"], done.stderr

@@ -7,10 +7,11 @@ import threading
 import time
 from pathlib import Path
 
-import api_models as small
+import api_models
 import data_sets
 import numpy as np
 import pytest
+from fresh_process import environment
 from PIL import Image
 
 import textok
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(textok.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     ray.init(num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
@@ -84,8 +85,8 @@ def test_map_batches(cluster, place):
         concurrency=2,
     )
     found = sorted(dataset.take_all(), key=lambda row: row["id"])
-    expected = small.textok(text_mask=True).encode(
-        pictures, *small.captions().embeddings([data_sets.caption(i) for i in range(30)])
+    expected = api_models.textok(text_mask=True).encode(
+        pictures, *api_models.captions().embeddings([data_sets.caption(i) for i in range(30)])
     )
     assert [set(row) for row in found] == [{"caption", "id", "latent"}] * 30
     assert np.array_equal(np.stack([row["latent"] for row in found]), expected)
@@ -111,7 +112,7 @@ def test_encoder_without_a_cluster(place):
     """Bytes and arrays, read-only; the inputs stay as they are, and a second call gives the same."""
     encoder = textok_encoder()(place / "baseline", batch_size=3)
     pictures = [data_sets.picture(i) for i in range(7)]
-    expected = small.textok(text_condition="none").encode(textok.preprocess(pictures, 16))
+    expected = api_models.textok(text_condition="none").encode(textok.preprocess(pictures, 16))
     column = np.empty(7, object)
     for i, picture in enumerate(pictures):
         picture.flags.writeable = False

@@ -10,7 +10,7 @@ import tarfile
 import warnings
 import zlib
 
-import api_models as small
+import api_models
 import data_sets
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ from PIL import Image, ImageFile
 import textok
 from textok import cli, data
 from textok.data import read_samples
+from textok.data.base import key_of
 from textok.data.outputs import picture_path
-from textok.data.samples import key_of
 from textok.data.sources import open_sources
 from textok.data.texts import decode_text
 from textok.errors import DataError
@@ -106,7 +106,7 @@ def test_whatever_a_plugin_raises(tmp_path, problem):
     Image.register_open("RAISING", Raising, lambda start: start.startswith(b"RAISING"))
     try:
         source = files_of(tmp_path / "in", **{"1.png": picture(1), "2.png": b"RAISING" * 9, "3.png": picture(3)})
-        _, found = data.samples.decode_pictures(read(source)[0], 16)
+        _, found = data.base.decode_pictures(read(source)[0], 16)
     finally:
         Image.ID.remove("RAISING")
         Image.OPEN.pop("RAISING")
@@ -128,7 +128,7 @@ def test_damaged_files(form):
             content[place] = rng.integers(256)
         content = bytes(content[: rng.integers(20, len(content) + 1)] if rng.random() < 0.3 else content)
         try:
-            assert data.samples.decode_picture(content, 8, "name").shape == (8, 8, 3)
+            assert data.base.decode_picture(content, 8, "name").shape == (8, 8, 3)
         except ValueError as problem:
             named += str(problem).startswith("name: not a picture")
     assert named > 5
@@ -166,7 +166,7 @@ def test_transparent_colours():
         (colour16, [0, 255, 4, 255]),
     ):
         (pixels,) = textok.preprocess([Image.open(io.BytesIO(content))], 4) if content is grey16 else [None]
-        decoded = data.samples.decode_picture(content, 4, "x")
+        decoded = data.base.decode_picture(content, 4, "x")
         assert decoded[0, :, 0].tolist() == expected
         assert pixels is None or np.array_equal(pixels, decoded)
 
@@ -497,7 +497,7 @@ def test_a_template_is_a_field_by_its_name(place, tmp_path, template):
 
 def test_names_that_no_file_can_have(place, tmp_path):
     """Long keys, and a class that is called as the folder of a run's records: decoded, and read again under their own keys."""
-    z = small.latents_of(small.textok(), 6)
+    z = api_models.latents_of(api_models.textok(), 6)
     wanted = ["k" * 300, "é" * 200 + "/b", "parts/0", "%70arts/0", "a.png/b", "/".join(["deep"] * 600)]
     data.write_shards([(key, {"npz": {"latent": row}}) for key, row in zip(wanted, z)], tmp_path / "latents")
     done = data.decode(place / "baseline", tmp_path / "latents", tmp_path / "out", shard_size=2)

@@ -533,9 +533,9 @@ def test_statistics_command(data, capsys):
 def test_latents_with_a_model(tmp_path, capsys):
     """Latents are decoded first; the numbers are those of the pictures that the model makes."""
     pytest.importorskip("skimage")
-    import api_models as small
+    import api_models
 
-    model = small.textok(text_condition="none", image_size=16, patch_size=8)
+    model = api_models.textok(text_condition="none", image_size=16, patch_size=8)
     model.save_pretrained(tmp_path / "model")
     size = model.config.image_size
     cropped = images.preprocess(originals(5), size)

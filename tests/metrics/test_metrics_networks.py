@@ -101,7 +101,7 @@ def test_perceptual_stand_in():
     near = distance((0.8 * x + 0.2 * y).astype(np.uint8), x)
     far = distance(y, x)
     assert far.shape == (4,) and (near < far).all() and near.min() > 0
-    from textok.train.perceptual import PerceptualLoss
+    from textok.train.perceptual_loss import PerceptualLoss
 
     loss = PerceptualLoss()
     with torch.no_grad():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine_models import TinyDiT, TinyTexTok, dit_config, textok_config
+from fresh_process import environment
 
 import textok
 from textok import _core
@@ -22,11 +23,9 @@ HERE = Path(__file__).resolve().parents[1]  # a fresh process imports this file 
 
 def in_fresh_process(code, limit=120):
     """Runs `code` with the tests' modules at hand; fails with its output unless it ends well and silently."""
-    ours = [Path(textok.__file__).parents[1], HERE, HERE / "model"]
-    path = os.pathsep.join([*map(str, ours), os.environ.get("PYTHONPATH", "")])
     # Newer Pythons warn of any fork beside threads, which is what a test here is about.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=os.environ | {"PYTHONPATH": path})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment(HERE, HERE / "model"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

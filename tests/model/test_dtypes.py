@@ -3,7 +3,7 @@ every number."""
 
 import pickle
 
-import api_models as small
+import api_models
 import numerics
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ LOW = {"bfloat16": numerics.MODEL_BFLOAT16, "int8": numerics.MODEL_INT8, "int4":
 
 
 class Side(dict):
-    """Hashable, since small.textok remembers models by their arguments."""
+    """Hashable, since api_models.textok remembers models by their arguments."""
 
     def __hash__(self):
         return hash(tuple(sorted(self.items())))
@@ -41,19 +41,19 @@ def textok_arguments(model, batch):
         return {}
     if config.text_source == "class":
         return {"labels": np.arange(batch) % config.num_classes}
-    return {"text": small.text_of(model, batch), "text_lengths": np.arange(batch) % config.num_text_tokens + 1}
+    return {"text": api_models.text_of(model, batch), "text_lengths": np.arange(batch) % config.num_text_tokens + 1}
 
 
 def dit_arguments(model, batch):
     config = model.config
     if config.condition == "class":
         return {"labels": np.arange(batch) % (config.num_classes + 1)}
-    return {"text": small.text_of(model, batch), "text_lengths": np.arange(batch) % config.num_text_tokens + 1}
+    return {"text": api_models.text_of(model, batch), "text_lengths": np.arange(batch) % config.num_text_tokens + 1}
 
 
 def pair(kind, changes, dtype):
     """The same weights in float32 and in `dtype`."""
-    plain = small.textok(**changes, **SIDES) if kind is TexTok else small.dit(**changes, hidden_size=96, num_heads=4)
+    plain = api_models.textok(**changes, **SIDES) if kind is TexTok else api_models.dit(**changes, hidden_size=96, num_heads=4)
     return plain, kind(plain.config, plain.weights(), dtype=dtype)
 
 
@@ -61,7 +61,7 @@ def pair(kind, changes, dtype):
 @pytest.mark.parametrize("changes", TEXTOK.values(), ids=TEXTOK)
 def test_textok_near_float32(changes, dtype):
     plain, low = pair(TexTok, changes, dtype)
-    x, z = small.pictures_of(plain), small.latents_of(plain)
+    x, z = api_models.pictures_of(plain), api_models.latents_of(plain)
     arguments = textok_arguments(plain, len(x))
     for expected, result in [
         (plain.encode(x, **arguments), low.encode(x, **arguments)),
@@ -75,7 +75,7 @@ def test_textok_near_float32(changes, dtype):
 @pytest.mark.parametrize("changes", DIT.values(), ids=DIT)
 def test_dit_near_float32(changes, dtype):
     plain, low = pair(DiT, changes, dtype)
-    x, t = small.latents_of(plain), np.array([0, 500, 999])
+    x, t = api_models.latents_of(plain), np.array([0, 500, 999])
     arguments = dit_arguments(plain, len(x))
     expected, result = plain.denoise(x, t, **arguments), low.denoise(x, t, **arguments)
     numerics.check_rms(result, expected, LOW[dtype])
@@ -89,7 +89,7 @@ def test_tolerances_reject_a_wrong_weight(dtype):
     weights = dict(plain.weights())
     weights["tokenizer.blocks.0.attn.proj.weight"] = weights["tokenizer.blocks.0.attn.proj.weight"][::-1]
     wrong = TexTok(plain.config, weights, dtype=dtype)
-    x = small.pictures_of(plain)
+    x = api_models.pictures_of(plain)
     assert numerics.rejects_rms(wrong.encode(x), plain.encode(x), LOW[dtype])
 
 
@@ -98,7 +98,7 @@ def test_tolerances_reject_a_wrong_weight(dtype):
 def test_textok_same_bits(changes, dtype):
     """Alone, in a batch, shuffled, on one thread."""
     _, model = pair(TexTok, changes, dtype)
-    x, z = small.pictures_of(model, 33), small.latents_of(model, 33)
+    x, z = api_models.pictures_of(model, 33), api_models.latents_of(model, 33)
     arguments = textok_arguments(model, len(x))
     whole = model.encode(x, **arguments), model.decode(z, **arguments, output="float32")
     for rows in ([0], [32], [5, 4], list(range(20)), np.random.default_rng(0).permutation(33)):
@@ -142,7 +142,7 @@ def test_int8_files_have_rows_and_scales(tmp_path):
     rows, scale = weights["tokenizer.blocks.0.mlp.fc1.weight"], weights["tokenizer.blocks.0.mlp.fc1.weight.scale"]
     assert rows.dtype == np.int8 and scale.dtype == np.float32 and scale.shape == rows.shape[:1]
     assert (np.abs(rows).max(axis=1) == 127).all()
-    original = small.textok(**SIDES).weights()["tokenizer.blocks.0.mlp.fc1.weight"]
+    original = api_models.textok(**SIDES).weights()["tokenizer.blocks.0.mlp.fc1.weight"]
     assert (np.abs(rows * scale[:, None] - original) <= scale[:, None] * 0.5001).all()
     assert weights["tokenizer.text_proj.weight"].dtype.name == "bfloat16"
 
@@ -150,7 +150,7 @@ def test_int8_files_have_rows_and_scales(tmp_path):
 def test_int4_files_have_rows_and_two_scales(tmp_path):
     _, model = pair(TexTok, {}, "int4")
     weights, name = model.weights(), "tokenizer.blocks.0.mlp.fc1.weight"
-    original = small.textok(**SIDES).weights()[name]  # [300,120]
+    original = api_models.textok(**SIDES).weights()[name]  # [300,120]
     rows, scale, group_scale = weights[name], weights[f"{name}.scale"], weights[f"{name}.group_scale"]
     assert rows.dtype == np.uint8 and rows.shape == (300, 60) and scale.shape == (300,) and group_scale.shape == (300, 4)
     assert group_scale.max() <= int4.MOST_SCALE and np.array_equal(int4.pack(int4.unpack(rows, 120)), rows)
@@ -162,7 +162,7 @@ def test_int4_files_have_rows_and_two_scales(tmp_path):
 def test_int4_has_the_bits_of_its_numbers_in_int8():
     """A weight of 4 bits is a byte with the row's scale: an int8 model of the same file computes the same."""
     for kind, call in (
-        (TexTok, lambda m: m.encode(small.pictures_of(m))),
+        (TexTok, lambda m: m.encode(api_models.pictures_of(m))),
         (DiT, lambda m: m.sample(labels=[1, 2], steps=2, seed=0)),
     ):
         _, model = pair(kind, TEXTOK["no text"] if kind is TexTok else {}, "int4")
@@ -198,7 +198,7 @@ def test_stored_dtype_and_compute_dtype_are_free(tmp_path, stored):
     """A file of any dtype loads into a model of any other."""
     plain, model = pair(TexTok, TEXTOK["no text"], stored)
     model.save_pretrained(tmp_path)
-    x = small.pictures_of(plain)
+    x = api_models.pictures_of(plain)
     for dtype in ("float32", *LOW):
         tolerance = numerics.MODEL_INT4 if "int4" in (stored, dtype) else numerics.MODEL_INT8
         numerics.check_rms(TexTok.from_pretrained(tmp_path, dtype=dtype).encode(x), plain.encode(x), tolerance)

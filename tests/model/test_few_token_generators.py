@@ -11,7 +11,7 @@ import pytest
 import textok
 from textok import importers
 from textok.sampling import Sampling, defaults_of
-from textok.schedules import make_schedule, solvers_of
+from textok.solvers import make_schedule, solvers_of
 
 FOREIGN = Path(__file__).parent.parent / "golden" / "foreign"
 NAMES = ("dit_1d", "sit")

@@ -13,7 +13,7 @@ from engine_models import TinyDiT, TinyTexTok, dit_config, textok_config
 
 import textok
 from textok import _core
-from textok.schedules import make_schedule
+from textok.solvers import make_schedule
 
 TEXTOK = {
     "in context, masked": {"text_mask": True},

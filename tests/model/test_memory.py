@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from engine_models import textok_config
+from fresh_process import environment
 
 import textok
 
@@ -72,9 +72,9 @@ model.memory_plan(3)}))
 
 
 def measured(kind, folder, dtype, side):
-    environment = os.environ | {"PYTHONPATH": str(Path(textok.__file__).parents[1]), "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", CHILD, kind, str(folder), dtype, side]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    variables = environment(MALLOC_TRIM_THRESHOLD_="65536")
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -1,6 +1,6 @@
 """`textok.quantize`: int4 weights whose layers' outputs are nearer than rounding to nearest brings them."""
 
-import api_models as small
+import api_models
 import numerics
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_calibrated_rows_change_outputs_less(rows, columns):
 
 def test_without_a_gram_it_is_the_engines_rounding():
     """With inputs that do not go together columns have nothing to make good: what the engine does at load."""
-    model = small.textok(text_condition="none")
+    model = api_models.textok(text_condition="none")
     weights = model.weights()
     nearest = TexTok(model.config, weights, dtype="int4").weights()
     for name in (name for name in weights if f"{name}.group_scale" in nearest):
@@ -42,8 +42,8 @@ def test_without_a_gram_it_is_the_engines_rounding():
 
 
 def test_models_come_nearer(tmp_path):
-    model = small.textok(text_condition="none")
-    seen, unseen = small.pictures_of(model, 24), small.pictures_of(model, 32)[24:]
+    model = api_models.textok(text_condition="none")
+    seen, unseen = api_models.pictures_of(model, 24), api_models.pictures_of(model, 32)[24:]
     weights = quantize.to_int4(model, [lambda m: m.encode(seen), lambda m: m.decode(m.encode(seen))], progress=False)
     nearest, calibrated = TexTok(model.config, model.weights(), dtype="int4"), TexTok(model.config, weights, dtype="int4")
     exact = model.encode(unseen)
@@ -54,7 +54,7 @@ def test_models_come_nearer(tmp_path):
 
 
 def test_a_generator_is_calibrated_by_sampling():
-    model = small.dit(hidden_size=96, num_heads=4)
+    model = api_models.dit(hidden_size=96, num_heads=4)
     weights = quantize.to_int4(model, [lambda m: m.sample(labels=[1, 2, 0, 1], steps=4, seed=0)], progress=False)
     run = {"labels": [2, 1, 1], "steps": 4, "seed": 7}
     exact = model.sample(**run)
@@ -63,7 +63,7 @@ def test_a_generator_is_calibrated_by_sampling():
 
 
 def test_bad_arguments():
-    model = small.textok(text_condition="none")
+    model = api_models.textok(text_condition="none")
     with pytest.raises(ValueError, match="calls: expected at least one"):
         quantize.to_int4(model, [])
     with pytest.raises(ValueError, match="model: expected one in float32, got int8"):

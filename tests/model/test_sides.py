@@ -4,7 +4,7 @@ import copy
 import json
 import pickle
 
-import api_models as small
+import api_models
 import numpy as np
 import pytest
 from engine_models import textok_config
@@ -38,14 +38,14 @@ def condition(model):
         return {}
     if model.config.text_source == "class":
         return {"labels": [4, 0, 8]}
-    return {"text": small.text_of(model), "text_lengths": [7, 1, 4]}
+    return {"text": api_models.text_of(model), "text_lengths": [7, 1, 4]}
 
 
 def run(model, side):
     """What one side makes of three images, or of their latents."""
     if side == "tokenizer":
-        return model.encode(small.pictures_of(model), **condition(model))
-    return model.decode(small.latents_of(model), output="float32", **condition(model))
+        return model.encode(api_models.pictures_of(model), **condition(model))
+    return model.decode(api_models.latents_of(model), output="float32", **condition(model))
 
 
 def same(one, other):
@@ -59,7 +59,7 @@ def of_side(tensors, side):
 @pytest.fixture
 def folder(tmp_path):
     """A saved TexTok of both sides."""
-    small.textok().save_pretrained(tmp_path / "model")
+    api_models.textok().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -156,7 +156,7 @@ def test_shards(folder):
         save_file({name: array for name, array in tensors.items() if places[name] == place}, folder / place)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     for side in ONE:
-        assert same(run(TexTok.from_pretrained(folder, side=side), side), run(small.textok(), side))
+        assert same(run(TexTok.from_pretrained(folder, side=side), side), run(api_models.textok(), side))
 
 
 @pytest.mark.parametrize("side", ONE)
@@ -170,7 +170,7 @@ def test_a_file_of_one_side(side, folder):
             TexTok.from_pretrained(folder, side=wanted)
     with pytest.raises(WeightsError, match=f"there is only the {side}"):
         TexTok(model.config, model.weights())
-    assert same(run(TexTok.from_pretrained(folder, side=side), side), run(small.textok(), side))
+    assert same(run(TexTok.from_pretrained(folder, side=side), side), run(api_models.textok(), side))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_the_other_side_may_lack_tensors(folder):
     tensors = load_file(path)
     del tensors["detokenizer.norm.weight"]
     save_file(tensors, path)
-    assert same(run(TexTok.from_pretrained(folder, side="tokenizer"), "tokenizer"), run(small.textok(), "tokenizer"))
+    assert same(run(TexTok.from_pretrained(folder, side="tokenizer"), "tokenizer"), run(api_models.textok(), "tokenizer"))
 
 
 # ---- what it cannot do ----
@@ -216,7 +216,7 @@ def test_the_other_side_may_lack_tensors(folder):
 )
 def test_calls_that_need_the_other_side(side, method, wanted, batch):
     model = TexTok.from_config(textok_config(text_condition="none"), side=side)
-    given = (small.latents_of if method == "decode" else small.pictures_of)(model, batch)
+    given = (api_models.latents_of if method == "decode" else api_models.pictures_of)(model, batch)
     message = f"^{method}: expected a model that holds {wanted}, got one of its {side} only; "
     with pytest.raises(WeightsError, match=message + 'side="both", the default, loads both$'):
         getattr(model, method)(given)
@@ -250,7 +250,7 @@ def test_no_such_side(side, folder):
 
 def test_pipeline(tmp_path, reads):
     """Pictures need the detokenizer only; what a pipeline of it saves has it only."""
-    whole = small.class_pipeline()
+    whole = api_models.class_pipeline()
     whole.save_pretrained(tmp_path / "whole")
     assert Pipeline.from_pretrained(tmp_path / "whole").textok.side == "both"
     reads.clear()
@@ -272,7 +272,7 @@ def test_commands_load_what_they_need(tmp_path, reads):
     model = TexTok.from_config(textok_config(text_condition="none"))
     both, lone, pipeline = (str(tmp_path / name) for name in ("both", "lone", "pipeline"))
     model.save_pretrained(both)
-    Pipeline(model, DiT.from_config(small.dit().config)).save_pretrained(pipeline)
+    Pipeline(model, DiT.from_config(api_models.dit().config)).save_pretrained(pipeline)
     for side, task in {"tokenizer": EncodeTask, "detokenizer": DecodeTask}.items():
         TexTok.from_pretrained(both, side=side).save_pretrained(lone)
         for path in (both, lone):

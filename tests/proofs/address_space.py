@@ -4,13 +4,13 @@ Includes the row whose products are OpenBLAS's, which by itself ends a process t
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from common import arguments, finish
+from fresh_process import environment
 
 import textok
 
@@ -42,7 +42,6 @@ def main() -> None:
     began, failures, outcomes = time.monotonic(), [], {"result": 0, "MemoryError": 0}
     tests = str(Path(__file__).resolve().parent.parent)
     rows = ["ref", textok.cpu_info()["isa"]]
-    path = os.pathsep.join([str(Path(textok.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     for turn in range(options.count):
         more = int(2 ** (16 + 12 * (turn // 4) / max(1, options.count // 4 - 1)))  # 64 KB to 256 MB
         code = CHILD.format(tests=tests, after_load=turn % 2 == 0, more=more)
@@ -51,7 +50,7 @@ def main() -> None:
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
-            env=os.environ | {"PYTHONPATH": path, "TEXTOK_ISA": row},
+            env=environment(TEXTOK_ISA=row),
         )
         word, _, fine = done.stdout.strip().partition(" ")
         if done.returncode or fine != "True":

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import textok
+from fresh_process import environment
 
 HERE = Path(__file__).parent
 COUNTS = {
@@ -36,12 +35,10 @@ def test_promise(name):
         pytest.skip("no gcc here")
     if name == "thread_sanitizer":
         pytest.importorskip("scipy_openblas32")
-    path = os.pathsep.join([str(Path(textok.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     # Too much memory that NumPy is asked for is a MemoryError under AddressSanitizer too.
     sanitizer = os.environ.get("ASAN_OPTIONS", "") + ":allocator_may_return_null=1"
-    environment = os.environ | {"PYTHONPATH": path, "ASAN_OPTIONS": sanitizer}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", str(HERE / f"{name}.py"), "--count", str(COUNTS[name])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment(ASAN_OPTIONS=sanitizer))
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["failures"] == 0
 
@@ -49,6 +46,5 @@ def test_promise(name):
 def test_a_broken_promise_is_seen(tmp_path):
     """A proof that finds something ends with 1 and says what."""
     code = "import time; from common import finish; finish('planted', time.monotonic(), ['a bit differs'])"
-    path = os.pathsep.join([str(HERE), str(Path(textok.__file__).parents[1])])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(HERE))
     assert done.returncode == 1 and "a bit differs" in done.stderr and json.loads(done.stdout)["failures"] == 1

@@ -9,29 +9,31 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import api_models as small
+import api_models
 import ml_dtypes
 import numerics
 import numpy as np
 import pytest
+from fresh_process import environment
 from PIL import Image
 
 import textok
 from textok import DiT, Pipeline, TexTok
 from textok.noise import generator
 
-MASKED = small.textok(text_mask=True)
-CLASS_DIT = small.dit()
-TEXT_DIT = small.dit(condition="text")
-X, Z, TEXT, LENGTHS = small.pictures_of(MASKED, 5), small.latents_of(MASKED, 5), small.text_of(MASKED, 5), [1, 7, 3, 2, 5]
+MASKED = api_models.textok(text_mask=True)
+CLASS_DIT = api_models.dit()
+TEXT_DIT = api_models.dit(condition="text")
+X, Z, TEXT = (make(MASKED, 5) for make in (api_models.pictures_of, api_models.latents_of, api_models.text_of))
+LENGTHS = [1, 7, 3, 2, 5]
 LABELS = [0, 4, 8, 9, 4]
 
 
-def python(code, **environment):
+def python(code, **variables):
     """A fresh interpreter: its output and exit status."""
-    folder = os.path.dirname(os.path.dirname(textok.__file__))
-    environment = os.environ | {"PYTHONPATH": folder} | environment
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(**variables), timeout=120
+    )
 
 
 # ---- kinds of arrays ----
@@ -180,7 +182,7 @@ def test_more_than_runs_at_a_time():
     """A batch that is split by default."""
     count = 2 * textok.model.IMAGES_AT_ONCE + 3
     z = np.resize(Z, (count, *Z.shape[1:]))
-    model = small.textok(text_condition="none")
+    model = api_models.textok(text_condition="none")
     result = model.decode(z)
     assert (result == model.decode(z, batch_size=count)).all() and (result[:5] == result[5:10]).all()
 
@@ -203,7 +205,7 @@ def test_no_images():
     assert CLASS_DIT.sample([], steps=3).shape == (0, 6, 5)
     assert CLASS_DIT.denoise(Z[:0], [], []).shape == (0, 6, 10)
     assert TEXT_DIT.sample(text=none, seed=0).shape == (0, 6, 5)
-    result = small.class_pipeline()([])
+    result = api_models.class_pipeline()([])
     assert len(result) == 0 and result.captions == [] and result.labels == []
 
 
@@ -231,14 +233,14 @@ def test_padding_of_masked_text():
 
 def test_padding_of_unmasked_text():
     """Where the config does not mask, all rows are part of the sequence, whatever the lengths."""
-    model = small.textok()
+    model = api_models.textok()
     assert (model.encode(X, TEXT, LENGTHS) == model.encode(X, TEXT)).all()
     assert (model.encode(X, TEXT[:, :4]) != model.encode(X, TEXT)).any()
 
 
 @pytest.mark.parametrize("condition", ["both", "tokenizer", "detokenizer", "none"])
 def test_a_side_without_text_ignores_it(condition):
-    model = small.textok(text_condition=condition)
+    model = api_models.textok(text_condition=condition)
     for side, call in (
         ("tokenizer", lambda **given: model.encode(X, **given)),
         ("detokenizer", lambda **given: model.decode(Z, **given)),
@@ -252,7 +254,7 @@ def test_a_side_without_text_ignores_it(condition):
 
 
 def test_classes_in_place_of_text():
-    model = small.textok(text_source="class")
+    model = api_models.textok(text_source="class")
     z = model.encode(X, labels=[0, 1, 2, 3, 8])
     assert (z[1:2] == model.encode(X[1:2], labels=[1])).all() and (z[1:2] != model.encode(X[1:2], labels=[2])).any()
     assert model.reconstruct(X, labels=[0, 1, 2, 3, 8]).shape == X.shape
@@ -332,7 +334,7 @@ def test_every_combination_of_sampling():
         {"condition": "text"},
         {"guidance_channels": 2},
     ):
-        model = small.dit(**changes)
+        model = api_models.dit(**changes)
         condition = {"text": TEXT[:2]} if "condition" in changes else {"labels": [3, 9]}
         results = set()
         for solver in ("ddpm", "ddim", "dpmsolver++"):
@@ -372,7 +374,7 @@ def test_null_condition():
 def test_latents_are_put_back_to_scale():
     """The state is normalised; what comes out is times the deviation plus the mean of each channel."""
     mean, deviation = [1, 2, 3, 4, 5], [0.5, 1, 2, 3, 4]
-    model = DiT(small.dit().config.to_dict() | {"latent_mean": mean, "latent_std": deviation}, small.dit().weights())
+    model = DiT(api_models.dit().config.to_dict() | {"latent_mean": mean, "latent_std": deviation}, api_models.dit().weights())
     states = []
     result = model.sample([1, 2], steps=3, seed=0, callback=lambda step, steps, x: states.append(x.copy()))
     assert (states[-1] == CLASS_DIT.sample([1, 2], steps=3, seed=0)).all()
@@ -408,7 +410,7 @@ def test_callback_may_raise():
 def test_progress(capfd):
     """A bar on stderr where asked for; nothing anywhere where not."""
     plain = MASKED.encode(X, TEXT), CLASS_DIT.sample(LABELS, steps=3, seed=0)
-    small.class_pipeline()([1, 2], steps=2)
+    api_models.class_pipeline()([1, 2], steps=2)
     assert capfd.readouterr() == ("", "")
     assert (MASKED.encode(X, TEXT, progress=True, batch_size=2) == plain[0]).all()
     out, err = capfd.readouterr()
@@ -422,7 +424,7 @@ def test_progress(capfd):
 
 
 def test_pipeline_of_classes():
-    pipeline = small.class_pipeline()
+    pipeline = api_models.class_pipeline()
     result = pipeline([1, 4, 8], steps=3, seed=11, guidance_scale=2.0)
     assert (
         result.images.shape == (3, 16, 16, 3)
@@ -446,7 +448,7 @@ def test_pipeline_of_classes():
 
 
 def test_captions_are_drawn_from_the_documented_stream():
-    store = small.captions()
+    store = api_models.captions()
     choices = [3, 12]  # of class 3
     for index in range(5):
         drawn = generator(9, index, 1).integers(2)
@@ -458,13 +460,13 @@ def test_captions_are_drawn_from_the_documented_stream():
 
 
 def test_pipeline_without_a_seed():
-    result = small.class_pipeline()([1, 2], steps=2)
-    again = small.class_pipeline()([1, 2], steps=2, seed=result.seed)
+    result = api_models.class_pipeline()([1, 2], steps=2)
+    again = api_models.class_pipeline()([1, 2], steps=2, seed=result.seed)
     assert (again.images == result.images).all() and again.captions == result.captions
 
 
 def test_pipeline_of_text():
-    pipeline = small.text_pipeline()
+    pipeline = api_models.text_pipeline()
     result = pipeline(text=TEXT, text_lengths=LENGTHS, steps=3, seed=1)
     assert result.captions is None and result.labels is None
     assert (result.latents == TEXT_DIT.sample(text=TEXT, text_lengths=LENGTHS, steps=3, seed=1)).all()
@@ -473,22 +475,23 @@ def test_pipeline_of_text():
 
 def test_pipeline_kinds():
     """A detokenizer without text needs no captions; one of classes gets the labels."""
-    bare = Pipeline(small.textok(text_condition="none"), CLASS_DIT)
+    bare = Pipeline(api_models.textok(text_condition="none"), CLASS_DIT)
     assert bare([1, 9], steps=2).captions is None
-    half = Pipeline(small.textok(text_condition="tokenizer"), CLASS_DIT)
+    half = Pipeline(api_models.textok(text_condition="tokenizer"), CLASS_DIT)
     assert half([1], steps=2).images.shape == (1, 16, 16, 3)
-    classes = Pipeline(small.textok(text_source="class"), CLASS_DIT)
+    classes = Pipeline(api_models.textok(text_source="class"), CLASS_DIT)
     result = classes([1, 2], steps=2, seed=0)
     assert (result.images == classes.textok.decode(result.latents, labels=[1, 2])).all()
     with pytest.raises(ValueError, match=r"labels: expected 0 to 8, the detokenizer's classes, got 9 at \[1\]"):
         classes([1, 9], steps=2)
-    assert small.class_pipeline()([9], steps=2).captions[0].startswith("caption")
-    text = Pipeline(small.textok(text_condition="none"), TEXT_DIT)
+    assert api_models.class_pipeline()([9], steps=2).captions[0].startswith("caption")
+    text = Pipeline(api_models.textok(text_condition="none"), TEXT_DIT)
     assert text(text=TEXT[:1], steps=2).images.shape == (1, 16, 16, 3)
 
 
 def test_results_in_a_notebook():
-    for result in (small.class_pipeline()([1, 2, 3], steps=2), small.text_pipeline()(text=TEXT, steps=2, output="float32")):
+    by_class = api_models.class_pipeline()([1, 2, 3], steps=2)
+    for result in (by_class, api_models.text_pipeline()(text=TEXT, steps=2, output="float32")):
         assert result._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
         assert "images" in repr(result) and str(result.seed) in repr(result)
 
@@ -500,18 +503,19 @@ def test_reprs():
     assert repr(MASKED).startswith(
         "TexTok(16 px, patch 4 -> 6 tokens x 5; text 7 x 12 in both sides (in context, masked); tokenizer 2 x 32,"
     )
-    assert "no text" in repr(small.textok(text_condition="none")) and "9 classes" in repr(small.textok(text_source="class"))
+    assert "no text" in repr(api_models.textok(text_condition="none"))
+    assert "9 classes" in repr(api_models.textok(text_source="class"))
     assert repr(CLASS_DIT).startswith("DiT(6 tokens x 5; 9 classes; 2 x 32, 2 heads; epsilon, learned sigma, 1000 train steps;")
     assert "text 7 x 12" in repr(TEXT_DIT) and f"{textok.cpu_info()['isa']} kernels" in repr(TEXT_DIT)
     assert (
-        repr(small.class_pipeline()).count("\n") == 3
-        and repr(small.captions()) == "CaptionStore(18 captions of 9 classes, 66 tokens x 12)"
+        repr(api_models.class_pipeline()).count("\n") == 3
+        and repr(api_models.captions()) == "CaptionStore(18 captions of 9 classes, 66 tokens x 12)"
     )
 
 
 def test_memory_plan_of_a_dit_covers_its_steps():
     """The modulations of many steps are held at a time: more than one step takes, as much as a run of 50."""
-    model = small.dit()
+    model = api_models.dit()
     planned = model.memory_plan(3)["workspace"]
     one, fifty = (model._model.memory_plan(3, 0, steps)["workspace"] for steps in (1, 50))
     assert one < planned == fifty
@@ -533,8 +537,8 @@ def test_copies(duplicate):
     assert twin is not model and twin.config == model.config and twin.threads == 2
     assert (twin.reconstruct(X, **ALL) == model.reconstruct(X, **ALL)).all()
     assert (duplicate(CLASS_DIT).sample(LABELS, seed=1, steps=2) == CLASS_DIT.sample(LABELS, seed=1, steps=2)).all()
-    pipeline = duplicate(small.class_pipeline())
-    assert (pipeline([3], seed=1, steps=2).images == small.class_pipeline()([3], seed=1, steps=2).images).all()
+    pipeline = duplicate(api_models.class_pipeline())
+    assert (pipeline([3], seed=1, steps=2).images == api_models.class_pipeline()([3], seed=1, steps=2).images).all()
 
 
 def test_copies_share_the_weights():
@@ -633,14 +637,14 @@ def test_unknown_isa():
 def test_reference_kernels_give_nearly_the_same():
     """TEXTOK_ISA=ref is used by a fresh process, and close to the row in use here."""
     code = (
-        "import sys; sys.path.insert(0, {!r}); import api_models as small, textok, numpy as np\n"
-        "model = small.textok(); z = model.encode(small.pictures_of(model), small.text_of(model))\n"
+        "import sys; sys.path.insert(0, {!r}); import api_models, textok, numpy as np\n"
+        "model = api_models.textok(); z = model.encode(api_models.pictures_of(model), api_models.text_of(model))\n"
         "print(textok.cpu_info()['isa'], float(z.sum()))"
     )
     done = python(code.format(os.path.dirname(os.path.dirname(__file__))), TEXTOK_ISA="ref")
     assert done.returncode == 0, done.stderr
     isa, total = done.stdout.split()
-    model = small.textok()
+    model = api_models.textok()
     assert isa == "ref" and float(total) == pytest.approx(
-        float(model.encode(small.pictures_of(model), small.text_of(model)).sum()), rel=1e-3, abs=1e-3
+        float(model.encode(api_models.pictures_of(model), api_models.text_of(model)).sum()), rel=1e-3, abs=1e-3
     )

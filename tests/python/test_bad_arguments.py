@@ -4,7 +4,7 @@ A message starts with the argument's name, and says what was expected and what c
 result as before, and nothing was written to an argument.
 """
 
-import api_models as small
+import api_models
 import numpy as np
 import pytest
 
@@ -12,11 +12,11 @@ import textok
 from textok import ConfigError, DiT, TexTok
 from textok.errors import DataError
 
-TT = small.textok(text_mask=True)  # 16 px, 6 tokens x 5, text up to 7 x 12
-CLASSES = small.textok(text_source="class")  # 9 classes
-CLASS_DIT = small.dit()  # 6 x 5, 9 classes
-TEXT_DIT = small.dit(condition="text")
-X, Z, TEXT = small.pictures_of(TT), small.latents_of(TT), small.text_of(TT)
+TT = api_models.textok(text_mask=True)  # 16 px, 6 tokens x 5, text up to 7 x 12
+CLASSES = api_models.textok(text_source="class")  # 9 classes
+CLASS_DIT = api_models.dit()  # 6 x 5, 9 classes
+TEXT_DIT = api_models.dit(condition="text")
+X, Z, TEXT = api_models.pictures_of(TT), api_models.latents_of(TT), api_models.text_of(TT)
 LABELS = [0, 4, 8]
 
 
@@ -420,7 +420,7 @@ CALLS = {
         {"step_noise": STEP_NOISE, "steps": {"too many": (1001, ValueError, "expected 1 to 1000, got 1001")}},
     ),
     "Pipeline": (
-        small.class_pipeline(),
+        api_models.class_pipeline(),
         SAMPLE,
         {
             "labels": NO_ARRAYS
@@ -434,7 +434,7 @@ CALLS = {
         },
     ),
     "Pipeline, text": (
-        small.text_pipeline(),
+        api_models.text_pipeline(),
         FROM_TEXT,
         {
             "text": NO_EMBEDDINGS | {"none": (None, ValueError, "expected caption embeddings"), "NaN": TEXTS["NaN"]},
@@ -459,7 +459,7 @@ CALLS = {
     ),
     "memory_plan": (TT.memory_plan, {"batch": 3}, {"batch": BATCH_SIZES}),
     "list of captions": (
-        small.captions().embeddings,
+        api_models.captions().embeddings,
         {"names": [0, 1]},
         {
             "names": {name: case for name, case in NO_ARRAYS.items() if name != "strings"}
@@ -567,7 +567,7 @@ def test_a_nan_far_into_a_large_batch():
     x = np.zeros((70, 16, 16, 3))
     x[68, 1, 2, 0] = np.nan
     with pytest.raises(ValueError, match=r"x: expected finite numbers, got nan at \[68, 1, 2, 0\]"):
-        small.textok(text_condition="none").encode(x)
+        api_models.textok(text_condition="none").encode(x)
 
 
 def test_positional_mistakes():

@@ -3,7 +3,7 @@ saves."""
 
 import json
 
-import api_models as small
+import api_models
 import engine_models as tiny
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def made(kind, config, use, **changes):
 @pytest.mark.parametrize("masked", [True, False])
 def test_captions_are_their_embeddings(encoder, use, masked):
     model = made(TexTok, tiny.textok_config(text_mask=masked), use)
-    pictures, captions = small.pictures_of(model, 2), ["a red apple", "two of the blue dog and cat apple"]
+    pictures, captions = api_models.pictures_of(model, 2), ["a red apple", "two of the blue dog and cat apple"]
     text, lengths = encoder(captions, 6)
     assert lengths.tolist() == [5, 6]
     if not masked:
@@ -63,8 +63,8 @@ def test_captions_are_their_embeddings(encoder, use, masked):
 
 def test_a_side_without_text_takes_no_notice(use):
     model = made(TexTok, tiny.textok_config(), use, text_condition="detokenizer")
-    z = model.encode(small.pictures_of(model, 2))
-    np.testing.assert_array_equal(model.encode(small.pictures_of(model, 2), captions=["a", "the"]), z)
+    z = model.encode(api_models.pictures_of(model, 2))
+    np.testing.assert_array_equal(model.encode(api_models.pictures_of(model, 2), captions=["a", "the"]), z)
     assert model._encoder is None
 
 
@@ -102,21 +102,21 @@ def test_an_encoder_that_does_not_fit_is_named_beside_the_one_that_does(use, enc
     model.encoder = TextEncoder.from_pretrained(int8)
     gone = made(TexTok, tiny.textok_config(), use | {"name": "no-such-encoder"})
     with pytest.raises(WeightsError, match="'no-such-encoder': no such folder, and no bundled model of that name"):
-        gone.encode(small.pictures_of(gone, 1), captions="a")
-    nameless = small.textok()
+        gone.encode(api_models.pictures_of(gone, 1), captions="a")
+    nameless = api_models.textok()
     with pytest.raises(
         ConfigError, match="captions: this model's config names no text encoder; give embeddings as text=, or set"
     ):
-        nameless.encode(small.pictures_of(nameless, 1), captions="a")
+        nameless.encode(api_models.pictures_of(nameless, 1), captions="a")
 
 
 def test_wrong_calls_name_the_right_one(use):
     model = made(TexTok, tiny.textok_config(), use)
     dit = made(DiT, tiny.dit_config(condition="text"), use)
     pipe = Pipeline(made(TexTok, tiny.textok_config(), use), dit)
-    classes = small.class_pipeline()
-    pictures = small.pictures_of(model, 2)
-    text = small.text_of(model, 2)
+    classes = api_models.class_pipeline()
+    pictures = api_models.pictures_of(model, 2)
+    text = api_models.text_of(model, 2)
     for call, error, message in [
         (lambda: model.encode(pictures, captions="a"), ValueError, "captions: expected 2, one an image, got 1"),
         (lambda: model.encode(pictures, captions=3), TypeError, "captions: expected a string or a list of strings, got int"),
@@ -154,10 +154,10 @@ def test_wrong_calls_name_the_right_one(use):
 def pipes(use):
     """One of captions and one of classes that have names, of the same TexTok."""
     tt = made(TexTok, tiny.textok_config(), use, text_mask=True)
-    named = [record | {"label_name": f"fruit {record['label']}"} for record in small.captions().records]
-    store = small.captions()
+    named = [record | {"label_name": f"fruit {record['label']}"} for record in api_models.captions().records]
+    store = api_models.captions()
     captions = CaptionStore(named, store._tokens.tokens, store._tokens.offsets)
-    return Pipeline(tt, made(DiT, tiny.dit_config(condition="text"), use)), Pipeline(tt, small.dit(), captions)
+    return Pipeline(tt, made(DiT, tiny.dit_config(condition="text"), use)), Pipeline(tt, api_models.dit(), captions)
 
 
 def test_a_pipeline_takes_captions_in_the_first_place(pipes, encoder):
@@ -198,7 +198,7 @@ def test_models_of_a_pipeline_have_one_encoder(use):
     with pytest.raises(ConfigError, match="dit: expected the text encoder of the tokenizer, .* got .*identity another"):
         Pipeline(made(TexTok, tiny.textok_config(), use), dit)
     with pytest.raises(ConfigError, match="encoder: expected a pipeline that takes text; neither"):
-        Pipeline(small.textok(text_condition="none"), small.dit()).encoder  # noqa: B018
+        Pipeline(api_models.textok(text_condition="none"), api_models.dit()).encoder  # noqa: B018
 
 
 def test_results_are_saved(pipes, tmp_path):

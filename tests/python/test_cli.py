@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 
-import api_models as small
+import api_models
 import pytest
+from fresh_process import environment
 
 import textok
 from textok import bundled, cli, demo
@@ -15,10 +16,8 @@ from textok.commands import COMMANDS
 
 def run(*arguments, **options):
     """A fresh `python -m textok`."""
-    folder = os.path.dirname(os.path.dirname(textok.__file__))
-    environment = os.environ | {"PYTHONPATH": folder}
     return subprocess.run(
-        [sys.executable, "-m", "textok", *arguments], capture_output=True, text=True, env=environment, timeout=120, **options
+        [sys.executable, "-m", "textok", *arguments], capture_output=True, text=True, env=environment(), timeout=120, **options
     )
 
 
@@ -67,7 +66,7 @@ def test_help_has_an_example(command, capsys):
     assert caught.value.code == 0 and f"example: textok {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("model", [small.textok(), small.dit(), small.dit(condition="text")])
+@pytest.mark.parametrize("model", [api_models.textok(), api_models.dit(), api_models.dit(condition="text")])
 def test_info_of_a_model(model, tmp_path, capsys):
     model.save_pretrained(tmp_path)
     assert cli.main(["info", str(tmp_path)]) == 0
@@ -78,9 +77,9 @@ def test_info_of_a_model(model, tmp_path, capsys):
 
 
 def test_info_of_a_pipeline(tmp_path, capsys):
-    small.class_pipeline().save_pretrained(tmp_path)
+    api_models.class_pipeline().save_pretrained(tmp_path)
     assert cli.main(["info", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{small.class_pipeline()!r}\n"
+    assert capsys.readouterr().out == f"{api_models.class_pipeline()!r}\n"
 
 
 def test_info_of_every_bundled_model(capsys):
@@ -124,7 +123,6 @@ def test_what_a_command_raises(problem, message, capsys, monkeypatch):
 
 def test_a_reader_that_goes_away():
     """`textok info | head -1` ends quietly."""
-    folder = os.path.dirname(os.path.dirname(textok.__file__))
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -132,7 +130,7 @@ def test_a_reader_that_goes_away():
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": folder},
+        env=environment(),
         timeout=120,
     )
     os.close(writer)

@@ -5,7 +5,6 @@ io.npz holds inputs and outputs as that code has them (pictures NCHW), meta.json
 
 import io
 import json
-import os
 import pickle
 import struct
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import numerics
 import numpy as np
 import pytest
+from fresh_process import environment
 
 import textok
 from textok import ConfigError, WeightsError, importers
@@ -181,8 +181,7 @@ def test_no_pytorch_is_needed():
         "dict(num_heads=4)); "
         "sys.exit('torch' in sys.modules)"
     )
-    folder = str(Path(textok.__file__).parents[1])
-    assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": folder}, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment(), timeout=60).returncode == 0
 
 
 # ---- files with flaws ----

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_process import environment
 from PIL import Image
 
 import textok
@@ -144,7 +145,7 @@ def executed(name, folder, last):
 
 @pytest.fixture
 def kernel_sees_textok(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(textok.__file__).parent.parent))
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
 
 
 def test_tokenize_your_pictures(tmp_path, kernel_sees_textok):

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from fresh_process import environment
 from hub_server import COMMIT, Hub
 from test_convert import FOREIGN
 
@@ -54,16 +55,16 @@ RUN = """
 """
 
 
-def run(served, home, name, kind="DiT", **environment):
+def run(served, home, name, kind="DiT", **variables):
     """What loading a name says, in a process of its own: huggingface_hub reads its environment when it is imported."""
     _, address = served
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environ |= {"HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     environ |= {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONPATH": str(Path(hub.__file__).parent.parent),
+        "PYTHONPATH": environment()["PYTHONPATH"],
         "NO_PROXY": "127.0.0.1",
-    } | environment
+    } | variables
     code = textwrap.dedent(RUN).format(name=name, kind=kind)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

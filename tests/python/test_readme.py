@@ -1,6 +1,5 @@
 """README's Python block runs as it is pasted, and nothing that takes captions imports PyTorch or transformers."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_process import environment
 from PIL import Image
 
 import textok
@@ -37,7 +37,7 @@ def run(code, folder):
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=environment(),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -8,7 +8,8 @@ import pytest
 import schedule_runs
 from reference import samplers
 
-from textok.schedules import SPACINGS, cumulative_alphas, make_schedule, max_steps, solvers_of, spaced_timesteps
+from textok.schedules import SPACINGS, cumulative_alphas, max_steps, spaced_timesteps
+from textok.solvers import make_schedule, solvers_of
 
 DIFFUSION = solvers_of(schedule_runs.config())
 STORED = np.load(Path(__file__).parent.parent / "golden" / "schedules_diffusers.npz")

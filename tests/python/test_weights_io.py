@@ -7,7 +7,7 @@ import shutil
 import struct
 import threading
 
-import api_models as small
+import api_models
 import ml_dtypes
 import numerics
 import numpy as np
@@ -20,7 +20,7 @@ from textok import CaptionStore, ConfigError, DiT, Pipeline, TexTok, TextokError
 @pytest.fixture
 def folder(tmp_path):
     """A saved TexTok whose files a test may break."""
-    small.textok().save_pretrained(tmp_path / "model")
+    api_models.textok().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -43,7 +43,10 @@ def load_error(folder, kind=WeightsError, model=TexTok):
 # ---- round trips ----
 
 
-@pytest.mark.parametrize("model", [small.textok(), small.textok(text_source="class"), small.dit(), small.dit(condition="text")])
+@pytest.mark.parametrize(
+    "model",
+    [api_models.textok(), api_models.textok(text_source="class"), api_models.dit(), api_models.dit(condition="text")],
+)
 def test_save_and_load(model, tmp_path):
     model.save_pretrained(tmp_path / "a" / "b")
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["config.json", "model.safetensors"]
@@ -63,14 +66,14 @@ def assert_same_weights(result, expected):
 def test_saving_obeys_the_umask(tmp_path):
     before = os.umask(0o022)
     try:
-        small.textok().save_pretrained(tmp_path)
+        api_models.textok().save_pretrained(tmp_path)
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
 
 
 def test_saving_replaces(folder):
-    other = TexTok.from_config(small.textok().config, seed=9)
+    other = TexTok.from_config(api_models.textok().config, seed=9)
     other.save_pretrained(folder)
     assert_same_weights(TexTok.from_pretrained(folder).weights(), other.weights())
     assert len(list(folder.iterdir())) == 2
@@ -83,20 +86,20 @@ def test_failed_saving_leaves_the_old_file(folder, monkeypatch):
     before = (folder / "model.safetensors").read_bytes()
     monkeypatch.setattr("safetensors.numpy.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        TexTok.from_config(small.textok().config, seed=9).save_pretrained(folder)
+        TexTok.from_config(api_models.textok().config, seed=9).save_pretrained(folder)
     assert (folder / "model.safetensors").read_bytes() == before and len(list(folder.iterdir())) == 2
 
 
 def test_saving_where_it_cannot(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
-        small.textok().save_pretrained(tmp_path / "file")
+        api_models.textok().save_pretrained(tmp_path / "file")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
 def test_stored_float_types(folder, dtype):
     """They widen, or narrow, to float32 exactly as NumPy does."""
-    expected = {name: array.astype(dtype).astype(np.float32) for name, array in small.textok().weights().items()}
+    expected = {name: array.astype(dtype).astype(np.float32) for name, array in api_models.textok().weights().items()}
     rewrite(folder, lambda tensors: {name: array.astype(dtype) for name, array in tensors.items()})
     assert_same_weights(TexTok.from_pretrained(folder).weights(), expected)
 
@@ -114,7 +117,7 @@ def quantised(tensors):
 
 
 def test_stored_int8(folder):
-    stored = quantised(small.textok().weights())
+    stored = quantised(api_models.textok().weights())
     expected = {
         name: array.astype(np.float32) * (stored[f"{name}.scale"][:, None] if array.dtype == np.int8 else 1)
         for name, array in stored.items()
@@ -124,14 +127,14 @@ def test_stored_int8(folder):
     model = TexTok.from_pretrained(folder)
     assert_same_weights(model.weights(), expected)
     # Near the latents of the unrounded model, and not equal.
-    args = small.pictures_of(model), small.text_of(model)
-    error = numerics.relative_error(model.encode(*args), small.textok().encode(*args))
-    numerics.check(model.encode(*args), small.textok().encode(*args), numerics.STORED_INT8)
+    args = api_models.pictures_of(model), api_models.text_of(model)
+    error = numerics.relative_error(model.encode(*args), api_models.textok().encode(*args))
+    numerics.check(model.encode(*args), api_models.textok().encode(*args), numerics.STORED_INT8)
     assert error > 1e-5
     name = "tokenizer.to_latent.weight"
     rewrite(folder, lambda _: stored | {f"{name}.scale": stored[f"{name}.scale"] * np.float32(1.1)})
     planted = TexTok.from_pretrained(folder).encode(*args)
-    assert numerics.rejects(planted, small.textok().encode(*args), numerics.STORED_INT8)
+    assert numerics.rejects(planted, api_models.textok().encode(*args), numerics.STORED_INT8)
 
 
 def test_shards(folder):
@@ -153,19 +156,20 @@ def test_symbolic_links(folder, tmp_path):
     (tmp_path / "linked").mkdir()
     for path in folder.iterdir():
         (tmp_path / "linked" / path.name).symlink_to(path)
-    assert_same_weights(TexTok.from_pretrained(tmp_path / "linked").weights(), small.textok().weights())
+    assert_same_weights(TexTok.from_pretrained(tmp_path / "linked").weights(), api_models.textok().weights())
 
 
 def test_arrays_of_any_float_type_and_stride():
-    tensors = small.textok().weights()
+    tensors = api_models.textok().weights()
     model = TexTok(
-        small.textok().config.to_dict(), {name: np.asfortranarray(array).astype(np.float64) for name, array in tensors.items()}
+        api_models.textok().config.to_dict(),
+        {name: np.asfortranarray(array).astype(np.float64) for name, array in tensors.items()},
     )
     assert_same_weights(model.weights(), tensors)
     frozen = {name: array.copy() for name, array in tensors.items()}
     for array in frozen.values():
         array.flags.writeable = False
-    assert_same_weights(TexTok(small.textok().config, frozen).weights(), tensors)
+    assert_same_weights(TexTok(api_models.textok().config, frozen).weights(), tensors)
 
 
 # ---- folders that are not what they should be ----
@@ -182,9 +186,9 @@ def test_no_such_model(tmp_path, monkeypatch):
 
 
 def test_a_folder_goes_before_a_bundled_name(tmp_path, monkeypatch):
-    small.textok().save_pretrained(tmp_path / "emoji-textok")
+    api_models.textok().save_pretrained(tmp_path / "emoji-textok")
     monkeypatch.chdir(tmp_path)
-    assert TexTok.from_pretrained("emoji-textok").config == small.textok().config
+    assert TexTok.from_pretrained("emoji-textok").config == api_models.textok().config
 
 
 def test_a_file_in_place_of_the_folder(folder):
@@ -200,7 +204,7 @@ def test_missing_files(folder):
 
 
 def test_a_pipeline_in_place_of_a_model(tmp_path):
-    small.class_pipeline().save_pretrained(tmp_path)
+    api_models.class_pipeline().save_pretrained(tmp_path)
     assert "expected a model, got a pipeline; load it with textok.Pipeline" in load_error(tmp_path, ConfigError)
     assert "model_index.json: no such file" in load_error(tmp_path / "textok", ConfigError, Pipeline)
 
@@ -315,8 +319,8 @@ def test_missing_extra_and_misshapen_tensors(folder):
 
 def test_the_weights_of_another_model(folder):
     shutil.copy(folder / "model.safetensors", folder.parent / "keep")
-    small.dit().save_pretrained(folder)
-    small.textok().save_pretrained(folder.parent / "other")
+    api_models.dit().save_pretrained(folder)
+    api_models.textok().save_pretrained(folder.parent / "other")
     shutil.copy(folder.parent / "other" / "config.json", folder)
     message = load_error(folder)
     assert "missing" in message and "not in this model" in message and ", ..." in message
@@ -344,7 +348,7 @@ def test_types_that_are_no_weights(folder, dtype):
 
 
 def test_broken_int8(folder):
-    stored = quantised(small.textok().weights())
+    stored = quantised(api_models.textok().weights())
     name = "tokenizer.to_latent.weight"
     for change, message in [
         (lambda t: t.pop(f"{name}.scale"), f"{name} is int8, and its {name}.scale is missing"),
@@ -409,7 +413,7 @@ def test_random_weights_that_no_machine_holds():
 
 
 def test_dictionaries_of_arrays():
-    config, tensors = small.textok().config, small.textok().weights()
+    config, tensors = api_models.textok().config, api_models.textok().weights()
     name = "tokenizer.norm.bias"
     for change, error, message in [
         (None, TypeError, "weights: expected a dict of arrays, got NoneType"),
@@ -426,10 +430,10 @@ def test_dictionaries_of_arrays():
 
 
 def test_random_weights_are_the_seeds():
-    config = small.textok().config
-    assert_same_weights(TexTok.from_config(config, seed=1).weights(), small.textok().weights())
+    config = api_models.textok().config
+    assert_same_weights(TexTok.from_config(config, seed=1).weights(), api_models.textok().weights())
     others = TexTok.from_config(config, seed=2).weights()
-    assert all(not np.array_equal(others[name], array) for name, array in small.textok().weights().items())
+    assert all(not np.array_equal(others[name], array) for name, array in api_models.textok().weights().items())
 
 
 @pytest.mark.parametrize("depth", [1, 24])
@@ -439,13 +443,13 @@ def test_random_weights_keep_the_scale(depth):
     model = TexTok.from_config(
         {"image_size": 32, "num_latent_tokens": 8, "text_dim": 32, "num_text_tokens": 5, "tokenizer": side, "detokenizer": side}
     )
-    text = small.text_of(model, 4)
-    z = model.encode(small.pictures_of(model, 4), text)
+    text = api_models.text_of(model, 4)
+    z = model.encode(api_models.pictures_of(model, 4), text)
     assert 0.3 < z.std() < 3 and np.abs(z[0] - z[1]).mean() > 0.03
-    assert np.abs(model.encode(small.pictures_of(model, 4), text + 1) - z).mean() > 0.01
+    assert np.abs(model.encode(api_models.pictures_of(model, 4), text + 1) - z).mean() > 0.01
     assert 0.3 < model.decode(z, text, output="float32").std() < 3
     dit = DiT.from_config({"num_tokens": 8, "hidden_size": 64, "depth": depth, "num_heads": 4, "num_classes": 9})
-    x = small.latents_of(dit, 2)
+    x = api_models.latents_of(dit, 2)
     out = dit.denoise(x, [10, 500], labels=[1, 1])
     assert 0.3 < out.std() < 3
     assert np.abs(dit.denoise(x, [10, 500], labels=[2, 9]) - out).mean() > 0.01
@@ -456,13 +460,13 @@ def test_random_weights_keep_the_scale(depth):
 
 
 def test_pipeline_round_trip(tmp_path):
-    pipeline = small.class_pipeline()
+    pipeline = api_models.class_pipeline()
     pipeline.save_pretrained(tmp_path / "pipe")
     again = Pipeline.from_pretrained(tmp_path / "pipe")
     first, second = pipeline([1, 2], seed=3, steps=2), again([1, 2], seed=3, steps=2)
     assert (first.images == second.images).all() and first.captions == second.captions
     assert again.captions.records == pipeline.captions.records
-    small.text_pipeline().save_pretrained(tmp_path / "t2i")
+    api_models.text_pipeline().save_pretrained(tmp_path / "t2i")
     assert Pipeline.from_pretrained(tmp_path / "t2i").captions is None
 
 
@@ -491,7 +495,7 @@ def test_pipeline_round_trip(tmp_path):
     ],
 )
 def test_broken_pipelines(tmp_path, index, message):
-    small.class_pipeline().save_pretrained(tmp_path)
+    api_models.class_pipeline().save_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     assert message in load_error(tmp_path, ConfigError, Pipeline)
 
@@ -499,38 +503,46 @@ def test_broken_pipelines(tmp_path, index, message):
 def test_pipelines_whose_parts_do_not_fit():
     for arguments, error, message in [
         (
-            (small.textok(), small.dit(num_tokens=4), small.captions()),
+            (api_models.textok(), api_models.dit(num_tokens=4), api_models.captions()),
             ConfigError,
             r"expected to make the tokenizer's latents \[6, 5\], got \[4, 5\]",
         ),
-        ((small.textok(), small.dit()), ConfigError, "captions: expected a CaptionStore"),
+        ((api_models.textok(), api_models.dit()), ConfigError, "captions: expected a CaptionStore"),
         (
-            (small.textok(text_dim=13), small.dit(), small.captions()),
+            (api_models.textok(text_dim=13), api_models.dit(), api_models.captions()),
             ConfigError,
             "captions: expected at most 7 tokens x 13, got up to 7 x 12",
         ),
         (
-            (small.textok(num_text_tokens=6), small.dit(), small.captions()),
+            (api_models.textok(num_text_tokens=6), api_models.dit(), api_models.captions()),
             ConfigError,
             "expected at most 6 tokens x 12, got up to 7 x 12",
         ),
-        ((small.textok(text_dim=13), small.dit(condition="text")), ConfigError, "text of width 13, got text of width 12"),
-        ((small.textok(text_source="class"), small.dit(condition="text")), ConfigError, "9 classes, got text of width 12"),
         (
-            (small.textok(text_source="class", num_classes=8), small.dit()),
+            (api_models.textok(text_dim=13), api_models.dit(condition="text")),
+            ConfigError,
+            "text of width 13, got text of width 12",
+        ),
+        (
+            (api_models.textok(text_source="class"), api_models.dit(condition="text")),
+            ConfigError,
+            "9 classes, got text of width 12",
+        ),
+        (
+            (api_models.textok(text_source="class", num_classes=8), api_models.dit()),
             ConfigError,
             "expected at most the tokenizer's 8 classes, got 9",
         ),
-        ((small.dit(), small.dit()), TypeError, "textok: expected a TexTok, got DiT"),
-        ((small.textok(), None), TypeError, "dit: expected a DiT, got NoneType"),
-        ((small.textok(), small.dit(), []), TypeError, "captions: expected a CaptionStore or None, got list"),
+        ((api_models.dit(), api_models.dit()), TypeError, "textok: expected a TexTok, got DiT"),
+        ((api_models.textok(), None), TypeError, "dit: expected a DiT, got NoneType"),
+        ((api_models.textok(), api_models.dit(), []), TypeError, "captions: expected a CaptionStore or None, got list"),
     ]:
         with pytest.raises(error, match=message):
             Pipeline(*arguments)
 
 
 def test_captions_round_trip(tmp_path):
-    store = small.captions()
+    store = api_models.captions()
     store.save(tmp_path)
     again = CaptionStore.from_folder(tmp_path)
     assert again.records == store.records and repr(again) == repr(store) and len(again) == 18
@@ -554,7 +566,7 @@ def test_captions_round_trip(tmp_path):
     ],
 )
 def test_broken_caption_lines(tmp_path, line, message):
-    small.captions().save(tmp_path)
+    api_models.captions().save(tmp_path)
     lines = (tmp_path / "captions.jsonl").read_text().splitlines()
     (tmp_path / "captions.jsonl").write_text("\n".join([lines[0], line, *lines[1:]]))
     with pytest.raises(WeightsError) as caught:
@@ -583,7 +595,7 @@ def test_broken_caption_embeddings(tmp_path):
         CaptionStore([], np.zeros((0, 3), np.float16), [0])
     with pytest.raises(WeightsError, match="captions.jsonl: no such file"):
         CaptionStore.from_folder(tmp_path)
-    small.captions().save(tmp_path)
+    api_models.captions().save(tmp_path)
     save_file({"tokens": total}, tmp_path / "embeddings.safetensors")
     with pytest.raises(WeightsError, match="expected tensors tokens and offsets, got tokens"):
         CaptionStore.from_folder(tmp_path)
@@ -599,11 +611,11 @@ def test_loading_from_several_threads(folder):
         thread.join()
     assert len(found) == 4
     for tensors in found:
-        assert_same_weights(tensors, small.textok().weights())
+        assert_same_weights(tensors, api_models.textok().weights())
 
 
 def test_every_tensor_of_the_table_is_read_once():
     """The table is the whole model: as many numbers as the engine says it holds."""
-    for model in (small.textok(), small.dit(condition="text")):
+    for model in (api_models.textok(), api_models.dit(condition="text")):
         table = _core.weight_table(model.model_type, model.config.to_dict())
         assert len(dict(table)) == len(table) and sum(int(np.prod(shape)) for _, shape in table) == model.num_parameters

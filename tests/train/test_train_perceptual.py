@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from textok.errors import ConfigError, WeightsError
 from textok.metrics import lpips
 from textok.networks.lpips import VGG16, Lpips
-from textok.train.perceptual import perceptual_loss
+from textok.train.perceptual_loss import perceptual_loss
 
 
 @pytest.fixture(scope="module")

@@ -207,15 +207,16 @@ def test_the_last_step_is_kept_though_its_gradients_were_not_finite(tmp_path):
 
 
 HOLDER = """
-import sys; sys.path.insert(0, sys.argv[1])
+import sys
 from textok.train import loop
-loop.hold(sys.argv[2]); print("held", flush=True); sys.stdin.read()
+loop.hold(sys.argv[1]); print("held", flush=True); sys.stdin.read()
 """
 
 
 def test_one_process_at_a_time_trains_in_a_folder(config, tmp_path):
-    arguments = [sys.executable, "-c", HOLDER, str(training_runs.ROOT), str(tmp_path)]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    arguments = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": training_runs.environment()}
+    with subprocess.Popen(arguments, text=True, **pipes) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(loop.TrainingError, match=f"process {other.pid} on .*, since .*, trains here"):
             build(config, tmp_path)

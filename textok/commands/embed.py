@@ -113,7 +113,7 @@ class _Chosen:
 
     def __iter__(self) -> Iterator[str]:
         from ..data import Skip, read_samples
-        from ..data.samples import usable
+        from ..data.base import usable
         from ..data.texts import text_problem
         from ..text.templates import fill_template
 

@@ -9,7 +9,7 @@ import argparse
 
 from ..noise import MAX_SEED
 from ..sampling import DEFAULTS
-from ..schedules import SOLVERS
+from ..solvers import SOLVERS
 from .arguments import add_embeddings, add_run, integer, report, run_options
 
 EXAMPLE = """textok sample emoji --num 50000 --seed 0 --guidance-scale 2 --out samples --format npz

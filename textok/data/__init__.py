@@ -19,6 +19,7 @@ Modules, each reading those before it:
     batching, ray_encoder            for code of one's own
 """
 
+from .base import Sample, Skip, Source
 from .batching import Batch, batches
 from .decode import decode
 from .encode import encode
@@ -28,7 +29,6 @@ from .options import RunOptions
 from .rows import open_rows, read_adm, write_adm
 from .running import Summary
 from .sample import sample
-from .samples import Sample, Skip, Source
 from .shards import TarWriter, write_shards
 from .sources import open_sources, read_samples
 

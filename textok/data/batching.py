@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
+from .base import Sample, Skip, decode_pictures, teller
 from .conditioning import TextFinder
 from .options import BATCH_SIZE
 from .ordered import ordered_map
-from .samples import Sample, Skip, decode_pictures, teller
 from .sources import open_sources, read_samples
 
 

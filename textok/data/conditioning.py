@@ -20,8 +20,8 @@ from ..text.embedding_store import EmbeddingStore
 from ..text.engine_embeddings import EncodedEmbeddings
 from ..text.open_embeddings import open_embeddings
 from ..text.templates import known_spelling
+from .base import NO_EMBEDDING, Sample, Source
 from .fingerprint import fingerprint
-from .samples import NO_EMBEDDING, Sample, Source
 
 AUTO = "auto"  # in place of a path: captions are embedded as they come
 

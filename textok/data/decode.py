@@ -16,6 +16,7 @@ import numpy as np
 from .. import arrays
 from ..errors import DataError
 from ..image_tokenizer import TexTok
+from .base import Sample, Skip, folder_of, key_in_shard
 from .conditioning import Conditioner, TextFinder, embeddings_told, needs, path_or_none, textok_config
 from .fingerprint import fingerprint
 from .job import Job, Work, with_skips
@@ -23,7 +24,6 @@ from .latents import latent_of
 from .options import BATCH_SIZE, SHARD_SIZE, RunOptions
 from .outputs import OUTPUTS, Product, picture_product
 from .running import Summary, run
-from .samples import Sample, Skip, folder_of, key_in_shard
 from .sources import Paths, open_sources
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from .. import arrays
 from ..image_tokenizer import TexTok
 from . import on_ray
+from .base import Sample, Skip, decode_pictures
 from .conditioning import Conditioner, TextFinder, embeddings_told, needs, path_or_none, textok_config
 from .fingerprint import fingerprint
 from .job import Job, Work, with_skips
@@ -21,7 +22,6 @@ from .options import BATCH_SIZE, SHARD_SIZE, RunOptions
 from .outputs import Product, latent_product
 from .payloads import FLIPPED, FORMATS, LATENT
 from .running import Summary, run
-from .samples import Sample, Skip, decode_pictures
 from .sources import Paths, open_sources
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
-from .samples import (
+from .base import (
     PICTURES,
     Event,
     ListedSource,

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 from .. import arrays
 from ..errors import DataError
 from ..text.embedding_store import STORE_FILE, EmbeddingStore
+from .base import Sample, Skip, Source, event_bytes
 from .options import RunOptions
 from .outputs import KINDS, Product, verify_part
 from .resumable import Ledger, Record
-from .samples import Sample, Skip, Source, event_bytes
 
 FORMAT = 1
 

@@ -11,8 +11,8 @@ from .. import arrays
 from ..errors import DataError
 from ..moments import joined_means
 from ..progress import progress_bar
+from .base import Skip
 from .latents import read_latents
-from .samples import Skip
 
 F64 = NDArray[np.float64]
 

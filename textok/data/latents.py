@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
+from .base import Sample, Skip, teller
 from .payloads import FLIPPED, FORMATS, LATENT, unpack_arrays
-from .samples import Sample, Skip, teller
 from .sources import read_samples
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import commit, replacing, sync
+from .base import Sample
 from .folders import METADATA_FILE, PARTS_FOLDER, SAMPLE_KEY
 from .payloads import json_bytes, pack_arrays, png_bytes
 from .rows import write_archive
-from .samples import Sample
 from .shards import TarWriter
 
 OUTPUTS = ("png", "shards", "npz")  # the forms of pictures

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
+from .base import Sample, Skip
 from .conditioning import textok_config
 from .encode import EncodeTask
 from .job import Work
@@ -26,7 +27,6 @@ from .on_ray import assigned_threads
 from .options import BATCH_SIZE
 from .ordered import ordered_map
 from .payloads import LATENT, unpack_arrays
-from .samples import Sample, Skip
 
 
 class Encoder:

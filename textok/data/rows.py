@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .. import arrays
 from ..errors import DataError
 from ..files import replacing
-from .samples import Event, Sample, Skip, Source, stem_in_keys
+from .base import Event, Sample, Skip, Source, stem_in_keys
 
 
 class open_rows:

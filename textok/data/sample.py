@@ -23,10 +23,11 @@ from ..config import DiTConfig
 from ..dit import DiT
 from ..errors import DataError
 from ..noise import MAX_SEED
-from ..pipeline import SAMPLING_KEYS, Pipeline, sampling_of
+from ..pipeline import Pipeline, sampling_of
 from ..sampling import Sampling
 from ..text.embedding_store import EmbeddingStore
 from ..text.open_embeddings import open_embeddings
+from .base import Sample, Skip, Source
 from .conditioning import AUTO, Conditioner, TextFinder, embeddings_told, path_or_none
 from .fingerprint import fingerprint
 from .job import Job, Work, with_skips
@@ -34,7 +35,6 @@ from .options import BATCH_SIZE, SHARD_SIZE, RunOptions
 from .outputs import OUTPUTS, Product, latent_product, picture_product
 from .payloads import LATENT
 from .running import Summary, run
-from .samples import Sample, Skip, Source
 from .sources import Paths, read_samples
 
 
@@ -219,12 +219,8 @@ class SampleTask:
             "dtype": self.dtype,
             "embeddings": embeddings_told(self.embeddings, dit_config(self.model)),
             "seed": self.sampling.seed,
-            **self._keywords(),
+            **self.sampling.kept(),
         }
-
-    def _keywords(self) -> dict[str, Any]:
-        """Of `DiT.sample` and a pipeline's call, those that are set."""
-        return {name: value for name in SAMPLING_KEYS if (value := getattr(self.sampling, name)) is not None}
 
     def load(self, threads: int) -> Work:
         pipeline = None
@@ -233,7 +229,7 @@ class SampleTask:
         dit = DiT.from_pretrained(self.model, self.dtype, threads) if pipeline is None else pipeline.dit
         by_text = dit.config.condition == "text"
         conditioner = Conditioner("text" if by_text else "", TextFinder(self.embeddings, cycle=self.cycle), dit)
-        options = {"seed": self.sampling.seed, **self._keywords()}
+        options = {"seed": self.sampling.seed, **self.sampling.kept()}
 
         def generate(samples: list[Sample], condition: dict[str, Any]) -> list[Product]:
             first = samples[0].position - 1
@@ -281,7 +277,7 @@ def is_pipeline(model: str) -> bool:
 def dit_config(model: str) -> DiTConfig:
     """The config of a DiT, or of a pipeline's."""
     folder = find_model(model)
-    if (folder / weights.PIPELINE_FILE).is_file():
+    if is_pipeline(model):
         name = files.read_json(folder / weights.PIPELINE_FILE).get("dit", "dit")
         folder = folder / name if (folder / name).is_dir() else find_model(name)
     return DiTConfig.from_dict(weights.load_config(folder, DiT.model_type))

@@ -22,8 +22,7 @@ from typing import Any, Self
 
 from .. import arrays
 from ..files import commit
-from .payloads import as_bytes
-from .samples import (
+from .base import (
     PICTURES,
     Event,
     Sample,
@@ -36,6 +35,7 @@ from .samples import (
     set_class,
     set_missing,
 )
+from .payloads import as_bytes
 from .texts import decode_text, printable, text_problem
 
 # As webdataset splits names: the key ends at the first dot of the file's name.

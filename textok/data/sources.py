@@ -30,9 +30,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import DataError
+from .base import PICTURES, Sample, Skip, Source, is_picture, teller, usable
 from .folders import FolderSource, PictureSource
 from .rows import ArraySource
-from .samples import PICTURES, Sample, Skip, Source, is_picture, teller, usable
 from .shards import ShardSource
 from .tables import STDIN, LineSource, TableSource, is_file
 from .texts import printable

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .samples import (
+from .base import (
     PICTURES,
     Event,
     ListedSource,

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from .. import _core
 from ..errors import DataError
 from ..version import __version__
+from .base import NO_EMBEDDING, Event, Sample, Skip, event_bytes, usable
 from .job import Job, Unit, Work
 from .ordered import ordered_map
 from .outputs import KINDS, PartWriter, Product
-from .samples import NO_EMBEDDING, Event, Sample, Skip, event_bytes, usable
 
 Tell = Callable[[int, float], object]
 

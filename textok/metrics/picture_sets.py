@@ -13,7 +13,7 @@ from ..files import read_json
 from ..numpy_files import names_in_npz
 
 if TYPE_CHECKING:
-    from ..data.samples import Skip
+    from ..data.base import Skip
 
 U8 = NDArray[np.uint8]
 
@@ -105,7 +105,7 @@ class PictureSet:
             return problem
 
     def _accept(self, sample: Any, result: U8 | ValueError | tuple[int, int]) -> U8 | None:
-        from ..data.samples import Skip
+        from ..data.base import Skip
 
         if isinstance(result, ValueError):
             self.count -= 1
@@ -200,7 +200,7 @@ class _Names:
     name."""
 
     def __init__(self, made: PictureSet, originals: PictureSet) -> None:
-        from ..data.samples import key_in_shard
+        from ..data.base import key_in_shard
 
         self.made, self.originals = made, originals
         self.full = _Places()  # of originals by their keys, alone or behind the name of their shard

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from .. import _core
 from ..conditions import full_text
-from ..data.samples import Sample, Skip, Source, usable
+from ..data.base import Sample, Skip, Source, usable
 from ..data.sources import open_sources
 from ..errors import ConfigError, DataError
 from ..files import replacing

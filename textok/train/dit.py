@@ -24,11 +24,11 @@ from .. import dit as engine
 from .. import image_tokenizer as tokenizer
 from ..bundled import find_model
 from ..config import DiTConfig, TexTokConfig
+from ..data.base import Sample, Skip
 from ..data.fingerprint import fingerprint
 from ..data.folders import INDEX_FILE
 from ..data.latent_statistics import LatentStatistics
 from ..data.latents import latent_of
-from ..data.samples import Sample, Skip
 from ..data.sources import open_sources
 from ..errors import ConfigError, DataError
 from ..files import read_json, write_json

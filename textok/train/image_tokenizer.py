@@ -221,7 +221,7 @@ class TokenizerTask:
     @functools.cached_property
     def perceptual(self) -> Callable[..., Tensor]:
         """The perceptual loss, made when it is first wanted."""
-        from .perceptual import perceptual_loss
+        from .perceptual_loss import perceptual_loss
 
         loss = self.config.loss
         return self.convolutional(perceptual_loss(loss.perceptual_network, loss.perceptual_weights).to(self.device))
