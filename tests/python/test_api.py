@@ -593,7 +593,7 @@ def test_public_names():
         assert not undocumented
 
 
-@pytest.mark.parametrize("module", [textok.image_tokenizer, textok.dit, textok.schedules, textok.pictures.preprocess])
+@pytest.mark.parametrize("module", [textok.image_tokenizer, textok.dit, textok.solvers, textok.pictures.preprocess])
 def test_examples_of_the_docstrings(module):
     names = {name: getattr(textok, name) for name in textok.__all__}
     failed, attempted = doctest.testmod(module, extraglobs=names | {"np": np, "textok": textok})
