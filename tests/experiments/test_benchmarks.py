@@ -48,6 +48,17 @@ def record(a, b, others=0.0):
     }
 
 
+class Answers:
+    """A process of a run whose output is given."""
+
+    def __init__(self, run, output):
+        self.run, self.output = run, output
+
+    def ask(self, seed, path):
+        np.save(path, self.output)
+        return 1.0
+
+
 def results(*records):
     from report import Results
 
@@ -156,23 +167,51 @@ def test_outputs_that_differ_are_not_timed(tmp_path):
     expected = np.random.default_rng(0).standard_normal((2, 32, 16)).astype(np.float32)
     np.save(store.path("reference", "dit-xl-t32.npy"), expected)
 
-    class Answers:
-        run = Run("eager", "dit-xl-t32", "float32")
-
-        def __init__(self, output):
-            self.output = output
-
-        def ask(self, seed, path):
-            np.save(path, self.output)
-            return 1.0
-
-    assert check(Answers(expected * np.float32(1 + 1e-6)), store)["error_rms"] < 1e-5
+    run = Run("eager", "dit-xl-t32", "float32")
+    assert check(Answers(run, expected * np.float32(1 + 1e-6)), store)["error_rms"] < 1e-5
     with pytest.raises(Failed, match="differs from the reference"):
-        check(Answers(expected * np.float32(1.001)), store)
+        check(Answers(run, expected * np.float32(1.001)), store)
     with pytest.raises(Failed, match="differs"):
-        check(Answers(expected * np.nan), store)
+        check(Answers(run, expected * np.nan), store)
     with pytest.raises(Failed, match="the reference's is"):
-        check(Answers(expected[:1]), store)
+        check(Answers(run, expected[:1]), store)
+
+
+def test_commits_are_compared_by_their_outputs_first(tmp_path):
+    from cases import Store
+    from compare import difference, written
+    from process import Failed, Run
+
+    store, run = Store(tmp_path), Run("textok", "dit-xl-t32", "float32", tree=str(tmp_path / "0123456789ab"))
+    assert str(run) == "textok/float32/dit-xl-t32/0123456789ab"
+    out = np.random.default_rng(0).standard_normal((2, 32, 16)).astype(np.float32)
+    assert difference([Answers(run, out), Answers(run, out)], store) == 0
+    assert 0 < difference([Answers(run, out), Answers(run, out * np.float32(1 + 1e-6))], store) < 1e-5
+    with pytest.raises(Failed, match="away from the first commit's"):
+        difference([Answers(run, out), Answers(run, out * np.float32(1.001))], store)
+    with pytest.raises(Failed, match="the first commit's is"):
+        difference([Answers(run, out), Answers(run, out[:1])], store)
+    record = {
+        "case": "dit-xl-t32", "precision": "float32", "a_s": 2.0, "b_s": 1.0, "ratios": [1.9, 2.0, 2.2], "difference": 0.0,
+        "others": 0.3,
+    }  # fmt: skip
+    row = written([record], ("old", "new")).splitlines()[-1]
+    assert "| 2.000 | 1.000 | 2.000 (1.900 to 2.200) (disturbed: others took 30%) | the same bits |" in row
+
+
+def test_a_tree_beside_itself_and_what_is_no_commit(tmp_path):
+    """The command from end to end; builds of commits want a package index, so the tree as it is stands on both sides."""
+    command = [sys.executable, str(FOLDER / "compare.py"), ".", ".", "--cases", "small-dit-xl-t64", "--dtype", "int8"]
+    command += ["--pairs", "2", "--seconds", "0.1", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "compare.md").read_text() == done.stdout
+    assert done.stdout.splitlines()[-1].endswith("| the same bits |")
+    (record,) = map(json.loads, (tmp_path / "compare.jsonl").read_text().splitlines())
+    assert len(record["ratios"]) == 2 and record["a_s"] > 0
+    command[2] = "no-such-branch"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "'no-such-branch' is no commit of this repository" in done.stderr
 
 
 def test_turns():
