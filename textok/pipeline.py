@@ -140,7 +140,7 @@ class Pipeline:
             raise ConfigError(
                 f'{folder / weights.PIPELINE_FILE}: expected "_class_name": "Pipeline", got {index.get("_class_name")!r}'
             )
-        parts = {name: _part_folder(folder, name, index) for name in PARTS if name != "captions" or index.get(name) is not None}
+        parts = {name: part_folder(folder, name, index) for name in PARTS if name != "captions" or index.get(name) is not None}
         unknown = sorted(index.keys() - {*PARTS, "_class_name", "sampling", "class_names"})
         if unknown:
             raise ConfigError(
@@ -364,7 +364,7 @@ def sampling_of(path: str | os.PathLike[str]) -> Sampling:
     return _sampling_from(files.read_json(index).get("sampling", {}), index) if index.is_file() else Sampling()
 
 
-def _part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
+def part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
     """The folder of a part: a plain name of one inside the pipeline's, or for models of a bundled one."""
     value = index.get(name)
     if not isinstance(value, str) or value in ("", ".", "..") or any(character in value for character in "/\\\0"):

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from textok.text.embedding_store import EmbeddingStore
 from textok.train import data
+from textok.train.encoded import CaptionEncoder
 
 
 def write_shard(path, records, size=8):
@@ -311,51 +312,30 @@ def test_without_a_mask_a_caption_is_given_whatever_its_batch():
     assert data.condition(config | {"text_mask": True}, texts, None, np.array([0]))["text"].shape == (1, 1, 2)
 
 
-def test_words_are_dropped_at_random_and_one_stays():
-    rng = np.random.default_rng(0)
-    words = [f"w{i}" for i in range(1000)]
-    kept = data.without_words(" ".join(words), 0.3, rng).split()
-    assert 650 < len(kept) < 750 and [word for word in words if word in set(kept)] == kept
-    assert all(data.without_words("one two", 0.999, rng) in ("one", "two") for _ in range(20))
-    assert data.without_words("as it is", 0.0, rng) == "as it is"
-
-
-def test_captions_are_drawn_from_several_fields(tmp_path, monkeypatch):
-    """Each batch reads one kind; a sample that lacks the field has its `caption`; embeddings lie in a file a kind."""
-    records = [
-        {"key": f"k{i}", "caption": f"a long caption of {i}", **({"name": f"n{i}"} if i else {}), "split": "train"}
-        for i in range(4)
-    ]
-    pairs = data.Pairs(np.zeros((4, 8, 8, 3), np.uint8), records)
-    kinds = data.caption_kinds(pairs, "caption", ("name", "caption"), 0.5)
-    assert list(kinds) == ["name", "name, words dropped", "caption", "caption, words dropped"]
-    assert kinds["name"] == ["a long caption of 0", "n1", "n2", "n3"] and kinds["caption"] == pairs.column("caption")
-    assert all(set(few.split()) <= set(all_.split()) for few, all_ in zip(kinds["caption, words dropped"], kinds["caption"]))
-    assert data.caption_kinds(pairs, "caption", (), 0.0) == {} and list(data.caption_kinds(pairs, "caption", (), 0.5)) == [
-        "caption", "caption, words dropped",
-    ]  # fmt: skip
-    monkeypatch.setattr(
-        data, "minilm_rows", lambda captions: [np.full((len(c.split()), 3), len(c), np.float16) for c in captions]
-    )
-    cache = tmp_path / "captions.npz"
-    texts = data.open_kinds(pairs, kinds, cache)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        f"captions-{kind}.npz" for kind in ("caption", "caption-words-dropped", "name", "name-words-dropped")
-    }
-    assert [len(one.row(1)) for one in texts][::2] == [1, 5] and data.has_kinds(kinds, cache)
-    with pytest.raises(data.ConfigError, match="no sample has 'title'"):
-        data.caption_kinds(pairs, "caption", ("title",), 0.0)
-
-
-def test_kinds_of_captions_come_from_a_store_of_captions(tmp_path):
+def test_drawn_captions_come_from_a_store_of_captions(tmp_path):
     captions = ["a", "b", "long a", "long b"]
     store = EmbeddingStore.create(tmp_path / "store", {"name": "by hand"}, 3)
     store.add(captions, np.arange(4, dtype=np.float32)[:, None, None].repeat(3, axis=2))
     records = [{"key": c, "caption": f"long {c}", "name": c, "split": "train"} for c in "ab"]
-    pairs = data.Pairs(np.zeros((2, 8, 8, 3), np.uint8), records)
-    kinds = data.caption_kinds(pairs, "caption", ("name", "caption"), 0.0)
-    found = data.open_kinds(pairs, kinds, tmp_path / "store")
+    pairs, encoder = data.Pairs(np.zeros((2, 8, 8, 3), np.uint8), records), CaptionEncoder("minilm", 16)
+    found = data.open_drawn(pairs, "caption", ("name", "caption"), tmp_path / "store", encoder)
     assert [texts.batch(np.array([0, 1]))[0][:, 0, 0].tolist() for texts in found] == [[0, 1], [2, 3]]
-    np.savez(tmp_path / "mine.npz", embeddings=np.zeros((2, 1, 3), np.float32))
-    with pytest.raises(data.ConfigError, match="data.captions: expected a store of captions"):
-        data.open_kinds(pairs, kinds, tmp_path / "mine.npz")
+    np.savez(tmp_path / "mine.npz", embeddings=np.ones((2, 1, 3), np.float32))
+    with pytest.raises(data.ConfigError, match="data.captions: expected embeddings by caption as data.cache"):
+        data.open_drawn(pairs, "caption", ("name",), tmp_path / "mine.npz", encoder)
+
+
+def test_tests_are_kept_where_none_are_marked():
+    """Which ones does not depend on the order; where some are marked, or the share is 0, all stays as it is."""
+    records = [{"key": f"k{i}", "split": "train"} for i in range(40)]
+    back = [dict(record) for record in reversed(records)]
+    data.keep_tests(records, 0.1)
+    data.keep_tests(back, 0.1)
+    kept = {record["key"] for record in records if record["split"] == "test"}
+    assert len(kept) == 4 and kept == {record["key"] for record in back if record["split"] == "test"}
+    data.keep_tests(records, 0.5)
+    few = [{"key": "a", "split": "train"}, {"key": "b", "split": "train"}]
+    data.keep_tests(few, 0.0)
+    assert sum(record["split"] == "test" for record in records) == 4 and all(r["split"] == "train" for r in few)
+    data.keep_tests(few, 0.05)
+    assert sorted(record["split"] for record in few) == ["test", "train"]

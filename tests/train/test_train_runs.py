@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 
 from textok import TexTok, metrics
 from textok.cli import main
+from textok.text.embedding_store import EmbeddingStore
 from textok.train import config as configs
 from textok.train import export, loop
 from textok.train import image_tokenizer as tokenizer
@@ -385,6 +386,50 @@ def test_a_training_begins_with_a_model_that_there_is(config, tmp_path):
         build(config, tmp_path / "wrong", f"run.init={tmp_path / 'model'}")
 
 
+def test_a_training_begins_with_the_part_of_a_pipeline():
+    """`--init emoji-t2i` of a generator is its DiT."""
+    config, weights = export.starting("emoji-t2i", "dit")
+    assert config["condition"] == "text" and set(weights) == set(export.starting("emoji-dit-t2i", "dit")[1])
+    assert export.starting("emoji-t2i", "textok")[0]["num_latent_tokens"] == config["num_tokens"]
+
+
+def test_captions_are_drawn_and_embedded_as_they_are_read(config, tmp_path):
+    """The same at a step whatever came before, half of the batches without some words; tests read whole captions."""
+    drawn = ["data.cache=", "data.drop_words=0.6", "model.text_dim=384", "model.num_text_tokens=16", "run.steps=2"]
+    run = build(config, tmp_path / "run", *drawn)
+    pictures = run.task.pictures
+    lacking = [bool(pictures.texts_at(step).dropped) for step in range(40)]
+    assert 10 < sum(lacking) < 30
+    step = lacking.index(True)
+    again = build(config, tmp_path / "again", *drawn).task.pictures
+    (_, one), (_, two) = pictures.batch(step, 0, 1), again.batch(step, 0, 1)
+    assert torch.equal(one["text"], two["text"]) and one["text"].shape[2] == 384
+    rows = pictures.pairs.rows("test")
+    assert pictures.condition(rows)["text_lengths"].tolist() == [7] * len(rows)  # five words and signs, and two tokens about them
+    run.train()
+    loop.release(tmp_path / "again")
+    with pytest.raises(ValueError, match="data.drop_words: expected no data.cache"):
+        store = EmbeddingStore.create(tmp_path / "store", {"name": "by hand"}, 6)
+        store.add([f"a disc, number {i}" for i in range(48)], np.zeros((48, 2, 6), np.float32))
+        build(config, tmp_path / "stored", f"data.cache={tmp_path / 'store'}", "data.drop_words=0.5")
+
+
+def test_a_compiled_model_sees_few_lengths():
+    shapes = {tokenizer.padded(torch.ones(1, count, 2), 112).shape[1] for count in range(1, 113)}
+    assert shapes == {38, 75, 112} and tokenizer.padded(torch.ones(1, 3, 2), 8)[0, :, 0].tolist() == [1, 1, 1]
+    assert tokenizer.padded(torch.ones(1, 4, 2), 8)[0, :, 0].tolist() == [1, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "fast", "warned"), [("bfloat16", False, True), ("bfloat16", True, False), ("auto", False, False)]
+)
+def test_slow_arithmetic_is_told(config, tmp_path, monkeypatch, caplog, precision, fast, warned):
+    monkeypatch.setattr(configs, "cpu_info", lambda: {"features": {"avx512_bf16": fast}})
+    build(config, tmp_path / "run", f"run.precision={precision}")
+    loop.release(tmp_path / "run")
+    assert ("'auto' takes what is fast" in caplog.text) == warned
+
+
 def test_the_short_options_are_overrides(config, tmp_path, monkeypatch, capsys):
     told = {}
     monkeypatch.setattr(
@@ -395,8 +440,7 @@ def test_the_short_options_are_overrides(config, tmp_path, monkeypatch, capsys):
     arguments = ["train", "tokenizer", "small-64", "--data", "a b", "--data", "c", "--init", "emoji-textok", "--minutes", "20"]
     assert main([*arguments, "data.caption=name", "--out", str(tmp_path)]) == 0
     assert told["data"]["paths"] == ("a b", "c") and told["data"]["caption"] == "name"
-    assert told["data"]["cache"] == str(tmp_path / "captions.npz") and told["run"]["init"] == "emoji-textok"
-    assert told["run"]["minutes"] == 20
+    assert told["data"]["cache"] == "" and told["run"]["init"] == "emoji-textok" and told["run"]["minutes"] == 20
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     said = capsys.readouterr().out

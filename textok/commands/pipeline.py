@@ -1,10 +1,10 @@
 """make a pipeline of a tokenizer and a generator
 
 Writes one folder that Pipeline.from_pretrained and `textok sample` take: the tokenizer, the generator over its latents, and
-the names of its classes. Both may be models of textok, or of another project as `textok convert` takes them, hf://owner/name
-included; what their files do not say is given with --tokenizer-set and --generator-set. Where the tokenizer says how generators
-take its latents (SoftVQ-VAE's and MAETok's vq_mean and vq_std do), the generator gets it. A generator of a thousand classes
-gets ImageNet's names unless others are given.
+the names of its classes. Both may be models of textok, folders of `textok train` (their moving averages), or of another
+project as `textok convert` takes them, hf://owner/name included; what their files do not say is given with --tokenizer-set and
+--generator-set. Where the tokenizer says how generators take its latents (SoftVQ-VAE's and MAETok's vq_mean and vq_std do), the
+generator gets it. A generator of a thousand classes gets ImageNet's names unless others are given.
 """
 
 import argparse
@@ -15,12 +15,13 @@ from ..weights import PIPELINE_FILE
 from .arguments import add_dtype
 from .convert import setting
 
+RUN_FILE = "training.json"  # of the folder of a `textok train`
 EXAMPLE = "textok pipeline --tokenizer softvq-l-64 --generator sit-xl-softvq-l-64 pictures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--tokenizer", required=True, metavar="MODEL", help="a TexTok's folder or bundled name, or another project's"
+        "--tokenizer", required=True, metavar="MODEL", help="a TexTok's folder, bundled name or training, or another project's"
     )
     parser.add_argument("--generator", required=True, metavar="MODEL", help="a DiT's, likewise")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
@@ -68,6 +69,13 @@ def _model(kind: Any, source: str, settings: list[str], args: argparse.Namespace
     from ..bundled import is_model
     from ..errors import ConfigError
 
+    if (Path(source) / RUN_FILE).is_file():
+        from ..train.export import load_average  # needs PyTorch
+
+        config, weights, _ = load_average(source)
+        if config.get("model_type") != kind.model_type:
+            raise ConfigError(f"{source}: expected the training of a {kind.__name__}, got one of {config.get('model_type')!r}")
+        return kind(config, weights, args.dtype)
     if is_model(source):
         if settings:
             raise ConfigError(f"{source}: a model of textok, which says all of its config; got {settings[0]}")

@@ -42,10 +42,10 @@ def toml(value: Any) -> str:
 
 
 def shortcuts(args: argparse.Namespace) -> list[str]:
-    """What --data, --init and --minutes say, as overrides; embeddings of such data lie in the run's folder."""
+    """What --data, --init and --minutes say, as overrides."""
     found = []
     if args.data:
-        found += [f"data.paths={toml([str(path) for path in args.data])}", f"data.cache={toml(str(args.out / 'captions.npz'))}"]
+        found.append(f"data.paths={toml([str(path) for path in args.data])}")
     if args.init is not None:
         found.append(f"run.init={toml(args.init)}")
     if args.minutes is not None:

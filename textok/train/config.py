@@ -10,6 +10,7 @@ paper's values where it gives them (arXiv 2412.05796, appendix).
 import contextlib
 import dataclasses
 import difflib
+import logging
 import os
 import tomllib
 import typing
@@ -25,6 +26,7 @@ from ..text.templates import checked_template
 
 When = int | float
 CONFIGS = Path(__file__).parent / "configs"
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -65,10 +67,13 @@ class DataSettings:
         `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model
         that reads none. `captions`: fields of which each batch of training reads one, drawn afresh, where a sample
         lacks it `caption`; () for `caption` alone, which is also what tests read. `drop_words`: half of those batches
-        read a copy of the captions that lacks this share of their words, each picked at random. `cache`: the
-        captions' embeddings, a store that `textok embed` filled, arrays of your own, or an .npz file for MiniLM's.
+        read captions without this share of their words, dropped afresh each time. `encoder`: a bundled text encoder, or the
+        folder of one, which embeds captions as they are read. `cache`: embeddings that there are in its place, a store that
+        `textok embed` filled or arrays of your own; or an .npz file for MiniLM's of `caption`, made where missing.
         `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class folder's
         pictures, see `textok.text.templates`.
+        `test_share`: where no sample is marked as of the split "test", this share of them is kept out of training for tests
+        and previews, which ones by a hash of their keys; 0: none.
         `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
         with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
         pictures; not where captions name left and right.
@@ -78,8 +83,10 @@ class DataSettings:
     caption: str = "caption_long"
     captions: tuple[str, ...] = ()
     drop_words: float = 0.0
-    cache: str = "captions.npz"
+    encoder: str = "minilm"
+    cache: str = ""
     held_out: str = ""
+    test_share: float = 0.0
     template: str = "a picture of a {name}"
     size: int = 0
     memory: float = 4.0
@@ -94,6 +101,8 @@ class DataSettings:
             raise ConfigError(f"data.{problem}") from None
         if self.drop_words >= 1:
             raise fail("data.drop_words", "a share of the words, less than 1", self.drop_words)
+        if self.test_share >= 1:
+            raise fail("data.test_share", "a share of the pictures, less than 1", self.test_share)
         if (self.captions or self.drop_words) and not self.caption:
             raise fail(
                 "data.caption",
@@ -352,6 +361,15 @@ def in_bfloat16(precision: str, device: str) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     return device != "cpu" or cpu_info()["features"]["avx512_bf16"]
+
+
+def warn_of_slow_precision(precision: str, device: str) -> None:
+    """A line in the log where bfloat16 was asked for on a CPU that computes it in software, 50 to 80 times slower."""
+    if precision == "bfloat16" and not in_bfloat16("auto", device):
+        LOG.warning(
+            "run.precision = 'bfloat16': this CPU has no instructions for it, steps take many times longer than in float32; "
+            "'auto' takes what is fast on each machine"
+        )
 
 
 def steps_of(when: When, steps: int) -> int:

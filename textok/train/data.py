@@ -5,7 +5,7 @@
     Streamed       pictures that do not fit in memory, read where they lie
     embed_captions MiniLM token embeddings of any captions, ragged
     TextStore      ragged token rows [total,Dt] with offsets [n+1] in memory; padded batches out of it
-    StoredTexts    the same out of an embedding store on disk
+    StoredTexts    the same out of an embedding store on disk; of captions that are embedded as they are read: `encoded`
     Batches        an endless order of batches of captions of similar length, a function of seed and step
     mirrored       which pictures of a batch are flipped, a function of seed and step
 
@@ -47,13 +47,14 @@ from ..text.embeddings import shortened
 from ..text.open_embeddings import open_embeddings
 from ..text.ragged_tokens import RaggedTokens, padded
 from ..text.templates import fill_template, known_spelling
+from .encoded import CaptionEncoder, EncodedTexts
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 F16 = NDArray[np.float16]
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Place = tuple[int, Any]  # the number of a source, and where in it: the path of a folder's picture, or a position
-Texts = Union["TextStore", "StoredTexts"]
+Texts = Union["TextStore", "StoredTexts", EncodedTexts]
 Item = TypeVar("Item")
 
 MAX_TOKENS = 112
@@ -319,6 +320,19 @@ def hold_out(records: list[dict[str, Any]], file: str | os.PathLike[str] | None)
         by_key[key]["split"] = "pair"
 
 
+def keep_tests(records: list[dict[str, Any]], share: float) -> None:
+    """Puts this share of the records, one at least, into the split "test" where none is in it; which ones, a hash of their keys
+    says.
+    """
+    if not share or any(record["split"] == "test" for record in records):
+        return
+    by_hash = sorted((r for r in records if r["split"] == "train"), key=lambda record: digest([record["key"]]))
+    kept = by_hash[: max(1, round(share * len(by_hash)))]
+    for record in kept:
+        record["split"] = "test"
+    LOG.info("no picture is marked as test: %d of %d are kept for tests (data.test_share)", len(kept), len(records))
+
+
 def load(
     paths: Paths,
     caption: str = "caption_long",
@@ -346,13 +360,19 @@ def load(
 
 
 def load_texts(
-    pairs: Pairs, caption: str, cache: str | os.PathLike[str], order_by: str = "caption_long"
+    pairs: Pairs,
+    caption: str,
+    cache: str | os.PathLike[str],
+    order_by: str = "caption_long",
+    encoder: CaptionEncoder | None = None,
 ) -> tuple[Texts | None, I64]:
-    """The last two of what `load` returns; no texts and lengths of 0 where `caption` is ""."""
+    """The last two of what `load` returns; no texts and lengths of 0 where `caption` is "". Without a `cache` captions are
+    embedded by the `encoder` as they are read.
+    """
     if not caption:
         return None, np.zeros(len(pairs.records), np.int64)
     ordering = [record.get(order_by) or record[caption] for record in pairs.records]
-    texts = open_texts(pairs, caption, cache)
+    texts = open_texts(pairs, caption, cache) if encoder is None or cache else EncodedTexts(pairs.column(caption), encoder)
     if not isinstance(texts, TextStore):
         return texts, np.array([len(text) for text in ordering])
     same = ordering == pairs.column(caption)
@@ -371,62 +391,31 @@ def has_texts(pairs: Pairs, caption: str, cache: str | os.PathLike[str]) -> bool
     return Path(cache).suffix != ".npz" or kept_digest(cache) in (NOT_OURS, digest(pairs.column(caption)))
 
 
-def without_words(caption: str, share: float, rng: np.random.Generator) -> str:
-    """The caption without about `share` of its words, each dropped at random; one stays at least."""
-    words = caption.split()
-    kept = rng.random(len(words)) >= share
-    if words and not kept.any():
-        kept[rng.integers(len(words))] = True
-    return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
+def open_drawn(
+    pairs: Pairs, caption: str, fields: Sequence[str], cache: str | os.PathLike[str], encoder: CaptionEncoder
+) -> list[Texts]:
+    """Texts of each field of which training draws, see `DataSettings.captions`; samples that lack it have `caption` there.
 
-
-def caption_kinds(pairs: Pairs, caption: str, fields: Sequence[str], drop_words: float) -> dict[str, list[str]]:
-    """{kind: a caption for every sample} of which training draws: see `DataSettings.captions` and `drop_words`. Empty where
-    all steps read the same, `caption`.
+    They come from a store that has the captions of all fields; otherwise they are embedded as they are read, whatever .npz
+    holds those of `caption`.
     """
-    if not fields and not drop_words:
-        return {}
-    kinds: dict[str, list[str]] = {}
-    for name in fields or [caption]:
+    stored = bool(cache) and (Path(cache).suffix != ".npz" or kept_digest(cache) == NOT_OURS)
+    found: list[Texts] = []
+    for name in fields:
         column = [record.get(name) or record[caption] for record in pairs.records]
         if column == pairs.column(caption) and name != caption:
             raise ConfigError(f"data.captions: expected fields of the metadata, no sample has {name!r}")
-        kinds[name] = column
-        if drop_words:
-            rng = np.random.default_rng(0)
-            kinds[f"{name}, words dropped"] = [without_words(text, drop_words, rng) for text in column]
-    return kinds
-
-
-def cache_of(cache: str | os.PathLike[str], kind: str) -> Path:
-    """The file of one kind of captions beside `cache`, an .npz; a store holds them all."""
-    path = Path(cache)
-    return path.with_name(f"{path.stem}-{kind.replace(', ', '-').replace(' ', '-')}.npz") if path.suffix == ".npz" else path
-
-
-def open_kinds(pairs: Pairs, kinds: Mapping[str, list[str]], cache: str | os.PathLike[str]) -> list[Texts]:
-    """The embeddings of `caption_kinds`, for `cache` see `load`: one .npz a kind, or one store with the captions of all."""
-    if kinds and (Path(cache).suffix == ".npz" and kept_digest(cache) == NOT_OURS):
-        raise ConfigError(f"data.captions: expected a store of captions or MiniLM's .npz as data.cache, got arrays, {cache}")
-    found = []
-    for kind, captions in kinds.items():
-        seen = dataclasses.replace(
-            pairs, records=[{"key": r["key"], kind: c} for r, c in zip(pairs.records, captions, strict=True)]
-        )
-        texts = open_texts(seen, kind, cache_of(cache, kind))
-        if isinstance(texts, StoredTexts) and texts.store.by != "caption":
+        if not stored:
+            found.append(EncodedTexts(column, encoder))
+            continue
+        seen = [{"key": record["key"], name: text} for record, text in zip(pairs.records, column, strict=True)]
+        texts = StoredTexts(cache, dataclasses.replace(pairs, records=seen), name)
+        if texts.store.by != "caption":
             raise ConfigError(
                 f"data.captions: expected embeddings by caption as data.cache, got those of {cache} by {texts.store.by}"
             )
         found.append(texts)
     return found
-
-
-def has_kinds(kinds: Mapping[str, list[str]], cache: str | os.PathLike[str]) -> bool:
-    """Whether `open_kinds` has nothing to embed."""
-    return Path(cache).suffix != ".npz" or all(
-        kept_digest(cache_of(cache, kind)) == digest(captions) for kind, captions in kinds.items()
-    )
 
 
 class StoredTexts:

@@ -35,6 +35,7 @@ from ..files import read_json, write_json
 from . import config as configs
 from . import data
 from .diffusion import process_of
+from .encoded import EncodedTexts
 from .export import load_average, starting
 from .image_tokenizer import Pictures, padded
 from .loop import STATE_FILE, Devices, Run, Trainee, hold
@@ -167,7 +168,9 @@ class Latents:
         if not given.paths:
             self.told |= {"tokenizer": stamp, "dtype": given.dtype, "size": config.data.size}
             if model.config.has_text("tokenizer") and pictures.texts is not None:
-                self.told["embeddings"] = fingerprint(config.data.cache)
+                texts = pictures.texts
+                encoded = isinstance(texts, EncodedTexts)
+                self.told["embeddings"] = texts.encoder.identity if encoded else fingerprint(config.data.cache)
 
         def chunks(start: int) -> Iterator[list[F32]]:
             if given.paths:
@@ -293,7 +296,9 @@ class DitTask:
         assert texts is not None  # `model_config` refuses a model on text without
         text, lengths = texts.batch(rows)
         most = self.model.config["num_text_tokens"]
-        text = padded(text[:, :most], most)
+        text = text[:, :most]
+        if self.config.run.compile:
+            text = padded(text, most)
         return {
             "text": text.to(self.device),
             "text_lengths": lengths.clamp(max=most).to(self.device),
@@ -328,6 +333,8 @@ class DitTask:
         rows = self.pictures.rows(step, part, parts)
         flips = torch.rand(len(rows)).numpy() < 0.5 if self.pictures.flip else None
         x0 = self.latents.batch(rows, flips)
+        if self.by_text:
+            self.pictures.expect_texts(step + 1, part, parts)
         error, bound = self.losses(self.forward, rows, x0, self.config.diffusion.dropout, step=step)
         loss = error + self.config.diffusion.bound * bound
         (loss / self.config.run.accumulate).backward()
@@ -386,6 +393,7 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    configs.warn_of_slow_precision(config.run.precision, devices.device.type)
     if not config.latents.tokenizer:
         raise ConfigError(
             "latents.tokenizer: expected a model's folder or name, or the folder of a tokenizer's training, got none"

@@ -18,6 +18,8 @@ from safetensors.numpy import load_file, save_file
 from ..bundled import find_model
 from ..errors import ConfigError
 from ..files import read_json, write_json
+from ..pipeline import part_folder
+from ..weights import PIPELINE_FILE
 from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE
 
 F32 = NDArray[np.float32]
@@ -88,7 +90,8 @@ def starting(name: str, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tens
     Parameters
     ----------
     name
-        The folder of a training, whose average is taken, a model's folder, or the name of a bundled one.
+        The folder of a training, whose average is taken, a model's folder, or the name of a bundled one; of a pipeline its part
+        of that kind.
     kind
         The "model_type" that it must have: "textok" or "dit".
     """
@@ -96,11 +99,17 @@ def starting(name: str, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tens
     if (folder / STATE_FILE).is_file():
         config, weights, _ = load_average(folder)
     else:
-        folder = find_model(name)
+        folder = part_of(find_model(name), kind)
         config, weights = read_json(folder / CONFIG_FILE), unpack(load_file(folder / "model.safetensors"))
     if (found := config.pop("model_type", kind)) != kind:
         raise ConfigError(f"run.init: expected a model of type {kind!r}, got {name}, which is {found!r}")
     return config, {key: torch.from_numpy(value.copy()) for key, value in weights.items()}
+
+
+def part_of(folder: Path, kind: str) -> Path:
+    """The folder itself, or where it is a pipeline that of its part, "textok" or "dit"."""
+    index = folder / PIPELINE_FILE
+    return part_folder(folder, kind, read_json(index)) if index.is_file() else folder
 
 
 def export_run(

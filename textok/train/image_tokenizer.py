@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from . import config as configs
 from . import data, losses
 from .discriminator import Discriminator
+from .encoded import CaptionEncoder, EncodedTexts
 from .export import starting
 from .loop import Devices, Run, Scalar, Trainee
 from .modules import TexTok
@@ -39,7 +40,7 @@ SECTIONS = {
     "loss": configs.LossSettings,
     "gan": configs.GanSettings,
 }
-TEXT_MULTIPLE = 16  # captions are padded to multiples of it, so that few shapes are compiled
+TEXT_SHAPES = 3  # of a compiled model, whose captions are padded to so many lengths: each shape is compiled for minutes
 TESTS = {"concept": "test", "pair": "pair"}  # test set -> split of the data
 
 
@@ -69,8 +70,8 @@ def from_uint8(images: U8) -> Tensor:
 
 
 def padded(text: Tensor, most: int) -> Tensor:
-    """text [B,t,Dt] -> the same with t a multiple of TEXT_MULTIPLE, at most `most`."""
-    rows = min(most, -(-text.shape[1] // TEXT_MULTIPLE) * TEXT_MULTIPLE)
+    """text [B,t,Dt] -> the same with t the next of TEXT_SHAPES equal shares of `most`, for a compiled model."""
+    rows = next(rows for k in range(TEXT_SHAPES) if (rows := -(-most * (k + 1) // TEXT_SHAPES)) >= text.shape[1])
     return torch.nn.functional.pad(text, (0, 0, 0, rows - text.shape[1]))
 
 
@@ -103,20 +104,26 @@ class Pictures:
     ) -> None:
         self.config, self.caption, self.flip, self.seed = model_config, settings.caption, settings.flip, seed
         self.pairs = load_pictures(settings, model_config["image_size"]) if pairs is None else pairs
+        data.keep_tests(self.pairs.records, settings.test_share)
         reads = model_config["text_condition"] != "none"
-        if reads and model_config["text_source"] == "embedding" and not settings.caption:
+        self.reads_captions = reads and model_config["text_source"] == "embedding"
+        if self.reads_captions and not settings.caption:
             raise ConfigError("data.caption: expected the field of the captions, which this model reads, got none")
-        if devices is not None and devices.count > 1 and settings.caption:
+        if devices is not None and devices.count > 1 and settings.caption and settings.cache:
             told = self.pairs, settings.caption, settings.cache
             devices.make(lambda: data.open_texts(*told), lambda: data.has_texts(*told))
-        self.texts, lengths = data.load_texts(self.pairs, settings.caption, settings.cache)
-        kinds = data.caption_kinds(self.pairs, settings.caption, settings.captions, settings.drop_words)
-        if devices is not None and devices.count > 1 and kinds:
-            devices.make(
-                lambda: data.open_kinds(self.pairs, kinds, settings.cache), lambda: data.has_kinds(kinds, settings.cache)
+        ahead = devices is not None and devices.device.type != "cpu"
+        encoder = CaptionEncoder(settings.encoder, model_config["num_text_tokens"], ahead)
+        self.texts, lengths = data.load_texts(self.pairs, settings.caption, settings.cache, encoder=encoder)
+        fields = settings.captions or ((settings.caption,) if settings.drop_words else ())
+        self.drawn = data.open_drawn(self.pairs, settings.caption, fields, settings.cache, encoder)
+        self.drop_words = settings.drop_words
+        if self.drop_words and not all(isinstance(texts, EncodedTexts) for texts in self.drawn):
+            raise ConfigError(
+                "data.drop_words: expected no data.cache, since such captions are embedded as they are read, got "
+                f"{settings.cache}"
             )
-        self.drawn = data.open_kinds(self.pairs, kinds, settings.cache)
-        if reads and self.texts is not None and model_config["text_source"] == "embedding":
+        if self.reads_captions and self.texts is not None:
             width = self.texts.batch(np.arange(1))[0].shape[2]
             if width != model_config["text_dim"]:
                 raise ConfigError(f"model.text_dim: expected that of the embeddings, {width}, got {model_config['text_dim']}")
@@ -140,18 +147,26 @@ class Pictures:
         return max(labels) + 1
 
     def texts_at(self, step: int) -> data.Texts | None:
-        """The kind of captions that a step reads: one for the whole batch, since kinds are of different lengths."""
+        """What a step reads: captions of one field for the whole batch, since fields are of different lengths, half of the time
+        without some of their words."""
         if not self.drawn:
             return self.texts
-        return self.drawn[np.random.default_rng([self.seed, step, 2]).integers(len(self.drawn))]
+        rng = np.random.default_rng([self.seed, step, 2])
+        texts = self.drawn[rng.integers(len(self.drawn))]
+        if self.drop_words and rng.random() < 0.5:
+            assert isinstance(texts, EncodedTexts)
+            return dataclasses.replace(texts, dropped=self.drop_words, seed=(self.seed, step, 3))
+        return texts
+
+    def expect_texts(self, step: int, part: int, parts: int) -> None:
+        """Begin to embed in the background what a part of a step reads, where that is free."""
+        if isinstance(texts := self.texts_at(step), EncodedTexts):
+            texts.expect(self.rows(step, part, parts))
 
     def condition(self, rows: I64, step: int | None = None) -> dict[str, Tensor]:
         """What the model takes beside the pictures `rows`, as keyword arguments; in training at `step`."""
         texts = self.texts if step is None else self.texts_at(step)
-        found = data.condition(self.config, texts, self.labels, rows)
-        if "text" in found:
-            found["text"] = padded(found["text"], self.config["num_text_tokens"])
-        return found
+        return data.condition(self.config, texts, self.labels, rows)
 
     def rows(self, step: int, part: int, parts: int) -> I64:
         """The rows of one part of a step's batch."""
@@ -165,6 +180,8 @@ class Pictures:
             images = data.mirrored(images, self.seed, step, part, parts)
         if isinstance(self.pairs.images, data.Streamed):
             self.pairs.images.expect(self.rows(step + 1, part, parts))
+        if self.reads_captions:
+            self.expect_texts(step + 1, part, parts)
         return from_uint8(images), self.condition(rows, step)
 
     def test_sets(self, count: int) -> dict[str, I64]:
@@ -252,6 +269,8 @@ class TokenizerTask:
     def backward(self, step: int, part: int, parts: int) -> dict[str, Scalar]:
         images, condition = self.pictures.batch(step, part, parts)
         images = images.to(self.device)
+        if "text" in condition and self.config.run.compile:
+            condition["text"] = padded(condition["text"], self.model.config["num_text_tokens"])
         condition = {name: value.to(self.device) for name, value in condition.items()}
         kl, share = self.model.config["kl"], 1 / self.config.run.accumulate
         values: dict[str, Scalar] = {}
@@ -351,6 +370,7 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     weights: dict[str, Tensor] | None = None
+    configs.warn_of_slow_precision(config.run.precision, devices.device.type)
     if config.run.init:
         config.model, weights = starting(config.run.init, "textok")
     model = model_config(config.model)
