@@ -405,7 +405,7 @@ def test_captions_are_drawn_and_embedded_as_they_are_read(config, tmp_path):
     (_, one), (_, two) = pictures.batch(step, 0, 1), again.batch(step, 0, 1)
     assert torch.equal(one["text"], two["text"]) and one["text"].shape[2] == 384
     rows = pictures.pairs.rows("test")
-    assert pictures.condition(rows)["text_lengths"].tolist() == [7] * len(rows)  # five words and signs, and two tokens about them
+    assert pictures.condition(rows)["text_lengths"].tolist() == [7] * len(rows)  # five and the two at the ends
     run.train()
     loop.release(tmp_path / "again")
     with pytest.raises(ValueError, match="data.drop_words: expected no data.cache"):

@@ -2,10 +2,10 @@
 
 Encode and decode of a TexTok, one evaluation of a DiT, or whole pictures of a pipeline (all its network evaluations and the
 decoding, and of text-to-image the caption too; --steps says how many), in each dtype and with each number of threads: median
-milliseconds a call, the fastest and slowest, images a second or a pipeline's seconds an image, and memory. A model is a folder, a bundled model's name, or a size with random
-weights: Base (TexTok, ViT-Base on both sides, 256 pixels, 32 tokens), DiT-S, DiT-B, DiT-L, DiT-XL (32 tokens) or DiT-XL/2 (the
-original, 256 pixels). A DiT's evaluation has two rows for each image, as guidance needs them. Every repeat has inputs of its
-own.
+milliseconds a call, the fastest and slowest, images a second or a pipeline's seconds an image, and memory. A model is a
+folder, a bundled model's name, or a size with random weights: Base (TexTok, ViT-Base on both sides, 256 pixels, 32 tokens),
+DiT-S, DiT-B, DiT-L, DiT-XL (32 tokens) or DiT-XL/2 (the original, 256 pixels). A DiT's evaluation has two rows for each
+image, as guidance needs them. Every repeat has inputs of its own.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SIZES: dict[str, tuple[type[EngineModel], dict[str, Any]]] = {
     "DiT-XL/2": (DiT, {"in_channels": 4, "patch_size": 2, "input_size": 32, "guidance_channels": 3}),
 }
 
-WORDS = "a red apple with a green leaf and a yellow bird on it".split()  # of captions, in any order
+WORDS = ("a", "red", "apple", "with", "a", "green", "leaf", "and", "a", "bird", "on", "it")  # of captions, in any order
 
 Arguments = dict[str, Any]
 
