@@ -117,13 +117,69 @@ def test_pictures_are_the_sets(results):
     """Pixel for pixel; the worst case comes first in its row."""
     text = report.write(results).read_text("utf-8")
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))) for uri in Page(text).images]
-    worst = images[8 * 5 : 8 * 10]  # after the spread's five lines of eight
+    worst = images[8 * 5 :]  # after the spread's eight cards of five
     with np.load(results.parent / "originals.npz") as file:
         assert np.array_equal(worst[0], file["arr_0"][5])
-    assert (worst[8] == MAGENTA).all() and np.array_equal(worst[16], viz.difference(worst[8][None], worst[0][None])[0])
-    rows = re.findall(r"<figcaption>([\d.]+) dB</figcaption>", text)
-    values = [float(value) for value in rows[16:24]]  # the worst of the first set
+    assert (worst[1] == MAGENTA).all() and np.array_equal(worst[2], viz.difference(worst[1][None], worst[0][None])[0])
+    rows = re.findall(r"<figcaption>[^<]*, ([\d.]+) dB</figcaption>", text)
+    values = [float(value) for value in rows[16:32:2]]  # the worst of the first set
     assert values == sorted(values) and len(values) == 8
+
+
+def test_only_differences_beyond_the_error_are_bold(tmp_path):
+    """Paired over pictures where each has a number, by deviations elsewhere; unknown errors are marked otherwise."""
+    folder = result_with(
+        tmp_path, "a",
+        [({}, {"psnr": 20.5, "ssim": 0.8, "kid@net": 0.10, "kid_deviation@net": 0.02, "rfid@net": 7.0}),
+         ({}, {"psnr": 20.0, "ssim": 0.7, "kid@net": 0.11, "kid_deviation@net": 0.02, "rfid@net": 8.0})],
+    )  # fmt: skip
+    noise = np.random.default_rng(0).normal(size=40)
+    psnr, ssim = {"s0": 20.5 + noise, "s1": 20 + noise}, {"s0": 0.8 + noise, "s1": 0.7 - noise}
+    arrays = {f"value/{name}/{key}": each[name] for key, each in (("psnr", psnr), ("ssim", ssim)) for name in each}
+    np.savez(folder / "pictures.npz", keys=np.array([f"k{i}" for i in range(40)]), **arrays)
+    rows = report.rows_of(report.find_results(tmp_path))
+    marks = {key: report.best_of(rows, key) for key in ("psnr", "ssim", "kid@net", "rfid@net")}
+    assert marks["psnr"] == (rows[0], "best") and marks["rfid@net"] == (rows[0], "lead")
+    assert marks["ssim"] == marks["kid@net"] == (None, "")
+    rows[1].metrics["kid@net"] = 0.2  # five deviations apart
+    assert report.best_of(rows, "kid@net") == (rows[0], "best")
+    text = report.write(tmp_path).read_text("utf-8")
+    assert "class=best>20.5" in text and "class=lead>7" in text and "rFID (net) ↓" in text and "PSNR, dB ↑" in text
+
+
+def test_results_beside_the_same_pictures_are_one_table(tmp_path):
+    """A set that two networks measured is one row; sets of several results stand below each other."""
+    reference = {"source": "photos", "count": 9}
+    for name, network, source in (("a", "lite0", "x"), ("b", "lite2", "x"), ("c", "lite0", "y")):
+        folder = result_with(tmp_path, name, [({}, {"psnr": 20.0, f"kid@{network}": 0.1})], reference=reference,
+                             network={"name": network, "stand_in_for": "Inception-v3"})  # fmt: skip
+        path = folder / "result.json"
+        data = json.loads(path.read_text())
+        data["sets"][0]["source"] = source
+        path.write_text(json.dumps(data))
+    groups = report.joined(report.find_results(tmp_path))
+    assert [[result.name for result in group] for group in groups] == [["a", "b", "c"]]
+    rows = report.rows_of(groups[0])
+    assert [(row.of, sorted(row.metrics)) for row in rows] == [
+        ("a", ["kid@lite0", "kid@lite2", "psnr"]), ("c", ["kid@lite0", "psnr"])
+    ]  # fmt: skip
+    text = report.write(tmp_path).read_text("utf-8")
+    assert text.count("<table>") == 1 and "KID-like (lite2) ↓" in text and "Only 9 pictures" in text
+    result_with(tmp_path, "d", [({}, {"psnr": 1.0})], reference={"source": "others", "count": 9})
+    assert len(report.joined(report.find_results(tmp_path))) == 2
+
+
+def test_captions_stand_beside_pictures_and_remarks_are_seen(tmp_path):
+    folder = result_with(tmp_path, "a", [({}, {"kid@net": 0.1})])
+    path = folder / "result.json"
+    data = json.loads(path.read_text())
+    data["sets"][0]["remarks"] = ["far too few"]
+    path.write_text(json.dumps(data))
+    arrays = {"set/s0": smooth(2, 8), "places/spread": np.arange(2), "example_keys": np.array(["k0", "k1"])}
+    np.savez(folder / "pictures.npz", **arrays, example_captions=np.array(["a <small> cat", ""]))
+    text = report.write(tmp_path).read_text("utf-8")
+    assert "<article><p>a &lt;small&gt; cat</p>" in text and "<article><p>k1</p>" in text
+    assert '<p class="note">s0: far too few</p>' in text and 'name="viewport"' in text
 
 
 def result_with(tmp_path, name, sets, **more):
@@ -140,8 +196,8 @@ def test_curves(tmp_path):
     """One for each cost with several values and each metric; lines by solver; a lone point is no line."""
     pytest.importorskip("matplotlib")
     sets = [
-        ({"steps": s, "solver": solver, "tokens": 16}, {"kid@net": 1 / s, "psnr": None})
-        for solver in ("ddim", "ddpm")
+        ({"steps": s, "solver": solver, "tokens": 16}, {"kid@net": scale / s, "psnr": None})
+        for solver, scale in (("ddim", 1), ("ddpm", 2))
         for s in (5, 10, 20)
     ]
     sets.append(({"steps": 7, "solver": "alone"}, {"kid@net": 0.3}))
@@ -149,7 +205,7 @@ def test_curves(tmp_path):
     text = report.write(tmp_path).read_text("utf-8")
     page = Page(text)
     assert text.count("<svg") == 1 and "Quality against cost" in text and "a stand-in for" in " ".join(page.words)
-    assert "0.05" in text and "class=best>0.05" in text  # KID falls
+    assert "0.05" in text and "class=lead>0.05" in text  # KID falls; its error is unknown
     assert report.write(tmp_path).read_text("utf-8") == text, "the same results make the same file"
 
 
@@ -283,7 +339,8 @@ def test_every_metric_that_eval_writes_is_in_the_registry():
     from textok.metrics.registry import METRICS
 
     assert {"psnr", "fid", "rfid", "is", "clip_score", "perceptual"} <= METRICS.keys()
-    assert METRICS["rkid_subsets"].column == "rec. KID, mean of subsets"
+    assert METRICS["rkid_subsets"].column == "rKID, mean of subsets"
+    assert (METRICS["fid"].column, METRICS["rfid"].column, METRICS["ris"].column) == ("gFID", "rFID", "rIS")
     assert {name for name, metric in METRICS.items() if metric.better == "lower"} == {
         "perceptual", "lpips-vgg16", "lpips-alexnet", "fid", "kid", "kid_subsets", "rfid", "rkid", "rkid_subsets",
     }  # fmt: skip

@@ -101,15 +101,15 @@ PERCEPTUAL_METRICS = (
     Metric("lpips-alexnet", "LPIPS (AlexNet)", "lower"),
 )
 SET_METRICS = (
-    Metric("fid", "Fréchet distance", "lower", _fid),
+    Metric("fid", "gFID", "lower", _fid),
     Metric("kid", "KID", "lower", _kid),
     Metric("kid_subsets", "KID, mean of subsets", "lower", _kid_subsets),
     Metric("precision", "precision", "higher", lambda both: both.precision_recall[0]),
     Metric("recall", "recall", "higher", lambda both: both.precision_recall[1]),
-    Metric("is", "inception score", "higher", _inception_score),
+    Metric("is", "IS", "higher", _inception_score),
 )
 TEXT_METRIC = Metric("clip_score", "CLIP score", "higher", clip_score)
 
 # By the name in a result file, without the network's.
 METRICS = {metric.name: metric for metric in (*PAIR_METRICS, *PERCEPTUAL_METRICS, *SET_METRICS, TEXT_METRIC)}
-METRICS |= {f"r{m.name}": Metric(f"r{m.name}", f"rec. {m.column}", m.better, m.function) for m in SET_METRICS}
+METRICS |= {f"r{m.name}": Metric(f"r{m.name}", f"r{m.column.removeprefix('g')}", m.better, m.function) for m in SET_METRICS}

@@ -111,7 +111,13 @@ def reconstructions(originals: U8, sets: Mapping[str, U8], names: Sequence[str] 
 
 
 def curve(
-    points: Iterable[Mapping[str, Any]], x: str, y: str, by: str = "", log: bool = False, ax: "Axes | None" = None
+    points: Iterable[Mapping[str, Any]],
+    x: str,
+    y: str,
+    by: str = "",
+    log: bool = False,
+    ax: "Axes | None" = None,
+    told: bool = False,
 ) -> "Axes":
     """Quality against cost: a line for each value of `by`, through its points in the order of x.
 
@@ -123,6 +129,8 @@ def curve(
         Their keys, which are the labels too.
     log
         Whether x is logarithmic.
+    told
+        Whether the value stands beside each point.
 
     Examples
     --------
@@ -141,6 +149,8 @@ def curve(
     for (name, line), color in zip(lines.items(), COLORS * (len(lines) // len(COLORS) + 1)):
         across, up, deviations = np.array(sorted(line)).T
         ax.plot(across, up, "o-", color=color, ms=4.5, lw=1.6, label=name or None)
+        for place in zip(across, up) if told else ():
+            ax.annotate(f"{place[1]:.3g}", place, (0, 5), textcoords="offset points", ha="center", fontsize=7, color=color)
         if np.isfinite(deviations).any():
             ax.errorbar(across, up, np.nan_to_num(deviations), fmt="none", ecolor=color, elinewidth=1, capsize=2)
     if log:
