@@ -168,9 +168,8 @@ class Latents:
         if not given.paths:
             self.told |= {"tokenizer": stamp, "dtype": given.dtype, "size": config.data.size}
             if model.config.has_text("tokenizer") and pictures.texts is not None:
-                texts = pictures.texts
-                encoded = isinstance(texts, EncodedTexts)
-                self.told["embeddings"] = texts.encoder.identity if encoded else fingerprint(config.data.cache)
+                texts, cache = pictures.texts, config.data.cache
+                self.told["embeddings"] = texts.encoder.identity if isinstance(texts, EncodedTexts) else fingerprint(cache)
 
         def chunks(start: int) -> Iterator[list[F32]]:
             if given.paths:
