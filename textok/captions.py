@@ -1,7 +1,8 @@
 """Captions as strings: the text encoder that a model's config names, loaded when first needed, in place of embeddings."""
 
+import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from .config import DiTConfig, EncoderUse, TexTokConfig
 from .errors import ConfigError, DataError
 from .text.embedding_store import EmbeddingStore
 from .text.encoder import TextEncoder
-from .text.engine_embeddings import padding_told, states
+from .text.encoder_places import encoder_place
+from .text.engine_embeddings import padding_of, padding_told, states
 
 _LOADING = threading.Lock()
 
@@ -86,8 +88,9 @@ def check_encoder(encoder: TextEncoder, config: TexTokConfig | DiTConfig) -> Non
         )
 
 
-# Stores that PyTorch filled know an encoder by a digest of its files: whose identity the one of MiniLM's wheel is.
-_MADE_BY_TORCH = {"5c03b0d495a73475819850ccd6217f7d": "dda4a185188702fbc568c525c511645a"}
+# Stores that PyTorch filled know an encoder by a digest of its files, the engine's first ones by one of fewer numbers.
+_MINILM = "c13e35c48d77b9899da3aa82451a2c48"
+_KNOWN_AS = {"5c03b0d495a73475819850ccd6217f7d": _MINILM, "dda4a185188702fbc568c525c511645a": _MINILM}
 
 
 def check_store(store: EmbeddingStore, config: TexTokConfig | DiTConfig) -> None:
@@ -96,7 +99,7 @@ def check_store(store: EmbeddingStore, config: TexTokConfig | DiTConfig) -> None
     if use is None:
         return
     name = made.get("name", "an unnamed encoder")
-    identity = made.get("identity") or _MADE_BY_TORCH.get(str(made.get("model")))
+    identity = identity_of(made)
     wrong_name = identity is None and "model" in made and made.get("name") != use.name
     if wrong_name or (use.identity and identity not in (None, use.identity)):
         raise DataError(
@@ -120,6 +123,37 @@ def check_store(store: EmbeddingStore, config: TexTokConfig | DiTConfig) -> None
         raise DataError(
             f"{store.path}: expected captions without padding, as the model was trained, got them filled up {made['padding']}"
         )
+
+
+def identity_of(made: Mapping[str, Any]) -> str | None:
+    """`TextEncoder.identity` of the encoder that a store names; None where it does not say."""
+    told = made.get("identity") or made.get("model")
+    return _KNOWN_AS.get(str(told), made.get("identity"))
+
+
+def encoder_use(made: Mapping[str, Any]) -> EncoderUse | None:
+    """What a model's config says of the encoder that a store names, so that `captions=` finds it; None where it has no name."""
+    name = made.get("name")
+    if not isinstance(name, str) or not name:
+        return None
+    pad_to, pad_token = padding_of(str(made.get("padding")))
+    most, end_token = made.get("max_tokens"), bool(made.get("end_token", True))
+    return EncoderUse(encoder_place(name), identity_of(made) or "", most, end_token, pad_to, pad_token)
+
+
+def agreed_use(named: EncoderUse | None, found: EncoderUse | None) -> EncoderUse | None:
+    """The encoder that a model in training names: `named`, or else the one whose embeddings it is given; a ConfigError where
+    they are not one."""
+    if named is None or found is None:
+        return named or found
+    known = bool(named.identity and found.identity)
+    if (known and named.identity != found.identity) or (named.end_token, named.pad_to) != (found.end_token, found.pad_to):
+        raise ConfigError(
+            f"model.text_encoder: expected {found.name} (identity {found.identity or 'unknown'}) {_tokens(found.end_token)}, "
+            f"whose embeddings the data has, got {named.name} (identity {named.identity or 'unknown'}) "
+            f"{_tokens(named.end_token)}"
+        )
+    return dataclasses.replace(named, identity=named.identity or found.identity)
 
 
 def _trained_on(use: EncoderUse | None) -> str:

