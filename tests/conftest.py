@@ -16,7 +16,7 @@ def pytest_configure(config):
         "markers", "measured: asserts a time or the process's memory, neither of which means anything under a sanitizer"
     )
     config.addinivalue_line(
-        "markers", "long: minutes on slow code, the reference row or under a sanitizer, of what shorter tests run too"
+        "markers", "long: whole programs, minutes on the reference row or under a sanitizer, of what shorter tests run too"
     )
     config.addinivalue_line(
         "markers", "large: takes gigabytes or a minute; runs where TEXTOK_TEST_LARGE is set, as .ci/run does"
@@ -28,6 +28,23 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("large"):
                 item.add_marker(pytest.mark.skip(reason="takes gigabytes: set TEXTOK_TEST_LARGE=1"))
+
+
+def pytest_sessionfinish(session):
+    """Of a process among several: its errors, to the one that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["largest_seen"] = {
+            name: float(numerics.largest_seen[value])
+            for name, value in vars(numerics).items()
+            if isinstance(value, numerics.Tolerance) and value in numerics.largest_seen
+        }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    for name, seen in getattr(node, "workeroutput", {}).get("largest_seen", {}).items():
+        tolerance = getattr(numerics, name)
+        numerics.largest_seen[tolerance] = max(seen, numerics.largest_seen.get(tolerance, 0.0))
 
 
 def pytest_terminal_summary(terminalreporter):

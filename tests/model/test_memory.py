@@ -25,7 +25,7 @@ TEXTOK = {
 }
 TEXT = {"family": "t5", "gated": True, "vocab_size": 4000, "hidden_size": 512, "depth": 8, "num_heads": 8, "mlp_size": 1024,
         "max_tokens": 200}
-DIT = {"num_tokens": 64, "hidden_size": 512, "depth": 8, "num_heads": 8, "num_classes": 10}
+DIT = {"num_tokens": 16, "hidden_size": 512, "depth": 8, "num_heads": 8, "num_classes": 10}
 
 # Run in the child: settles what the interpreter and the first calls take, loads, calls, and tells the peaks in between.
 CHILD = """
@@ -65,7 +65,8 @@ if kind == "TexTok":
 elif kind == "TextEncoder":
     model.encode_ids(np.ones((3, c.max_tokens), np.int32))
 else:
-    model.sample(labels=[1, 2, 3], steps=50, guidance_scale=2.0, seed=0)
+    # Four conditions: 32 steps are 128 pairs, as many as have their modulations in memory at a time.
+    model.sample(labels=[1, 2, 3], steps=32, guidance_scale=2.0, seed=0)
 print(json.dumps({"weights": loaded - start, "load": load_peak - start, "call": told("VmHWM") - start, "plan":
 model.memory_plan(3)}))
 """

@@ -16,6 +16,8 @@ import textok
 from textok.data import read_latents, write_shards
 from textok.demo import HeldOut
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 COUNT = 10
 

@@ -15,6 +15,7 @@ from test_convert import FOREIGN
 from textok import DiT, TexTok, hub
 from textok.errors import WeightsError
 
+pytestmark = pytest.mark.long
 pytest.importorskip("huggingface_hub")
 
 

@@ -15,7 +15,7 @@ import textok
 ROOT = Path(textok.__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
-pytestmark = pytest.mark.skipif(not README.exists(), reason="the documents are not here")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not README.exists(), reason="the documents are not here")]
 
 # Whoever imports one of these fails.
 HOOK = """
