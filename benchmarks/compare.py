@@ -83,14 +83,15 @@ def difference(processes, store):
 def compare(a, b, store, pairs, spend):
     """One case: {case, precision, a_s, b_s, ratios: one a pair of processes, difference, others}."""
     prepare(a, store)
-    ratios, a_medians, b_medians, errors, others = [], [], [], [], []
+    ratios, a_medians, b_medians, others = [], [], [], []
     for pair in range(pairs):
         turn = slice(None, None, -1 if pair % 2 else 1)  # who is first
         with ExitStack() as stack:
             processes = [stack.enter_context(running(run, store)) for run in (a, b)[turn]]
             for process in processes:
                 process.loaded()
-            errors.append(difference(processes[turn], store))
+            if not pair:
+                error = difference(processes[turn], store)
             times, share = interleaved(processes, spend / pairs)
         a_times, b_times = times[turn]
         ratios.append(statistics.median(x / y for x, y in zip(a_times, b_times, strict=True)))
@@ -99,7 +100,7 @@ def compare(a, b, store, pairs, spend):
         others.append(share)
     return {
         "case": a.case, "precision": a.precision, "a_s": statistics.median(a_medians), "b_s": statistics.median(b_medians),
-        "ratios": ratios, "difference": max(errors), "others": max(others),
+        "ratios": ratios, "difference": error, "others": max(others),
     }  # fmt: skip
 
 
