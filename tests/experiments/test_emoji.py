@@ -100,6 +100,13 @@ def claim():
     return claim
 
 
+@pytest.fixture
+def few_draws(claim, monkeypatch):
+    """For tests of the whole, in which no interval is looked at."""
+    monkeypatch.setattr(claim, "DRAWS", 100)
+    monkeypatch.setattr(claim, "HALVES", 5)
+
+
 def test_paired_kid_is_the_definition_and_zero_for_equal_sets(claim):
     from textok.metrics import kernel_distance
 
@@ -207,7 +214,7 @@ def test_pca_gives_back_what_it_can_hold(claim):
     assert np.allclose(directions @ directions.T, rows[:2].T @ rows[:2], atol=1e-3) and values[2] > 1
 
 
-def test_the_claim_runs_on_small_models_and_again_from_what_it_kept(claim, tmp_path, capsys):
+def test_the_claim_runs_on_small_models_and_again_from_what_it_kept(claim, few_draws, tmp_path, capsys):
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("matplotlib")
     pytest.importorskip("skimage")
@@ -300,7 +307,7 @@ def write_run(folder, config, caption, steps, hours, seed=1):
     return model
 
 
-def test_ablations_and_runs_of_equal_time_stand_beside_the_others(claim, tmp_path):
+def test_ablations_and_runs_of_equal_time_stand_beside_the_others(claim, few_draws, tmp_path):
     """Each model reads what it was trained on; nothing of one takes another's place."""
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("matplotlib")
