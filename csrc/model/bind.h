@@ -6,7 +6,7 @@
 #include "../base/arena.h"
 #include "block.h"
 #include "linear.h"
-#include "table.h"
+#include "embedding_table.h"
 
 enum { TX_NAME_SIZE = 80, TX_MAX_RANK = 3 };
 

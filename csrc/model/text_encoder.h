@@ -13,7 +13,7 @@
 
 #include "config.h"
 #include "encoder_block.h"
-#include "table.h"
+#include "embedding_table.h"
 
 struct tx_text_encoder {
     struct tx_text_config config;

@@ -21,7 +21,7 @@ from ..config import DiTConfig, TexTokConfig
 from ..errors import ConfigError, WeightsError, shown
 from ..weights import CONFIG_FILE, FLOAT_TYPES, MODELS, Table, Tensor, listed
 from .bytedance_titok import TATITOK, TITOK
-from .continuous_tokenizer import MAETOK, SOFTVQ, TOKEN_DIT
+from .hhhhhhao_continuous_tokenizer import MAETOK, SOFTVQ, TOKEN_DIT
 from .diffusers_dit import DIFFUSERS_DIT
 from .facebookresearch_dit import ORIGINAL_DIT, SIT
 from .layout import Change, Layout, Settings, Shaped, expand

@@ -1,6 +1,6 @@
 /* A table of embeddings: rows that are looked up, never multiplied, kept as they are in the model's dtype. */
-#ifndef TX_TABLE_H
-#define TX_TABLE_H
+#ifndef TX_EMBEDDING_TABLE_H
+#define TX_EMBEDDING_TABLE_H
 
 #include "linear.h"
 

@@ -1,4 +1,4 @@
-#include "table.h"
+#include "embedding_table.h"
 
 #include <string.h>
 
