@@ -21,9 +21,9 @@ from ..config import DiTConfig, TexTokConfig
 from ..errors import ConfigError, WeightsError, shown
 from ..weights import CONFIG_FILE, FLOAT_TYPES, MODELS, Table, Tensor, listed
 from .bytedance_titok import TATITOK, TITOK
-from .hhhhhhao_continuous_tokenizer import MAETOK, SOFTVQ, TOKEN_DIT
 from .diffusers_dit import DIFFUSERS_DIT
 from .facebookresearch_dit import ORIGINAL_DIT, SIT
+from .hhhhhhao_continuous_tokenizer import MAETOK, SOFTVQ, TOKEN_DIT
 from .layout import Change, Layout, Settings, Shaped, expand
 from .pranoyr_textok import PRANOYR_TEXTOK
 from .source import Source, open_source
