@@ -1,8 +1,8 @@
 """How pictures get a network's size, for FID, KID and all that features make: Pillow's filters on floats.
 
 Which filter, each network says: `efficientnet.py` bicubic, a TorchScript or ONNX file what stands beside it
-(`network_files.py`; bilinear unless told). Two do without this: NVIDIA's Inception file resizes by itself, and `transformers_networks.py` does as
-its models' own processors do, on bytes.
+(`network_files.py`; bilinear unless told). Two do without this: NVIDIA's Inception file resizes by itself, and
+`transformers_networks.py` does as its models' own processors do, on bytes.
 """
 
 import numpy as np
