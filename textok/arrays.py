@@ -222,6 +222,12 @@ def number(value: Any, name: str, low: float, high: float) -> float:
     return float(value)
 
 
+def instance(value: Any, name: str, kind: type, meaning: str = "") -> None:
+    """A TypeError where the value is none of the kind; `meaning` is what messages call it, for kinds of Python's own."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {meaning or f'a {kind.__name__}'}, got {type(value).__name__} {shown(value)}")
+
+
 # What other libraries call our arguments.
 _ELSEWHERE = {
     "prompt": "captions", "prompts": "captions", "caption": "captions", "class_labels": "labels", "classes": "labels",

@@ -147,6 +147,8 @@ class SideConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Self:
         """From a dict as in `config.json`; `where` goes before a field's name in errors."""
+        if not isinstance(where, str):
+            raise TypeError(f"where: expected a string, got {type(where).__name__} {shown(where)}")
         if not isinstance(values, Mapping):
             raise _fail(where.rstrip("."), "an object with hidden_size, depth, num_heads, mlp_ratio", values)
         fields = _fields_from(cls, values, where)

@@ -277,6 +277,7 @@ class DiT(TakesCaptions, EngineModel):
 
         Itself where the tokenizer does not say, or this model's config has statistics of its own. The weights are shared.
         """
+        arrays.instance(tokenizer, "tokenizer", TexTokConfig)
         mean, std = tokenizer.latent_mean, tokenizer.latent_std
         own = any(self._config.latent_mean) or any(value != 1 for value in self._config.latent_std)
         if own or (mean is None and std is None):

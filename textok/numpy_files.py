@@ -29,10 +29,9 @@ def read_npz(path: Path, error: type[Exception], names: Collection[str] | None =
                 name = info.filename.removesuffix(_SUFFIX)
                 if names is not None and name not in names:
                     continue
-                if info.file_size > _MOST_DEFLATED * min(info.compress_size, size) + 64:
-                    raise ValueError(f"{info.filename}: claims {info.file_size} bytes, more than can be in it")
+                check_member(info, size)
                 with file.open(info) as stream:
-                    found[name] = _array(stream, info.file_size, info.filename)
+                    found[name] = read_array(stream, info.file_size, info.filename)
         return found
 
     return _guarded(read, path, ".npz", error)
@@ -56,12 +55,30 @@ def read_npy(path: Path, error: type[Exception], mapped: bool = False) -> NDArra
     def read() -> NDArray[Any]:
         with path.open("rb") as file:
             if not mapped:
-                return _array(file, size, path.name)
+                return read_array(file, size, path.name)
             _check_claim(file, size, path.name)
         whole: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         return whole
 
     return _guarded(read, path, ".npy", error)
+
+
+def check_member(info: zipfile.ZipInfo, size: int) -> None:
+    """A ValueError for a member that claims more bytes than an archive of `size` bytes can have."""
+    if info.file_size > _MOST_DEFLATED * min(info.compress_size, size) + 64:
+        raise ValueError(f"{info.filename}: claims {info.file_size} bytes, more than can be in it")
+
+
+def read_header(stream: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of an .npy of `size` bytes. Of a header that is longer than the file nothing
+    is read: NumPy would take the memory for it first, which may be 4 GiB."""
+    is_first = np.lib.format.read_magic(stream) == (1, 0)
+    start = stream.tell()
+    length = int.from_bytes(stream.read(2 if is_first else 4), "little")
+    if length > size - stream.tell():
+        raise ValueError(f"{name}: a header of {length} bytes in a file of {size}")
+    stream.seek(start)
+    return (np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0)(stream)
 
 
 def _guarded(read: Callable[[], Any], path: Path, kind: str, error: type[Exception]) -> Any:
@@ -76,7 +93,8 @@ def _guarded(read: Callable[[], Any], path: Path, kind: str, error: type[Excepti
         raise error(f"{path}: expected an {kind} file that NumPy can read, got: {reason}") from None
 
 
-def _array(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
+def read_array(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
+    """The array of an .npy of `size` bytes."""
     _check_claim(stream, size, name)
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)
@@ -84,9 +102,7 @@ def _array(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
 
 def _check_claim(stream: IO[bytes], size: int, name: str) -> None:
     """A ValueError for a header that claims more numbers than there are bytes for."""
-    version = np.lib.format.read_magic(stream)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = header(stream)
+    shape, _, dtype = read_header(stream, size, name)
     count = 1
     for length in shape:
         count *= length

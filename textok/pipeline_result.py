@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, files
+from .errors import shown
 from .text.caption_store import CAPTIONS_FILE
 
 if TYPE_CHECKING:
@@ -48,6 +49,17 @@ class PipelineResult:
     seed: int
     class_names: list[str | None] | None = None
     first_index: int = 0
+
+    def __post_init__(self) -> None:
+        arrays.instance(self.images, "images", np.ndarray, "a NumPy array")
+        arrays.instance(self.latents, "latents", np.ndarray, "a NumPy array")
+        if self.images.ndim != 4 or self.images.shape[-1] != 3:
+            raise ValueError(f"images: expected [B,S,S,3], got {list(self.images.shape)}")
+        for name in ("captions", "labels", "class_names"):
+            given = getattr(self, name)
+            if given is not None and (not isinstance(given, list | tuple) or len(given) != len(self.images)):
+                raise ValueError(f"{name}: expected a list of {len(self.images)}, one an image, got {shown(given)}")
+        arrays.whole(self.first_index, "first_index", 0, 1 << 62)
 
     def __len__(self) -> int:
         return len(self.images)

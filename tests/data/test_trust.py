@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import tarfile
+import tracemalloc
 import warnings
 import zlib
 
@@ -572,3 +573,86 @@ def test_labels_that_nobody_needs(place, tmp_path):
     assert len(skips) == 3 and "expected integers [3], got float64 [3, 3]" in skips[0].reason
     with pytest.raises(DataError, match="arr_1: expected integers"):
         data.read_adm(tmp_path / "x.npz")
+
+
+# --- Rows of NumPy's files ----------------------------------------------------------------------------------------------------
+
+
+def _with_directory(archive, at, value):
+    """An .npz whose first entry in the directory has another value of two bytes at this place."""
+    start = archive.index(b"PK\x01\x02") + at
+    return archive[:start] + struct.pack("<H", value) + archive[start + 2 :]
+
+
+def test_rows_of_damaged_archives(tmp_path):
+    buffer, packed = io.BytesIO(), io.BytesIO()
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    np.savez(buffer, arr_0=pictures)
+    np.savez_compressed(packed, arr_0=pictures)
+    whole, deflated = buffer.getvalue(), packed.getvalue()
+    harms = {
+        "another compression": _with_directory(whole, 10, 99),
+        "encrypted": _with_directory(whole, 8, 1),
+        "deflated bytes": deflated[:400] + b"\xff" * 200 + deflated[600:],
+        "a byte": whole[:300] + bytes([whole[300] ^ 1]) + whole[301:],
+        "cut": whole[:-40],
+    }
+    for name, content in harms.items():
+        path = tmp_path / f"{name}.npz"
+        path.write_bytes(content)
+        for reads in (data.read_adm, lambda path: list(read_samples(path)), lambda path: list(data.read_latents(path))):
+            with pytest.raises(DataError, match=rf"{name}.npz: not a NumPy file that can be read: [^\n]+$"):
+                reads(path)
+
+
+@pytest.mark.parametrize(
+    "shape, reason",
+    [
+        ((10**6, 10**6, 10**6, 3), "the file ends before the last of its 1000000 pictures"),
+        ((-1, 4, 4, 3), "expected rows of numbers in C order"),
+    ],
+)
+def test_rows_that_a_header_only_claims(tmp_path, shape, reason):
+    header = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode()
+    path = tmp_path / "claims.npy"
+    path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(99))
+    with pytest.raises(DataError, match=reason):
+        data.read_adm(path)
+
+
+def test_a_header_longer_than_its_file(tmp_path):
+    """NumPy takes the memory of a header before it looks whether the file has as much: here 4 GiB."""
+    path = tmp_path / "header.npy"
+    path.write_bytes(b"\x93NUMPY\2\0" + b"\xff" * 4 + bytes(99))
+    for reads in (data.read_adm, textok.open_embeddings):
+        tracemalloc.start()
+        with pytest.raises(DataError, match="a header of 4294967295 bytes in a file of 111"):
+            reads(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        tracemalloc.stop()
+
+
+# --- Arguments that are no such thing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: textok.metrics.Statistics(2).merge(None), "other: expected a Statistics, got NoneType None"),
+        (lambda: textok.metrics.Statistics(2).distance([1, 2]), "other: expected a Statistics, got list"),
+        (lambda: data.LatentStatistics(2).merge({}), "other: expected a LatentStatistics, got dict"),
+        (lambda: data.Sample("a", None, None, "x"), "metadata: expected a dict, got NoneType"),
+        (lambda: data.Skip(3, "x", "why"), "key: expected a string, got int 3"),
+        (lambda: data.RunOptions(share=[]), r"share: expected \(i, n\)"),
+        (lambda: textok.CaptionStore.from_embeddings([], 3), "embeddings: expected a store or what open_embeddings gives"),
+        (lambda: textok.SideConfig.from_dict({}, where=3), "where: expected a string, got int 3"),
+        (lambda: textok.PipelineResult([], None, None, None, 0), "images: expected a NumPy array, got list"),
+        (
+            lambda: textok.PipelineResult(np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 1, 1)), ["a"], None, 0),
+            "captions: expected a list of 2, one an image",
+        ),
+    ],
+)
+def test_what_is_no_such_thing(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import random
 import shutil
 import tarfile
@@ -128,12 +129,27 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
     return bytes(body)
 
 
+def tried(opens: Callable[[Path], Any], path: Path) -> tuple[float, str, str]:
+    """How long it took, what came of it, and what of that breaks the promise."""
+    start, outcome, failure = time.monotonic(), "results", ""
+    try:
+        opens(path)
+    except DOCUMENTED as problem:
+        outcome = "documented exceptions"
+        if not str(problem) or "\n" in str(problem):
+            failure = f" not one line: {json.dumps(str(problem)[:200])}"
+    except Exception as problem:
+        outcome, failure = "others", f" {type(problem).__name__}: {problem}"[:300]
+    return time.monotonic() - start, outcome, failure
+
+
 def main() -> None:
     options = arguments(__doc__, 3000)
     rng = random.Random(options.seed)
     began, failures = time.monotonic(), []
-    outcomes: dict[str, int] = {"results": 0, "documented exceptions": 0}
+    outcomes: dict[str, int] = {"results": 0, "documented exceptions": 0, "others": 0}
     warnings.simplefilter("ignore")
+    logging.disable()
     models, slowest = Models(), 0.0
     with tempfile.TemporaryDirectory() as name:
         kinds = make(Path(name), models)
@@ -141,20 +157,15 @@ def main() -> None:
             kind, path, opens, opened = rng.choice(kinds)
             whole = path.read_bytes()
             path.write_bytes(damaged(rng, whole))
-            start = time.monotonic()
-            try:
-                opens(opened)
-                outcomes["results"] += 1
-            except DOCUMENTED as problem:
-                outcomes["documented exceptions"] += 1
-                if not str(problem) or "\n" in str(problem):
-                    failures.append(f"{turn}: {kind}: not one line: {json.dumps(str(problem)[:200])}")
-            except Exception as problem:
-                failures.append(f"{turn}: {kind}: {type(problem).__name__}: {problem}"[:300])
-            seconds = time.monotonic() - start
+            seconds, outcome, failure = tried(opens, opened)
+            if seconds > MOST_SECONDS:  # again, since a busy machine may have stopped this process meanwhile
+                seconds = min(seconds, tried(opens, opened)[0])
             slowest = max(slowest, seconds)
             if seconds > MOST_SECONDS:
-                failures.append(f"{turn}: {kind}: took {seconds:.1f} s")
+                failure += f" took {seconds:.1f} s, twice"
+            outcomes[outcome] += 1
+            if failure:
+                failures.append(f"{turn}: {kind}:{failure}")
             path.write_bytes(whole)
     failures += [f"afterwards {name} gives other bits" for name in models.differing()]
     finish(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import arrays
 from ..pictures.preprocess import decode_picture
 from ..text.templates import TEMPLATES, fill_template
 from .texts import decode_text, printable, text_problem
@@ -79,6 +80,10 @@ class Sample:
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     position: int = 0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.metadata, dict):
+            raise TypeError(f"metadata: expected a dict, got {type(self.metadata).__name__}")
+
     def captions(self, name: str = "caption") -> list[str]:
         """The captions in the metadata's field `name`, one or a list of them, or from a template.
 
@@ -116,6 +121,8 @@ class Skip(_Skip):
     __slots__ = ()
 
     def __new__(cls, key: str, source: str, reason: str, position: int = 0) -> Self:
+        for name, value in (("key", key), ("source", source), ("reason", reason)):
+            arrays.instance(value, name, str, "a string")
         return super().__new__(cls, printable(key), printable(source), printable(reason), position)
 
 

@@ -64,6 +64,7 @@ class LatentStatistics:
 
     def merge(self, other: "LatentStatistics") -> Self:
         """Add what `other` counted."""
+        arrays.instance(other, "other", LatentStatistics)
         if other.channels != self.channels:
             raise ValueError(f"other: expected statistics of {self.channels} numbers, got {other.channels}")
         if other.count:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .. import arrays
+from ..errors import shown
 
 SHARD_SIZE = 2048  # samples of a part: what a kill can cost
 BATCH_SIZE = 16  # the engine works on about a thousand rows at a time, so more would only take memory
@@ -44,5 +45,8 @@ class RunOptions:
         arrays.whole(self.shard_size, "shard_size", 1, 1 << 30)
         arrays.whole(self.processes, "processes", 1, 1024)
         arrays.thread_count(self.threads)
-        if not 0 <= self.share[0] < self.share[1]:
-            raise ValueError(f"shard: expected i/n with i from 0 to n - 1, got {self.share[0]}/{self.share[1]}")
+        if not isinstance(self.share, tuple | list) or len(self.share) != 2:
+            raise ValueError(f"share: expected (i, n) with i from 0 to n - 1, got {shown(self.share)}")
+        count = arrays.whole(self.share[1], "share[1]", 1, 1 << 30)
+        if not 0 <= arrays.whole(self.share[0], "share[0]", 0, 1 << 30) < count:
+            raise ValueError(f"share: expected i/n with i from 0 to n - 1, got {self.share[0]}/{count}")

@@ -9,8 +9,10 @@ An .npz of ADM's has `arr_0`, pictures uint8 [n,S,S,3], and for classes `arr_1`,
 """
 
 import itertools
+import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,15 +22,16 @@ from numpy.typing import NDArray
 
 from .. import arrays
 from ..errors import DataError
-from ..files import replacing
+from ..files import check_regular, replacing
+from ..numpy_files import check_member, read_array, read_header
 from .base import Event, Sample, Skip, Source, stem_in_keys
 
 
 class open_rows:
     """The rows of the array in an .npy file, or of the first in an .npz, one at a time and never all in memory.
 
-    Attributes: `shape`, `dtype`, `labels`, int [n] or None, and `labels_problem`, what is wrong with labels that are there. A
-    context manager.
+    Attributes: `shape`, `dtype`, `bytes` (of the array with its header), `labels`, int [n] or None, and `labels_problem`, what
+    is wrong with labels that are there. A context manager.
     """
 
     def __init__(self, path: str | os.PathLike[str], names: Iterable[str] = ("arr_0", "images", "samples")) -> None:
@@ -37,34 +40,42 @@ class open_rows:
         self.labels_problem: str | None = None
         self._zip: zipfile.ZipFile | None = None
         try:
+            size = check_regular(self.path, DataError).st_size if self.path.exists() else 0
             if self.path.suffix.lower() == ".npz":
                 self._zip = zipfile.ZipFile(self.path)
                 there = [name.removesuffix(".npy") for name in self._zip.namelist()]
                 member = next((name for name in names if name in there), None)
                 if member is None:
                     raise DataError(f"{path}: expected an array {' or '.join(names)}, got {', '.join(there) or 'none'}")
-                self._file: Any = self._zip.open(f"{member}.npy")
+                info = self._zip.getinfo(f"{member}.npy")
+                check_member(info, size)
+                self.bytes = info.file_size
+                self._file: Any = self._zip.open(info)
             else:
+                self.bytes = size
                 self._file = self.path.open("rb")
-            self.shape, fortran, self.dtype = _npy_header(self._file)
+            self.shape, fortran, self.dtype = read_header(self._file, self.bytes, self.path.name)
             self._first = self._file.tell()
-            if fortran or self.dtype.hasobject or len(self.shape) < 1:
-                raise ValueError(f"expected rows of numbers in C order, got {self.dtype} {list(self.shape)}")
+            if fortran or self.dtype.hasobject or len(self.shape) < 1 or min(self.shape) < 0:
+                raise ValueError(f"expected rows of numbers in C order, got {self.dtype} {list(self.shape)[:8]}")
             if self._zip is not None:
-                self.labels = self._labels(there)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as problem:
+                self.labels = self._labels(there, size)
+        except Exception as problem:  # of a damaged file come zlib.error, TokenError, NotImplementedError and more
             self.close()
-            if isinstance(problem, DataError | FileNotFoundError):
+            if isinstance(problem, MemoryError | DataError | FileNotFoundError):
                 raise
-            raise DataError(f"{path}: not a NumPy file that can be read: {problem}") from None
+            reason = str(problem).splitlines()[0][:200] if str(problem) else type(problem).__name__
+            raise DataError(f"{path}: not a NumPy file that can be read: {reason}") from None
 
-    def _labels(self, there: list[str]) -> NDArray[Any] | None:
+    def _labels(self, there: list[str], size: int) -> NDArray[Any] | None:
         name = next((name for name in ("arr_1", "labels") if name in there), None)
         if name is None or self._zip is None:
             return None
         try:
-            with self._zip.open(f"{name}.npy") as file:
-                labels: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            info = self._zip.getinfo(f"{name}.npy")
+            check_member(info, size)
+            with self._zip.open(info) as file:
+                labels = read_array(file, info.file_size, name)
         except Exception as problem:  # noqa: BLE001  of damaged files, which are of no matter where labels are not needed
             self.labels_problem = f"{name}: it cannot be read: {problem}"
             return None
@@ -78,7 +89,10 @@ class open_rows:
         row_bytes = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
         self._file.seek(self._first + start * row_bytes)
         for index in range(start, self.shape[0]):
-            data = self._file.read(row_bytes)
+            try:
+                data = self._file.read(min(row_bytes, self.bytes))
+            except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as problem:
+                raise DataError(f"{self.path}: row {index} of {self.shape[0]} cannot be read: {problem}") from None
             if len(data) != row_bytes:
                 raise DataError(f"{self.path}: the file ends in row {index} of {self.shape[0]}")
             yield np.frombuffer(data, self.dtype).reshape(self.shape[1:])
@@ -94,13 +108,6 @@ class open_rows:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
 
 
 def write_adm(path: str | os.PathLike[str], pictures: Iterable[Any], count: int, labels: Sequence[int] | None = None) -> None:
@@ -172,6 +179,8 @@ def read_adm(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[n
     with open_rows(path) as rows:
         if rows.dtype != np.uint8 or len(rows.shape) != 4 or rows.shape[3] != 3:
             raise DataError(f"{path}: expected pictures uint8 [n, S, S, 3], got {rows.dtype} {list(rows.shape)}")
+        if math.prod(rows.shape) > rows.bytes:
+            raise DataError(f"{path}: the file ends before the last of its {rows.shape[0]} pictures")
         pictures = np.empty(rows.shape, np.uint8)
         if rows.labels_problem is not None:
             raise DataError(f"{path}: {rows.labels_problem}")

@@ -236,6 +236,7 @@ class TarWriter:
 
     def add(self, key: str, files: Mapping[str, bytes]) -> None:
         """One sample: its files by extension."""
+        arrays.instance(files, "files", Mapping, "a dict of bytes by extension")
         for extension, data in files.items():
             header = tarfile.TarInfo(f"{key}.{extension}")  # time 0, owner 0, mode 0644
             header.size = len(data)

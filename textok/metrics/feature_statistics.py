@@ -82,6 +82,7 @@ class Statistics:
 
     def merge(self, other: "Statistics") -> Self:
         """Take in another's rows; returns self."""
+        arrays.instance(other, "other", Statistics)
         if len(other.mean) != len(self.mean):
             raise ValueError(f"other: expected width {len(self.mean)}, got {len(other.mean)}")
         if other.count is None:
@@ -109,6 +110,7 @@ class Statistics:
 
     def distance(self, other: "Statistics") -> float:
         """`frechet_distance` between the two."""
+        arrays.instance(other, "other", Statistics)
         if len(other.mean) != len(self.mean):
             raise ValueError(f"other: expected width {len(self.mean)}, got {len(other.mean)}")
         return frechet_of_roots(self.mean, self._covariance_root(), other.mean, other._covariance_root())

@@ -88,6 +88,7 @@ def reconstructions(originals: U8, sets: Mapping[str, U8], names: Sequence[str] 
 
     `sets` maps a name to pictures of the originals' shape, uint8 [B,H,W,3]; `names` stand left of the rows.
     """
+    arrays.instance(sets, "sets", Mapping, "a dict of pictures by name")
     for name, pictures in sets.items():
         if np.shape(pictures) != originals.shape:
             raise ValueError(
@@ -137,6 +138,9 @@ def curve(
     >>> curve([{"steps": 5, "kid": 0.2}, {"steps": 20, "kid": 0.1}], "steps", "kid")  # doctest: +SKIP
     <Axes: xlabel='steps', ylabel='kid'>
     """
+    points = list(points)
+    for place, point in enumerate(points):
+        arrays.instance(point, f"points[{place}]", Mapping, "a dict of numbers")
     ax = axes(ax, 5.2, 3.4)
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for point in points:

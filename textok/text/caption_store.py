@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import arrays, files, noise, weights
-from ..errors import WeightsError
+from ..errors import WeightsError, shown
 from .embedding_store import STORE_FILE
 from .embeddings import Embeddings, positions
 from .ragged_tokens import RaggedTokens, padded
@@ -65,6 +65,9 @@ class CaptionStore:
         >>> store = textok.EmbeddingStore.open("store")  # doctest: +SKIP
         >>> CaptionStore.from_embeddings([{"caption": "a red apple", "label": 3}], store).save("captions")  # doctest: +SKIP
         """
+        if not hasattr(embeddings, "embeddings"):
+            came = f"{type(embeddings).__name__} {shown(embeddings)}"
+            raise TypeError(f"embeddings: expected a store or what open_embeddings gives, got {came}")
         rows = []
         for index, record in enumerate(records):
             text, lengths = embeddings.embeddings([_checked_record(record, f"caption {index}")["caption"]])

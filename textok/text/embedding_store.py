@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import arrays, files
-from ..errors import DataError
+from ..errors import DataError, shown
 from ..progress import progress_bar
 from .batches import Encoder
 from .embed_run import Embedded, EmbedRun
@@ -127,6 +127,7 @@ class EmbeddingStore:
             There is a store, of another encoder or type.
         """
         arrays.choice(dtype, "dtype", DTYPES)
+        arrays.instance(encoder, "encoder", dict, "a dict as JSON has it")
         settings = {
             "format": FORMAT,
             "dtype": dtype,
@@ -254,6 +255,8 @@ class EmbeddingStore:
         OSError
             A full disk: batches before are kept.
         """
+        if not hasattr(encoder, "identity"):
+            raise TypeError(f"encoder: expected a TextEncoder, got {type(encoder).__name__} {shown(encoder)}")
         if encoder.identity != self._identity:
             raise DataError(f"{self.path}: the store was made with {self._identity}, the encoder is {encoder.identity}")
         batch_size = arrays.whole(batch_size, "batch_size", 1, 4096)
@@ -262,6 +265,7 @@ class EmbeddingStore:
     def merge(self, *others: "EmbeddingStore", progress: bool = False) -> int:
         """Copy what other stores of the same encoder and stored type have and this one has not; returns how many captions."""
         for other in others:
+            arrays.instance(other, "others", EmbeddingStore)
             if (other._identity, other.dtype, other.text_dim) != (self._identity, self.dtype, self.text_dim):
                 raise DataError(f"{self.path}: expected a store of the same encoder and type, got {other!r}")
         copied = 0
