@@ -1,0 +1,85 @@
+"""The training's pictures as one small shard, for a machine that takes no more: 64 pixels, what no training reads left out.
+
+    python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz [--limit 64]
+
+Of both folders what README.md says is trained on, and the test pictures (marked so), WebP at quality 90. Sources of which a
+training is to see more are in it several times, under other keys: a shard has no weights.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from textok.data.sources import open_sources
+from textok.train import data
+
+HERE = Path(__file__).parent
+TIMES = {"emoji": 3, "openclipart": 2, "pysiogame": 2}
+LEFT_OUT = {"cdda", "crawl", "fugue", "emojione", "sweethome3d"}  # blocky ones, and the styles that no training reads
+FIELDS = ("caption", "caption_name", "caption_long", "label", "source")
+
+
+def is_taken(key, fields, lists):
+    """Whether a sample belongs to a training or its tests: of the glyphs in two colours a third does, by a hash."""
+    if fields["source"] in LEFT_OUT or key in lists["left_out"] or key in lists["style"]:
+        return False
+    return fields["source"] != "mono" or int(hashlib.sha256(key.encode()).hexdigest(), 16) % 3 == 0
+
+
+def copies(key, fields, lists):
+    """(key, fields) of each time that a sample is in the shard; tests once."""
+    test = key in lists["test"] or fields.get("split") != "train"
+    told = {name: fields[name] for name in FIELDS if fields.get(name) is not None} | {"split": "test" if test else "train"}
+    for number in range(1 if test else TIMES.get(fields["source"], 1)):
+        yield (f"{key}-{number + 1}" if number else key), told
+
+
+def write(folders, out, size):
+    """Write the shard `out` of {source or "": folder}; returns how many pictures are in it."""
+    lists = {name: set((HERE / f"{name}.txt").read_text().split()) for name in ("test", "style", "left_out")}
+    count = 0
+    with tarfile.open(out, "w:gz" if str(out).endswith(".gz") else "w", format=tarfile.USTAR_FORMAT) as tar:
+        for source, folder in folders.items():
+            events = data.events(open_sources(sorted(Path(folder).glob("*.tar*"))), "caption_long", "", [])
+            for sample, _ in tqdm(events, desc=str(folder), disable=None):
+                fields = dict(sample.metadata) | ({"source": source} if source else {})
+                if not is_taken(sample.key, fields, lists):
+                    continue
+                pixels = data.decode(sample, size)
+                if isinstance(pixels, str):
+                    raise ValueError(f"{sample.source}: {sample.key}: {pixels}")
+                picture = io.BytesIO()
+                Image.fromarray(pixels).save(picture, "webp", quality=90, method=4)
+                for key, told in copies(sample.key, fields, lists):
+                    parts = {"webp": picture.getvalue(), "json": json.dumps(told, separators=(",", ":")).encode()}
+                    for kind, content in parts.items():
+                        member = tarfile.TarInfo(f"{key}.{kind}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+                    count += 1
+    return count
+
+
+def main():
+    top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    top.add_argument("--pictures", type=Path, required=True, help="folder of the sources' shards")
+    top.add_argument("--emoji", type=Path, required=True, help="folder of the emoji's")
+    top.add_argument("--out", type=Path, required=True, help="a .tar; it is compressed where it ends in .gz")
+    top.add_argument("--size", type=int, default=64)
+    top.add_argument("--limit", type=float, default=64, help="MiB that it may have (default: %(default)s)")
+    args = top.parse_args()
+    count = write({"": args.pictures, "emoji": args.emoji}, args.out, args.size)
+    size = args.out.stat().st_size / 2**20
+    print(f"{args.out}: {count} samples, {size:.1f} MiB")
+    if size > args.limit:
+        raise SystemExit(f"{args.out}: expected at most {args.limit:g} MiB, got {size:.1f}")
+
+
+if __name__ == "__main__":
+    main()
