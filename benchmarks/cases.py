@@ -9,6 +9,9 @@ A case's name says all of it:
     vae-256              the original's VAE, which makes a 256px picture of latents [4,32,32]; vae-512 likewise
     small-...            any of them with two narrow blocks, to try things out
     picture-n32          a 256px picture of a class: DiT-XL over 32 tokens, guidance, the default steps, decoded at patch 8
+    decode-softvq-l-64-b1    SoftVQ-VAE's published L-64 at 256px; encode-..., and maetok-b-128, likewise
+    sit-xl-t64           as dit-xl-t64 of SiT-XL over their tokens of 32 numbers, which predicts a velocity
+    picture-sit-n64      a picture of SiT-XL over 64 tokens: 50 steps of its SDE with guidance, decoded by SoftVQ-L-64
 
 Weights are random, of a trained model's scale. Those of every DiT-XL over tokens are one file, whatever the number of
 tokens, beside a small one with the positions.
@@ -27,9 +30,23 @@ import numpy as np
 SMALL = {"hidden_size": 64, "depth": 2, "num_heads": 2}
 VIT_B = {"hidden_size": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4}
 DIT_XL = {"model_type": "dit", "in_channels": 8, "hidden_size": 1152, "depth": 28, "num_heads": 16, "num_classes": 1000}
+SIT_XL = {**DIT_XL, "in_channels": 32, "prediction": "velocity", "learn_sigma": False}
+VIT_L = {"hidden_size": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4}
+FEW_TOKENS = {
+    "model_type": "textok", "image_size": 256, "patch_size": 16, "latent_dim": 32, "text_condition": "none", "num_registers": 1,
+}  # fmt: skip
+PUBLISHED = {
+    "softvq-l-64": {
+        **FEW_TOKENS, "num_latent_tokens": 64, "codebook": {"runs": 4, "size": 8192}, "tokenizer": VIT_L, "detokenizer": VIT_L,
+    },
+    "maetok-b-128": {
+        **FEW_TOKENS, "num_latent_tokens": 128, "rope": {"rows": "patches"}, "tokenizer": VIT_B, "detokenizer": VIT_B,
+    },
+}  # fmt: skip
 TOKENS = (32, 64, 128, 256, 1024)
 NULL_CLASS = 1000
 GUIDANCE_SCALE = 4.0
+SDE_STEPS = 50  # of a SiT's picture, what its authors publish
 PIECES = (("body", lambda name: name != "pos_embed"), ("positions", lambda name: name == "pos_embed"))
 
 
@@ -48,6 +65,14 @@ class Case:
         return self.config.get("patch_size") == 2 and self.config["model_type"] == "dit"
 
     @property
+    def is_flow(self):
+        return self.config.get("prediction") == "velocity"
+
+    @property
+    def takes_text(self):
+        return self.config["model_type"] == "textok" and self.config.get("text_condition") != "none"
+
+    @property
     def family(self):
         """What all numbers of tokens have in common: the DiT's weights but its positions."""
         return self.model.rpartition("-t")[0]
@@ -55,6 +80,8 @@ class Case:
     @property
     def halves(self):
         """A picture's: the case that evaluates its DiT, and the one that decodes its latents."""
+        if self.is_flow:
+            return case(self.name.replace("picture-sit-n", "sit-xl-t")), case("decode-softvq-l-64-b1")
         name = self.name.replace("picture-n", "dit-xl-t"), self.name.replace("picture", "decode-p8") + "-b1"
         return tuple(case(half) for half in name)
 
@@ -70,9 +97,13 @@ def case(name):
             "text_dim": {256: 2048, 512: 4096}[size], "num_text_tokens": 128, "tokenizer": side, "detokenizer": side,
         }  # fmt: skip
         return Case(name, m[1], f"{model}textok{m[2] or ''}-p{m[3]}-n{m[4]}", config, int(m[5]))
-    if (m := re.fullmatch(r"(dit-xl-t|picture-n)(\d+)", rest)) and int(m[2]) in TOKENS:
-        work, batch = ("denoise", 2) if m[1] == "dit-xl-t" else ("picture", 1)
-        return Case(name, work, f"{model}dit-xl-t{m[2]}", {**DIT_XL, **small, "num_tokens": int(m[2])}, batch)
+    if m := re.fullmatch(rf"(encode|decode)-({'|'.join(PUBLISHED)})-b(\d+)", rest):
+        sides = {"tokenizer": small, "detokenizer": small} if small else {}
+        return Case(name, m[1], f"{model}{m[2]}", PUBLISHED[m[2]] | sides, int(m[3]))
+    if (m := re.fullmatch(r"(dit-xl-t|sit-xl-t|picture-n|picture-sit-n)(\d+)", rest)) and int(m[2]) in TOKENS:
+        work, batch = ("denoise", 2) if "-xl-t" in m[1] else ("picture", 1)
+        kind, config = ("sit", SIT_XL) if "sit" in m[1] else ("dit", DIT_XL)
+        return Case(name, work, f"{model}{kind}-xl-t{m[2]}", {**config, **small, "num_tokens": int(m[2])}, batch)
     if m := re.fullmatch(r"dit-xl2-t(256|1024)", rest):
         tokens = int(m[1])
         config = {
@@ -94,13 +125,15 @@ def inputs(case, seed):
     rng = np.random.default_rng(seed)
     config = case.config
     if case.what in ("encode", "decode"):
-        text = rng.standard_normal((case.batch, config["num_text_tokens"], config["text_dim"]), np.float32) * np.float32(0.2)
+        text = {}
+        if case.takes_text:
+            rows = (case.batch, config["num_text_tokens"], config["text_dim"])
+            text = {"text": rng.standard_normal(rows, np.float32) * np.float32(0.2)}
         if case.what == "encode":
-            return {
-                "x": rng.uniform(-1, 1, (case.batch, config["image_size"], config["image_size"], 3)).astype(np.float32),
-                "text": text,
-            }
-        return {"z": rng.standard_normal((case.batch, config["num_latent_tokens"], 8), np.float32), "text": text}
+            shape = (case.batch, config["image_size"], config["image_size"], 3)
+            return {"x": rng.uniform(-1, 1, shape).astype(np.float32), **text}
+        shape = (case.batch, config["num_latent_tokens"], config.get("latent_dim", 8))
+        return {"z": rng.standard_normal(shape, np.float32), **text}
     if case.what == "vae":
         return {"x": rng.standard_normal((1, 4, config["image_size"] // 8, config["image_size"] // 8), np.float32)}
     shape = (4, config["input_size"], config["input_size"]) if case.is_2d else (config["num_tokens"], config["in_channels"])
@@ -109,9 +142,11 @@ def inputs(case, seed):
     if case.what == "denoise":
         return {
             "x": x.repeat(2, 0),
-            "t": np.full(2, rng.integers(1, 1000), np.float32),
+            "t": np.full(2, rng.uniform(0.04, 1) if case.is_flow else rng.integers(1, 1000), np.float32),
             "labels": np.array([label, NULL_CLASS]),
         }
+    if case.is_flow:
+        return {"noise": x, "label": label, "step_noise": rng.standard_normal((SDE_STEPS, *x.shape), np.float32)}
     return {"noise": x, "label": label, "text": rng.standard_normal((1, 128, 2048), np.float32) * np.float32(0.2)}
 
 

@@ -134,12 +134,14 @@ class Process:
 def build(run, store, threads):
     """The function that is timed."""
     from cases import GUIDANCE_SCALE, case, default_steps
-    from peers import peer, picture
+    from peers import flow_picture, peer, picture
 
     module, work = peer(run.peer), case(run.case)
     if work.what != "picture" or run.peer == "textok":
         return module.load(work, run.precision, store, threads)
     halves = (module.load(part, run.precision, store, threads) for part in work.halves)
+    if work.is_flow:
+        return flow_picture(*halves, GUIDANCE_SCALE)
     return picture(*halves, default_steps(), GUIDANCE_SCALE)
 
 

@@ -18,7 +18,7 @@ def prepare(case, precision, store):
 
 
 def load(case, precision, store, threads):
-    from cases import GUIDANCE_SCALE
+    from cases import GUIDANCE_SCALE, SDE_STEPS
 
     import textok
 
@@ -26,15 +26,18 @@ def load(case, precision, store, threads):
     side = {"side": SIDES[case.what]} if case.what in SIDES else {}  # only what is needed, as for every peer
     model = kind.from_pretrained(store.weights(case, precision), dtype=precision, threads=threads, **side)
     if case.what == "encode":
-        return lambda a: model.encode(a["x"], a["text"])
+        return lambda a: model.encode(a["x"], a.get("text"))
     if case.what == "decode":
-        return lambda a: model.decode(a["z"], a["text"], output="float32")
+        return lambda a: model.decode(a["z"], a.get("text"), output="float32")
     if case.what == "denoise":
         return lambda a: model.denoise(a["x"], a["t"], labels=a["labels"])
     decoder = load(case.halves[1], precision, store, threads)
 
     def picture(a):
-        z = model.sample(labels=[a["label"]], guidance_scale=GUIDANCE_SCALE, noise=a["noise"])
-        return decoder({"z": z, "text": a["text"]})
+        how = {"noise": a["noise"]}
+        if case.is_flow:
+            how |= {"steps": SDE_STEPS, "solver": "sde", "step_noise": a["step_noise"]}
+        z = model.sample(labels=[a["label"]], guidance_scale=GUIDANCE_SCALE, **how)
+        return decoder({"z": z, "text": a.get("text")})
 
     return picture

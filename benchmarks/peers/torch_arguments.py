@@ -14,9 +14,9 @@ def waves(t):
 def arguments(case, positions=None):
     """A function from `cases.inputs` to the module's arguments by name, in order, float32 and int64 arrays."""
     if case.what == "encode":
-        return lambda a: {"image": a["x"], "text": a["text"]}
+        return lambda a: {"image": a["x"], **({"text": a["text"]} if "text" in a else {})}
     if case.what == "decode":
-        return lambda a: {"latents": a["z"], "text": a["text"]}
+        return lambda a: {"latents": a["z"], **({"text": a["text"]} if "text" in a else {})}
     return lambda a: {"x": a["x"], "waves": waves(a["t"]), "labels": a["labels"], "positions": positions}
 
 
