@@ -246,7 +246,7 @@ class Pipeline:
                 images = self.textok.decode(latents, labels=labels, **same)
             else:
                 images = self.textok.decode(latents, self._full(text), text_lengths, **same)
-        numbers = None if labels is None else [int(label) for label in labels]
+        numbers = None if labels is None else arrays.view(labels, "labels").tolist()
         known = self.class_names
         names = [known.get(number) for number in numbers] if numbers is not None and known else None
         assert sampling.seed is not None, "settings that are resolved have a seed"
@@ -311,7 +311,7 @@ class Pipeline:
         by_text = self.dit.config.condition == "text"
         if not by_text and labels is None:
             raise ValueError("labels: expected classes [B] beside captions, which only the detokenizer sees; got None")
-        texts = checked_captions(captions, None if by_text else np.size(labels))
+        texts = checked_captions(captions, None if by_text else np.size(arrays.view(labels, "labels")))
         return texts, *embed(self.encoder, texts, self._takers()[0].config, threads)
 
     def _draw(self, labels: Any, sampling: Sampling) -> list[int] | None:

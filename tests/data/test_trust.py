@@ -645,6 +645,7 @@ def test_a_header_longer_than_its_file(tmp_path):
         (lambda: data.Skip(3, "x", "why"), "key: expected a string, got int 3"),
         (lambda: data.RunOptions(share=[]), r"share: expected \(i, n\)"),
         (lambda: textok.CaptionStore.from_embeddings([], 3), "embeddings: expected a store or what open_embeddings gives"),
+        (lambda: data.TarWriter(True), "expected str, bytes or os.PathLike object, not bool"),
         (lambda: textok.SideConfig.from_dict({}, where=3), "where: expected a string, got int 3"),
         (lambda: textok.PipelineResult([], None, None, None, 0), "images: expected a NumPy array, got list"),
         (

@@ -41,6 +41,8 @@ def test_names_of_classes(folder):
     result = pipe(labels=["golden retriever", "tench"], steps=2, seed=0)
     assert result.labels == [207, 0] and result.class_names == ["golden retriever", "tench"]
     assert np.array_equal(result.images, pipe(labels=[207, 0], steps=2, seed=0).images)
+    seen = type("View", (), {"__array_interface__": np.array([207, 0]).__array_interface__})()
+    assert np.array_equal(result.images, pipe(labels=seen, steps=2, seed=0).images)  # whatever NumPy can view
     with pytest.raises(ValueError, match="'golden retriever'.*got 'golden retreiver'"):
         pipe(labels=["golden retreiver"], steps=2, seed=0)
     names = imagenet_names()

@@ -232,7 +232,7 @@ class TarWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.bytes = 0
         self._hash = hashlib.sha256()
-        self._file = open(path, "wb")  # noqa: SIM115
+        self._file = Path(path).open("wb")  # noqa: SIM115  a number is no path: `open` would take it for an open file
 
     def add(self, key: str, files: Mapping[str, bytes]) -> None:
         """One sample: its files by extension."""
