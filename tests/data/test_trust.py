@@ -657,3 +657,11 @@ def test_a_header_longer_than_its_file(tmp_path):
 def test_what_is_no_such_thing(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+def test_rows_from_a_number_of_few_bits(tmp_path):
+    """A start of int8 must not wrap, nor may a view of several axes be gone through as a list."""
+    pictures = np.arange(3 * 16 * 16 * 3, dtype=np.uint8).reshape(3, 16, 16, 3)
+    data.write_adm(tmp_path / "a.npz", memoryview(pictures), 3)
+    with data.open_rows(tmp_path / "a.npz") as rows:
+        assert np.array_equal(next(rows.read(np.int8(2))), pictures[2])

@@ -86,6 +86,7 @@ class open_rows:
 
     def read(self, start: int = 0) -> Iterator[NDArray[Any]]:
         """One row after another, from row `start`."""
+        start = arrays.whole(start, "start", 0, 1 << 62)
         row_bytes = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
         self._file.seek(self._first + start * row_bytes)
         for index in range(start, self.shape[0]):
@@ -135,6 +136,8 @@ def write_adm(path: str | os.PathLike[str], pictures: Iterable[Any], count: int,
     classes = (
         None if labels is None else arrays.integers(labels, "labels", count, 0, 2**31 - 1, "a class a picture").astype(np.int64)
     )
+    if isinstance(pictures, memoryview):  # which cannot be gone through where it has several axes
+        pictures = np.asarray(pictures)
     with replacing(Path(path)) as temporary:
         write_archive(temporary, pictures, count, classes)
 
