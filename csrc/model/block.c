@@ -266,7 +266,7 @@ static void project_around(const struct tx_run *run, const struct tx_block *bloc
  * bits are the same, but with a BLAS, whose calls must not depend on how many images come together. */
 static int stored_pays(const struct tx_run *run, const struct tx_block *block, const struct tx_seq *seq)
 {
-    const int blas = block->qkv.dtype == TX_F32 && !run->kernels->gemm_f32_fast;
+    const int blas = tx_linear_bits_follow_rows(run->kernels, block->qkv.dtype);
     return block->fixed_count && (blas || seq->images == 1 || 2 * block->fixed_count * seq->images > tx_seq_rows(seq));
 }
 

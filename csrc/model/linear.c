@@ -3,8 +3,9 @@
  * Own kernels: tiles of ROWS rows by a run of columns. An element's sum has one order whatever tile it falls into, so where the
  * borders lie never changes a bit, and they are free to follow the number of threads.
  *
- * BLAS (OpenBLAS, float32 only, one thread a call): its bits change with the shape of a call, so a call always takes the rows
- * of one image and a fixed run of columns. The sums go to scratch, since a residual may be the output itself.
+ * BLAS (OpenBLAS, sgemm alone, one thread a call): its bits change with the shape of a call, so a call always takes the rows
+ * of one image and a fixed run of columns. The sums go to scratch, since a residual may be the output itself. bfloat16 and int8
+ * are widened to float32 there, BLOCK_K of K at a time: sums of so many products of int8 are exact in float32.
  */
 #include "linear.h"
 
@@ -25,6 +26,7 @@ enum {
     ROWS = 224,          /* of a tile where there are many */
     ROWS_FEW = 288,      /* up to so many stay together: a DiT's weights then come from memory once */
     COLUMNS_BLAS = 256,
+    BLOCK_K = 1024,      /* of int8's products: 128 * 128 * 1024 = 2^24 */
     TILES_A_THREAD = 4,  /* so that a thread that starts late has less left to do */
     BESIDE_BYTES = 160 << 10, /* of what goes beside a product, fetched before it is multiplied: a part of L2 */
 };
@@ -100,6 +102,22 @@ static enum tx_status blas_warm(struct tx_error *err)
     return TX_OK;
 }
 #endif
+
+static int blas_multiplies(const struct tx_kernels *k, enum tx_dtype dtype)
+{
+#ifdef TX_OPENBLAS
+    return !k->gemm_f32_fast && dtype != TX_INT4;
+#else
+    (void)k;
+    (void)dtype;
+    return 0;
+#endif
+}
+
+int tx_linear_bits_follow_rows(const struct tx_kernels *kernels, enum tx_dtype dtype)
+{
+    return blas_multiplies(kernels, dtype) && dtype != TX_INT8;
+}
 
 void tx_blas_init(void)
 {
@@ -227,7 +245,7 @@ enum tx_status tx_linear_pack(struct tx_linear *l, const struct tx_values *value
     const size_t scales = rows ? l->N * tx_int4_groups(l->K) : 0;
     enum tx_status status = TX_OK;
 #ifdef TX_OPENBLAS
-    if (l->dtype == TX_F32 && !l->kernels->gemm_f32_fast)
+    if (blas_multiplies(l->kernels, l->dtype))
         status = blas_warm(err);
 #endif
     if (status == TX_OK && wide && !(job.wide = tx_alloc(wide)))
@@ -276,7 +294,8 @@ size_t tx_linear_own_scratch(const struct tx_linear *linear)
 
 size_t tx_linear_scratch(const struct tx_kernels *kernels, size_t longest_segment)
 {
-    return kernels->gemm_f32_fast ? 0 : longest_segment * COLUMNS_BLAS * sizeof(float);
+    const size_t floats = 2 * longest_segment * COLUMNS_BLAS + (longest_segment + COLUMNS_BLAS) * BLOCK_K;
+    return kernels->gemm_f32_fast ? 0 : floats * sizeof(float); /* sums_of_narrow */
 }
 
 struct job {
@@ -412,6 +431,51 @@ static void own_task(void *arg, size_t task, int worker)
 }
 
 #ifdef TX_OPENBLAS
+/* sums[rows,columns] = [+=] a w^T, with rows of sums COLUMNS_BLAS apart. */
+static void sgemm(float *sums, const float *a, size_t lda, const float *w, size_t ldw, size_t rows, size_t columns, size_t K,
+                  int adds)
+{
+    blas_begin();
+    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)K, 1.0f, a, (int)lda, w, (int)ldw,
+                      adds ? 1.0f : 0.0f, sums, COLUMNS_BLAS);
+    blas_end();
+}
+
+/* to[rows,count] of rows `ld` apart, bfloat16 or int8. */
+static void widen_block(float *to, enum tx_dtype dtype, const void *from, size_t ld, size_t rows, size_t count)
+{
+    for (size_t r = 0; r < rows; r++, to += count) {
+        const uint16_t *bf16 = (const uint16_t *)from + r * ld;
+        const int8_t *int8 = (const int8_t *)from + r * ld;
+        for (size_t k = 0; k < count && dtype == TX_BF16; k++)
+            to[k] = tx_float_of_bf16(bf16[k]);
+        for (size_t k = 0; k < count && dtype == TX_INT8; k++)
+            to[k] = int8[k];
+    }
+}
+
+/* The sums, scaled, of rows of `a` with columns n0.. of a weight in bfloat16 or int8, which lies as gemm_bf16_ref has it.
+ * Behind `sums` in scratch: sums in int32, and a block of either factor. */
+static void sums_of_narrow(float *sums, const struct tx_linear *l, struct tx_mat a, size_t n0, size_t rows, size_t columns)
+{
+    const size_t size = tx_dtype_size(l->dtype), Kp = tx_k_padded(l->K);
+    int32_t *exact = (int32_t *)(sums + rows * COLUMNS_BLAS);
+    float *a_wide = sums + 2 * rows * COLUMNS_BLAS, *w_wide = a_wide + rows * BLOCK_K;
+    const int integers = l->dtype == TX_INT8;
+    for (size_t k = 0; k < l->K; k += BLOCK_K) {
+        const size_t count = tx_min(BLOCK_K, l->K - k);
+        widen_block(a_wide, l->dtype, (const char *)a.data + k * size, a.ld, rows, count);
+        widen_block(w_wide, l->dtype, (const char *)l->w + (n0 * Kp + k) * size, Kp, columns, count);
+        sgemm(sums, a_wide, count, w_wide, count, rows, columns, count, k && !integers);
+        for (size_t m = 0; integers && m < rows; m++)
+            for (size_t n = m * COLUMNS_BLAS; n < m * COLUMNS_BLAS + columns; n++)
+                exact[n] = (k ? exact[n] : 0) + (int32_t)sums[n];
+    }
+    for (size_t m = 0; integers && m < rows; m++)
+        for (size_t n = 0; n < columns; n++)
+            sums[m * COLUMNS_BLAS + n] = (float)exact[m * COLUMNS_BLAS + n] * (a.scale[m] * l->scale[n0 + n]);
+}
+
 static void blas_task(void *arg, size_t task, int worker)
 {
     const struct job *job = arg;
@@ -421,16 +485,22 @@ static void blas_task(void *arg, size_t task, int worker)
     float *sums = tx_run_scratch(job->run, worker);
     if (!rows || tx_run_stopped(job->run, worker))
         return;
-    blas_begin();
-    BLAS(cblas_sgemm)(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)columns, (int)l->K, 1.0f,
-                      tx_mat_at(job->a, r0, 0).data, (int)job->a.ld, (const float *)l->w + n0 * l->K, (int)l->K, 0.0f, sums,
-                      COLUMNS_BLAS);
-    blas_end();
+    const struct tx_mat a = tx_mat_at(job->a, r0, 0);
+    if (l->dtype == TX_F32)
+        sgemm(sums, a.data, a.ld, (const float *)l->w + n0 * l->K, l->K, rows, columns, l->K, 0);
+    else
+        sums_of_narrow(sums, l, a, n0, rows, columns);
     struct tx_epilogue_f32 e = epilogue_at(&job->epilogue, r0);
     e.bias = e.bias ? e.bias + n0 : NULL;
     e.residual = e.residual ? e.residual + n0 : NULL;
     e.gate = e.gate ? e.gate + n0 : NULL;
-    job->run->kernels->epilogue_f32(tx_mat_at(job->out, r0, n0).data, job->out.ld, sums, COLUMNS_BLAS, rows, columns, &e);
+    const struct tx_mat out = tx_mat_at(job->out, r0, n0);
+    const int narrow = out.dtype == TX_BF16;
+    job->run->kernels->epilogue_f32(narrow ? sums : out.data, narrow ? COLUMNS_BLAS : out.ld, sums, COLUMNS_BLAS, rows, columns,
+                                    &e);
+    for (size_t m = 0; narrow && m < rows; m++)
+        for (size_t n = 0; n < columns; n++)
+            ((uint16_t *)out.data)[m * out.ld + n] = tx_bf16_of_float(sums[m * COLUMNS_BLAS + n]);
 }
 #endif
 
@@ -467,7 +537,7 @@ void tx_linear_run_beside(const struct tx_run *run, const struct tx_linear *line
         job.epilogue = *epilogue;
     job.epilogue.bias = linear->bias;
 #ifdef TX_OPENBLAS
-    if (linear->dtype == TX_F32 && !run->kernels->gemm_f32_fast) {
+    if (blas_multiplies(run->kernels, linear->dtype)) {
         job.columns = COLUMNS_BLAS;
         job.row_tiles = seq->images;
         tx_pool_run(run->threads, blas_task, &job, job.row_tiles * ((linear->N + job.columns - 1) / job.columns));

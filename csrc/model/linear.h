@@ -69,6 +69,9 @@ void tx_linear_run_beside(const struct tx_run *run, const struct tx_linear *line
 /* to [rows,D] <- from (float32 or bfloat16), in to's dtype (bfloat16 or int8), padded with zeros. */
 void tx_convert_run(const struct tx_run *run, struct tx_mat to, struct tx_mat from, size_t rows, size_t D);
 
+/* Whether an element's bits may change with the rows that its image has in the product, as a BLAS's do. */
+int tx_linear_bits_follow_rows(const struct tx_kernels *kernels, enum tx_dtype dtype);
+
 /* OpenBLAS's own threads stay off: our pool calls it, one thread a call. */
 void tx_blas_init(void);
 const char *tx_blas_config(void);

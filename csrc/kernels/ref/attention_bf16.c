@@ -8,13 +8,12 @@
 
 size_t txk_attention_bf16_scratch_ref(size_t Tk, size_t Dh)
 {
-    (void)Dh;
-    return Tk * sizeof(double);
+    return (Tk + Dh) * sizeof(double);
 }
 
 void txk_attention_bf16_ref(const struct tx_attention_bf16 *job)
 {
-    double *p = job->scratch;   /* [Tk] */
+    double *p = job->scratch, *acc = p + job->Tk;   /* [Tk], [Dh] */
     for (size_t i = 0; i < job->Tq; i++) {
         const uint16_t *q = job->q + i * job->ldq;
         double max = -INFINITY, sum = 0;
@@ -32,11 +31,12 @@ void txk_attention_bf16_ref(const struct tx_attention_bf16 *job)
             sum += p[j];
             p[j] = tx_float_of_bf16(tx_bf16_of_float((float)p[j]));
         }
-        for (size_t d = 0; d < job->Dh; d++) {
-            double acc = 0;
-            for (size_t j = 0; j < job->Tk; j++)
-                acc += p[j] * tx_float_of_bf16(job->v[j * job->ldv + d]);
-            job->out[i * job->ldo + d] = tx_bf16_of_float((float)(acc / sum));
-        }
+        for (size_t d = 0; d < job->Dh; d++)
+            acc[d] = 0;
+        for (size_t j = 0; j < job->Tk; j++)
+            for (size_t d = 0; d < job->Dh; d++)
+                acc[d] += p[j] * tx_float_of_bf16(job->v[j * job->ldv + d]);
+        for (size_t d = 0; d < job->Dh; d++)
+            job->out[i * job->ldo + d] = tx_bf16_of_float((float)(acc[d] / sum));
     }
 }

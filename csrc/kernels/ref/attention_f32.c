@@ -7,13 +7,12 @@
 
 size_t txk_attention_f32_scratch_ref(size_t Tk, size_t Dh)
 {
-    (void)Dh;
-    return Tk * sizeof(double);
+    return (Tk + Dh) * sizeof(double);
 }
 
 void txk_attention_f32_ref(const struct tx_attention_f32 *job)
 {
-    double *p = job->scratch;   /* [Tk] */
+    double *p = job->scratch, *acc = p + job->Tk;   /* [Tk], [Dh] */
     for (size_t i = 0; i < job->Tq; i++) {
         const float *q = job->q + i * job->ldq;
         double max = -INFINITY, sum = 0;
@@ -30,11 +29,12 @@ void txk_attention_f32_ref(const struct tx_attention_f32 *job)
             p[j] = exp(p[j] - max);
             sum += p[j];
         }
-        for (size_t d = 0; d < job->Dh; d++) {
-            double acc = 0;
-            for (size_t j = 0; j < job->Tk; j++)
-                acc += p[j] * job->v[j * job->ldv + d];
-            job->out[i * job->ldo + d] = (float)(acc / sum);
-        }
+        for (size_t d = 0; d < job->Dh; d++)
+            acc[d] = 0;
+        for (size_t j = 0; j < job->Tk; j++)
+            for (size_t d = 0; d < job->Dh; d++)
+                acc[d] += p[j] * job->v[j * job->ldv + d];
+        for (size_t d = 0; d < job->Dh; d++)
+            job->out[i * job->ldo + d] = (float)(acc[d] / sum);
     }
 }
