@@ -123,10 +123,15 @@ def test_padding_that_is_asked_for(encoders, family, dtype):
     text, lengths = encoder.encode_ids(ids[:3], pad_to=70)
     plain, _ = encoder.encode_ids(ids[:3])
     assert text.shape[1] == 70 and lengths.tolist() == [len(row) for row in ids[:3]]
-    blas = dtype in ("float32", "bfloat16") and cpu_info()["gemm"] == "openblas"
+    # int8's sums are exact there, too; T5's `wo` stays bfloat16.
+    blas = cpu_info()["gemm"] == "openblas" and (dtype != "int8" or family == "t5_v1_1")
     for padded, row, length in zip(text, plain, lengths, strict=True):
         if blas:
-            numerics.check(padded[:length], row[:length], numerics.END_TO_END)
+            close = numerics.T5_INT8 if dtype == "int8" else numerics.T5_BFLOAT16 if dtype == "bfloat16" else None
+            if close:
+                numerics.check_rms(padded[:length], row[:length], close)
+            else:
+                numerics.check(padded[:length], row[:length], numerics.END_TO_END)
         assert (blas or padded[:length].tobytes() == row[:length].tobytes()) and padded[length:].any(1).all()
     if family == "clip_text":
         pad = np.concatenate([ids[0], np.full(70 - len(ids[0]), encoder.config.pad_token_id)])
