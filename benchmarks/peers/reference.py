@@ -19,7 +19,7 @@ def prepare(case, precision, store):
         return hf_diffusers.prepare(case, precision, store)
     store.make_weights(case)
     if case.what == "picture":
-        store.make_weights(case.decoder)
+        store.make_weights(case.halves[1])
 
 
 def load(case, precision, store, threads):

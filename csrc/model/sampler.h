@@ -1,4 +1,4 @@
-/* All steps of a sampling run. Which solver it is stands in coefficient rows that Python computes (textok/schedules.py); here
+/* All steps of a sampling run. Which solver it is stands in coefficient rows that Python computes (textok/solvers.py); here
  * is the loop: evaluate, guide, combine linearly. The core draws no random numbers: noise comes in as arrays. */
 #ifndef TX_SAMPLER_H
 #define TX_SAMPLER_H

@@ -303,8 +303,7 @@ class EngineTensors(Mapping[str, NDArray[Any]]):
     """The engine's tensors, each made of a file's when it is asked for; meanwhile a digest of what came grows.
 
     The digest takes all numbers of each tensor as float32, so it is the same for any type and file that holds these numbers,
-    and another one where a single number differs. It runs at 2.4 GB/s, a third of what loading takes. Nothing keeps somebody
-    from making a file with the digest of another.
+    and another one where a single number differs. Nothing keeps somebody from making a file with the digest of another.
     """
 
     def __init__(
