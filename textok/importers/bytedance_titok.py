@@ -102,7 +102,8 @@ def _tatitok_config(source: Source, given: Settings) -> dict[str, Any]:
     width = shape_of(source, "decoder.text_guidance_proj.weight", 2)[1]
     rows = shape_of(source, "decoder.text_guidance_positional_embedding", 2)[0]
     config = _titok_config(source, given) | {"text_condition": "detokenizer", "text_dim": width, "num_text_tokens": rows}
-    use = {"max_tokens": rows, "pad_to": rows, "pad_token": 0}  # open_clip fills up with zeros, and all states are taken
+    # open_clip fills up with zeros, and all states are taken.
+    use: dict[str, Any] = {"max_tokens": rows, "pad_to": rows, "pad_token": 0}
     if (rows, width) == _CLIP_SHAPE:
         use = {"name": _CLIP, **use}
     return config | ({"text_encoder": use} if "name" in use or given.get("text_encoder") else {})

@@ -260,7 +260,7 @@ def best_of(rows: Sequence[Row], key: str) -> tuple[Row | None, str]:
 def section(results: Sequence[Result], anchor: str) -> Iterator[str]:
     """The results of a group: one table, and what belongs to each."""
     data, rows = results[0].data, rows_of(results)
-    counts = sorted({row.data.get("count") for row in rows if row.data.get("count")})
+    counts = sorted({row.data["count"] for row in rows if row.data.get("count")})
     of = f"{counts[0]:,} pictures a set" if len(counts) == 1 else "sets of different sizes" if counts else ""
     reference = data.get("reference") or {}
     beside = f", beside {reference['count']:,} of {escape(short(reference['source']))}" if reference.get("count") else ""

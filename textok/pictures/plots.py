@@ -153,8 +153,8 @@ def curve(
     for (name, line), color in zip(lines.items(), COLORS * (len(lines) // len(COLORS) + 1)):
         across, up, deviations = np.array(sorted(line)).T
         ax.plot(across, up, "o-", color=color, ms=4.5, lw=1.6, label=name or None)
-        for place in zip(across, up) if told else ():
-            ax.annotate(f"{place[1]:.3g}", place, (0, 5), textcoords="offset points", ha="center", fontsize=7, color=color)
+        for at in zip(across, up) if told else ():
+            ax.annotate(f"{at[1]:.3g}", at, (0, 5), textcoords="offset points", ha="center", fontsize=7, color=color)
         if np.isfinite(deviations).any():
             ax.errorbar(across, up, np.nan_to_num(deviations), fmt="none", ecolor=color, elinewidth=1, capsize=2)
     if log:
