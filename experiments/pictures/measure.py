@@ -20,7 +20,6 @@ import textok
 from textok import metrics
 from textok.data.sources import open_sources
 from textok.metrics.networks import load_network
-from textok.text.torch_encoders import load_encoder
 from textok.train import data
 from textok.train.dit import load_tokenizer
 
@@ -66,7 +65,7 @@ def others(captions, seed):
 
 def embedded(encoder, captions):
     """The embeddings as `reconstruct` takes them, a batch at a time."""
-    return [encoder(captions[start : start + BATCH]) for start in range(0, len(captions), BATCH)]
+    return [encoder(captions[start : start + BATCH], data.MAX_TOKENS) for start in range(0, len(captions), BATCH)]
 
 
 def reconstructed(model, pictures, texts):
@@ -136,7 +135,7 @@ def main():
     models = {Path(name).name: load_tokenizer(name, threads=args.threads)[0] for name in args.models}
     size = next(iter(models.values())).config.image_size
     sets = test_sets(args.pictures, args.emoji, size, args.caption, args.count, args.seed)
-    encoder = load_encoder("minilm", data.MAX_TOKENS, threads=args.threads)
+    encoder = textok.TextEncoder.from_pretrained("minilm", dtype="int8", threads=args.threads)  # as trained with
     texts = {
         place: {"right": embedded(encoder, captions), "wrong": embedded(encoder, others(captions, args.seed))}
         for place, (_, captions) in sets.items()

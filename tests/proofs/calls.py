@@ -17,7 +17,8 @@ from targets import targets, untried
 
 import textok
 
-DOCUMENTED = (ValueError, TypeError, OSError, MemoryError, textok.TextokError)
+# ModuleNotFoundError: plots want matplotlib, which is an extra.
+DOCUMENTED = (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError, textok.TextokError)
 
 
 LONG = ("subsets", "num")  # a million of these is a right value, and takes minutes
