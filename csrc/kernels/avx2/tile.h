@@ -107,12 +107,18 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
         base[1] += sizeof(float);
     }
 
+    /* Asked once: gcc would look at t->add again after every store, which might have changed it. */
+    if (t->add)
+#pragma GCC unroll 6
+        for (int i = 0; i < MR; i++)
+#pragma GCC unroll 2
+            for (int j = 0; j < NV; j++)
+                acc[i][j] = _mm256_add_ps(_mm256_load_ps(c + i * ldc + 8 * j), acc[i][j]);
 #pragma GCC unroll 6
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 2
         for (int j = 0; j < NV; j++)
-            _mm256_store_ps(c + i * ldc + 8 * j,
-                            t->add ? _mm256_add_ps(_mm256_load_ps(c + i * ldc + 8 * j), acc[i][j]) : acc[i][j]);
+            _mm256_store_ps(c + i * ldc + 8 * j, acc[i][j]);
 }
 
 /* Rows of part `i` of `parts` that split M as evenly as whole rows allow: 32 becomes six tiles of 5 or 6 and none of 2. */

@@ -108,15 +108,19 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
             base[g] += sizeof(float);
     }
 
+    /* Asked once: gcc would look at t again after every store, which might have changed it. */
+    float *const to = t->sum ? t->sum : c;
+    if (t->sum && t->add)
+#pragma GCC unroll 6
+        for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; j++)
+                acc[i][j] = _mm512_add_ps(_mm512_load_ps(to + i * ldc + 16 * j), acc[i][j]);
 #pragma GCC unroll 6
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < NV; j++)
-            if (!t->sum)
-                _mm512_store_ps(c + i * ldc + 16 * j, acc[i][j]);
-            else
-                _mm512_store_ps(t->sum + i * ldc + 16 * j,
-                                t->add ? _mm512_add_ps(_mm512_load_ps(t->sum + i * ldc + 16 * j), acc[i][j]) : acc[i][j]);
+            _mm512_store_ps(to + i * ldc + 16 * j, acc[i][j]);
 }
 
 /* Where part `i` begins of `parts` that split M as evenly as whole numbers allow: 14 rows become 5 + 5 + 4 and not 6 + 6 +
