@@ -1,6 +1,6 @@
 """What weights of 4 bits cost the bundled models: PSNR of held-out pictures, RMS errors of layers, of denoisers and samples.
 
-    python benchmarks/int4.py              rounded to nearest, and by textok.quantize on the first half of the held-out pictures
+    python benchmarks/int4.py              to nearest, and by textok.int4_rounding on the first half of the held-out pictures
     python benchmarks/int4.py --layers     errors by layer too
 
 Figures of pictures are of the second half, which rounding has not seen. Errors are RMS over the float32 model's RMS.
@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 import textok
-from textok import quantize
+from textok import int4_rounding
 from textok.demo import HeldOut
 from textok.metrics import psnr
 
@@ -25,7 +25,7 @@ def variants(model, calls):
     """{name: model} of one float32 model."""
     kind, weights = type(model), model.weights()
     start = time.perf_counter()
-    rounded = quantize.to_int4(model, calls, progress=False)
+    rounded = int4_rounding.to_int4(model, calls, progress=False)
     print(f"rounded by calibration in {time.perf_counter() - start:.1f} s")
     return {
         "float32": model,

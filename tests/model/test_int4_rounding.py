@@ -1,11 +1,11 @@
-"""`textok.quantize`: int4 weights whose layers' outputs are nearer than rounding to nearest brings them."""
+"""`textok.int4_rounding`: int4 weights whose layers' outputs are nearer than rounding to nearest brings them."""
 
 import api_models
 import numerics
 import numpy as np
 import pytest
 
-from textok import DiT, TexTok, int4, quantize
+from textok import DiT, TexTok, int4, int4_rounding
 
 
 def output_error(q, scale, group_scale, weight, x):
@@ -21,8 +21,8 @@ def test_calibrated_rows_change_outputs_less(rows, columns):
     x, unseen = (r.standard_normal((n, len(mix))) @ mix + 0.3 * r.standard_normal((n, columns)) for n in (4000, 500))
     weight = r.standard_normal((rows, columns)).astype(np.float32)
     weight[0] = 0
-    nearest = quantize.rounded(weight, np.eye(columns, dtype=np.float32))
-    calibrated = quantize.rounded(weight, (x.T @ x).astype(np.float32))
+    nearest = int4_rounding.rounded(weight, np.eye(columns, dtype=np.float32))
+    calibrated = int4_rounding.rounded(weight, (x.T @ x).astype(np.float32))
     for q, scale, group_scale in (nearest, calibrated):
         assert q.min() >= -8 and q.max() <= 7 and group_scale.min() >= 1 and group_scale.max() <= int4.MOST_SCALE
         assert not q[0].any() and (scale > 0).all()
@@ -35,7 +35,7 @@ def test_without_a_gram_it_is_the_engines_rounding():
     weights = model.weights()
     nearest = TexTok(model.config, weights, dtype="int4").weights()
     for name in (name for name in weights if f"{name}.group_scale" in nearest):
-        q, scale, group_scale = quantize.rounded(weights[name], np.eye(weights[name].shape[1], dtype=np.float32))
+        q, scale, group_scale = int4_rounding.rounded(weights[name], np.eye(weights[name].shape[1], dtype=np.float32))
         assert np.array_equal(scale, nearest[f"{name}.scale"]), name
         assert (group_scale == nearest[f"{name}.group_scale"]).mean() > 0.99, name  # float32 against float32 in another order
         assert (int4.pack(q) == nearest[name]).mean() > 0.99, name
@@ -44,7 +44,7 @@ def test_without_a_gram_it_is_the_engines_rounding():
 def test_models_come_nearer(tmp_path):
     model = api_models.textok(text_condition="none")
     seen, unseen = api_models.pictures_of(model, 24), api_models.pictures_of(model, 32)[24:]
-    weights = quantize.to_int4(model, [lambda m: m.encode(seen), lambda m: m.decode(m.encode(seen))], progress=False)
+    weights = int4_rounding.to_int4(model, [lambda m: m.encode(seen), lambda m: m.decode(m.encode(seen))], progress=False)
     nearest, calibrated = TexTok(model.config, model.weights(), dtype="int4"), TexTok(model.config, weights, dtype="int4")
     exact = model.encode(unseen)
     assert numerics.rms_error(calibrated.encode(unseen), exact) < 0.9 * numerics.rms_error(nearest.encode(unseen), exact)
@@ -55,7 +55,7 @@ def test_models_come_nearer(tmp_path):
 
 def test_a_generator_is_calibrated_by_sampling():
     model = api_models.dit(hidden_size=96, num_heads=4)
-    weights = quantize.to_int4(model, [lambda m: m.sample(labels=[1, 2, 0, 1], steps=4, seed=0)], progress=False)
+    weights = int4_rounding.to_int4(model, [lambda m: m.sample(labels=[1, 2, 0, 1], steps=4, seed=0)], progress=False)
     run = {"labels": [2, 1, 1], "steps": 4, "seed": 7}
     exact = model.sample(**run)
     errors = [numerics.rms_error(DiT(model.config, w, dtype="int4").sample(**run), exact) for w in (weights, model.weights())]
@@ -65,11 +65,11 @@ def test_a_generator_is_calibrated_by_sampling():
 def test_bad_arguments():
     model = api_models.textok(text_condition="none")
     with pytest.raises(ValueError, match="calls: expected at least one"):
-        quantize.to_int4(model, [])
+        int4_rounding.to_int4(model, [])
     with pytest.raises(ValueError, match="model: expected one in float32, got int8"):
-        quantize.to_int4(TexTok(model.config, model.weights(), dtype="int8"), [lambda m: None])
+        int4_rounding.to_int4(TexTok(model.config, model.weights(), dtype="int8"), [lambda m: None])
     with pytest.raises(RuntimeError, match="from the call"):
-        quantize.to_int4(model, [_fails])
+        int4_rounding.to_int4(model, [_fails])
 
 
 def _fails(model):
