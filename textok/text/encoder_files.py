@@ -338,17 +338,22 @@ class EngineTensors(Mapping[str, NDArray[Any]]):
 
     def _side_by_side(self, names: tuple[str, ...]) -> NDArray[Any]:
         """Tensors of one type, one under the other, read into memory that serves for all of them in turn: fresh pages cost more
-        than reading."""
+        than reading. The table of tokens, half of a small encoder, has memory of its own, which goes as soon as it is loaded.
+        """
         size = np.dtype(_SIZES[self._tensors[names[0]].type]).itemsize
         counts = [math.prod(self._tensors[each].shape) * size for each in names]
-        if self._memory.size < sum(counts):
-            self._memory = np.empty(sum(counts), np.uint8)
+        if names == self._names["token_embed"]:
+            memory = np.empty(sum(counts), np.uint8)
+        else:
+            if self._memory.size < sum(counts):
+                self._memory = np.empty(sum(counts), np.uint8)
+            memory = self._memory
         at = 0
         for each, count in zip(names, counts):
-            self._read(each, widen=False, into=self._memory[at : at + count])
+            self._read(each, widen=False, into=memory[at : at + count])
             at += count
         shape = self._tensors[names[0]].shape
-        whole = self._memory[:at].view(_SIZES[self._tensors[names[0]].type])
+        whole = memory[:at].view(_SIZES[self._tensors[names[0]].type])
         return whole.reshape(len(names) * shape[0], *shape[1:]) if shape else whole
 
     def _read(self, name: str, widen: bool, into: NDArray[np.uint8] | None = None) -> NDArray[Any]:
