@@ -233,3 +233,71 @@ def test_large_sizes(config):
     errors = compare(config)
     assert errors["float32"] <= 2 * errors["PyTorch"], errors
     assert errors["bfloat16"] <= numerics.T5_BFLOAT16.limit and errors["int8"] <= numerics.T5_INT8.limit, errors
+
+
+# ---- transformers at sizes that nobody published ----
+
+# Its class, and a config: heads of 1, 3, 5, 7 and 9, widths of no round number, one block, other buckets, whole models.
+T5_ODD = {"vocab_size": 77, "dropout_rate": 0.0}
+BERT_ODD = {"vocab_size": 77, "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, "max_position_embeddings": 151}
+CLIP_ODD = {"vocab_size": 77, "bos_token_id": 1, "pad_token_id": 0, "max_position_embeddings": 151}
+ODD = {
+    "T5 v1.1, heads of 7": ("T5EncoderModel", T5_ODD | {
+        "d_model": 40, "d_kv": 7, "num_heads": 5, "d_ff": 72, "num_layers": 1, "feed_forward_proj": "gated-gelu"}),
+    "T5 v1.1, whole, untied": ("T5ForConditionalGeneration", T5_ODD | {
+        "d_model": 88, "d_kv": 24, "num_heads": 3, "d_ff": 100, "num_layers": 3, "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": 16, "relative_attention_max_distance": 64, "tie_word_embeddings": False}),
+    "T5, heads of 9": ("T5EncoderModel", T5_ODD | {
+        "d_model": 63, "d_kv": 9, "num_heads": 7, "d_ff": 130, "num_layers": 1, "feed_forward_proj": "relu"}),
+    "umT5, heads of 15": ("UMT5EncoderModel", T5_ODD | {
+        "d_model": 45, "d_kv": 15, "num_heads": 3, "d_ff": 70, "num_layers": 3}),
+    "BERT, heads of 17": ("BertModel", BERT_ODD | {
+        "hidden_size": 51, "num_attention_heads": 3, "num_hidden_layers": 3, "intermediate_size": 130, "hidden_act": "gelu_new",
+        "type_vocab_size": 1}),
+    "BERT, one head, whole": ("BertForMaskedLM", BERT_ODD | {
+        "hidden_size": 35, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 33, "hidden_act": "relu",
+        "type_vocab_size": 3}),
+    "CLIP, heads of 11": ("CLIPTextModelWithProjection", CLIP_ODD | {
+        "hidden_size": 33, "num_attention_heads": 3, "num_hidden_layers": 3, "intermediate_size": 130, "hidden_act": "gelu",
+        "projection_dim": 35, "eos_token_id": 2}),
+    "CLIP, one head": ("CLIPTextModel", CLIP_ODD | {
+        "hidden_size": 17, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 15, "eos_token_id": 76}),
+}  # fmt: skip
+
+
+def scattered(made):
+    """Random numbers in all parameters, of such sizes that each shows in the states."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for name, value in made.named_parameters():
+        numbers = torch.randn(value.shape, generator=generator)
+        if value.ndim == 1:
+            numbers = numbers * 0.1 + (name.endswith("weight") and "norm" in name.lower())
+        elif not any(part in name for part in ("embed", "shared", "relative")):
+            numbers *= value.shape[1] ** -0.5 * (0.4 if ".q." in name else 1)
+        value.data = numbers
+    return made.eval()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_sizes(tmp_path, name):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    kind, config = ODD[name]
+    cls = getattr(transformers, kind)
+    made = scattered(cls(cls.config_class(**config)))
+    made.save_pretrained(tmp_path)
+    encoder = TextEncoder.from_pretrained(tmp_path)
+    ids = captions(config["vocab_size"] - 1, 1, 2, 33, 150)  # the last number is CLIP's end token
+    for row in ids:
+        row[-1] = config["vocab_size"] - 1
+    text, lengths = encoder.encode_ids(ids)
+    inner = {"T5ForConditionalGeneration": "encoder", "BertForMaskedLM": "bert"}.get(kind)
+    for got, length, row in zip(text, lengths, ids, strict=True):
+        with torch.inference_mode():
+            answer = (getattr(made, inner) if inner else made)(input_ids=torch.from_numpy(row)[None])
+        numerics.check(got[:length], answer.last_hidden_state[0].numpy(), numerics.END_TO_END, name)
+        assert length == 1 or numerics.rejects(got[:length][::-1], answer.last_hidden_state[0].numpy(), numerics.END_TO_END)
+        if encoder.config.family == "clip":
+            pooled = answer.text_embeds if "WithProjection" in kind else answer.pooler_output
+            numerics.check(encoder.pooled_ids([row])[0], pooled[0].numpy(), numerics.END_TO_END, f"{name}, pooled")
