@@ -2,13 +2,13 @@
 it."""
 
 import hashlib
-import json
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import parse_object
 
 # What a tokenizer may be made of; the first of VOCABULARIES that is there counts, the others say what it leaves open.
 VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
@@ -114,12 +114,9 @@ class CaptionTokenizer:
 
 def _object(text: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise ConfigError(f"{where}: not JSON: {problem}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected an object, got {type(value).__name__}")
-    return value
+        return parse_object(text)
+    except ValueError as problem:
+        raise ConfigError(f"{where}: not a JSON file that textok can read: {problem}") from None
 
 
 # --- SentencePiece's own file -------------------------------------------------------------------------------------------------

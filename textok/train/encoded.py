@@ -53,7 +53,7 @@ class CaptionEncoder:
         return {"identity": self.encoder.identity, "max_tokens": self.max_tokens}
 
     def expect(self, captions: Sequence[str], keep: bool = True) -> None:
-        """Begin to embed `captions` in the background, where that is free; a later `rows` takes them from there."""
+        """Begin to embed `captions` in the background, if there is one; a later `rows` takes them from there."""
         if self.pool is not None and tuple(captions) not in self.coming:
             self.coming[tuple(captions)] = self.pool.submit(self.embed, list(captions), keep)
 
@@ -95,8 +95,9 @@ class EncodedTexts:
         ]
 
     def expect(self, rows: Iterable[int]) -> None:
-        """Begin to embed the captions of `rows` in the background, see `CaptionEncoder`."""
-        self.encoder.expect(self.of(rows), not self.dropped)
+        """Begin to embed the captions of `rows` in the background, where `CaptionEncoder` has one."""
+        if self.encoder.pool is not None:
+            self.encoder.expect(self.of(rows), not self.dropped)
 
     def batch(self, rows: Iterable[int]) -> tuple[Tensor, Tensor]:
         """As `data.TextStore.batch`."""
