@@ -161,6 +161,9 @@ CASES = [
     Gemm(64, 1152, 4608, "gelu_tanh", cold=True), Gemm(64, 4608, 1152, residual=True, cold=True),
     Gemm(512, 1152, 4608, "gelu_tanh", cold=True), Gemm(512, 4608, 1152, residual=True, cold=True),
     Gemm(2, 1152, 6912, cold=True),
+    # T5 v1.1 base and XL, one caption of 90 tokens: queries, keys and values; the MLP's two halves; wo.
+    Gemm(90, 768, 2304, cold=True), Gemm(90, 768, 4096, cold=True), Gemm(90, 2048, 768, residual=True, cold=True),
+    Gemm(90, 2048, 6144, cold=True), Gemm(90, 2048, 10240, cold=True), Gemm(90, 5120, 2048, residual=True, cold=True),
     Attention(1184, 12, 64), Attention(416, 12, 64), Attention(256, 16, 72), Attention(64, 16, 72),
     Norm(1184, 768), Norm(64, 1152),
     Activate("gelu_erf", 3072), Activate("gelu_tanh", 4608), Activate("silu", 4608),

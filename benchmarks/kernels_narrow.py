@@ -141,6 +141,10 @@ def gemms(dtype):
         Gemm(dtype, 32, 1152, 4608, "gelu_tanh", cold=True), Gemm(dtype, 64, 1152, 3456, cold=True),
         Gemm(dtype, 64, 1152, 4608, "gelu_tanh", cold=True), Gemm(dtype, 64, 4608, 1152, out="residual", cold=True),
         Gemm(dtype, 512, 1152, 4608, "gelu_tanh", cold=True), Gemm(dtype, 512, 4608, 1152, out="residual", cold=True),
+        # T5 v1.1 base and XL, one caption of 90 tokens; wo is bfloat16 in int8 models, too.
+        Gemm(dtype, 90, 768, 2304, cold=True), Gemm(dtype, 90, 768, 4096, cold=True),
+        Gemm(dtype, 90, 2048, 768, out="residual", cold=True), Gemm(dtype, 90, 2048, 6144, cold=True),
+        Gemm(dtype, 90, 2048, 10240, cold=True), Gemm(dtype, 90, 5120, 2048, out="residual", cold=True),
     ]  # fmt: skip
 
 
