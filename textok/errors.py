@@ -1,8 +1,13 @@
 """The exceptions of textok's own. Wrong arguments raise Python's ValueError and TypeError."""
 
+_MOST = 2000  # characters of a message: a name in a hostile file may have millions
+
 
 class TextokError(Exception):
-    """Base of the errors that textok defines."""
+    """Base of the errors that textok defines. What they say is one line, whatever the names in it."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(told(part, _MOST) if isinstance(part, str) else part for part in args))
 
 
 class ConfigError(TextokError, ValueError):
@@ -24,3 +29,11 @@ def shown(value: object, most: int = 80) -> str:
     except (RecursionError, ValueError):  # nested too deeply; a number of thousands of digits
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def told(text: str, most: int = 120) -> str:
+    """A name or a reason from a file for an error message: one line, short, and nothing in it that a terminal obeys."""
+    start = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text[: most + 1]
+    )
+    return start if len(start) <= most else start[: most - 3] + "..."

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import WeightsError
+from .errors import WeightsError, told
 from .files import check_regular
 
 _STORAGES = {
@@ -27,9 +27,10 @@ _STORAGES = {
 
 # A training file of DiT-XL with its optimiser has some 100,000 opcodes in 2 MB.
 MAX_PICKLE_BYTES = 32 << 20
-MAX_OPCODES = 3_000_000
+MAX_OPCODES = 1_000_000
 MAX_NUMBER_BYTES = 1024
 MAX_AXES = 32
+MAX_KEY = 1 << 53  # of numbers that are keys, and places of the memo: larger ones can be chosen to have all the same hash
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class StoredTensor:
         if count > self._storage.count:
             path, shape = self._file.path, list(self.shape)
             raise WeightsError(
-                f"{path}: {name}: expected a tensor no larger than its {self._storage.count} stored numbers, got {shape}"
+                f"{path}: {told(name)}: expected a tensor no larger than its {self._storage.count} stored numbers, got {shape}"
             )
 
     def read(self) -> NDArray[Any]:
@@ -98,7 +99,7 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size = check_regular(path, WeightsError).st_size
+        self.size = check_regular(path, WeightsError).st_size
         self._last: tuple[_Storage, NDArray[Any]] | None = None
         try:
             self._zip = zipfile.ZipFile(path)
@@ -116,12 +117,12 @@ class TorchFile:
         except (WeightsError, MemoryError):
             raise
         except Exception as problem:  # noqa: BLE001  a broken zip raises anything
-            raise WeightsError(f"{path}: not a file of torch.save that textok can read: {problem}") from None
+            raise WeightsError(f"{path}: not a file of torch.save that textok can read: {told(str(problem), 200)}") from None
 
     def _member(self, name: str, most: int) -> bytes:
         info = self._zip.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > min(most, self._size):
-            raise ValueError(f"{name}: expected at most {min(most, self._size)} bytes, not compressed, got {info.file_size}")
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size > min(most, self.size):
+            raise ValueError(f"{name}: expected at most {min(most, self.size)} bytes, not compressed, got {info.file_size}")
         return self._zip.read(info)
 
     def storage(self, storage: _Storage) -> NDArray[Any]:
@@ -136,17 +137,22 @@ class TorchFile:
         try:
             if self._zip.getinfo(name).file_size < storage.count * dtype.itemsize:
                 raise ValueError(f"expected {storage.count} x {dtype}, got {self._zip.getinfo(name).file_size} bytes")
-            numbers = np.frombuffer(self._member(name, self._size), dtype, storage.count)
+            numbers = np.frombuffer(self._member(name, self.size), dtype, storage.count)
         except MemoryError:
             raise
         except Exception as problem:  # noqa: BLE001  a broken zip raises anything
-            raise WeightsError(f"{self.path}: storage {storage.key}: {problem}") from None
+            raise WeightsError(f"{self.path}: storage {told(storage.key)}: {told(str(problem), 200)}") from None
         self._last = storage, numbers
         return numbers
 
 
 class _Mark:
     """The stack's MARK."""
+
+
+def _is_key(value: Any) -> bool:
+    """Whether a dict or set may have it, at the same cost as any other."""
+    return isinstance(value, str | float | bytes) or (isinstance(value, int) and -MAX_KEY < value < MAX_KEY)
 
 
 class _Reader:
@@ -219,11 +225,13 @@ class _Reader:
         self._stack.append(self._top(object))
 
     def get(self, place: int) -> None:
-        if place not in self._memo:
+        if place > MAX_KEY or place not in self._memo:
             raise ValueError("its pickle asks for what it has not kept")
         self._stack.append(self._memo[place])
 
     def put(self, place: int) -> None:
+        if not 0 <= place < MAX_KEY:
+            raise ValueError("its pickle keeps what nobody can ask for")
         self._memo[place] = self._top(object)
 
     def memoize(self, _: Any) -> None:
@@ -240,7 +248,7 @@ class _Reader:
         if isinstance(into, list):
             into.extend(items)
         elif isinstance(into, set):
-            into.update(item for item in items if isinstance(item, str | int | float | bytes | None))
+            into.update(item for item in items if item is None or _is_key(item))
 
     def set_item(self, _: Any) -> None:
         value, key = self._pop(), self._pop()
@@ -255,7 +263,7 @@ class _Reader:
             raise ValueError("its pickle has a key without a value")
         if isinstance(into, dict):
             # Other keys than these are of no use here, and could be of a kind that no dict takes.
-            into.update((k, v) for k, v in zip(items[::2], items[1::2]) if isinstance(k, str | int | float | bytes))
+            into.update((k, v) for k, v in zip(items[::2], items[1::2]) if _is_key(k))
 
     def dict_of_items(self, _: Any) -> None:
         items = self._since_mark()

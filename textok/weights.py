@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, int4
-from .errors import ConfigError, WeightsError
+from .errors import ConfigError, WeightsError, told
 from .files import MAX_JSON_BYTES, check_regular, parse_object, read_json, replacing, write_json
 
 CONFIG_FILE = "config.json"
@@ -182,7 +182,7 @@ def _is_file_name(text: str) -> bool:
 
 def listed(names: list[str]) -> str:
     """The first few of many names, and how many there are."""
-    shown = ", ".join(names[:5])
+    shown = ", ".join(told(name, 80) for name in names[:5])
     return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown}{', ...' if len(names) > 5 else ''})"
 
 

@@ -1,5 +1,6 @@
 """Checkpoints as people have them: wrapped, sharded, halved, beside other things; and as nobody should have them."""
 
+import io
 import json
 import resource
 import shutil
@@ -277,6 +278,54 @@ def test_more_opcodes_than_any_training_writes(tmp_path, monkeypatch):
     assert "more than 1000 opcodes" in measured(tmp_path / "a.pt")
 
 
+def number_with_the_hash_of_all(k):
+    """LONG1 of a multiple of the prime that Python's hash of integers goes by: all of them fall into one place of a dict."""
+    number = k * ((1 << 61) - 1)
+    data = number.to_bytes(number.bit_length() // 8 + 1, "little")
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+@pytest.mark.parametrize("kind", ("dict", "set", "memo"))
+def test_keys_that_have_all_the_same_hash(tmp_path, kind):
+    """A megabyte of them took a dict minutes."""
+    numbers = range(1, 60_000)
+    pickled = {
+        "dict": lambda: b"}(" + b"".join(number_with_the_hash_of_all(k) + b"N" for k in numbers) + b"u.",
+        "set": lambda: b"\x8f(" + b"".join(map(number_with_the_hash_of_all, numbers)) + b"\x90.",
+        "memo": lambda: b"}" + b"".join(b"p%d\n" % (k * ((1 << 61) - 1)) for k in numbers) + b".",
+    }[kind]()
+    torch_files.write(tmp_path / "a.pt", b"\x80\x04" + pickled, {})
+    measured(tmp_path / "a.pt")
+
+
+def test_what_a_name_says_to_a_terminal(tmp_path, dit):
+    """Names in a file come back in messages: on one line, and never a name of megabytes or what a terminal obeys."""
+    torch_files.save(tmp_path / "a.pt", dit | {"a\nb\x1b]0;owned\x07" + "c" * 10_000: np.ones(3, np.float32)})
+    message = measured(tmp_path / "a.pt")
+    assert message.isprintable() and r"a\nb\x1b]0;owned\x07" in message
+    torch_files.save(tmp_path / "b.pt", Call("os.system\u2028\x1b"))
+    assert measured(tmp_path / "b.pt").isprintable()
+
+
+def test_tensors_that_are_all_the_same_storage(tmp_path, dit, monkeypatch):
+    """Of a file of 400 KB a model of 20 blocks, 6 MB."""
+
+    class Shared(torch_files._Pickler):
+        def tensor(self, array):
+            self.storages = {}  # so that the next is called "0", too
+            super().tensor(array)
+
+    one = {name: array for name, array in dit.items() if "blocks.0." in name}
+    blocks = {name.replace(".0.", f".{k}.", 1): array for name, array in one.items() for k in range(20)}
+    monkeypatch.setattr(importers, "_MOST_MORE", 0)
+    torch_files.save(tmp_path / "own.pt", dit | blocks)
+    assert importers.load(tmp_path / "own.pt", HEADS).config.depth == 20
+    stream = io.BytesIO()
+    Shared(stream).dump(dit | blocks)
+    torch_files.write(tmp_path / "a.pt", stream.getvalue(), {"0": bytes(4 << 16)})
+    assert "its config asks for" in measured(tmp_path / "a.pt")
+
+
 def test_tensors_that_repeat_a_number(tmp_path, dit):
     """A table of 2^24 rows that are all the same stored number."""
 
@@ -298,8 +347,6 @@ def test_tensors_that_repeat_a_number(tmp_path, dit):
             for part in (0, array.shape, (0, 0), False):
                 self.save(part)
             self.write(b"ccollections\nOrderedDict\n)RtR")
-
-    import io
 
     stream = io.BytesIO()
     pickler = Pickler(stream)

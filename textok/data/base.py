@@ -279,8 +279,8 @@ def set_missing(metadata: dict[str, Any], name: str, value: Any) -> None:
 
 
 def set_class(metadata: dict[str, Any], content: bytes) -> None:
-    """What KEY.cls says: an integer label, or else a class's name."""
-    text = content.decode("utf-8", "replace").strip()
+    """What KEY.cls says: an integer label, or else a class's name; a ValueError where it is no text."""
+    text = decode_text(content).strip()
     if re.fullmatch(r"[+-]?\d{1,18}", text):
         set_missing(metadata, "label", int(text))
     else:

@@ -257,39 +257,42 @@ def _stem(directory: Path, name: str) -> str | None:
 
 
 _Walked = tuple[Path, list[str], dict[str, str], list[str]]
+_Above = tuple[tuple[int, int], ...]  # devices and numbers of the folders that one is in
 
 
-def _walk(root: Path, without: str | None = None, above: tuple[tuple[int, int], ...] = ()) -> Iterator[_Walked]:
+def _walk(root: Path, without: str | None = None) -> Iterator[_Walked]:
     """Each directory below `root`: its files by name, what in it can be neither read nor entered with the reason, and its
     folders; without hidden ones, and the records that a finished run keeps beside its pictures.
     """
-    try:
-        status = os.stat(root)
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except OSError as problem:
-        raise DataError(f"{root}: {problem.strerror}") from None
-    above = (*above, (status.st_dev, status.st_ino))
-    if {entry.name for entry in entries} >= RECORDS:
-        entries = [entry for entry in entries if entry.name not in RECORDS]
-    names: list[str] = []
-    folders: list[str] = []
-    problems: dict[str, str] = {}
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        kind = _kind(entry, without, above)
-        if kind == "file":
-            names.append(entry.name)
-        elif kind == "folder":
-            folders.append(entry.name)
-        elif kind:
-            problems[entry.name] = kind
-    yield root, names, problems, folders
-    for name in folders:
-        yield from _walk(root / name, without, above)
+    waiting: list[tuple[Path, _Above]] = [(root, ())]  # a list, not calls within calls: folders may be thousands deep
+    while waiting:
+        directory, above = waiting.pop()
+        try:
+            status = os.stat(directory)
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except OSError as problem:
+            raise DataError(f"{directory}: {problem.strerror}") from None
+        above = (*above, (status.st_dev, status.st_ino))
+        if {entry.name for entry in entries} >= RECORDS:
+            entries = [entry for entry in entries if entry.name not in RECORDS]
+        names: list[str] = []
+        folders: list[str] = []
+        problems: dict[str, str] = {}
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            kind = _kind(entry, without, above)
+            if kind == "file":
+                names.append(entry.name)
+            elif kind == "folder":
+                folders.append(entry.name)
+            elif kind:
+                problems[entry.name] = kind
+        yield directory, names, problems, folders
+        waiting += [(directory / name, above) for name in reversed(folders)]
 
 
-def _kind(entry: os.DirEntry[str], without: str | None, above: tuple[tuple[int, int], ...]) -> str:
+def _kind(entry: os.DirEntry[str], without: str | None, above: _Above) -> str:
     """What an entry of a directory is: "file", "folder", "" for what is left out, or why it can be neither."""
     try:
         if entry.is_file():

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import arrays
+from ..errors import told
+from ..numpy_files import unpack_npy, unpack_npz
 
 FORMATS = ("npz", "safetensors")
 LATENT, FLIPPED = "latent", "latent_flipped"
@@ -68,7 +70,8 @@ def unpack_arrays(format: str, data: bytes) -> dict[str, NDArray[Any]]:
             from safetensors.numpy import load
 
             return load(data)
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        return {LATENT: loaded} if format == "npy" else {name: loaded[name] for name in loaded.files}
-    except Exception as problem:  # noqa: BLE001  both libraries raise many kinds
-        raise ValueError(f"not {format} data that can be read: {problem}") from None
+        return {LATENT: unpack_npy(data)} if format == "npy" else unpack_npz(data)
+    except MemoryError:
+        raise
+    except Exception as problem:  # noqa: BLE001  safetensors raises many kinds
+        raise ValueError(f"not {format} data that can be read: {told(str(problem), 200)}") from None

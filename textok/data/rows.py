@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import arrays
-from ..errors import DataError
+from ..errors import DataError, told
 from ..files import check_regular, replacing
 from ..numpy_files import check_member, read_array, read_header
 from .base import Event, Sample, Skip, Source, stem_in_keys
@@ -64,7 +64,7 @@ class open_rows:
             self.close()
             if isinstance(problem, MemoryError | DataError | FileNotFoundError):
                 raise
-            reason = str(problem).splitlines()[0][:200] if str(problem) else type(problem).__name__
+            reason = told(str(problem), 200) if str(problem) else type(problem).__name__
             raise DataError(f"{path}: not a NumPy file that can be read: {reason}") from None
 
     def _labels(self, there: list[str], size: int) -> NDArray[Any] | None:

@@ -42,6 +42,10 @@ from .texts import decode_text, printable, text_problem
 _MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _BLOCK = 512  # bytes, of a tar
 _PIECE = 1 << 24
+_MOST_OF_SAMPLE = 1 << 30  # bytes; a little gzip may hold any number
+_MOST_HEADER = 1 << 20
+_LENGTH = re.compile(rb"(\d{1,7}) ")
+_DIGITS = re.compile(rb"[0-9]{256}")
 
 
 # --- In -----------------------------------------------------------------------------------------------------------------------
@@ -55,6 +59,7 @@ class ShardSource(Source):
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
         group: dict[str, bytes] = {}
         key = None
+        held = 0
         for name, data, begin in self._members(start):
             if isinstance(data, _Broken):  # in the member `name` or right after the last one
                 broken = _split(name, b"")[0] if name else None
@@ -75,8 +80,11 @@ class ShardSource(Source):
             if owner != key:
                 if key is not None:
                     yield self._sample(key, group, begin)
-                key, group = owner, {}
-            if extension in group:
+                key, group, held = owner, {}, 0
+            held += len(data)
+            if held > _MOST_OF_SAMPLE:
+                yield Skip(owner, self.name, f"{_too_large(held)}, without its last member {name}", begin)
+            elif extension in group:
                 yield Skip(owner, self.name, f"a second member {name}", begin)
             else:
                 group[extension] = data
@@ -95,7 +103,7 @@ class ShardSource(Source):
                     yield "", _Broken("expected a tar file, got an empty one"), 0
                     return
                 links = _Links(self.path)
-                tar: Any = tarfile.TarFile(fileobj=stream, mode="r") if _has_member(stream, start) else None
+                tar: Any = _tar_of(stream) if _has_member(stream, start) else None
                 while tar is not None and (member := tar.next()) is not None:
                     tar.members.clear()  # it would remember all
                     offset, broken = member.offset, member.name
@@ -103,10 +111,10 @@ class ShardSource(Source):
                     if member.isdir() or _is_meta(name):
                         continue
                     if member.isreg() and not member.issparse():
-                        yield name, _content(tar, member), offset
+                        yield name, _content(stream, member), offset
                     else:
                         yield name, links.content(member), offset
-                broken = ""
+                    offset, broken = tar.offset, ""
                 self._end = offset = start if tar is None else tar.offset
                 # tarfile takes a header that it cannot read, and no header, for the end.
                 stream.seek(offset)
@@ -164,16 +172,60 @@ def _split(name: str, data: bytes) -> tuple[str | None, str]:
     return None, ""
 
 
-def _content(tar: Any, member: tarfile.TarInfo) -> bytes:
-    """The bytes of a member, in pieces: how many there are to be is what its header says, and may be any number."""
-    file = tar.extractfile(member)
+def _content(stream: Any, member: tarfile.TarInfo) -> bytes | str:
+    """The bytes of a member, in pieces: how many there are to be is what its header says, and may be any number. Of too many
+    nothing is read."""
+    if member.size > _MOST_OF_SAMPLE:
+        return _too_large(member.size)
+    stream.seek(member.offset_data)
     pieces = []
-    while piece := file.read(_PIECE):
+    left = member.size
+    while left and (piece := stream.read(min(left, _PIECE))):
         pieces.append(piece)
-    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    if len(data) != member.size:
+        left -= len(piece)
+    if left:
         raise tarfile.ReadError("unexpected end of data")
-    return data
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(size: int) -> str:
+    return f"expected a sample of at most {_MOST_OF_SAMPLE >> 20} MB, got one of {size >> 20}"
+
+
+def _tar_of(stream: Any) -> Any:
+    return tarfile.TarFile(fileobj=_Headers(stream), mode="r")  # type: ignore[arg-type]  it reads, seeks and tells
+
+
+class _Headers:
+    """A shard's bytes as tarfile reads headers from them. It takes memory for as many as a header claims, and the time that it
+    needs for a header that is no such thing grows with the square of that."""
+
+    def __init__(self, stream: Any) -> None:
+        self.seek, self.tell = stream.seek, stream.tell
+        self._stream = stream
+        self._of_records = False  # whether the records of the last header come next
+
+    def read(self, count: int) -> bytes:
+        if count > _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {count} bytes")
+        data: bytes = self._stream.read(count)
+        if self._of_records:
+            _check_records(data)
+        self._of_records = not self._of_records and len(data) == _BLOCK and data[156:157] in (b"x", b"g", b"X")
+        return data
+
+
+def _check_records(data: bytes) -> None:
+    """A ReadError unless they are "LENGTH NAME=VALUE" and a line's end, one after another, up to zeros."""
+    place = 0
+    while place < len(data) and data[place]:
+        length = _LENGTH.match(data, place)
+        end = place + int(length[1]) if length else 0
+        if length is None or data[end - 1 : end] != b"\n" or data.find(b"=", length.end(), end) < 0:
+            raise tarfile.ReadError("a broken extended header")
+        place = end
+    if _DIGITS.search(data):
+        raise tarfile.ReadError("a number of hundreds of digits in an extended header")
 
 
 class _Links:
@@ -191,7 +243,7 @@ class _Links:
         if member.issym():
             target = posixpath.normpath(posixpath.join(posixpath.dirname(_plain_name(member.name)), target))
         with open(self._path, "rb") as raw, _opened(self._path, raw) as stream:
-            tar: Any = tarfile.TarFile(fileobj=stream, mode="r")
+            tar: Any = _tar_of(stream)
             if self._found is None:
                 self._found = {}
                 while (other := tar.next()) is not None:
@@ -200,7 +252,7 @@ class _Links:
                         self._found[_plain_name(other.name)] = other
             if target not in self._found:
                 return f"a link to {printable(member.linkname)}, which is not in the shard"
-            return _content(tar, self._found[target])
+            return _content(stream, self._found[target])
 
 
 def _opened(path: Path, raw: io.BufferedReader) -> Any:

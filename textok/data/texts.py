@@ -5,7 +5,9 @@ that is none, half of a surrogate pair); `text_problem` says so, and `printable`
 """
 
 import codecs
+import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -30,9 +32,7 @@ def decode_text(data: bytes) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError as problem:
         raise ValueError(_flaw(problem)) from None
-    if "\0" in text:
-        raise ValueError(_NUL)
-    return text
+    return _checked(text)
 
 
 def _flaw(problem: UnicodeDecodeError) -> str:
@@ -41,42 +41,54 @@ def _flaw(problem: UnicodeDecodeError) -> str:
 
 
 def read_lines(file: Any) -> Iterator[str | ValueError]:
-    """The lines of a binary file, with their ends; in place of one that is no text the error that says why."""
+    """The lines of a binary file, with their ends (LF, CR LF, or CR as on old Macs); in place of one that is no text the error
+    that says why. It costs no other."""
     first = file.readline()
     encoding = _encoding_of(first[:4])
     if not encoding.startswith("utf-8"):
         yield from _wide_lines(itertools.chain([first], iter(lambda: file.read(1 << 16), b"")), encoding)
         return
     for line in itertools.chain([first] if first else [], file):
-        try:
-            yield decode_text(line) if line is first else _decode_plain(line)
-        except ValueError as problem:
-            yield problem
+        for part in (line,) if line.count(b"\r") == line.endswith(b"\r\n") else _AFTER_CR.split(line):
+            try:
+                yield _checked(part.decode(encoding))
+            except UnicodeDecodeError as problem:
+                yield ValueError(_flaw(problem))
+            except ValueError as problem:
+                yield problem
+            encoding = "utf-8"  # of all but the first, which may have a mark
 
 
-def _decode_plain(data: bytes) -> str:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as problem:
-        raise ValueError(_flaw(problem)) from None
+_AFTER_CR = re.compile(rb"(?<=\r)(?=[^\n])")
+
+
+def _checked(text: str) -> str:
     if "\0" in text:
         raise ValueError(_NUL)
     return text
 
 
+_BROKEN = "\udfff"  # in place of bytes that are no text; of text in UTF-16 and UTF-32 nothing else becomes half of a pair
+codecs.register_error("textok.broken", lambda problem: (_BROKEN, problem.end))  # type: ignore[attr-defined]
+
+
 def _wide_lines(blocks: Iterable[bytes], encoding: str) -> Iterator[str | ValueError]:
-    decoder = codecs.getincrementaldecoder(encoding)()
-    rest = ""
-    try:
-        for block in itertools.chain(blocks, [None]):
-            rest += decoder.decode(b"", final=True) if block is None else decoder.decode(block)
-            *lines, rest = rest.split("\n")
-            yield from (f"{line}\n" for line in lines)
-    except UnicodeDecodeError as problem:
-        yield ValueError(f"{_flaw(problem)}; what follows cannot be read")
-        return
-    if rest:
-        yield rest
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)("textok.broken"), translate=True)
+    pieces: list[str] = []
+    for block in itertools.chain(blocks, [b""]):
+        *lines, rest = decoder.decode(block, final=not block).split("\n")
+        for line in lines:
+            yield _told_line("".join([*pieces, line, "\n"]), encoding)
+            pieces.clear()
+        pieces.append(rest)
+    if last := "".join(pieces):
+        yield _told_line(last, encoding)
+
+
+def _told_line(line: str, encoding: str) -> str | ValueError:
+    if _BROKEN in line:
+        return ValueError(f"not {encoding}: half of a pair of surrogates, or cut off; save it as UTF-8")
+    return ValueError("it has NUL characters") if "\0" in line else line
 
 
 def text_problem(text: str) -> str | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .. import _core, hub
 from ..config import DiTConfig, TexTokConfig
-from ..errors import ConfigError, WeightsError, shown
+from ..errors import ConfigError, WeightsError, shown, told
 from ..weights import CONFIG_FILE, FLOAT_TYPES, MODELS, Table, Tensor, listed
 from .bytedance_titok import TATITOK, TITOK
 from .diffusers_dit import DIFFUSERS_DIT
@@ -134,7 +134,7 @@ def _layout_of(source: Source, given: Settings) -> Layout:
     for layout in LAYOUTS:
         if all(name in source.tensors for name in layout.sign) and layout.fits(source, given):
             return layout
-    some = ", ".join(list(source.tensors)[:3])
+    some = ", ".join(told(name, 80) for name in list(source.tensors)[:3])
     raise WeightsError(f"{source.path}: expected tensors of {', '.join(layout.title for layout in LAYOUTS)}; got {some}, ...")
 
 
@@ -240,7 +240,8 @@ def _check_names(wanted: set[str], found: set[str], where: str) -> None:
     if missing := sorted(wanted - found):
         complaints.append(f"missing {listed(missing)}")
     if extra := sorted(found - wanted):
-        complaints.append(f"unknown {listed(extra)}; what is of no use here may be ignored, as with --ignore {extra[0]}")
+        one = told(extra[0], 80)
+        complaints.append(f"unknown {listed(extra)}; what is of no use here may be ignored, as with --ignore {one}")
     if complaints:
         raise WeightsError(f"{where}: {'; '.join(complaints)}")
 
@@ -258,7 +259,7 @@ def _check_types(source: Source, used: set[str]) -> None:
 
 
 def _check_size(source: Source, used: set[str], wanted: Table) -> None:
-    there = sum(_count(source.tensors[name].shape) for name in used)
+    there = min(sum(_count(source.tensors[name].shape) for name in used), source.bytes)  # a number has a byte or more
     needed = sum(_count(shape) for _, shape in wanted)
     if needed > _MOST_TIMES * there + _MOST_MORE:
         raise WeightsError(f"{source.path}: its config asks for {needed} numbers, the file has {there}")

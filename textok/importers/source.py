@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, WeightsError, told
 from ..files import read_json
 from ..torch_files import Skipped, StoredTensor, TorchFile
 from ..weights import (
@@ -44,11 +44,14 @@ class Source:
         By name, without the names of modules that only wrap others.
     said
         What a training file says of how it was trained: its numbers, words and flags by name.
+    bytes
+        Of its files: many tensors may be the same part of them.
     """
 
     path: Path
     part: str
     tensors: Mapping[str, Tensor]
+    bytes: int
     said: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -77,9 +80,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         missing = sorted({name for names in read_index(file).values() for name in names} - tensors.keys())
         if missing:
             raise WeightsError(f"{file}: its files do not have {missing[0]} and {len(missing) - 1} more that it names")
-        return Source(file, "", _unwrapped(tensors, file))
+        return Source(file, "", _unwrapped(tensors, file), sum(shard.bytes for shard in shards))
     source = _read_file(file)
-    return Source(file, source.part, _unwrapped(source.tensors, file), source.said)
+    return Source(file, source.part, _unwrapped(source.tensors, file), source.bytes, source.said)
 
 
 def _file_of(folder: Path) -> Path:
@@ -116,7 +119,7 @@ def _read_file(file: Path) -> Source:
         tensors = {name: found.tensor(name) for name in found.shapes}
         # safetensors keeps one of several tensors that are the same memory, and says in the metadata which the others are.
         tied = {name: tensors[kept] for name, kept in found.metadata.items() if name not in tensors and kept in tensors}
-        return Source(file, "", tensors | tied)
+        return Source(file, "", tensors | tied, file.stat().st_size)
     whole = TorchFile(file)
     content = whole.content
     part = ""
@@ -126,13 +129,13 @@ def _read_file(file: Path) -> Source:
     if not stored:
         if whole.skipped:
             raise WeightsError(
-                f"{file}: its pickle asks for {whole.skipped[0]}, which textok does not run, and has no tensors by name"
+                f"{file}: its pickle asks for {told(whole.skipped[0])}, which textok does not run, and has no tensors by name"
             )
         raise WeightsError(f"{file}: expected tensors by name, alone or under {', '.join(PARTS)}")
     for name, tensor in stored.items():
         tensor.check(name)
     tensors = {name: Tensor(t.shape, torch_type(t.dtype), str(file), t.read) for name, t in stored.items()}
-    return Source(file, part, tensors, _said(content) if part else {})
+    return Source(file, part, tensors, whole.size, _said(content) if part else {})
 
 
 def _tensors_in(value: Any) -> dict[str, StoredTensor]:
