@@ -17,6 +17,8 @@ import zipfile
 import numpy as np
 import pytest
 
+import textok
+import textok.metrics
 from textok import data
 from textok.data import read_samples
 
@@ -212,3 +214,19 @@ def test_what_a_samples_arrays_claim(tmp_path, kind, content, reason):
     assert latent.key == "good" and [skip.key for skip in skips] == ["bad"]
     assert skips[0].reason.startswith(f"not {kind} data that can be read: ") and reason in skips[0].reason
     assert skips[0].reason.isprintable()
+
+
+@pytest.mark.parametrize(
+    "arrays, reason",
+    [
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array(np.inf)}, "expected a finite count of rows"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.array([np.nan])}, "expected a finite count of rows"),
+        ({"mu": np.zeros(2, complex), "sigma": np.eye(2)}, "expected numbers, got mu complex128"),
+        ({"mu": np.array(["1", "2"]), "sigma": np.eye(2)}, "expected numbers, got mu <U1"),
+        ({"a\nb\x1b": np.zeros(2)}, r"expected arrays mu and sigma, got a\nb\x1b"),
+    ],
+)
+def test_statistics_that_are_none(tmp_path, arrays, reason):
+    np.savez(tmp_path / "s.npz", **arrays)
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        textok.metrics.Statistics.load(tmp_path / "s.npz")

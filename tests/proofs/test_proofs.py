@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 COUNTS = {
     "calls": 2000,
     "damaged_files": 600,
+    "odd_files": 200,
     "allocations": 1,
     "flat_memory": 1500,
     "many_threads": 10,

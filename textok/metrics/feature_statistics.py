@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import arrays
+from ..errors import told
 from ..files import replacing
 from ..moments import joined_means
 from ..numpy_files import names_in_npz, read_npz
@@ -136,17 +137,19 @@ class Statistics:
         if not place.exists():
             raise FileNotFoundError(f"{path}: no such file of statistics")
         there = names_in_npz(place, ValueError)
-        try:
-            found = {
-                key: np.asarray(value, np.float64) for key, value in read_npz(place, ValueError, (*names, "count")).items()
-            }
-        except TypeError as problem:
-            raise ValueError(f"{path}: expected numbers, got: {problem}") from None
+        read = read_npz(place, ValueError, (*names, "count"))
+        if wrong := next((f"{key} {value.dtype}" for key, value in read.items() if value.dtype.kind not in "fiu"), ""):
+            raise ValueError(f"{path}: expected numbers, got {wrong}")
+        found = {key: value.astype(np.float64) for key, value in read.items()}
         if not set(names) <= set(found):
             hint = "; it holds pictures, whose features are to be computed" if "arr_0" in there else ""
-            raise ValueError(f"{path}: expected arrays {' and '.join(names)}, got {', '.join(there) or 'none'}{hint}")
+            got = told(", ".join(there), 200) or "none"
+            raise ValueError(f"{path}: expected arrays {' and '.join(names)}, got {got}{hint}")
         mean, covariance = found[names[0]], found[names[1]]
-        count = int(found["count"].reshape(-1)[0]) if "count" in found and found["count"].size == 1 and not spatial else None
+        rows = found.get("count", np.zeros(0))
+        if not np.isfinite(rows).all():
+            raise ValueError(f"{path}: expected a finite count of rows")
+        count = int(rows.reshape(-1)[0]) if rows.size == 1 and not spatial else None
         if mean.ndim != 1 or covariance.shape != (mean.size, mean.size) or not mean.size:
             raise ValueError(f"{path}: expected {names[0]} [d] and {names[1]} [d, d], got {mean.shape} and {covariance.shape}")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()) or (count is not None and count < 2):
