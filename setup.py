@@ -12,16 +12,19 @@ pkg-config finds it, and without either the reference row multiplies by itself, 
 
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 # Found, not imported: importing it loads the library, which may be another architecture's.
 spec = importlib.util.find_spec("scipy_openblas32")
@@ -96,9 +99,8 @@ class BuildExt(build_ext):
         if sanitize := os.environ.get("TEXTOK_SANITIZE"):
             flags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
             link += [f"-fsanitize={sanitize}"]
-        ext.extra_compile_args = flags
-        ext.extra_objects = []
         by_isa = sources()
+        jobs = []  # (C file, its flags)
         rows = ["ref"]
         machine = self.macros_of_compiler()
         for isa, isa_flags in next((rows for name, rows in ISA.items() if name in machine), {}).items():
@@ -106,13 +108,38 @@ class BuildExt(build_ext):
                 print(f"textok: this compiler knows no {' '.join(isa_flags)}: the row {isa} is left out", file=sys.stderr)
                 continue
             rows.append(isa)
-            ext.extra_objects += self.compiler.compile(
-                by_isa[isa], output_dir=self.build_temp, include_dirs=ext.include_dirs, macros=macros,
-                extra_postargs=flags + isa_flags, depends=ext.depends,
-            )
-        ext.define_macros = [*macros, ("TX_ROWS", " ".join(f"ROW({row})" for row in rows))]
+            jobs += [(file, flags + isa_flags) for file in by_isa[isa]]
+        macros.append(("TX_ROWS", " ".join(f"ROW({row})" for row in rows)))
+        jobs += [(file, flags) for file in by_isa[None]]
+        ext.extra_objects = ext.depends = self.compile_all(jobs, macros, ext.include_dirs)
         ext.extra_link_args = link
         super().build_extension(ext)
+
+    def compile_all(self, jobs: list[tuple[str, list[str]]], macros: list[tuple[str, str]], include: list[str]) -> list[str]:
+        """The objects of all (file, flags), as many at a time as there are processors or `-j` says; the first failure ends it.
+
+        An object stays that the same command made, from files that are older than it.
+        """
+
+        def compile_one(job: tuple[str, list[str]]) -> str:
+            file, flags = job
+            [made] = self.compiler.object_filenames([file], output_dir=self.build_temp)
+            command = repr([self.compiler.compiler_so, flags, macros, include])
+            recorded = Path(made).with_suffix(".command")  # by us, when all is done
+            needed = Path(made).with_suffix(".d")  # by the compiler, as a rule of make
+            if not self.force and recorded.is_file() and recorded.read_text() == command:
+                files = shlex.split(needed.read_text().replace("\\\n", " "))[1:]
+                if not newer_group(files, made, missing="newer"):
+                    return made
+            recorded.unlink(missing_ok=True)
+            self.compiler.compile(
+                [file], output_dir=self.build_temp, macros=macros, include_dirs=include, extra_postargs=[*flags, "-MMD"]
+            )
+            recorded.write_text(command)
+            return made
+
+        with ThreadPoolExecutor(self.parallel or os.cpu_count()) as threads:
+            return list(threads.map(compile_one, jobs))
 
     def macros_of_compiler(self) -> set[str]:
         """The names that the compiler defines by itself: it knows what it compiles for, which need not be this machine."""
@@ -175,9 +202,8 @@ setup(
     ext_modules=[
         Extension(
             "textok._core",
-            sources=sources()[None],
+            sources=[],  # BuildExt compiles them itself, each with its flags
             include_dirs=["csrc", numpy.get_include()],
-            depends=[str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.[ch]")],
             py_limited_api=not FREE_THREADED,
         )
     ],
