@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .errors import WeightsError, told
 from .files import check_regular
+from .numpy_files import check_member
 
 _STORAGES = {
     "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
@@ -121,6 +122,7 @@ class TorchFile:
 
     def _member(self, name: str, most: int) -> bytes:
         info = self._zip.getinfo(name)
+        check_member(info, self.size)
         if info.compress_type != zipfile.ZIP_STORED or info.file_size > min(most, self.size):
             raise ValueError(f"{name}: expected at most {min(most, self.size)} bytes, not compressed, got {info.file_size}")
         return self._zip.read(info)

@@ -610,6 +610,7 @@ def test_rows_of_damaged_archives(tmp_path):
     [
         ((10**6, 10**6, 10**6, 3), "the file ends before the last of its 1000000 pictures"),
         ((-1, 4, 4, 3), "expected rows of numbers in C order"),
+        ((1 << 70, 4, 4, 3), "expected rows of numbers in C order"),
     ],
 )
 def test_rows_that_a_header_only_claims(tmp_path, shape, reason):
@@ -618,6 +619,9 @@ def test_rows_that_a_header_only_claims(tmp_path, shape, reason):
     path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(99))
     with pytest.raises(DataError, match=reason):
         data.read_adm(path)
+    if "C order" in reason:
+        with pytest.raises(DataError, match=reason):
+            len(open_sources(path)[0])
 
 
 def test_a_header_longer_than_its_file(tmp_path):

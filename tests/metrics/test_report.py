@@ -309,6 +309,14 @@ def test_mosaic_and_difference():
             viz.mosaic(wrong)
 
 
+@pytest.mark.parametrize("wrong", (None, "x", 3, [], object, b"", np.zeros((2, 8, 0, 3), np.uint8), np.zeros((2, 8, 8, 3))))
+def test_pictures_that_are_none(wrong):
+    with pytest.raises((ValueError, TypeError), match="originals: expected"):
+        viz.reconstructions(wrong, {"A": smooth(2, 8)})
+    with pytest.raises((ValueError, TypeError), match="pictures: expected"):
+        viz.mosaic(wrong)
+
+
 def test_plots_return_axes():
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure

@@ -20,10 +20,12 @@ BERT = {
 }  # fmt: skip
 
 
-def arguments(description: str, count: int) -> argparse.Namespace:
+def arguments(description: str, count: int, only: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--count", type=int, default=count, help="how many tries (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    if only:
+        parser.add_argument("--only", default="", help="draw all tries and run those alone whose name begins so")
     return parser.parse_args()
 
 

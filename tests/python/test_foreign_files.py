@@ -270,6 +270,19 @@ def test_pickles_that_take_memory(tmp_path):
     assert "a number of more than 1024 bytes" in measured(path)
 
 
+@pytest.mark.parametrize("member", ("archive/data.pkl", "archive/data/0"))
+def test_members_that_claim_memory(tmp_path, dit, member):
+    """In the archive a stored one is said to have 1 GiB, and to become as many bytes as there are."""
+    path = torch_files.save(tmp_path / "a.pt", dit)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02"))
+    while data[place + 46 : place + 46 + len(member)] != member.encode():
+        place = data.index(b"PK\x01\x02", place + 4)
+    data[place + 20 : place + 24] = struct.pack("<I", 1 << 30)
+    path.write_bytes(data)
+    assert "more than can be in it" in measured(path)
+
+
 def test_more_opcodes_than_any_training_writes(tmp_path, monkeypatch):
     from textok import torch_files as reader
 

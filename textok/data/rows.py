@@ -56,7 +56,7 @@ class open_rows:
                 self._file = self.path.open("rb")
             self.shape, fortran, self.dtype = read_header(self._file, self.bytes, self.path.name)
             self._first = self._file.tell()
-            if fortran or self.dtype.hasobject or len(self.shape) < 1 or min(self.shape) < 0:
+            if fortran or self.dtype.hasobject or len(self.shape) < 1 or not 0 <= min(self.shape) <= max(self.shape) < 1 << 62:
                 raise ValueError(f"expected rows of numbers in C order, got {self.dtype} {list(self.shape)[:8]}")
             if self._zip is not None:
                 self.labels = self._labels(there, size)

@@ -38,8 +38,8 @@ def axes(ax: "Axes | None", width: float, height: float) -> "Axes":
 def mosaic(pictures: U8, columns: int = 8, gap: int = 2) -> U8:
     """Pictures uint8 [B,H,W,3] side by side on white, uint8 [h,w,3], without matplotlib."""
     pictures = arrays.view(pictures, "pictures")
-    if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8 or not len(pictures):
-        raise ValueError(f"pictures: expected uint8 [B, H, W, 3] with B at least 1, got {arrays.describe(pictures)}")
+    if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8 or not pictures.size:
+        raise ValueError(f"pictures: expected uint8 [B, H, W, 3], all at least 1, got {arrays.describe(pictures)}")
     columns = min(arrays.whole(columns, "columns", 1, 1000), len(pictures))
     rows, (height, width) = -(-len(pictures) // columns), pictures.shape[1:3]
     result = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
@@ -89,10 +89,14 @@ def reconstructions(originals: U8, sets: Mapping[str, U8], names: Sequence[str] 
     `sets` maps a name to pictures of the originals' shape, uint8 [B,H,W,3]; `names` stand left of the rows.
     """
     arrays.instance(sets, "sets", Mapping, "a dict of pictures by name")
+    originals = arrays.view(originals, "originals")
+    if originals.ndim != 4 or originals.shape[3] != 3 or originals.dtype != np.uint8 or not originals.size:
+        raise ValueError(f"originals: expected uint8 [B, H, W, 3], all at least 1, got {arrays.describe(originals)}")
+    sets = {name: arrays.view(pictures, f"sets[{name!r}]") for name, pictures in sets.items()}
     for name, pictures in sets.items():
-        if np.shape(pictures) != originals.shape:
+        if pictures.shape != originals.shape:
             raise ValueError(
-                f"sets: expected {name} of the originals' shape {list(originals.shape)}, got {list(np.shape(pictures))}"
+                f"sets: expected {name} of the originals' shape {list(originals.shape)}, got {list(pictures.shape)}"
             )
     columns = [("original", originals)]
     for name, pictures in sets.items():
