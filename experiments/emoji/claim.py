@@ -17,7 +17,7 @@ sheets of pictures, and the logs of the runs. Killed and run again it goes on fr
     python experiments/emoji/claim.py RUN [RUN ...] --earlier experiments/emoji/results
 
 puts new runs beside what that folder holds of runs that are no more: tables, plots and logs then have both, sheets of pictures
-the new ones. Comparisons are made among the new.
+the new ones. Comparisons are made among the new. Other pictures are told of with --data, --pair-test, --about and --pair.
 """
 
 import argparse
@@ -289,7 +289,7 @@ def table(head, rows):
 
 def markdown(rows, gains, timed, ablations, candidates, network_words, note):
     """claim.md."""
-    parts = ["# The claim on captioned emoji\n", *([f"{note}\n"] if note else []), network_words]
+    parts = ["# What text is worth at each number of tokens\n", *([f"{note}\n"] if note else []), network_words]
     unfinished = [f"{c.name} ({c.steps} of {c.planned} steps)" for c in candidates if not c.finished]
     if unfinished:
         parts.append(f"**Not finished, so no final result: {', '.join(unfinished)}.**\n")
@@ -519,14 +519,16 @@ def sheet(candidates, emoji, kept, used, name, path, count=12):
     rows = emoji.splits[name]
     columns = sorted((c for c in candidates if c.seed == 0), key=lambda c: (c.tokens, KINDS.index(c.kind)))
     pictures = [kept.get(c.name, ["pictures", c.stamp, used], None) for c in columns]
-    entries = [
-        Entry(
-            [emoji.pairs.images[rows[place]], *(np.asarray(made[first + place]) for made in pictures)],
-            emoji.pairs.records[rows[place]]["name"],
-            emoji.pairs.records[rows[place]]["style"],
+    entries = []
+    for place in some:
+        told = emoji.pairs.records[rows[place]]
+        entries.append(
+            Entry(
+                [emoji.pairs.images[rows[place]], *(np.asarray(made[first + place]) for made in pictures)],
+                told.get("name", told.get("caption_name", "")),
+                told.get("style", told.get("source", "")),
+            )
         )
-        for place in some
-    ]
     contact_sheet(entries, headings=["original", *(f"{c.kind} {c.tokens}" for c in columns)], side=112, text_width=150).save(
         path, optimize=True
     )
@@ -535,9 +537,8 @@ def sheet(candidates, emoji, kept, used, name, path, count=12):
 def words_on_networks(emoji, args):
     counts = {name: len(rows) for name, rows in emoji.splits.items()}
     words = (
-        f"Captioned emoji of 64 pixels in three styles: {counts['train']} pictures to train on, {counts['concept']} test "
-        f"pictures by concept (in no style "
-        f"part of the training), {counts['pair']} by pair (seen in another style). Pictures by the C engine in float32. KID "
+        f"{args.about}: {counts['train']} pictures to train on, {counts['concept']} test pictures by concept (in no style "
+        f"part of the training), {counts['pair']} by {args.pair}. Pictures by the C engine in float32. KID "
         f"and Frechet distances are "
         f"of {NETWORK} features (Pillow, bicubic), KID with the cubic kernel, unbiased and paired (Gretton et al. 2012, lemma "
         f"6). The perceptual distance "
@@ -569,6 +570,8 @@ def main(arguments=None):
         "--train-pictures", type=int, default=0, help="how many of the training split count for the Frechet distance (0: all)"
     )
     top.add_argument("--note", default="", help="words that claim.md begins with")
+    top.add_argument("--about", default="Captioned emoji of 64 pixels in three styles", help="what the pictures are, in words")
+    top.add_argument("--pair", default="pair (seen in another style)", help="what the second test set is, in words")
     add_data_arguments(top)
     args = top.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -273,6 +274,212 @@ def wesnoth_units(data: Path) -> dict[str, tuple[str, str, str]]:
     return found
 
 
+def enlarged(picture: Image.Image) -> Image.Image:
+    """Pixel art cut to what is seen, each pixel a whole number of pixels: as large as SIDE takes it."""
+    picture = picture.convert("RGBA")
+    seen = picture.getchannel("A").point(lambda value: 255 * (value > 8)).getbbox()
+    if seen is None:
+        return picture
+    picture = picture.crop(seen)
+    times = max(1, SIDE // max(picture.size))
+    return picture.resize((times * picture.width, times * picture.height), Image.Resampling.NEAREST)
+
+
+def read_icons(root: Path) -> Iterator[Picture]:
+    """Icons of THEMES by their names and what their folders are for, each in its largest size; links to one are its other
+    names."""
+    for theme, (style, licence) in THEMES.items():
+        best: dict[tuple[str, str], tuple[float, Path]] = {}
+        others: dict[str, list[str]] = {}
+        for path in sorted((root / "usr/share/icons" / theme).rglob("*")):
+            parts = path.relative_to(root / "usr/share/icons" / theme).parts[:-1]
+            uses = [part for part in parts if part in ICON_USES]
+            side = side_of(parts)
+            unwanted = "symbolic" in parts or path.stem.endswith("symbolic")
+            if unwanted or not uses or side < 48 or path.suffix not in (".png", ".svg", ".svgz"):
+                continue
+            if path.is_symlink():
+                others.setdefault(Path(os.readlink(path)).stem, []).append(words_of(path.stem))
+                continue
+            rank = -abs(side - SIDE) + (10_000 if path.suffix != ".png" else 0)  # drawings first, then what is near in size
+            key = ICON_USES[uses[-1]], path.stem
+            if key not in best or rank > best[key][0]:
+                best[key] = rank, path
+        if not best:
+            raise FileNotFoundError(f"{root}: expected icons of {theme}, found none: another version of the package?")
+        for (use, stem), (_, path) in sorted(best.items()):
+            name = words_of(stem)
+            known = [other for other in dict.fromkeys(others.get(stem, ())) if other != name][:6]
+            more = f" ({', '.join(known)})" if known else ""
+            yield Picture(path, f"{style} icon: {name}, {use} icon{more}", name, licence)
+
+
+def side_of(folders: tuple[str, ...]) -> int:
+    """The pixels of a side that icons below these folders are made for; 300 for drawings of any; 0 where none says so."""
+    sizes = [re.fullmatch(r"(\d+)(?:x\d+)?(@2x)?", folder) for folder in folders]
+    told = [int(size[1]) * (2 if size[2] else 1) for size in sizes if size]
+    return told[-1] if told else 300 if "scalable" in folders else 0
+
+
+def read_cataclysm(root: Path) -> Iterator[Picture]:
+    """Tiles of five tile sets with what the game's data says of the things that they show; a tile that is of several things is
+    of the one that says most."""
+    base = root / "usr/share/games/cataclysm-dda"
+    things = cataclysm_things(base)
+    for folder, style in TILE_SETS.items():
+        told: dict[int, tuple[str, str, str]] = {}
+        config = json.loads((base / "gfx" / folder / "tile_config.json").read_text("utf-8"))
+        for sheet in config["tiles-new"]:
+            for tile in () if "fallback" in sheet["file"] else sheet.get("tiles", ()):
+                for thing in tile["id"] if isinstance(tile["id"], list) else [tile["id"]]:
+                    if about := cataclysm_words(things, thing.removeprefix("vp_")):
+                        many = about[2] not in ("terrain", "vehicle part")
+                        for sprite in sprites_of(tile.get("fg"))[: 3 if many else 1]:
+                            if (bool(about[1]), -len(about[0])) > (
+                                (bool(told[sprite][1]), -len(told[sprite][0])) if sprite in told else (False, -999)
+                            ):
+                                told[sprite] = about
+        for number, tile_picture in cataclysm_sprites(base / "gfx" / folder, config):
+            if number in told and min(tile_picture.size) >= 5 and max(tile_picture.size) >= 12:
+                name, description, kind = told[number]
+                sentence = f". {first_sentence(description, 32)}" if description else ""
+                yield Picture(enlarged(tile_picture), f"{style} of {name}, {kind}{sentence}", name.lower())
+
+
+def sprites_of(value: object) -> list[int]:
+    """The numbers of a tile's sprites: one, a list, or a list of {"weight", "sprite"}, of whose turns the first counts."""
+    found: list[int] = []
+    for entry in value if isinstance(value, list) else [value]:
+        entry = entry.get("sprite") if isinstance(entry, dict) else entry
+        entry = entry[0] if isinstance(entry, list) and entry else entry
+        if isinstance(entry, int) and entry >= 0 and entry not in found:
+            found.append(entry)
+    return found
+
+
+def cataclysm_sprites(folder: Path, config: dict[str, Any]) -> Iterator[tuple[int, Image.Image]]:
+    """(number, pixels that are seen) of a tile set's sprites: they are counted through all of its sheets."""
+    first, whole = 0, config["tile_info"][0]
+    for sheet in config["tiles-new"]:
+        width, height = sheet.get("sprite_width") or whole["width"], sheet.get("sprite_height") or whole["height"]
+        with Image.open(folder / sheet["file"]) as opened_sheet:
+            pixels = opened_sheet.convert("RGBA")
+        columns, rows = pixels.width // width, pixels.height // height
+        for number in range(columns * rows):
+            left, top = number % columns * width, number // columns * height
+            sprite = pixels.crop((left, top, left + width, top + height))
+            if seen := sprite.getchannel("A").point(lambda value: 255 * (value > 8)).getbbox():
+                yield first + number, sprite.crop(seen)
+        first += columns * rows
+
+
+def cataclysm_things(base: Path) -> dict[str, list[dict[str, Any]]]:
+    """{identifier: the objects of the game's data that have it} of the kinds that are drawn."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in [*files_below(base / "json", ".json"), *files_below(base / "mods", ".json")]:
+        try:
+            entries = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            continue  # a mod's own dialect
+        for entry in entries if isinstance(entries, list) else [entries]:
+            if isinstance(entry, dict) and entry.get("type") in DRAWN_THINGS:
+                for key in (entry.get("id"), entry.get("abstract")):
+                    for name in key if isinstance(key, list) else [key]:
+                        if isinstance(name, str):
+                            found.setdefault(name, []).append(entry)
+    return found
+
+
+def cataclysm_words(things: dict[str, list[dict[str, Any]]], thing: str) -> tuple[str, str, str] | None:
+    """(name, description, kind) of a thing, from what it is a copy of where it does not say; None without a name."""
+
+    def told(key: str, name: str, depth: int) -> str:
+        for entry in things.get(name, ()):
+            value = entry.get(key)
+            value = value.get("str") or value.get("str_sp") if isinstance(value, dict) else value
+            value = value[0] if isinstance(value, list) and value else value
+            if isinstance(value, str):
+                return re.sub(r"<[^>]*>", "", value).strip()
+            copied = entry.get("copy-from")
+            if depth and isinstance(copied, str) and copied != name and (found := told(key, copied, depth - 1)):
+                return found
+        return ""
+
+    name = told("name", thing, 6)
+    if not name:
+        return None
+    return name, told("description", thing, 6), words_of(things[thing][0]["type"])
+
+
+def read_crawl(root: Path) -> Iterator[Picture]:
+    """Tiles of monsters, things and places by their files' names, and the game's descriptions of them."""
+    source = next(root.glob("crawl-*/crawl-ref/source"), None) or next(path.parent for path in root.rglob("rltiles"))
+    told = crawl_descriptions(source / "dat/descript")
+    for path in files_below(source / "rltiles", ".png"):
+        folder = path.parent.relative_to(source / "rltiles").as_posix()
+        if re.match(CRAWL_UNWANTED, folder) or "halo" in path.stem or path.stem.startswith(("i-", "i_")):
+            continue
+        name = " ".join(word for word in words_of(path.stem).split() if word not in ("new", "old"))
+        kinds = folder.removeprefix("UNUSED/").split("/")
+        if not name:
+            continue
+        plain = re.sub(r" (red|blue|green|black|white|swordless)$", "", name)
+        description = next((told[key] for key in (name, f"{name} spell", f"the {name}", plain) if key in told), "")
+        about = " ".join([*reversed([words_of(kind) for kind in kinds[1:]]), CRAWL_KINDS.get(kinds[0], kinds[0])])
+        sentence = f". {first_sentence(description, 32)}" if description else ""
+        with Image.open(path) as tile:
+            yield Picture(enlarged(tile), f"fantasy pixel art of {name}, {about}{sentence}", name)
+
+
+def crawl_descriptions(folder: Path) -> dict[str, str]:
+    """{name in lower case: text} out of files of blocks between lines of %%%%."""
+    found: dict[str, str] = {}
+    for path in files_below(folder, ".txt"):
+        if path.parent == folder:  # those below are translations
+            for block in path.read_text("utf-8").split("%%%%\n"):
+                name, _, text = "\n".join(line for line in block.split("\n") if line[:1] != "#").strip("\n").partition("\n\n")
+                if text:
+                    plain = re.sub(r"\{\{.*?\}\}|<[^>]+>", "", text, flags=re.S)
+                    found.setdefault(name.strip().lower(), " ".join(plain.split()))
+    return found
+
+
+THEMES = {  # folder of usr/share/icons: (how its icons look, licence)
+    "Papirus": ("flat Papirus", "GPL-3"), "Paper": ("flat Paper", "CC-BY-SA-4.0"), "Moka": ("Moka", "CC-BY-SA-4.0"),
+    "Faba": ("Faba", "CC-BY-SA-4.0"), "Numix": ("flat Numix", "GPL-3+"), "Numix-Circle": ("round Numix", "GPL-3+"),
+    "Faenza": ("square Faenza", "GPL-3+"), "Obsidian": ("Obsidian", "GPL-3"), "oxygen": ("glossy Oxygen", "LGPL-3+"),
+    "breeze": ("flat Breeze", "LGPL-3+"), "Adwaita": ("Adwaita", "CC-BY-SA-3.0 or LGPL-3"),
+    "gnome": ("GNOME", "LGPL-3+ or CC-BY-SA-3.0"), "Tango": ("Tango", "public domain"),
+    "elementary-xfce": ("elementary", "GPL-2+ or CC-BY-SA"), "elementary": ("elementary", "GPL-3+"),
+    "mate": ("MATE", "LGPL-3+ or CC-BY-SA-3.0"), "menta": ("Menta", "LGPL-3+ or CC-BY-SA-3.0"),
+    "bloom": ("deepin Bloom", "LGPL-3+"), "Vintage": ("deepin Vintage", "LGPL-3+"), "Sea": ("deepin Sea", "LGPL-3+"),
+    "bloom-classic": ("deepin classic", "LGPL-3+"), "Mint-Y": ("Mint-Y", "GPL-3+ or CC-BY-SA-4.0"),
+    "Yaru": ("Yaru", "CC-BY-SA-4.0"), "suru": ("Suru", "CC-BY-SA-3.0"), "gartoon": ("cartoon Gartoon", "GPL-2+"),
+    "Nuovo": ("Nuovo", "GPL-2"), "yasis": ("YASIS", "GPL"), "nuoveXT2": ("nuoveXT", "LGPL-3+"),
+    "gnome-colors-common": ("GNOME-Colors", "GPL-2"),
+}  # fmt: skip
+ICON_USES = {
+    "apps": "app", "legacy": "desktop", "mimetypes": "file type", "mimes": "file type", "places": "place",
+    "devices": "device", "categories": "category", "emblems": "emblem", "emotes": "smiley", "status": "status",
+    "actions": "action", "intl": "flag", "stock": "action", "filesystems": "place", "notifications": "status",
+    "preferences": "settings", "applets": "applet", "lang": "language",
+}  # fmt: skip
+TILE_SETS = {
+    "UltimateCataclysm": "painted pixel art", "MshockXotto+": "pixel art", "ChibiUltica": "chibi pixel art",
+    "Cuteclysm": "cute pixel art", "BrownLikeBears": "flat pixel art",
+}  # fmt: skip
+DRAWN_THINGS = {
+    "GENERIC", "TOOL", "ARMOR", "GUN", "GUNMOD", "AMMO", "MAGAZINE", "COMESTIBLE", "BOOK", "CONTAINER", "TOOL_ARMOR",
+    "PET_ARMOR", "ENGINE", "WHEEL", "BIONIC_ITEM", "TOOLMOD", "BATTERY", "MONSTER", "terrain", "furniture", "vehicle_part",
+    "trap", "field_type", "overmap_terrain", "WEAPON",
+}  # fmt: skip
+CRAWL_KINDS = {
+    "mon": "monster", "item": "item", "dngn": "dungeon feature", "player": "worn by an adventurer", "gui": "ability icon",
+}  # fmt: skip
+CRAWL_UNWANTED = (  # folders of overlays, walls and the interface
+    r"(UNUSED/)?(gui/(?!spells|invocations|abilities|skills)|misc|effect|dngn/(wall|floor|water|grass|traps)"
+    r"|player/(?!transform|felids|base)|mon/tentacles|item/.*brands)|UNUSED/(floor|walls?|other|player)"
+)
 INKS = {
     "red": (214, 48, 49), "orange": (230, 126, 34), "yellow": (241, 196, 15), "green": (39, 174, 96), "teal": (22, 160, 133),
     "blue": (41, 128, 185), "navy": (30, 55, 105), "purple": (142, 68, 173), "pink": (232, 110, 160), "brown": (121, 85, 61),
@@ -289,8 +496,25 @@ SOURCES = {
         ("deb:openclipart-svg=1:0.18+dfsg-19", "deb:openclipart-png=1:0.18+dfsg-19"), "public domain", read_openclipart
     ),
     "wesnoth": Source(("deb:wesnoth-1.16-data=1:1.16.9-1",), "GPL-2+", read_wesnoth),
+    "icons": Source(
+        (
+            "deb:papirus-icon-theme=20230104-2", "deb:paper-icon-theme=1.5.0+git20200312.aa3e8af-4",
+            "deb:moka-icon-theme=5.5.0-2", "deb:faba-icon-theme=4.3-1", "deb:numix-icon-theme=0~20230220-1",
+            "deb:numix-icon-theme-circle=22.11.05-1", "deb:faenza-icon-theme=1.3.1-3", "deb:obsidian-icon-theme=3.5-1.1",
+            "deb:oxygen-icon-theme=5:5.103.0-1", "deb:breeze-icon-theme=4:5.103.0-1", "deb:adwaita-icon-theme=43-1",
+            "deb:gnome-icon-theme=3.12.0-5", "deb:tango-icon-theme=0.8.90-11", "deb:elementary-xfce-icon-theme=0.17-1",
+            "deb:elementary-icon-theme=7.2.0-1", "deb:mate-icon-theme=1.26.0-1", "deb:deepin-icon-theme=2021.11.24-1",
+            "deb:mint-y-icons=1.6.5-1", "deb:yaru-theme-icon=22.10.3-1", "deb:suru-icon-theme=20.05.1-3",
+            "deb:gnome-icon-theme-gartoon=0.5-5", "deb:gnome-icon-theme-nuovo=0.5-4.2",
+            "deb:gnome-icon-theme-yasis=0.4.2-1.2", "deb:lxde-icon-theme=0.5.1-2.1", "deb:gnome-colors-common=5.5.1-2.1",
+        ),
+        "by theme",
+        read_icons,
+    ),
     "mono": Source(("pypi:justmyresource-mdi=7.4.47.post1", "pypi:pytablericons=1.0.1"), "Apache-2.0, MIT", read_glyphs),
     "fugue": Source(("pypi:fugue-icons=3.5.6",), "CC-BY-3.0", read_fugue),
+    "cdda": Source(("deb:cataclysm-dda-data=0.F-3-9",), "CC-BY-SA-3.0", read_cataclysm),
+    "crawl": Source(("src:crawl=2:0.28.0-1.1",), "CC0", read_crawl),
 }
 
 
@@ -312,6 +536,8 @@ def unpacked(packages: tuple[str, ...], folder: Path) -> Path:
             if not list(folder.glob(f"{stem}*.deb")):
                 subprocess.run(["apt-get", "download", name], cwd=folder, check=True)
             subprocess.run(["dpkg-deb", "-x", str(next(folder.glob(f"{stem}*.deb"))), str(root)], check=True)
+        elif client == "src":
+            unpack_source(name, folder, root)
         else:
             command = ["pip", "download", "--no-deps", "-q", "-d", str(root), name.replace("=", "==")]
             subprocess.run(command, check=True)
@@ -320,6 +546,21 @@ def unpacked(packages: tuple[str, ...], folder: Path) -> Path:
                     inside.extractall(root)
     done.touch()
     return root
+
+
+def unpack_source(name: str, folder: Path, root: Path) -> None:
+    """The original archive of a Debian source package, by an index of its own, since machines seldom have that."""
+    plain = name.split("=")[0]
+    if not list(folder.glob(f"{plain}_*.orig.tar.*")):
+        lists = folder / "lists"
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
+        (folder / "sources.list").write_text("deb-src http://deb.debian.org/debian bookworm main\n")
+        index = {"State::lists": lists, "Etc::sourcelist": folder / "sources.list", "Etc::sourceparts": "/dev/null"}
+        apt = ["apt-get", *(f"-oDir::{key}={place}" for key, place in index.items())]
+        subprocess.run([*apt, "update"], check=True)
+        subprocess.run([*apt, "source", "--download-only", name], cwd=folder, check=True)
+    with tarfile.open(next(folder.glob(f"{plain}_*.orig.tar.*"))) as archive:
+        archive.extractall(root, filter="data")
 
 
 # --- Pictures -----------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The training's pictures as one small shard, for a machine that takes no more: 64 pixels, what no training reads left out.
 
-    python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz [--limit 64]
+    python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz
+    python experiments/pictures/pack.py ... --out eighth.tar --limit 500 --share 0.125      captions of an eighth to read from
+    python experiments/pictures/pack.py ... --out measured.tar --limit 500 --styles         for experiments/emoji/claim.py
 
 Of both folders what README.md says is trained on, and the test pictures (marked so), WebP at quality 90. Sources of which a
 training is to see more are in it several times, under other keys: a shard has no weights.
@@ -21,27 +23,38 @@ from textok.train import data
 
 HERE = Path(__file__).parent
 TIMES = {"emoji": 3, "openclipart": 2, "pysiogame": 2}
-LEFT_OUT = {"cdda", "crawl", "fugue", "emojione", "sweethome3d"}  # blocky ones, and the styles that no training reads
+LEFT_OUT = {"cdda", "crawl", "fugue"}  # small pixel art: its blocks would be learnt
+STYLES = {"emojione", "sweethome3d"}  # that no training reads
 FIELDS = ("caption", "caption_name", "caption_long", "label", "source")
 
 
-def is_taken(key, fields, lists):
-    """Whether a sample belongs to a training or its tests: of the glyphs in two colours a third does, by a hash."""
-    if fields["source"] in LEFT_OUT or key in lists["left_out"] or key in lists["style"]:
-        return False
-    return fields["source"] != "mono" or int(hashlib.sha256(key.encode()).hexdigest(), 16) % 3 == 0
+def chance(key, purpose=""):
+    """A number from 0 to 1 that is always the same for a key."""
+    return int(hashlib.sha256(f"{purpose}{key}".encode()).hexdigest(), 16) / 2**256
 
 
-def copies(key, fields, lists):
+def split_of(key, fields, lists, share):
+    """"train", "test", "style", or None of what is in no training: most glyphs in two colours, and all but a `share`."""
+    if fields["source"] in LEFT_OUT or key in lists["left_out"]:
+        return None
+    if fields["source"] in STYLES:
+        return "style" if key in lists["style"] else None
+    if fields["source"] == "mono" and chance(key) >= 1 / 3:
+        return None
+    if key in lists["test"] or fields.get("split") != "train":
+        return "test"
+    return "train" if chance(key, "share ") < share else None
+
+
+def copies(key, fields, split):
     """(key, fields) of each time that a sample is in the shard; tests once."""
-    test = key in lists["test"] or fields.get("split") != "train"
-    told = {name: fields[name] for name in FIELDS if fields.get(name) is not None} | {"split": "test" if test else "train"}
-    for number in range(1 if test else TIMES.get(fields["source"], 1)):
+    told = {name: fields[name] for name in FIELDS if fields.get(name) is not None} | {"split": split}
+    for number in range(TIMES.get(fields["source"], 1) if split == "train" else 1):
         yield (f"{key}-{number + 1}" if number else key), told
 
 
-def write(folders, out, size):
-    """Write the shard `out` of {source or "": folder}; returns how many pictures are in it."""
+def write(folders, out, size, splits, share):
+    """Write the shard `out` of {source or "": folder} with pictures of `splits`; returns how many are in it."""
     lists = {name: set((HERE / f"{name}.txt").read_text().split()) for name in ("test", "style", "left_out")}
     count = 0
     with tarfile.open(out, "w:gz" if str(out).endswith(".gz") else "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -49,14 +62,15 @@ def write(folders, out, size):
             events = data.events(open_sources(sorted(Path(folder).glob("*.tar*"))), "caption_long", "", [])
             for sample, _ in tqdm(events, desc=str(folder), disable=None):
                 fields = dict(sample.metadata) | ({"source": source} if source else {})
-                if not is_taken(sample.key, fields, lists):
+                split = split_of(sample.key, fields, lists, share)
+                if split not in splits:
                     continue
                 pixels = data.decode(sample, size)
                 if isinstance(pixels, str):
                     raise ValueError(f"{sample.source}: {sample.key}: {pixels}")
                 picture = io.BytesIO()
                 Image.fromarray(pixels).save(picture, "webp", quality=90, method=4)
-                for key, told in copies(sample.key, fields, lists):
+                for key, told in copies(sample.key, fields, split):
                     parts = {"webp": picture.getvalue(), "json": json.dumps(told, separators=(",", ":")).encode()}
                     for kind, content in parts.items():
                         member = tarfile.TarInfo(f"{key}.{kind}")
@@ -73,8 +87,11 @@ def main():
     top.add_argument("--out", type=Path, required=True, help="a .tar; it is compressed where it ends in .gz")
     top.add_argument("--size", type=int, default=64)
     top.add_argument("--limit", type=float, default=64, help="MiB that it may have (default: %(default)s)")
+    top.add_argument("--share", type=float, default=1.0, help="of the training pictures, by a hash (default: all)")
+    top.add_argument("--styles", action="store_true", help="also the test pictures of styles that no training reads")
     args = top.parse_args()
-    count = write({"": args.pictures, "emoji": args.emoji}, args.out, args.size)
+    splits = {"train", "test"} | ({"style"} if args.styles else set())
+    count = write({"": args.pictures, "emoji": args.emoji}, args.out, args.size, splits, args.share)
     size = args.out.stat().st_size / 2**20
     print(f"{args.out}: {count} samples, {size:.1f} MiB")
     if size > args.limit:

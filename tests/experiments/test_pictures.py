@@ -87,7 +87,7 @@ def test_a_shard_is_made_of_a_package(tmp_path):
 def test_a_pack_has_what_is_trained_on(tmp_path):
     pytest.importorskip("torch")
     pack = script("pack")
-    test_key = (HERE / "test.txt").read_text().split()[0]
+    test_key, style_key = ((HERE / f"{name}.txt").read_text().split()[0] for name in ("test", "style"))
 
     def shard(folder, samples):
         folder.mkdir()
@@ -101,12 +101,29 @@ def test_a_pack_has_what_is_trained_on(tmp_path):
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
 
-    shard(tmp_path / "pictures", {"a": {"source": "icons"}, "b": {"source": "crawl"}, "c": {"source": "pysiogame"},
-                                  test_key: {"source": "pysiogame"}})  # fmt: skip
+    shard(
+        tmp_path / "pictures",
+        {
+            "a": {"source": "icons"},
+            "b": {"source": "crawl"},
+            "c": {"source": "pysiogame"},
+            test_key: {"source": "pysiogame"},
+            style_key: {"source": "emojione", "split": "style"},
+        },
+    )
     shard(tmp_path / "emoji", {"e": {}, "f": {"split": "test"}})
-    count = pack.write({"": tmp_path / "pictures", "emoji": tmp_path / "emoji"}, tmp_path / "out.tar.gz", 64)
-    with tarfile.open(tmp_path / "out.tar.gz") as tar:
-        splits = {m.name[:-5]: json.loads(tar.extractfile(m).read())["split"] for m in tar if m.name.endswith(".json")}
-        assert Image.open(io.BytesIO(tar.extractfile("a.webp").read())).size == (64, 64)
-    train = ["a", "c", "c-2", "e", "e-2", "e-3"]
-    assert count == len(splits) == 8 and splits == dict.fromkeys(train, "train") | {test_key: "test", "f": "test"}
+
+    def packed(*taken, share=1.0):
+        folders = {"": tmp_path / "pictures", "emoji": tmp_path / "emoji"}
+        count = pack.write(folders, tmp_path / "out.tar.gz", 64, taken, share)
+        with tarfile.open(tmp_path / "out.tar.gz") as tar:
+            splits = {m.name[:-5]: json.loads(tar.extractfile(m).read())["split"] for m in tar if m.name.endswith(".json")}
+            sizes = {Image.open(io.BytesIO(tar.extractfile(m).read())).size for m in tar if m.name.endswith(".webp")}
+        assert count == len(splits) and sizes == {(64, 64)}
+        return splits
+
+    train, tests = dict.fromkeys(["a", "c", "c-2", "e", "e-2", "e-3"], "train"), {test_key: "test", "f": "test"}
+    assert packed("train", "test") == train | tests
+    assert packed("train", "test", "style") == train | tests | {style_key: "style"}
+    assert packed("train", "test", share=0.0) == tests
+    assert packed("train", share=0.5).items() < train.items()
