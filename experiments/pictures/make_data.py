@@ -326,7 +326,7 @@ def read_cataclysm(root: Path) -> Iterator[Picture]:
     of the one that says most."""
     base = root / "usr/share/games/cataclysm-dda"
     things = cataclysm_things(base)
-    for folder, style in TILE_SETS.items():
+    for folder in TILE_SETS:
         told: dict[int, tuple[str, str, str]] = {}
         config = json.loads((base / "gfx" / folder / "tile_config.json").read_text("utf-8"))
         for sheet in config["tiles-new"]:
@@ -343,7 +343,7 @@ def read_cataclysm(root: Path) -> Iterator[Picture]:
             if number in told and min(tile_picture.size) >= 5 and max(tile_picture.size) >= 12:
                 name, description, kind = told[number]
                 sentence = f". {first_sentence(description, 32)}" if description else ""
-                yield Picture(enlarged(tile_picture), f"{style} of {name}, {kind}{sentence}", name.lower())
+                yield Picture(enlarged(tile_picture), f"pixel art of {name}, {kind}{sentence}", name.lower())
 
 
 def sprites_of(value: object) -> list[int]:
@@ -464,10 +464,7 @@ ICON_USES = {
     "actions": "action", "intl": "flag", "stock": "action", "filesystems": "place", "notifications": "status",
     "preferences": "settings", "applets": "applet", "lang": "language",
 }  # fmt: skip
-TILE_SETS = {
-    "UltimateCataclysm": "painted pixel art", "MshockXotto+": "pixel art", "ChibiUltica": "chibi pixel art",
-    "Cuteclysm": "cute pixel art", "BrownLikeBears": "flat pixel art",
-}  # fmt: skip
+TILE_SETS = ("UltimateCataclysm", "MshockXotto+", "ChibiUltica", "Cuteclysm", "BrownLikeBears")
 DRAWN_THINGS = {
     "GENERIC", "TOOL", "ARMOR", "GUN", "GUNMOD", "AMMO", "MAGAZINE", "COMESTIBLE", "BOOK", "CONTAINER", "TOOL_ARMOR",
     "PET_ARMOR", "ENGINE", "WHEEL", "BIONIC_ITEM", "TOOLMOD", "BATTERY", "MONSTER", "terrain", "furniture", "vehicle_part",
@@ -743,7 +740,8 @@ def samples(
             "licence": found.licence or source.licence, "split": split_of(found.name, source.style),
         }  # fmt: skip
         picture = io.BytesIO()
-        square.save(picture, "webp", quality=90, method=4)
+        few_colours = square.getcolors(256) is not None  # as pixel art has: exact is smaller then
+        square.save(picture, "webp", quality=90, method=4, lossless=few_colours)
         yield picture.getvalue(), fields
 
 
