@@ -63,7 +63,8 @@ def words_of(stem: str) -> str:
 
 
 def files_below(folder: Path, *ends: str) -> list[Path]:
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix in ends and path.is_file() and not path.is_symlink()]
+    named = (path for path in sorted(folder.rglob("*")) if path.suffix in ends and not path.name.startswith("."))
+    found = [path for path in named if path.is_file() and not path.is_symlink()]
     if not found:
         raise FileNotFoundError(f"{folder}: expected files {', '.join(ends)}, found none: another version of the package?")
     return found
@@ -413,7 +414,7 @@ def cataclysm_words(things: dict[str, list[dict[str, Any]]], thing: str) -> tupl
 
 def read_crawl(root: Path) -> Iterator[Picture]:
     """Tiles of monsters, things and places by their files' names, and the game's descriptions of them."""
-    source = next(root.glob("crawl-*/crawl-ref/source"), None) or next(path.parent for path in root.rglob("rltiles"))
+    source = next(path.parent for path in root.rglob("rltiles"))
     told = crawl_descriptions(source / "dat/descript")
     for path in files_below(source / "rltiles", ".png"):
         folder = path.parent.relative_to(source / "rltiles").as_posix()
@@ -555,7 +556,7 @@ def unpack_source(name: str, folder: Path, root: Path) -> None:
         index = {"State::lists": lists, "Etc::sourcelist": folder / "sources.list", "Etc::sourceparts": "/dev/null"}
         apt = ["apt-get", *(f"-oDir::{key}={place}" for key, place in index.items())]
         subprocess.run([*apt, "update"], check=True)
-        subprocess.run([*apt, "source", "--download-only", name], cwd=folder, check=True)
+        subprocess.run([*apt, "source", "--download-only", name], cwd=folder, check=False)  # Debian's own part may be gone
     with tarfile.open(next(folder.glob(f"{plain}_*.orig.tar.*"))) as archive:
         archive.extractall(root, filter="data")
 
