@@ -1,6 +1,7 @@
 """What all tests share: a report of the largest errors seen, and the marks."""
 
 import os
+import random
 
 import hypothesis
 import numerics
@@ -9,6 +10,10 @@ import pytest
 # No deadline: on a busy machine or under a sanitizer any example may be slow. The same examples each time.
 hypothesis.settings.register_profile("textok", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("textok")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cases", type=int, metavar="N", help="N cases of each test on each row of kernels, for slow emulators")
 
 
 def pytest_configure(config):
@@ -23,7 +28,21 @@ def pytest_configure(config):
     )
 
 
-def pytest_collection_modifyitems(items):
+def some_cases(items, count):
+    """`count` of each test on each row of kernels, always the same, and the others."""
+    groups = {}
+    for item in items:
+        row = item.callspec.params.get("kernels") if hasattr(item, "callspec") else None
+        groups.setdefault((item.path, item.originalname, row), []).append(item)
+    draw = random.Random(0)
+    drawn = {item for group in groups.values() for item in draw.sample(group, min(count, len(group)))}
+    return [item for item in items if item in drawn], [item for item in items if item not in drawn]
+
+
+def pytest_collection_modifyitems(config, items):
+    if count := config.getoption("--cases"):
+        items[:], others = some_cases(items, count)
+        config.hook.pytest_deselected(items=others)
     if not os.environ.get("TEXTOK_TEST_LARGE"):
         for item in items:
             if item.get_closest_marker("large"):
