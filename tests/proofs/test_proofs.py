@@ -18,6 +18,7 @@ COUNTS = {
     "allocations": 1,
     "flat_memory": 1500,
     "many_threads": 10,
+    "same_bits": 60,
     "address_space": 8,
     "silence": 1,
     "thread_sanitizer": 5,

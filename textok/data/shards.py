@@ -193,7 +193,8 @@ def _too_large(size: int) -> str:
 
 
 def _tar_of(stream: Any) -> Any:
-    return tarfile.TarFile(fileobj=_Headers(stream), mode="r")  # type: ignore[arg-type]  it reads, seeks and tells
+    headers: Any = _Headers(stream)  # it reads, seeks and tells, which is all that is asked of it
+    return tarfile.TarFile(fileobj=headers, mode="r")
 
 
 class _Headers:
