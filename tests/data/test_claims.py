@@ -3,6 +3,7 @@ cannot be used is named, at once and without its memory; all else is read."""
 
 import gzip
 import io
+import json
 import os
 import pickle
 import re
@@ -20,7 +21,7 @@ import pytest
 import textok
 import textok.metrics
 from textok import data
-from textok.data import read_samples
+from textok.data import outputs, read_samples
 
 
 @pytest.mark.parametrize("encoding", ("utf-8", "utf-16", "utf-32"))
@@ -230,3 +231,20 @@ def test_statistics_that_are_none(tmp_path, arrays, reason):
     np.savez(tmp_path / "s.npz", **arrays)
     with pytest.raises(ValueError, match=re.escape(reason)):
         textok.metrics.Statistics.load(tmp_path / "s.npz")
+
+
+def test_labels_that_no_model_has(tmp_path):
+    """Skipped where a label is needed; where not, a number that ADM's file cannot hold leaves its labels out."""
+    labels = {"a": 3, "b": -1, "c": 10**30, "d": True, "e": "4", "f": 2.0, "g": [1]}
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps({"key": key, "label": label}) + "\n" for key, label in labels.items()))
+    skips = []
+    found = [sample.key for sample in read_samples(tmp_path / "l.jsonl", need=("label",), skips=skips)]
+    assert found == ["a", "e"] and [skip.key for skip in skips] == ["b", "c", "d", "f", "g"]
+    assert skips[1].reason == f"expected an integer label from 0 on, got {10**30}"
+    (tmp_path / "part.raw").write_bytes(bytes(192))
+    record = {"file": "part.raw", "bytes": 192, "samples": 1}
+    for label, there in ((3, True), (10**30, False)):
+        rows = [record | {"rows": [["a", {"label": label}]]}]
+        outputs.write_samples(tmp_path, tmp_path, lambda rows=rows: rows, 1)
+        with np.load(tmp_path / outputs.SAMPLES_FILE) as written:
+            assert ("arr_1" in written) is there

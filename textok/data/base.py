@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import arrays
+from ..errors import shown
 from ..pictures.preprocess import decode_picture
 from ..text.templates import TEMPLATES, fill_template
 from .texts import decode_text, printable, text_problem
@@ -255,10 +256,10 @@ def usable(event: Event, need: Iterable[str] = (), field: str = "caption") -> Ev
             reason = f"{lack}; its fields are {', '.join(event.metadata) or 'none'}"
         elif what == "caption" and (problem := text_problem(caption or "")) is not None:
             reason = f"its caption is {problem}"
-        elif what == "label" and type(event.metadata.get("label")) is not int:
+        elif what == "label" and not _is_label(event.metadata.get("label")):
             name = event.metadata.get("class_name")
             named = f", its class is called {name!r}" if isinstance(name, str) else ""
-            reason = f"expected an integer label, got {_short(event.metadata.get('label'))}{named}"
+            reason = f"expected an integer label from 0 on, got {shown(event.metadata.get('label'), 60)}{named}"
             if "label_problem" in event.metadata:
                 reason = f"no label: {event.metadata['label_problem']}"
         else:
@@ -267,9 +268,8 @@ def usable(event: Event, need: Iterable[str] = (), field: str = "caption") -> Ev
     return event
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _is_label(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 31
 
 
 def set_missing(metadata: dict[str, Any], name: str, value: Any) -> None:

@@ -212,7 +212,7 @@ def remove_part(out: Path, record: Mapping[str, Any]) -> None:
 def remove_unfinished(out: Path, work: Path) -> None:
     """The pictures of parts that were in work, finished or not."""
     for path in work.glob(f"*{KEYS}"):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):  # a key may have what else ends lines
             with contextlib.suppress(ValueError):  # a line cut off, whose picture was never written
                 picture_path(out, json.loads(line)).unlink(missing_ok=True)
 
@@ -235,7 +235,7 @@ def write_samples(out: Path, work: Path, records: Callable[[], Iterable[Mapping[
     def labels() -> Iterator[Any]:
         return (metadata.get("label") for record in records() for _, metadata in record["rows"])
 
-    whole = count > 0 and all(type(label) is int for label in labels())
+    whole = count > 0 and all(type(label) is int and -(1 << 63) <= label < 1 << 63 for label in labels())
     with replacing(out / SAMPLES_FILE, work) as part:
         write_archive(part, _pictures(out, records()), count, map(np.int64, labels()) if whole else None)
         with part.open("rb") as file:
