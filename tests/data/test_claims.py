@@ -248,3 +248,16 @@ def test_labels_that_no_model_has(tmp_path):
         outputs.write_samples(tmp_path, tmp_path, lambda rows=rows: rows, 1)
         with np.load(tmp_path / outputs.SAMPLES_FILE) as written:
             assert ("arr_1" in written) is there
+
+
+def test_names_of_any_bytes(tmp_path):
+    """Every picture of a folder comes back or is named, also two of one name that is no text; no two have one key."""
+    picture = b"\x89PNG"  # nothing reads it here
+    names = [b"\xff.png", b"\xff.jpg", b"a.png", b"a.jpg", b"A.png", b"a.b.png", b"a%2Eb.png", b"\n.png", b"\x1b[0m .webp"]
+    for name in (*names, "e\u0301.png".encode(), "é.png".encode(), b"\xed\xa0\x80.png", b"~2.png", b"*.png"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            file.write(picture)
+    skips = []
+    keys = [sample.key for sample in read_samples(tmp_path, skips=skips)]
+    assert len(keys) == len(set(keys)) == 10 and len(keys) + len(skips) == 14
+    assert [skip.source[len(str(tmp_path)) + 1 :] for skip in skips].count(r"\xff.png") == 1

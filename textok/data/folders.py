@@ -327,11 +327,11 @@ def _folder_sample(root: Path, entry: _Entry, classes: _Classes, position: int, 
         key += f"~{entry.number}"
     pictures = _pictures(entry.names)
     source = str(directory / (pictures or entry.names or [entry.missing])[0])
+    for name in pictures[1:] if entry.number == 1 else ():
+        yield Skip(key, str(directory / name), f"a second picture of the name {entry.stem}", position)
     if (problem := text_problem(key)) is not None or not is_plain(key):
         yield Skip(key, source, f"its name is {problem}" if problem else "a name that leads out of its folder", position)
         return
-    for name in pictures[1:] if entry.number == 1 else ():
-        yield Skip(key, str(directory / name), f"a second picture of the name {entry.stem}", position)
     metadata = dict(row or {})
     try:
         for name in entry.names:
