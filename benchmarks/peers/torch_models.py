@@ -19,9 +19,10 @@ def fused_attention(q, k, v, num_heads, key_mask=None):
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-def one_product(self, x, key_mask=None, rows=None):
+def one_product(self, x, key_mask=None, rows=None, angles=None):
     """SelfAttention's forward for quantised layers, whose weight cannot be cut in two: all queries, then the rows' own."""
     q, k, v = self.qkv(x).chunk(3, dim=-1)
+    q, k = modules.rotated(q, angles), modules.rotated(k, angles)
     q = q if rows is None else q[:, rows]
     return self.proj(modules.attention(q, k, v, self.num_heads, key_mask))
 
