@@ -167,12 +167,13 @@ def serve(root, name, case_name, precision, threads):
     call = build(Run(name, case_name, precision), Store(root), int(threads))
     print(json.dumps({"load_s": time.perf_counter() - start, "peak_mib": memory_mib("VmHWM")}), file=answers, flush=True)
     work = case(case_name)
+    clock = time.process_time if os.environ.get("BENCH_CPU_TIME") else time.perf_counter
     for line in sys.stdin:
         request = json.loads(line)
         arrays = inputs(work, request["seed"])
-        start = time.perf_counter()
+        start = clock()
         out = call(arrays)
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         if request["path"]:
             np.save(request["path"], out)
         print(

@@ -11,6 +11,9 @@ compared with the float32 PyTorch reference. Repeats are interleaved (textok, pe
 of its own, so that nothing can be remembered. Results are appended to OUT/results.jsonl unit by unit. Cases are
 explained in `cases.py`, peers and their settings in `peers/`. Needs `pip install '.[bench,viz]'`.
 
+`--cpu-time` counts CPU time, which others' work distorts less: on one CPU, `taskset -c 1 python benchmarks/run.py ...`, so
+that no thread waits for another.
+
 Where others use the machine, `--lock COMMAND` names a command that waits for its turn, then copies its input to its
 output, say 'flock /tmp/machine cat': it runs while something is timed.
 """
@@ -18,6 +21,7 @@ output, say 'flock /tmp/machine cat': it runs while something is timed.
 import argparse
 import fnmatch
 import json
+import os
 import platform
 import shlex
 import statistics
@@ -282,6 +286,8 @@ def run_units(pairs, out, lock, seconds, again=False):
             except Failed as problem:
                 record = {"unit": key(a, b), "failed": str(problem)}
             record |= {"date": time.strftime("%Y-%m-%d %H:%M"), "versions": versions(a.peer, b.peer), **environment()}
+            if "BENCH_CPU_TIME" in os.environ:
+                record["cpu_time"] = True
             with (Path(out) / "results.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
             print(
@@ -314,6 +320,7 @@ def parse(description, argv=None):
     parser.add_argument("--again", action="store_true", help="measure anew what has a result; the last one counts")
     parser.add_argument("--prepare", action="store_true", help="export and quantise, and time nothing")
     parser.add_argument("--report", action="store_true", help="write the report of what is there, and time nothing")
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU time, see above")
     parser.add_argument("--lock", metavar="COMMAND", help="what waits for this machine, see above")
     args = parser.parse_args(argv)
     Path(args.out).mkdir(parents=True, exist_ok=True)
@@ -333,6 +340,8 @@ def chosen(pairs, args):
 def execute(pairs, args):
     """Prepares or measures what the arguments ask for; returns whether there is something new to report."""
     pairs = chosen(pairs, args)
+    if args.cpu_time:
+        os.environ["BENCH_CPU_TIME"] = "1"
     if not pairs:
         raise SystemExit("no unit has that dtype, case and peer")
     if args.prepare:

@@ -298,10 +298,11 @@ def serve(peer, model, dtype, case, out):
     start = time.perf_counter()
     run = globals()[peer](model, dtype, Path(out))
     print(json.dumps({"load_s": time.perf_counter() - start}), file=answers, flush=True)
+    clock = time.process_time if os.environ.get("BENCH_CPU_TIME") else time.perf_counter
     for line in sys.stdin:
-        start = time.perf_counter()
+        start = clock()
         states = run(ids)
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         if line.strip():
             np.save(line.strip(), rows(states, ids))
         print(
@@ -359,6 +360,7 @@ def reference(model, case, out):
 def compare(peer, model, dtype, case, out, seconds, least):
     """One line of results: rounds for so many seconds, at least so many. The answers that are compared warm up."""
     expected, sides, record = reference(model, case, out), [], {"model": model, "case": case, "dtype": dtype, "peer": peer}
+    record |= {"threads": len(os.sched_getaffinity(0)), "cpu_time": "BENCH_CPU_TIME" in os.environ}
     try:
         for name in ("textok", peer):
             sides.append(Peer(name, model, dtype, case, out))
@@ -402,9 +404,12 @@ def main():
     parser.add_argument("--cases", nargs="+", default=("one", "many"), choices=("one", "many"))
     parser.add_argument("--seconds", type=float, default=6, help="of timing a line")
     parser.add_argument("--rounds", type=int, default=4, help="at least so many a line, whatever they take")
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU time: on one CPU (taskset -c 1), where others work")
     parser.add_argument("--prepare", action="store_true", help="convert and export, and time nothing")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.cpu_time:
+        os.environ["BENCH_CPU_TIME"] = "1"
     if args.prepare:
         for model, dtype, peer in itertools.product(args.models, args.dtypes, ("textok", *args.peers)):
             if dtype in PEERS.get(peer, DTYPES):
