@@ -33,7 +33,8 @@ def shown(value: object, most: int = 80) -> str:
 
 def told(text: str, most: int = 120) -> str:
     """A name or a reason from a file for an error message: one line, short, and nothing in it that a terminal obeys."""
-    start = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text[: most + 1]
-    )
-    return start if len(start) <= most else start[: most - 3] + "..."
+    if len(text) > 2 * most:  # a name in a file may have megabytes
+        text = text[:most] + text[-most:]
+    line = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    end = most // 3
+    return line if len(line) <= most else f"{line[: most - end - 3]}...{line[-end:]}"

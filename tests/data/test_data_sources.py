@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from textok.data import open_rows, open_sources, read_adm, read_samples, write_adm, write_shards
+from textok.data import open_rows, open_sources, read_adm, read_samples, shards, write_adm, write_shards
 from textok.data.sources import ArraySource, FolderSource, LineSource, PictureSource, ShardSource, TableSource
 from textok.errors import DataError
 
@@ -214,7 +214,7 @@ def test_a_failing_disk_is_not_damage(tmp_path, monkeypatch, kind):
         raise OSError(errno.EIO, "Input/output error")
 
     if kind == "shard":
-        monkeypatch.setattr(tarfile.ExFileObject, "read", broken)
+        monkeypatch.setattr(shards, "_content", broken)
     else:
         monkeypatch.setattr(pathlib.Path, "read_bytes", broken)
     with pytest.raises(OSError, match=r"Input/output error: '.*(s.tar|p.png)'") as told:
