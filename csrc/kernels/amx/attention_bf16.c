@@ -26,7 +26,8 @@
  * Where |q| |k| bounds a query's scores well, the base follows from the bound and nothing needs to know the maximum. A steep
  * query's is the running maximum, which follows the true one only when that has risen by more than 8. Which of the two is
  * decided query by query, so that a result depends on its q, k and v alone; 32 queries with a steep one among them take the
- * slower way together. Rows whose scores hold NaN or +inf come out as NaN.
+ * slower way together. Rows whose scores hold NaN or +inf come out as NaN. A running maximum is taken off before the factor:
+ * the difference of near scores is exact however large they are, where the sum of their products with an offset would not be.
  *
  * A tile of scores begins at zero, or at its bias: rows of keys and columns of queries whose distance alone counts are a tile
  * whose rows lie one number before each other. Queries with a bias are steep, since the bound knows nothing of it. */
@@ -53,8 +54,8 @@ struct attention {
     __m512 factor;          /* scale log2(e) */
     float longest;          /* |k| at most */
     const float *bias;      /* of the first query with key 0, or NULL */
-    __m512 base[2];         /* steep lanes: the running maximum, others: the bound less TOP - 127 */
-    __m512 offset[2];       /* what turns a score times factor into its place in a float */
+    __m512 base[2];         /* steep lanes: the running maximum of scores, others: 0 */
+    __m512 offset[2];       /* what turns a score less base, times factor, into its place in a float */
     __m512 sum[2];
     __mmask16 steep[2], bad[2];
 };
@@ -141,12 +142,6 @@ static void turn_values(const struct attention *a, const struct tx_attention_bf1
     }
 }
 
-static void set_base(struct attention *a, int g, __m512 base)
-{
-    a->base[g] = base;
-    a->offset[g] = _mm512_sub_ps(_mm512_set1_ps(0x1.8p16f + 127.0f), base);
-}
-
 /* q^T in pairs, and what |q| says about the scores. Lanes without a query are zeros. */
 static void turn_queries(struct attention *a, const struct tx_attention_bf16 *job, size_t q0, size_t rows)
 {
@@ -167,7 +162,10 @@ static void turn_queries(struct attention *a, const struct tx_attention_bf16 *jo
             _mm512_mul_ps(_mm512_sqrt_ps(squares), _mm512_mul_ps(a->factor, _mm512_set1_ps(1.01f * a->longest)));
         const __m512 bound = _mm512_add_ps(size, _mm512_set1_ps(1.0f));
         a->steep[g] = a->bias ? (__mmask16)0xffff : _mm512_cmp_ps_mask(bound, _mm512_set1_ps(STEEP), _CMP_NLE_UQ);
-        set_base(a, (int)g, _mm512_sub_ps(bound, _mm512_set1_ps(TOP - 127)));
+        const __m512 place = _mm512_set1_ps(0x1.8p16f + 127.0f);
+        a->base[g] = _mm512_setzero_ps();
+        a->offset[g] = _mm512_mask_blend_ps(
+            a->steep[g], _mm512_sub_ps(place, _mm512_sub_ps(bound, _mm512_set1_ps(TOP - 127))), place);
         a->sum[g] = _mm512_setzero_ps();
         a->bad[g] = 0;
     }
@@ -272,8 +270,8 @@ static const uint8_t excess[64] __attribute__((aligned(64))) = {
     11, 11, 11, 11, 11, 11, 11, 11, 11, 10, 10, 10, 10, 10, 9, 9, 9, 8, 8, 8, 7, 7, 6, 6, 5, 5, 4, 3, 3, 2, 1, 1,
 };
 
-/* Scores of a piece become probabilities, at `pairs`; `count` of the keys exist. `steep`: scores below the range count as
- * nothing. */
+/* Scores of a piece become probabilities, at `pairs`; `count` of the keys exist. `steep`: there are bases, and scores below the
+ * range count as nothing. */
 TXK_INLINE void soften(struct attention *a, const char *scores, char *pairs, size_t count, const int steep, const int whole)
 {
     const __m512i table = _mm512_load_si512(excess), ones = _mm512_set1_epi16(0x3f80);
@@ -282,12 +280,17 @@ TXK_INLINE void soften(struct attention *a, const char *scores, char *pairs, siz
     const __m512 magic = _mm512_set1_ps(0x1.8p16f), factor = a->factor;
 #pragma GCC unroll 2
     for (int g = 0; g < 2; g++, scores += TILE, pairs += TILE) {
-        const __m512 offset = a->offset[g];
+        const __m512 offset = a->offset[g], base = a->base[g];
         __m512 sum[2] = {a->sum[g], _mm512_setzero_ps()};
 #pragma GCC unroll 8
         for (size_t r = 0; r < PIECE / 2; r++) {
-            __m512 even = _mm512_fmadd_ps(_mm512_load_ps(scores + 128 * r), factor, offset);
-            __m512 odd = _mm512_fmadd_ps(_mm512_load_ps(scores + 128 * r + 64), factor, offset);
+            __m512 even = _mm512_load_ps(scores + 128 * r), odd = _mm512_load_ps(scores + 128 * r + 64);
+            if (steep) {
+                even = _mm512_sub_ps(even, base);
+                odd = _mm512_sub_ps(odd, base);
+            }
+            even = _mm512_fmadd_ps(even, factor, offset);
+            odd = _mm512_fmadd_ps(odd, factor, offset);
             if (steep) {
                 even = _mm512_max_ps(even, magic);
                 odd = _mm512_max_ps(odd, magic);
@@ -326,17 +329,16 @@ static void rebase(struct attention *a, size_t count, int first)
             a->bad[g] |= _mm512_cmp_ps_mask(s, _mm512_set1_ps(INFINITY), _CMP_NLT_UQ);
             max = _mm512_max_ps(max, s);
         }
-        max = _mm512_mul_ps(max, a->factor);
         if (first) {
-            set_base(a, g, _mm512_mask_blend_ps(a->steep[g], a->base[g], max));
+            a->base[g] = _mm512_mask_blend_ps(a->steep[g], a->base[g], max);
             continue;
         }
-        const __mmask16 higher =
-            _mm512_mask_cmp_ps_mask(a->steep[g], max, _mm512_add_ps(a->base[g], _mm512_set1_ps(8.0f)), _CMP_GT_OQ);
+        const __m512 fall = _mm512_mul_ps(_mm512_sub_ps(a->base[g], max), a->factor);
+        const __mmask16 higher = _mm512_mask_cmp_ps_mask(a->steep[g], _mm512_set1_ps(-8.0f), fall, _CMP_GT_OQ);
         if (!higher)
             continue;
-        const __m512 shrink = _mm512_mask_blend_ps(higher, _mm512_set1_ps(1.0f), exp2_f32x16(_mm512_sub_ps(a->base[g], max)));
-        set_base(a, g, _mm512_mask_blend_ps(higher, a->base[g], max));
+        const __m512 shrink = _mm512_mask_blend_ps(higher, _mm512_set1_ps(1.0f), exp2_f32x16(fall));
+        a->base[g] = _mm512_mask_blend_ps(higher, a->base[g], max);
         a->sum[g] = _mm512_mul_ps(a->sum[g], shrink);
         for (size_t d = 0; d < a->outputs * 16; d++) {
             float *o = (float *)(a->out + (d / 16 * 2 + (size_t)g) * TILE + d % 16 * 64);
