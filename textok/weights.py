@@ -182,7 +182,7 @@ def _is_file_name(text: str) -> bool:
 
 def listed(names: list[str]) -> str:
     """The first few of many names, and how many there are."""
-    shown = ", ".join(told(name, 160) for name in names[:5])
+    shown = ", ".join(told(name) for name in names[:5])
     return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown}{', ...' if len(names) > 5 else ''})"
 
 
