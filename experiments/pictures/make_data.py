@@ -275,10 +275,15 @@ def wesnoth_units(data: Path) -> dict[str, tuple[str, str, str]]:
     return found
 
 
+def seen_box(picture: Image.Image) -> tuple[int, int, int, int] | None:
+    """What is seen of an RGBA picture: left, top, right, bottom; None where nothing is."""
+    return picture.getchannel("A").point(lambda value: 255 * (value > 8)).getbbox()
+
+
 def enlarged(picture: Image.Image) -> Image.Image:
     """Pixel art cut to what is seen, each pixel a whole number of pixels: as large as SIDE takes it."""
     picture = picture.convert("RGBA")
-    seen = picture.getchannel("A").point(lambda value: 255 * (value > 8)).getbbox()
+    seen = seen_box(picture)
     if seen is None:
         return picture
     picture = picture.crop(seen)
@@ -336,15 +341,17 @@ def read_cataclysm(root: Path) -> Iterator[Picture]:
                     if about := cataclysm_words(things, thing.removeprefix("vp_")):
                         many = about[2] not in ("terrain", "vehicle part")
                         for sprite in sprites_of(tile.get("fg"))[: 3 if many else 1]:
-                            if (bool(about[1]), -len(about[0])) > (
-                                (bool(told[sprite][1]), -len(told[sprite][0])) if sprite in told else (False, -999)
-                            ):
-                                told[sprite] = about
+                            told[sprite] = max(told.get(sprite, about), about, key=how_telling)
         for number, tile_picture in cataclysm_sprites(base / "gfx" / folder, config):
             if number in told and min(tile_picture.size) >= 5 and max(tile_picture.size) >= 12:
                 name, description, kind = told[number]
                 sentence = f". {first_sentence(description, 32)}" if description else ""
                 yield Picture(enlarged(tile_picture), f"pixel art of {name}, {kind}{sentence}", name.lower())
+
+
+def how_telling(about: tuple[str, str, str]) -> tuple[bool, int]:
+    """More for a (name, description, kind) with a description, and then for a short name."""
+    return bool(about[1]), -len(about[0])
 
 
 def sprites_of(value: object) -> list[int]:
@@ -369,7 +376,7 @@ def cataclysm_sprites(folder: Path, config: dict[str, Any]) -> Iterator[tuple[in
         for number in range(columns * rows):
             left, top = number % columns * width, number // columns * height
             sprite = pixels.crop((left, top, left + width, top + height))
-            if seen := sprite.getchannel("A").point(lambda value: 255 * (value > 8)).getbbox():
+            if seen := seen_box(sprite):
                 yield first + number, sprite.crop(seen)
         first += columns * rows
 
@@ -585,7 +592,7 @@ def rendered(drawing: str, width: int) -> Image.Image:
 
 def on_white(image: Image.Image) -> Image.Image | None:
     """What is seen of an RGBA picture, in the middle of a white square of SIDE; None where nothing is."""
-    seen = image.getchannel("A").point(lambda value: 255 * (value > 8)).getbbox()
+    seen = seen_box(image)
     if seen is None:
         return None
     image = image.crop(seen)

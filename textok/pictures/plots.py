@@ -35,11 +35,16 @@ def axes(ax: "Axes | None", width: float, height: float) -> "Axes":
     return figure.add_subplot()
 
 
+def _some_pictures(pictures: U8, name: str) -> U8:
+    pictures = arrays.view(pictures, name)
+    if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8 or not pictures.size:
+        raise ValueError(f"{name}: expected uint8 [B, H, W, 3], all at least 1, got {arrays.describe(pictures)}")
+    return pictures
+
+
 def mosaic(pictures: U8, columns: int = 8, gap: int = 2) -> U8:
     """Pictures uint8 [B,H,W,3] side by side on white, uint8 [h,w,3], without matplotlib."""
-    pictures = arrays.view(pictures, "pictures")
-    if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8 or not pictures.size:
-        raise ValueError(f"pictures: expected uint8 [B, H, W, 3], all at least 1, got {arrays.describe(pictures)}")
+    pictures = _some_pictures(pictures, "pictures")
     columns = min(arrays.whole(columns, "columns", 1, 1000), len(pictures))
     rows, (height, width) = -(-len(pictures) // columns), pictures.shape[1:3]
     result = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
@@ -89,9 +94,7 @@ def reconstructions(originals: U8, sets: Mapping[str, U8], names: Sequence[str] 
     `sets` maps a name to pictures of the originals' shape, uint8 [B,H,W,3]; `names` stand left of the rows.
     """
     arrays.instance(sets, "sets", Mapping, "a dict of pictures by name")
-    originals = arrays.view(originals, "originals")
-    if originals.ndim != 4 or originals.shape[3] != 3 or originals.dtype != np.uint8 or not originals.size:
-        raise ValueError(f"originals: expected uint8 [B, H, W, 3], all at least 1, got {arrays.describe(originals)}")
+    originals = _some_pictures(originals, "originals")
     sets = {name: arrays.view(pictures, f"sets[{name!r}]") for name, pictures in sets.items()}
     for name, pictures in sets.items():
         if pictures.shape != originals.shape:
