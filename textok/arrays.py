@@ -224,7 +224,8 @@ def number(value: Any, name: str, low: float, high: float) -> float:
     """A Python float from low to high; NaN is a ValueError, bools and strings are TypeErrors."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__} {value!r}")
-    if not low <= value <= high:  # type: ignore[operator]  # before it becomes a float, which a number of hundreds of digits cannot
+    # Before it becomes a float, which a number of hundreds of digits cannot.
+    if not low <= value <= high:  # type: ignore[operator]
         raise ValueError(f"{name}: expected {low:g} to {high:g}, got {shown(value)}")
     return float(value)
 

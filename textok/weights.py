@@ -139,7 +139,8 @@ def open_tensors(folder: Path) -> dict[str, TensorFile]:
 # The files of weights in a folder: of diffusers, of the hub's mixin, of open_clip, of transformers.
 _CHOICES = ("diffusion_pytorch_model", "model", "open_clip_model", "open_clip_pytorch_model", "pytorch_model")
 _CHOICE = re.compile(
-    rf"(?P<stem>{'|'.join(_CHOICES)})(?P<variant>\.\w+)?\.(?P<kind>safetensors|bin)(?P<index>\.index(?P<index_variant>\.\w+)?\.json)?"
+    rf"(?P<stem>{'|'.join(_CHOICES)})(?P<variant>\.\w+)?\.(?P<kind>safetensors|bin)"
+    r"(?P<index>\.index(?P<index_variant>\.\w+)?\.json)?"
 )
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pictures' models in ten minutes of one GPU: a TexTok, then the text-to-image DiT on its tokens, as int8 models below 16 MiB.
+# The pictures' models in ten minutes of one GPU: a TexTok, then the text-to-image DiT on its tokens; int8, below 16 MiB each.
 #
 #   python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz       beforehand, anywhere
 #   bash experiments/pictures/gpu.sh pictures64.tar.gz OUT [MINUTES of the tokenizer] [MINUTES of the generator]

@@ -73,8 +73,8 @@ int main(int argc, char **argv)
     if (!kernels || tx_model_open(&textok, kernels, TX_MODEL_TEXTOK, TX_BOTH_SIDES, TX_BF16, &config, &err) != TX_OK ||
         tx_model_load(textok, get, textok, 2, &err) != TX_OK)
         return 2;
-    config = (union tx_model_config){.dit = {.num_tokens = TOKENS, .in_channels = CHANNELS, .num_classes = 9, .time_freq_dim = 16,
-        .patch_size = 1, .learn_sigma = 1, .norm_eps = 1e-6, .body = side}};
+    config = (union tx_model_config){.dit = {.num_tokens = TOKENS, .in_channels = CHANNELS, .num_classes = 9,
+        .time_freq_dim = 16, .patch_size = 1, .learn_sigma = 1, .norm_eps = 1e-6, .body = side}};
     if (tx_model_open(&dit, kernels, TX_MODEL_DIT, TX_BOTH_SIDES, TX_F32, &config, &err) != TX_OK ||
         tx_model_load(dit, get, dit, 2, &err) != TX_OK)
         return 2;

@@ -113,7 +113,8 @@ class Segment:
             raise DataError(f"{self.data_path}: expected {start + size} bytes or more, got {there}; the file was cut")
         if start + size > len(self._data):
             self._data = np.memmap(self.data_path, np.uint8, "r", shape=(there,))
-        view = memoryview(self._data)[start : start + size]  # type: ignore[arg-type]  # NumPy's stubs hide that arrays are buffers
+        # NumPy's stubs hide that arrays are buffers.
+        view = memoryview(self._data)[start : start + size]  # type: ignore[arg-type]
         if zlib.crc32(view) != record["crc"]:
             raise DataError(f"{self.data_path}, entry {row}: its checksum does not fit, the file was changed or damaged")
         return view[:payload], view[payload:]
