@@ -4,8 +4,7 @@
     python experiments/pictures/pack.py ... --out eighth.tar --limit 500 --share 0.125      captions of an eighth to read from
     python experiments/pictures/pack.py ... --out measured.tar --limit 500 --styles         for experiments/emoji/claim.py
 
-Of both folders what README.md says is trained on, and the test pictures (marked so), WebP at quality 90. Sources of which a
-training is to see more are in it several times, under other keys: a shard has no weights.
+Of both folders what README.md says is trained on, and the test pictures (marked so), WebP at quality 90.
 """
 
 import argparse
@@ -22,7 +21,6 @@ from textok.data.sources import open_sources
 from textok.train import data
 
 HERE = Path(__file__).parent
-TIMES = {"emoji": 3, "openclipart": 2, "pysiogame": 2}
 LEFT_OUT = {"cdda", "crawl", "fugue"}  # small pixel art: its blocks would be learnt
 STYLES = {"emojione", "sweethome3d"}  # that no training reads
 FIELDS = ("caption", "caption_name", "caption_long", "label", "source")
@@ -46,14 +44,7 @@ def split_of(key, fields, lists, share):
     return "train" if chance(key, "share ") < share else None
 
 
-def copies(key, fields, split):
-    """(key, fields) of each time that a sample is in the shard; tests once."""
-    told = {name: fields[name] for name in FIELDS if fields.get(name) is not None} | {"split": split}
-    for number in range(TIMES.get(fields["source"], 1) if split == "train" else 1):
-        yield (f"{key}-{number + 1}" if number else key), told
-
-
-def write(folders, out, size, splits, share):
+def write(folders, out, size, splits, share, only=()):
     """Write the shard `out` of {source or "": folder} with pictures of `splits`; returns how many are in it."""
     lists = {name: set((HERE / f"{name}.txt").read_text().split()) for name in ("test", "style", "left_out")}
     count = 0
@@ -63,20 +54,20 @@ def write(folders, out, size, splits, share):
             for sample, _ in tqdm(events, desc=str(folder), disable=None):
                 fields = dict(sample.metadata) | ({"source": source} if source else {})
                 split = split_of(sample.key, fields, lists, share)
-                if split not in splits:
+                if split not in splits or (only and fields["source"] not in only):
                     continue
                 pixels = data.decode(sample, size)
                 if isinstance(pixels, str):
                     raise ValueError(f"{sample.source}: {sample.key}: {pixels}")
                 picture = io.BytesIO()
                 Image.fromarray(pixels).save(picture, "webp", quality=90, method=4)
-                for key, told in copies(sample.key, fields, split):
-                    parts = {"webp": picture.getvalue(), "json": json.dumps(told, separators=(",", ":")).encode()}
-                    for kind, content in parts.items():
-                        member = tarfile.TarInfo(f"{key}.{kind}")
-                        member.size = len(content)
-                        tar.addfile(member, io.BytesIO(content))
-                    count += 1
+                told = {name: fields[name] for name in FIELDS if fields.get(name) is not None} | {"split": split}
+                parts = {"webp": picture.getvalue(), "json": json.dumps(told, separators=(",", ":")).encode()}
+                for kind, content in parts.items():
+                    member = tarfile.TarInfo(f"{sample.key}.{kind}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+                count += 1
     return count
 
 
@@ -88,10 +79,11 @@ def main():
     top.add_argument("--size", type=int, default=64)
     top.add_argument("--limit", type=float, default=64, help="MiB that it may have (default: %(default)s)")
     top.add_argument("--share", type=float, default=1.0, help="of the training pictures, by a hash (default: all)")
+    top.add_argument("--only", action="append", default=[], metavar="SOURCE", help="again for each source (default: all)")
     top.add_argument("--styles", action="store_true", help="also the test pictures of styles that no training reads")
     args = top.parse_args()
     splits = {"train", "test"} | ({"style"} if args.styles else set())
-    count = write({"": args.pictures, "emoji": args.emoji}, args.out, args.size, splits, args.share)
+    count = write({"": args.pictures, "emoji": args.emoji}, args.out, args.size, splits, args.share, args.only)
     size = args.out.stat().st_size / 2**20
     print(f"{args.out}: {count} samples, {size:.1f} MiB")
     if size > args.limit:

@@ -22,7 +22,7 @@ from textok import ConfigError, TextEncoder, TexTok, metrics
 from textok.cli import main
 from textok.text.embedding_store import EmbeddingStore
 from textok.train import config as configs
-from textok.train import export, loop
+from textok.train import data, export, loop
 from textok.train import image_tokenizer as tokenizer
 
 
@@ -384,6 +384,30 @@ def test_a_training_begins_with_a_model_that_there_is(config, tmp_path):
     (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "dit"}))
     with pytest.raises(ValueError, match="run.init: expected a model of type 'textok', got .*, which is 'dit'"):
         build(config, tmp_path / "wrong", f"run.init={tmp_path / 'model'}")
+
+
+def test_frozen_parts_keep_their_weights(config, tmp_path):
+    """Of a TexTok the tokenizer, so that its latents stay; in the moving average, too. Parts that are none are refused."""
+    run = build(config, tmp_path / "run", "optim.frozen=['tokenizer']", "optim.weight_decay=0.5", "run.steps=2")
+    before = {name: value.clone() for name, value in run.task.model.named_parameters()}
+    run.train()
+    after = run.task.trainees["model"].averaged()
+    moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {"detokenizer"}
+    for parts, told in [("['tokeniser']", "a part of the model"), ("['tokenizer','detokenizer']", "some part that is trained")]:
+        with pytest.raises(ValueError, match=f"optim.frozen: expected {told}"):
+            build(config, tmp_path / "none", f"optim.frozen={parts}")
+
+
+def test_sources_have_weights(config, tmp_path):
+    """An epoch has each picture as often as its source has weight; a source that is nowhere is refused."""
+    records = [{"source": name} for name in "aabc"] + [{}]
+    rows = np.array([0, 1, 2, 3, 4])
+    assert data.weighted(records, rows, {"b": 3, "c": 0}).tolist() == [0, 1, 2, 2, 2, 4]
+    with pytest.raises(ValueError, match=r"data.weights: expected sources of the training pictures .*, got 'd'"):
+        data.weighted(records, rows, {"d": 1})
+    with pytest.raises(ValueError, match=r"data.weights.b: expected a whole number, 0 or more, got -1"):
+        build(config, tmp_path / "none", "data.weights={b=-1}")
 
 
 def test_a_training_begins_with_the_part_of_a_pipeline():

@@ -28,7 +28,8 @@ def keys() -> str:
     kinds |= {"gan": config.GanSettings, "latents": config.LatentSettings, "diffusion": config.DiffusionSettings}
     lines = []
     for section, kind in kinds.items():
-        fields = [f"{f.name}={toml(f.default)}" for f in dataclasses.fields(kind)]
+        given = kind()
+        fields = [f"{f.name}={toml(getattr(given, f.name))}" for f in dataclasses.fields(kind)]
         head = f"  {section + '.':<11}"
         lines += textwrap.wrap(
             " ".join(fields), 110, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False,

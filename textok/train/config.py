@@ -15,7 +15,7 @@ import os
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,7 +76,8 @@ class DataSettings:
         and previews, which ones by a hash of their keys; 0: none.
         `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
         with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
-        pictures; not where captions name left and right.
+        pictures; not where captions name left and right. `weights`: how many times an epoch has each picture of a source, by
+        the field "source" of its metadata; 0 leaves it out of training, and sources without a weight have 1.
     """
 
     paths: tuple[str, ...] = ()
@@ -93,6 +94,7 @@ class DataSettings:
     near: int = 0
     index: str = ""
     flip: bool = False
+    weights: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:
@@ -118,7 +120,8 @@ class OptimSettings:
     `kind`: "adam", "adamw" or "muon" (Muon for matrices inside blocks, AdamW for the rest). `schedule`: "cosine" (to `floor`
     times the peak), "trapezoid" (constant, then linear to zero over the last `decay` of the run) or "constant", each after
     `warmup`. `clip`: largest norm of all gradients together (0: no clipping). `ema`: decay of the moving average that is kept
-    as the model.
+    as the model. `frozen`: parts of the model that keep their weights, by how the names of their tensors begin: with
+    "tokenizer" a detokenizer is trained on, and the latents that a generator was trained on stay what they are.
     """
 
     kind: str = "adam"
@@ -131,6 +134,7 @@ class OptimSettings:
     floor: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass
@@ -243,6 +247,10 @@ def check(where: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, str):
             raise fail(where, "a string", value)
         return value
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise fail(where, "a table of names and numbers, {name = 2}", value)
+        return {name: check(f"{where}.{name}", v, typing.get_args(kind)[1]) for name, v in value.items()}
     if typing.get_origin(kind) in (tuple, list):
         if isinstance(value, str) and typing.get_args(kind)[0] is str:
             value = [value]

@@ -340,6 +340,18 @@ def keep_tests(records: list[dict[str, Any]], share: float) -> None:
     LOG.info("no picture is marked as test: %d of %d are kept for tests (data.test_share)", len(kept), len(records))
 
 
+def weighted(records: Sequence[Mapping[str, Any]], rows: I64, weights: Mapping[str, int]) -> I64:
+    """`rows` with each as often as the source of its picture has weight (1 where it is not named); a ConfigError for the name
+    of no source.
+    """
+    sources = [records[row].get("source", "") for row in rows]
+    for name in weights:
+        if name not in sources:
+            found = ", ".join(sorted({str(source) for source in sources})[:20])
+            raise ConfigError(f"data.weights: expected sources of the training pictures ({found}), got {name!r}")
+    return np.repeat(rows, [weights.get(source, 1) for source in sources])
+
+
 def load(
     paths: Paths,
     caption: str = "caption_long",

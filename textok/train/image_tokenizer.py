@@ -131,7 +131,7 @@ class Pictures:
                 raise ConfigError(f"model.text_dim: expected that of the embeddings, {width}, got {model_config['text_dim']}")
             named = EncoderUse.of(model_config["text_encoder"])
             self.text_encoder = agreed_use(named, data.encoder_of(self.texts))
-        self.train = self.pairs.rows("train")
+        self.train = data.weighted(self.pairs.records, self.pairs.rows("train"), settings.weights)
         self.batches = data.Batches(lengths[self.train], batch_size, seed, near=settings.near or None)
         self.labels: Tensor | None = None
         if reads and model_config["text_source"] == "class":
@@ -227,6 +227,7 @@ class TokenizerTask:
                 warmup=gan.warmup,
                 weight_decay=0.0,
                 ema=0.0,
+                frozen=(),
             )
             self.trainees["discriminator"] = Trainee(self.discriminator, settings, steps, self.judge_start)
             self.lecam = losses.LeCam(gan.lecam_decay).to(device)
@@ -292,8 +293,9 @@ class TokenizerTask:
         if kl:
             divergence = losses.kl_to_normal(*moments.float().chunk(2, dim=-1))
             values["kl"] = divergence.detach()
-            ends.append(divergence)
-            slopes.append(torch.tensor(self.config.loss.kl * share, device=self.device))
+            if divergence.requires_grad:  # not of a frozen tokenizer
+                ends.append(divergence)
+                slopes.append(torch.tensor(self.config.loss.kl * share, device=self.device))
         torch.autograd.backward(ends, slopes)
         if self.position >= self.judge_start:
             self.discriminator_backward(step, images, leaf.detach(), share, values)

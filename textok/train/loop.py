@@ -31,7 +31,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -42,7 +42,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import TextokError
+from ..errors import ConfigError, TextokError
 from ..files import clear_unfinished, replacing, write_json
 from ..text.templates import checked_template
 from . import config as configs
@@ -113,6 +113,19 @@ class Devices:
                 time.sleep(LOOK_SECONDS)
 
 
+def freeze(model: nn.Module, parts: Iterable[str]) -> None:
+    """Lets the tensors of `parts`, "tokenizer" or "detokenizer.blocks", keep their values; a ConfigError for a part of none."""
+    for part in parts:
+        held = [p for name, p in model.named_parameters() if f"{name}.".startswith(f"{part}.")]
+        if not held:
+            known = ", ".join(name for name, _ in model.named_children())
+            raise ConfigError(f"optim.frozen: expected a part of the model ({known}, or of these), got {part!r}")
+        for parameter in held:
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(f"optim.frozen: expected some part that is trained, got {', '.join(parts)}, which is all of it")
+
+
 class Trainee:
     """A model, its optimisers and their rate; with `ema` above 0 a moving average of its weights.
 
@@ -121,6 +134,7 @@ class Trainee:
 
     def __init__(self, model: nn.Module, settings: OptimSettings, steps: int, start: int = 0) -> None:
         self.model, self.settings, self.steps, self.start = model, settings, steps, start
+        freeze(model, settings.frozen)
         self.optimisers = build_optimisers(model, settings.kind, settings.lr, settings.betas, settings.weight_decay)
         self.ema = Ema(model, settings.ema) if settings.ema > 0 else None
         self.norm = math.nan
