@@ -34,6 +34,7 @@ PEERS = {
     "openvino": DTYPES,
     "ctranslate2": ("float32", "int8"),
 }
+PAUSE = 0.3  # seconds before a call: threads of the peer before may spin so long, waiting for more work
 # Relative RMS difference from PyTorch's float32 above which a peer does not do the same work.
 LIMITS = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.4}
 VOCABULARY = 30000
@@ -374,7 +375,7 @@ def compare(peer, model, dtype, case, out, seconds, least):
         times, start = ([], []), time.monotonic()
         while len(times[0]) < least or (len(times[0]) < 30 and time.monotonic() - start < seconds):
             for side, found in zip(sides, times, strict=True):
-                time.sleep(0.02)
+                time.sleep(PAUSE)
                 found.append(side.ask())
         for name, side, found in zip(("textok", peer), sides, times, strict=True):
             record[name] |= {
