@@ -15,6 +15,7 @@ from pathlib import Path
 # The share of the machine that other programs may take while a unit is timed; one above it is done anew in the next run.
 DISTURBED = 0.1
 HERE = Path(__file__).resolve().parent
+PAUSE = 0.3  # seconds before a call: ONNX Runtime's threads spin for about that long, waiting for more work
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ def busy_seconds():
     """CPU time that the machine has spent on anything."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def clock():
+    """Seconds of whatever is counted: by the wall, or of CPU where BENCH_CPU_TIME is set."""
+    return time.process_time() if os.environ.get("BENCH_CPU_TIME") else time.perf_counter()
 
 
 class Failed(Exception):
@@ -167,7 +173,6 @@ def serve(root, name, case_name, precision, threads):
     call = build(Run(name, case_name, precision), Store(root), int(threads))
     print(json.dumps({"load_s": time.perf_counter() - start, "peak_mib": memory_mib("VmHWM")}), file=answers, flush=True)
     work = case(case_name)
-    clock = time.process_time if os.environ.get("BENCH_CPU_TIME") else time.perf_counter
     for line in sys.stdin:
         request = json.loads(line)
         arrays = inputs(work, request["seed"])

