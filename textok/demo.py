@@ -23,7 +23,7 @@ from .pictures.sheets import Entry, contact_sheet
 from .pipeline import Pipeline
 from .pipeline_result import PipelineResult
 from .progress import progress_bar
-from .text.caption_store import CaptionStore
+from .text.caption_store import CAPTIONS_FILE, CaptionStore, read_records
 
 U8 = NDArray[np.uint8]
 
@@ -52,7 +52,8 @@ class HeldOut:
     @classmethod
     def load(cls) -> "HeldOut":
         folder = bundled.data_folder(bundled.HELD_OUT)
-        captions = CaptionStore.from_folder(folder)
+        records = read_records(folder / CAPTIONS_FILE)
+        captions = CaptionStore.from_embeddings(records, CaptionStore.from_folder(bundled.data_folder("emoji") / "captions"))
         images, pca = (_pictures(folder / name) for name in ("images.npz", "pca.npz"))
         numbers = files.read_json(folder / "scores.json", WeightsError)["pca"]["numbers"]
         if not len(images) == len(pca) == len(captions):
@@ -172,8 +173,7 @@ def show(
     say(f"{len(result)} of your captions, {time.perf_counter() - start:.1f} s in all:")
     for path, caption in zip([*paths, sheet], [*captions, "all, with their captions"]):
         say(f"  {path}  {caption}")
-    say("The model is small and was trained on long captions of emoji, such as")
-    say('  "A flat Noto emoji of red apple (food & drink, food fruit): apple, fruit, red."')
+    say("The model is small: it was trained for hours of one CPU core on pictures of things, and their captions.")
     return [*paths, sheet]
 
 

@@ -2,9 +2,9 @@
 
     python experiments/emoji/make_bundle.py --runs RUNS [--out textok/models]
 
-Takes the runs `textok`, `baseline`, `dit` and `dit-t2i` of `textok train` in RUNS, writes OUT/emoji-NAME, and beside them the
-pipelines `emoji` (with captions for every class) and `emoji-t2i`, and `emoji-heldout`: test pictures with their captions, the
-PCA baseline's pictures and every model's scores.
+Takes the runs `textok`, `baseline` and `dit` of `textok train` in RUNS, writes OUT/emoji-NAME, and beside them the pipeline
+`emoji` with captions for every class, and `emoji-heldout`: test pictures with their captions (whose embeddings are among those
+of `emoji`), the PCA baseline's pictures and every model's scores.
 """
 
 import argparse
@@ -18,12 +18,12 @@ import textok
 from textok import metrics
 from textok.files import write_json
 from textok.train import data
-from textok.train.export import STORAGES, export_run, pack, save_tensors, unpack
+from textok.train.export import STORAGES, export_run, pack, save_tensors, to_int8, unpack
 from textok.train.loop import CONFIG_FILE
 
 HERE = Path(__file__).parent
 HELD_OUT = 64
-RUNS = {"textok": "textok", "baseline": "textok", "dit": "dit", "dit-t2i": "dit"}  # run -> model_type
+RUNS = {"textok": "textok", "baseline": "textok", "dit": "dit"}  # run -> model_type
 
 
 def write_jsonl(path, rows):
@@ -32,10 +32,11 @@ def write_jsonl(path, rows):
 
 
 def save_captions(folder, rows, embeddings):
-    """captions.jsonl, and the real tokens of all captions end to end with the offsets [n+1] of each."""
+    """captions.jsonl, and the real tokens of all captions end to end, in int8 with scales, with the offsets [n+1] of each."""
     store = data.TextStore.join(embeddings)
+    tokens, scales = to_int8(store.tokens.astype(np.float32))
     write_jsonl(folder / "captions.jsonl", rows)
-    save_tensors(folder / "embeddings.safetensors", {"tokens": store.tokens, "offsets": store.offsets})
+    save_tensors(folder / "embeddings.safetensors", {"tokens": tokens, "scales": scales, "offsets": store.offsets})
 
 
 def caption_row(record, label_names):
@@ -89,7 +90,7 @@ def tokenizer_scores(config, weights, packed, pairs, texts):
 
 
 def export_models(args, pairs, texts):
-    """The four model folders; their scores and histories. Without `--scores` the tokenizers keep those of the last export."""
+    """The three model folders; their scores and histories. Without `--scores` the tokenizers keep those of the last export."""
     file = args.out / "emoji-heldout" / "scores.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     told = {}
@@ -107,10 +108,11 @@ def export_models(args, pairs, texts):
 
 
 def export_captions(args, pairs, texts, label_names):
-    """The pipelines, and a caption for every class."""
+    """The pipeline, and a caption for every class: that of its held-out picture, where it has one."""
     test = pairs.rows("test")
-    rows = [caption_row(pairs.records[i], label_names) for i in pick_by_class(pairs, test)]
-    places = {row["label"]: i for row, i in zip(rows, pick_by_class(pairs, test), strict=True)}
+    picked = {pairs.records[i]["label"]: i for i in [*pick_by_class(pairs, test), *pick_by_class(pairs, test, HELD_OUT)]}
+    rows = [caption_row(pairs.records[i], label_names) for i in picked.values()]
+    places = {row["label"]: i for row, i in zip(rows, picked.values(), strict=True)}
     rows += [caption_from_name(k, name) for k, name in enumerate(label_names) if k not in places]
     rows.sort(key=lambda row: row["label"])
     made = [row["caption"] for row in rows if row["source"] == "name"]
@@ -119,19 +121,16 @@ def export_captions(args, pairs, texts, label_names):
     save_captions(args.out / "emoji" / "captions", rows, embeddings)
     index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit", "captions": "captions"}
     write_json(args.out / "emoji" / "model_index.json", index)
-    index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit-t2i"}
-    (args.out / "emoji-t2i").mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "emoji-t2i" / "model_index.json", index)
 
 
-def export_held_out(args, pairs, texts, label_names, told):
+def export_held_out(args, pairs, label_names, told):
     """Test pictures with their captions, what PCA of as many numbers as TexTok's makes of them, and all scores."""
     folder = args.out / "emoji-heldout"
     config = json.loads((args.out / "emoji-textok" / CONFIG_FILE).read_text())
     numbers = config["num_latent_tokens"] * config["latent_dim"]
     train, test = pairs.rows("train"), pairs.rows("test")
     rows = np.array(pick_by_class(pairs, test, HELD_OUT))
-    save_captions(folder, [caption_row(pairs.records[i], label_names) for i in rows], [texts.row(i) for i in rows])
+    write_jsonl(folder / "captions.jsonl", [caption_row(pairs.records[i], label_names) for i in rows])
     np.savez_compressed(folder / "images.npz", images=pairs.images[rows])
     mean, directions = fit_pca(pairs.images[train], numbers)
     np.savez_compressed(folder / "pca.npz", images=pca_pictures(pairs.images[rows], mean, directions))
@@ -146,7 +145,7 @@ def bundle(args):
     label_names = json.loads(args.labels.read_text())
     told = export_models(args, pairs, texts)
     export_captions(args, pairs, texts, label_names)
-    export_held_out(args, pairs, texts, label_names, told)
+    export_held_out(args, pairs, label_names, told)
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"{size / 1e6:.1f} MB in {args.out}")
 

@@ -1,13 +1,13 @@
 """How few steps are enough: distance of samples from real pictures against network evaluations, for each solver.
 
     python experiments/emoji/steps.py --work WORK            measures what is missing in WORK; killed, it goes on
-    python experiments/emoji/steps.py --work WORK --figures  writes results/steps.csv, .png and steps-CONDITION.json
+    python experiments/emoji/steps.py --work WORK --figures  writes results/steps.csv, .png and steps-class.json
 
-The bundled pipelines: `emoji` makes pictures of classes as frequent as in all the data, `emoji-t2i` one of each caption of both
-test sets. Every setting gets the same labels or captions and start noise of a seed. Distances are KID (unbiased, whole sets;
-errors by the jackknife over parts of a seed's pictures) and the Frechet distance, between features of EfficientNet-Lite0 at
-128 x 128 (a stand-in for Inception-v3) of the samples and of the real pictures: all there are for classes, those of the test
-sets for captions.
+The bundled pipeline `emoji` makes pictures of classes as frequent as in all the data. Every setting gets the same labels and
+start noise of a seed. Distances are KID (unbiased, whole sets; errors by the jackknife over parts of a seed's pictures) and the
+Frechet distance, between features of EfficientNet-Lite0 at 128 x 128 (a stand-in for Inception-v3) of the samples and of all
+real pictures. What results/ has of captions is of the text-to-image DiT that was bundled until 2026-11-29, one picture of each
+caption of both test sets; today's predicts a velocity, see experiments/pictures.
 
 An evaluation is one run of the network for one picture; a guided step takes two. The guidance interval is that of Kynkaanniemi
 et al. (2024), noise levels 0.28 to 2.9, carried over to this DiT's timesteps.
@@ -32,8 +32,7 @@ from textok.schedules import cumulative_alphas
 NETWORK = "efficientnet-lite0@128"
 SIGMAS = (0.28, 2.9)
 PARTS = 16  # of a seed's pictures, each left out in turn
-PIPELINES = {"class": "emoji", "text": "emoji-t2i"}
-DITS = {"class": "emoji-dit", "text": "emoji-dit-t2i"}
+PIPELINE, MODELS = "emoji", ("emoji-dit", "emoji-textok")
 
 
 @dataclass(frozen=True)
@@ -72,23 +71,16 @@ def interval_of(config):
     return int(inside[0]), int(inside[-1])
 
 
-def check_models(work, names):
+def check_models(work):
     """WORK belongs to the models it was begun with."""
     from textok import bundled
     from textok.networks.base import file_hash
 
-    models = {name: file_hash(bundled.FOLDER / name / "model.safetensors") for name in names}
+    models = {name: file_hash(bundled.FOLDER / name / "model.safetensors") for name in MODELS}
     path = work / "models.json"
     if path.is_file() and json.loads(path.read_text()) != models:
         raise SystemExit(f"{path}: begun with other bundled models; take another folder for --work")
     path.write_text(json.dumps(models))
-
-
-def real_rows(condition, emoji):
-    """Of the pictures that samples are compared with, and whose labels or captions they get."""
-    if condition == "class":
-        return np.arange(len(emoji.labels))
-    return np.concatenate([emoji.splits["concept"], emoji.splits["pair"]])
 
 
 def save(path, **arrays):
@@ -97,7 +89,7 @@ def save(path, **arrays):
     os.replace(part, path)
 
 
-def measure(setting, seed, count, pipeline, network, work, condition):
+def measure(setting, seed, labels, pipeline, network, work):
     """Samples, their features and the time they took, kept in WORK."""
     path = work / f"seed{seed}-{setting.name}.npz"
     if path.is_file():
@@ -109,13 +101,13 @@ def measure(setting, seed, count, pipeline, network, work, condition):
     calls = settings.guidance(pipeline.dit.config, settings.schedule(pipeline.dit.config))
     start = time.process_time()
     result = pipeline(
-        **condition(seed, count), seed=seed, steps=setting.steps, solver=setting.solver,
+        labels=labels, seed=seed, steps=setting.steps, solver=setting.solver,
         guidance_scale=setting.guidance_scale, guidance_interval=interval,
     )  # fmt: skip
     seconds = time.process_time() - start
     features = network(result.images).features
     evaluations = int(len(calls) + (calls != 1).sum())
-    save(path, features=features.astype(np.float16), seconds=seconds, evaluations=evaluations, count=count)
+    save(path, features=features.astype(np.float16), seconds=seconds, evaluations=evaluations, count=len(labels))
     print(f"seed {seed} {setting.name}: {seconds:.0f} s of CPU for samples", flush=True)
 
 
@@ -225,7 +217,7 @@ def none_of(value):
     return None if np.isnan(value) else value
 
 
-def write_result(args, condition, rows):
+def write_result(args, rows):
     """The format of `textok eval`, which `textok.viz` plots."""
     from textok.metrics.evaluate import result_file
 
@@ -243,14 +235,13 @@ def write_result(args, condition, rows):
         }
         for row in rows
     ]
-    with np.load(args.work / condition / "real.npz") as file:
-        about = {"source": f"emoji, {condition}", "count": len(file["features"])}
-    models = {"models": json.loads((args.work / condition / "models.json").read_text())}
-    path = args.out / f"steps-{condition}.json"
-    result_file(path, "samples", sets, network=args.network, reference=about, settings=models)
+    with np.load(args.work / "real.npz") as file:
+        about = {"source": "emoji", "count": len(file["features"])}
+    models = {"models": json.loads((args.work / "models.json").read_text())}
+    result_file(args.out / "steps-class.json", "samples", sets, network=args.network, reference=about, settings=models)
 
 
-def draw(ax, condition, rows, target, scale):
+def draw(ax, rows, target, scale):
     colors = {"ddpm": "#8c6d31", "ddim": "#2f7d5b", "dpmsolver++": "#1f5fa8"}
     ax.axhline(0, color="#8c6d31", lw=1, ls=":")
     for (solver, interval), color in [((s, i), c) for s, c in colors.items() for i in (False, True)]:
@@ -269,7 +260,7 @@ def draw(ax, condition, rows, target, scale):
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
     seeds = "" if target["seeds"] == 1 else f", {target['seeds']} seeds"
-    title = f"{PIPELINES[condition]}: {target['pictures'] // target['seeds']:,} pictures a setting{seeds}"
+    title = f"{PIPELINE}: {target['pictures'] // target['seeds']:,} pictures a setting{seeds}"
     ax.set_title(title, loc="left", fontsize=10)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
@@ -281,56 +272,45 @@ def figures(args):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    table = {condition: collect(args.work / condition, args.guidance) for condition in args.conditions}
+    rows = collect(args.work, args.guidance)
     with open(args.out / "steps.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["condition", *next(iter(table.values()))[0]])
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        for condition, rows in table.items():
-            shown = [{key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows]
-            writer.writerows({"condition": condition, **row} for row in shown)
-    fig, axes = plt.subplots(1, len(table), figsize=(6.2 * len(table), 4.6), layout="constrained", squeeze=False)
-    for ax, (condition, rows) in zip(axes[0], table.items(), strict=True):
-        write_result(args, condition, rows)
-        target, best = cheapest(rows, args.guidance)
-        draw(ax, condition, rows, target, args.guidance)
-        print(f"{condition}: 250-step DDPM: KID {target['kid']:.4f}, {target['seeds']} seeds")
-        print(
-            f"cheapest equal: {best['solver']}, {best['steps']} steps, interval {best['interval']}: "
-            f"{best['evaluations']} evaluations, {best['kid_minus_ddpm250']:+.4f} +- {best['kid_minus_ddpm250_error']:.4f}"
-        )
-    axes[0, 0].set_ylabel("KID above 250-step DDPM of the same seeds")
-    axes[0, -1].legend(frameon=False, fontsize=8)
+        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    fig, ax = plt.subplots(figsize=(6.2, 4.6), layout="constrained")
+    write_result(args, rows)
+    target, best = cheapest(rows, args.guidance)
+    draw(ax, rows, target, args.guidance)
+    print(f"250-step DDPM: KID {target['kid']:.4f}, {target['seeds']} seeds")
+    print(
+        f"cheapest equal: {best['solver']}, {best['steps']} steps, interval {best['interval']}: "
+        f"{best['evaluations']} evaluations, {best['kid_minus_ddpm250']:+.4f} +- {best['kid_minus_ddpm250_error']:.4f}"
+    )
+    ax.set_ylabel("KID above 250-step DDPM of the same seeds")
+    ax.legend(frameon=False, fontsize=8)
     fig.suptitle(
-        f"Few steps: the bundled DiTs, guidance {args.guidance:g}; bars: one standard error", x=0.01, ha="left", fontsize=11
+        f"Few steps: the bundled DiT, guidance {args.guidance:g}; bars: one standard error", x=0.01, ha="left", fontsize=11
     )
     fig.savefig(args.out / "steps.png", dpi=130)
 
 
-def measure_all(args, condition, emoji, network):
+def measure_all(args, emoji, network):
     """The settings that WORK lacks, seed by seed."""
-    work = args.work / condition
+    work = args.work
     work.mkdir(parents=True, exist_ok=True)
-    pipeline = textok.Pipeline.from_pretrained(PIPELINES[condition], args.dtype, args.threads)
-    check_models(work, (DITS[condition], "emoji-textok"))
-    rows = real_rows(condition, emoji)
+    pipeline = textok.Pipeline.from_pretrained(PIPELINE, args.dtype, args.threads)
+    check_models(work)
     if not (work / "real.npz").is_file():
-        save(work / "real.npz", features=network(emoji.pairs.images[rows]).features)
-
-    def conditions(seed, count):
-        chosen = np.random.default_rng(seed).permutation(rows)[:count]
-        if condition == "class":
-            return {"labels": emoji.labels[chosen]}
-        return emoji.text(chosen, args.caption, pipeline.dit.config.num_text_tokens)
-
+        save(work / "real.npz", features=network(emoji.pairs.images).features)
     plan = [] if args.scales else [(setting, seed) for seed in range(args.seeds) for setting in settings(args.guidance)]
     plan += [(setting, 0) for setting in scales()]
     for setting, seed in plan:
-        measure(setting, seed, args.count, pipeline, network, work, conditions)
+        labels = emoji.labels[np.random.default_rng(seed).permutation(len(emoji.labels))[: args.count]]
+        measure(setting, seed, labels, pipeline, network, work)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--conditions", nargs="+", choices=list(PIPELINES), default=list(PIPELINES), help="(default: both)")
     parser.add_argument("--count", type=int, default=1034, help="pictures a setting and seed (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=3.0, help="scale (default: %(default)s)")
@@ -347,9 +327,7 @@ def main():
     if args.figures:
         figures(args)
         return
-    emoji = Emoji.load(args)
-    for condition in args.conditions:
-        measure_all(args, condition, emoji, network)
+    measure_all(args, Emoji.load(args), network)
 
 
 if __name__ == "__main__":

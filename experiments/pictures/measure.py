@@ -37,20 +37,22 @@ def seam_ratio(pictures, patch):
     return (across[border].mean() + down[border].mean()) / (across[~border].mean() + down[~border].mean())
 
 
-def test_sets(pictures, emoji, size, caption, count, seed):
-    """{name: (uint8 [n,S,S,3], n captions)} of the three test sets, `count` pictures of each at random (0: all)."""
+def test_sets(pictures, emoji, size, caption, count, seed, sources=None):
+    """{name: (uint8 [n,S,S,3], n samples)} of the test sets: `count` pictures with that caption of each, at random (0: all);
+    of the larger set those of `sources` alone, where they are given.
+    """
     keys = {name: set((HERE / f"{name}.txt").read_text().split()) for name in ("test", "style")}
     found = {"emoji, by concept": [], "others, by concept": [], "by style": []}
     rng = np.random.default_rng(seed)
     for folder, own in ((pictures, False), (emoji, True)):
         for sample, _ in data.events(open_sources(sorted(Path(folder).glob("*.tar*"))), caption, "", []):
             place = next((name for name in keys if sample.key in keys[name]), None)
-            if place:
+            if place and (own or not sources or sample.metadata["source"] in sources):
                 found["by style" if place == "style" else "emoji, by concept" if own else "others, by concept"].append(sample)
     sets = {}
     for name, samples in found.items():
         chosen = [samples[i] for i in sorted(rng.permutation(len(samples))[: count or None])]
-        sets[name] = np.stack([data.decode(sample, size) for sample in chosen]), [sample.caption(caption) for sample in chosen]
+        sets[name] = np.stack([data.decode(sample, size) for sample in chosen]), chosen
     return sets
 
 
@@ -120,6 +122,19 @@ def sheet(pictures, made):
     return Image.fromarray(np.concatenate(lines))
 
 
+def write_tables(path, rows, how):
+    """`rows`, dicts of the same keys, as a .csv and, under what `how` says, a .md; the table is printed, too."""
+    with path.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
+    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
+    how += f" textok {textok.__version__}, {len(os.sched_getaffinity(0))} CPUs."
+    path.with_suffix(".md").write_text("\n".join([how, "", *lines, ""]))
+    print("\n".join(lines))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL")
@@ -136,9 +151,10 @@ def main():
     size = next(iter(models.values())).config.image_size
     sets = test_sets(args.pictures, args.emoji, size, args.caption, args.count, args.seed)
     encoder = textok.TextEncoder.from_pretrained("minilm", dtype="int8", threads=args.threads)  # as trained with
+    captions = {place: [sample.caption(args.caption) for sample in samples] for place, (_, samples) in sets.items()}
     texts = {
-        place: {"right": embedded(encoder, captions), "wrong": embedded(encoder, others(captions, args.seed))}
-        for place, (_, captions) in sets.items()
+        place: {"right": embedded(encoder, told), "wrong": embedded(encoder, others(told, args.seed))}
+        for place, told in captions.items()
     }
     network = load_network(NETWORK, args.threads)
     originals = {
@@ -151,20 +167,11 @@ def main():
         rows += more
         for place, pictures in made.items():
             shown[place].append(pictures)
-    with (args.out / "reconstruction.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
-    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
-    cpus = len(os.sched_getaffinity(0))
     how = (
         f"{args.count or 'all'} pictures of each set at random (seed {args.seed}), captions {args.caption}; wrong captions are "
-        f"those of another picture of the set at random; KID by {NETWORK} in place of Inception-v3. "
-        f"textok {textok.__version__}, {cpus} CPUs."
+        f"those of another picture of the set at random; KID by {NETWORK} in place of Inception-v3."
     )
-    (args.out / "reconstruction.md").write_text("\n".join([how, "", *lines, ""]))
-    print("\n".join(lines))
+    write_tables(args.out / "reconstruction", rows, how)
     for place, (pictures, _) in sets.items():
         sheet(pictures, shown[place]).save(args.out / f"reconstruction-{place.replace(', ', '-').replace(' ', '-')}.png")
 

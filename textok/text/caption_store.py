@@ -1,8 +1,9 @@
 """A store of captions with their text embeddings: what class-conditional generation draws captions from.
 
 A folder with `captions.jsonl`, one object a line with "caption" and, where it belongs to a class, "label" (other keys are
-kept), and `embeddings.safetensors`: `tokens` float16 [total,Dt], the real tokens of all captions one after another, and
-`offsets` int64 [n+1], where each caption starts and the last ends.
+kept), and `embeddings.safetensors`: `tokens` [total,Dt], the real tokens of all captions one after another, and `offsets`
+int64 [n+1], where each caption starts and the last ends. Tokens are float16, or int8 with `scales` float32 [total] beside
+them, half the size: row i stands for tokens[i] * scales[i].
 """
 
 import json
@@ -85,14 +86,17 @@ class CaptionStore:
                 "embedding "
                 "store; textok.open_embeddings opens it"
             )
-        records = _read_records(path / CAPTIONS_FILE)
+        records = read_records(path / CAPTIONS_FILE)
         file = weights.TensorFile(path / EMBEDDINGS_FILE)
-        if set(file.shapes) != {"tokens", "offsets"}:
+        if set(file.shapes) - {"scales"} != {"tokens", "offsets"}:
             raise WeightsError(
                 f"{file.path}: expected tensors tokens and offsets, got {', '.join(sorted(file.shapes)) or 'none'}"
             )
+        tokens = file.read("tokens")
         try:
-            return cls(records, file.read("tokens"), file.read("offsets"))
+            if "scales" in file.shapes:
+                tokens = _scaled(tokens, file.read("scales"))
+            return cls(records, tokens, file.read("offsets"))
         except WeightsError as problem:
             raise WeightsError(f"{path}: {problem}") from None
 
@@ -179,6 +183,14 @@ def _checked_record(record: Any, where: str) -> dict[str, Any]:
     return dict(record)
 
 
+def _scaled(tokens: NDArray[Any], scales: NDArray[Any]) -> F32:
+    """int8 rows [total,Dt] times their scales [total]."""
+    if tokens.dtype != np.int8 or tokens.ndim != 2 or scales.dtype != np.float32 or scales.shape != tokens.shape[:1]:
+        got = f"{arrays.describe(tokens)} and {arrays.describe(scales)}"
+        raise WeightsError(f"tokens, scales: expected int8 [total, Dt] and float32 [total], got {got}")
+    return tokens * scales[:, None]
+
+
 def _halves(tokens: ArrayLike, offsets: ArrayLike, count: int) -> RaggedTokens:
     """The tokens of `count` captions as float16."""
     ends = arrays.view(offsets, "offsets")
@@ -195,7 +207,8 @@ def _halves(tokens: ArrayLike, offsets: ArrayLike, count: int) -> RaggedTokens:
     return RaggedTokens(halves, rows.offsets)
 
 
-def _read_records(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The captions of a `captions.jsonl`, checked; a WeightsError tells the line that is none."""
     files.check_regular(path, WeightsError)
     records = []
     number = 0
