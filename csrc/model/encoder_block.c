@@ -47,6 +47,8 @@ void tx_encoder_block_plan(const struct tx_encoder_block *b, struct tx_encoder_b
     buffers->attended_low = b->proj.dtype == attention ? buffers->attended : tx_mat_take(arena, b->proj.dtype, rows,
                                                                                          b->H * b->Dh);
     buffers->inner_low = b->fc2.dtype == attention ? buffers->inner : tx_mat_take(arena, b->fc2.dtype, rows, b->F);
+    if (b->fc2.by_column)
+        buffers->outliers = tx_outliers_take(arena, rows);
 }
 
 size_t tx_encoder_block_scratch(const struct tx_encoder_block *b, const struct tx_kernels *kernels, size_t longest)
@@ -132,6 +134,12 @@ void tx_encoder_block_run(const struct tx_run *run, const struct tx_encoder_bloc
     } else {
         tx_linear_run(run, &b->fc1, buffers->inner, h, seq, &(struct tx_epilogue_f32){.act = b->act});
     }
-    join(run, b, &b->fc2, &b->norm2, x, lowered(run, buffers->inner_low, buffers->inner, rows, b->F), seq);
+    if (b->fc2.by_column) {
+        tx_outliers_split(run, &buffers->outliers, buffers->inner_low, buffers->inner, rows, b->F);
+        tx_linear_run(run, &b->fc2, x, buffers->inner_low, seq, &(struct tx_epilogue_f32){.residual = x.data, .ldr = x.ld});
+        tx_outliers_add(run, &buffers->outliers, &b->fc2, x, rows);
+    } else {
+        join(run, b, &b->fc2, &b->norm2, x, lowered(run, buffers->inner_low, buffers->inner, rows, b->F), seq);
+    }
     tx_run_tap(run, "blocks.%zu", index, x.data, rows, b->D, x.ld);
 }

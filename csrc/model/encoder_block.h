@@ -11,6 +11,7 @@
 
 #include "attend.h"
 #include "bind.h"
+#include "outliers.h"
 
 struct tx_encoder_block {
     size_t D, H, Dh, F;
@@ -22,7 +23,7 @@ struct tx_encoder_block {
     struct tx_linear qkv;   /* [3 H Dh, D] */
     struct tx_linear proj;  /* [D, H Dh] */
     struct tx_linear fc1;   /* [F, D], or [2F, D] where gated */
-    struct tx_linear fc2;   /* [D, F]; may be bfloat16 in an int8 model */
+    struct tx_linear fc2;   /* [D, F]; by_column where its input has outliers */
 };
 
 /* The activations that blocks work in. "Low": in the dtype of the product that takes it, where that is another. */
@@ -32,6 +33,7 @@ struct tx_encoder_buffers {
     struct tx_mat attended, attended_low;   /* [rows, H Dh] */
     struct tx_mat wide;                     /* [rows, 2F], where gated */
     struct tx_mat inner, inner_low;         /* [rows, F] */
+    struct tx_outliers outliers;            /* of inner, where fc2 is by column */
 };
 
 /* What scores get beside q k: as struct tx_attend has it. */

@@ -9,6 +9,7 @@
  */
 #include "linear.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -147,6 +148,7 @@ void tx_linear_plan(struct tx_linear *linear, struct tx_arena *arena, const stru
     else
         linear->w = tx_arena_take(arena, (linear->dtype == TX_INT8 ? k->gemm_int8_packed : k->gemm_int4_packed)(N, K), 1);
     linear->scale = tx_operand_dtype(linear->dtype) == TX_INT8 ? tx_arena_take(arena, N, sizeof(float)) : NULL;
+    linear->columns = linear->by_column && linear->dtype == TX_INT8 ? tx_arena_take(arena, K * N, 1) : NULL;
 }
 
 /* ---- packing: a task takes some output rows, whole panels of them ---- */
@@ -212,6 +214,17 @@ static void make_task(void *arg, size_t task, int worker)
     }
 }
 
+/* Rows n0..n1 of w [N,K], turned. */
+static void turn(int8_t *columns, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1)
+{
+    enum { SIDE = 64 };
+    for (size_t n = n0; n < n1; n += SIDE)
+        for (size_t k = 0; k < K; k += SIDE)
+            for (size_t i = n; i < tx_min(n + SIDE, n1); i++)
+                for (size_t j = k; j < tx_min(k + SIDE, K); j++)
+                    columns[j * N + i] = w[i * K + j];
+}
+
 static void pack_task(void *arg, size_t task, int worker)
 {
     (void)worker;
@@ -231,9 +244,35 @@ static void pack_task(void *arg, size_t task, int worker)
         k->gemm_f32_pack(l->w, w, l->N, l->K, n0, n1);
     else
         memcpy((float *)l->w + n0 * l->K, (const float *)w + n0 * l->K, (n1 - n0) * l->K * sizeof(float));
+    if (l->columns)
+        turn(l->columns, w, l->N, l->K, n0, n1);
 }
 
-enum tx_status tx_linear_pack(struct tx_linear *l, const struct tx_values *values, int threads, struct tx_error *err)
+/* The weight [N,K], its columns divided by their largest numbers, by which fed_by's rows are multiplied: the same function. A
+ * row's int8 then has digits for columns that are small because their inputs are large. NULL without memory. */
+static float *evened(const struct tx_linear *l, const struct tx_values *values)
+{
+    float *w = tx_alloc((l->N + 1) * l->K * sizeof *w);
+    if (!w)
+        return NULL;
+    float *largest = w + l->N * l->K, *scale = l->fed_by->scale + l->fed_by->N - l->K;
+    widen_rows(values, 0, l->N, l->K, w);
+    for (size_t k = 0; k < l->K; k++)
+        largest[k] = 0;
+    for (size_t n = 0; n < l->N; n++)
+        for (size_t k = 0; k < l->K; k++)
+            largest[k] = fmaxf(largest[k], fabsf(w[n * l->K + k]));
+    for (size_t k = 0; k < l->K; k++) {
+        largest[k] = largest[k] > 0 && isfinite(largest[k]) ? largest[k] : 1;
+        scale[k] *= largest[k];
+    }
+    for (size_t n = 0; n < l->N; n++)
+        for (size_t k = 0; k < l->K; k++)
+            w[n * l->K + k] /= largest[k];
+    return w;
+}
+
+static enum tx_status pack_values(struct tx_linear *l, const struct tx_values *values, int threads, struct tx_error *err)
 {
     /* From integers to integers of no more bits the scales stay; float32 and bfloat16 multiply by them. */
     const int same = l->dtype == values->dtype && l->scale, kept = same || (l->dtype == TX_INT8 && values->dtype == TX_INT4);
@@ -267,6 +306,18 @@ enum tx_status tx_linear_pack(struct tx_linear *l, const struct tx_values *value
     tx_free(job.narrow, narrow);
     tx_free(job.rows, rows);
     tx_free(job.group_scale, scales);
+    return status;
+}
+
+enum tx_status tx_linear_pack(struct tx_linear *l, const struct tx_values *values, int threads, struct tx_error *err)
+{
+    if (!l->fed_by || l->dtype != TX_INT8 || values->dtype == TX_INT8)
+        return pack_values(l, values, threads, err);
+    float *even = evened(l, values);
+    if (!even)
+        return tx_fail_memory(err, (l->N + 1) * l->K * sizeof *even);
+    const enum tx_status status = pack_values(l, &(struct tx_values){.data = even, .dtype = TX_F32}, threads, err);
+    tx_free(even, (l->N + 1) * l->K * sizeof *even);
     return status;
 }
 

@@ -14,6 +14,10 @@ struct tx_linear {
     void *w;            /* packed by the kernels below, or row-major [N,K] float32 where a BLAS multiplies */
     float *scale;       /* [N], int8 and int4 */
     float *bias;        /* [N] or NULL */
+    int by_column;      /* of int8: whether columns are kept, too; set before it is planned */
+    struct tx_linear *fed_by; /* by column: whose last K rows are its input but for a function that factors pass (packed
+                               * before, no bias); then those carry what makes its columns even. Or NULL */
+    int8_t *columns;    /* [K,N], the same numbers as w, for what is added apart (outliers.h); or NULL */
     const struct tx_kernels *kernels; /* who packed it */
     const struct tx_linear *next; /* which weight is read after it, or NULL: a hint */
 };

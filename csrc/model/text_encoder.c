@@ -41,9 +41,11 @@ enum tx_status tx_text_encoder_init(struct tx_text_encoder *e, const struct tx_t
             .rms = t5, .norm_after = bert, .gated = (int)c->gated, .biased = !bert, .act = activations[c->activation],
         };
         block->qkv.dtype = block->proj.dtype = block->fc1.dtype = block->fc2.dtype = tensors->bulk;
-        /* T5's wo takes inputs of which a few are hundreds of times as large as the others: a row's int8 would have no
-         * digits left for these. */
-        if (t5 && tx_operand_dtype(tensors->bulk) == TX_INT8)
+        /* T5's wo takes inputs of which a few are hundreds of times as large as the others. */
+        block->fc2.by_column = t5 && tensors->bulk == TX_INT8;
+        if (t5 && (block->gated || block->act == TX_ACT_RELU))
+            block->fc2.fed_by = &block->fc1;
+        if (t5 && tensors->bulk == TX_INT4)
             block->fc2.dtype = TX_BF16;
         if (i < e->biases)
             tx_bind_array(tensors, &e->relative[i], 2, e->buckets, c->num_heads, "blocks.%zu.relative_bias", i);

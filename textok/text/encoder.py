@@ -56,7 +56,8 @@ class TextEncoder(EngineModel):
     Notes
     -----
     Captions are not padded: each costs what its own tokens cost, and its states do not depend on which others come with it, to
-    the bit. In int8 models T5's `wo` stays bfloat16, since its input has outliers of several hundred times the typical number.
+    the bit. The input of T5's `wo` has outliers of several hundred times the typical number: int8 models add these apart, in
+    float32, and int4 models keep `wo` in bfloat16.
     Sources: T5 (arXiv 1910.10683), BERT (1810.04805), CLIP (2103.00020).
 
     Examples
