@@ -48,8 +48,8 @@ struct tx_call {
 
 /* Checks the config and lists the tensors, of a TexTok those of `sides`: nothing of another side is asked for, packed or
  * planned, and its calls must not be made. Other models' `sides` is not looked at. `dtype` is what the large products are
- * computed in: in int8 models the projections of text stay bfloat16, in int4 models T5's `wo`, too; small layers at the edges are float32
- * in all. *model is NULL unless TX_OK. */
+ * computed in: in int8 models the projections of text stay bfloat16, in int4 models T5's `wo`, too; small layers at the
+ * edges are float32 in all. *model is NULL unless TX_OK. */
 enum tx_status tx_model_open(struct tx_model **model, const struct tx_kernels *kernels, enum tx_model_kind kind,
                              enum tx_sides sides,
                              enum tx_dtype dtype, const union tx_model_config *config, struct tx_error *err);
