@@ -142,12 +142,10 @@ class Demo:
         result = pipeline(**conditions, seed=self.seed, threads=self.threads)
         each = (time.perf_counter() - start) / len(result)
         if not any(line.startswith("Generation") for line in self.lines):
-            used = pipeline.sampling.resolved(pipeline.dit.config)
-            self.lines += [
-                "",
-                f"Generation, {used.steps} steps of {used.solver}, guidance {used.guidance_scale:g}, seed {self.seed}",
-            ]
-        self.lines.append(f"{name:45}{'':10}{each:>14.4f} s")
+            self.lines += ["", f"Generation, seed {self.seed}"]
+        used = pipeline.sampling.resolved(pipeline.dit.config)
+        how = f"{used.steps} steps of {used.solver}, guidance {used.guidance_scale:g}"
+        self.lines.append(f"{f'{name}, {how}':55}{each:>14.4f} s")
         return result
 
 

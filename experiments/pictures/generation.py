@@ -110,9 +110,9 @@ def main():
                         "KID x 1000": f"{1000 * metrics.kernel_distance(features, originals):.0f}",
                     }
                 )
-                if place == SETS[0]:  # emoji alone have labels
-                    rows[-1]["followed"] = f"{followed(features, labels, means):.3f}"
-                    rows[-1]["of originals"] = f"{followed(originals, labels, means):.3f}"
+                known = place == SETS[0]  # emoji alone have labels
+                rows[-1]["followed"] = f"{followed(features, labels, means):.3f}" if known else ""
+                rows[-1]["of originals"] = f"{followed(originals, labels, means):.3f}" if known else ""
                 rows[-1]["ms a picture"] = f"{1000 * seconds:.0f}"
                 if kind == args.captions[0]:
                     shown.setdefault(place, [captions[:SHOWN], pictures[:SHOWN]]).append(found[:SHOWN])

@@ -51,6 +51,8 @@ def test_sets(pictures, emoji, size, caption, count, seed, sources=None):
                 found["by style" if place == "style" else "emoji, by concept" if own else "others, by concept"].append(sample)
     sets = {}
     for name, samples in found.items():
+        if not samples:  # of sources that were not asked for
+            continue
         chosen = [samples[i] for i in sorted(rng.permutation(len(samples))[: count or None])]
         sets[name] = np.stack([data.decode(sample, size) for sample in chosen]), chosen
     return sets
@@ -173,7 +175,8 @@ def main():
     )
     write_tables(args.out / "reconstruction", rows, how)
     for place, (pictures, _) in sets.items():
-        sheet(pictures, shown[place]).save(args.out / f"reconstruction-{place.replace(', ', '-').replace(' ', '-')}.png")
+        path = args.out / f"reconstruction-{place.replace(', ', '-').replace(' ', '-')}.webp"
+        sheet(pictures, shown[place]).save(path, quality=90)
 
 
 if __name__ == "__main__":
