@@ -601,6 +601,22 @@ def test_broken_caption_embeddings(tmp_path):
         CaptionStore.from_folder(tmp_path)
 
 
+def test_captions_in_int8(tmp_path):
+    """Rows with scales stand for their products; what is no such pair is told."""
+    api_models.captions().save(tmp_path)
+    file = tmp_path / "embeddings.safetensors"
+    held = load_file(file)
+    tokens = np.random.default_rng(0).integers(-127, 128, held["tokens"].shape).astype(np.int8)
+    scales = np.linspace(0.01, 0.1, len(tokens), dtype=np.float32)
+    save_file({"tokens": tokens, "scales": scales, "offsets": held["offsets"]}, file)
+    text, lengths = CaptionStore.from_folder(tmp_path).embeddings([0])
+    assert np.array_equal(text[0], (tokens * scales[:, None])[: lengths[0]].astype(np.float16).astype(np.float32))
+    for wrong in ({"tokens": tokens, "scales": scales[1:]}, {"tokens": tokens.astype(np.float32), "scales": scales}):
+        save_file(wrong | {"offsets": held["offsets"]}, file)
+        with pytest.raises(WeightsError, match=r"tokens, scales: expected int8 \[total, Dt\] and float32 \[total\], got"):
+            CaptionStore.from_folder(tmp_path)
+
+
 def test_loading_from_several_threads(folder):
     """Reading shares nothing: as many threads as like load one folder."""
     found = []
