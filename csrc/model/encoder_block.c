@@ -134,12 +134,10 @@ void tx_encoder_block_run(const struct tx_run *run, const struct tx_encoder_bloc
     } else {
         tx_linear_run(run, &b->fc1, buffers->inner, h, seq, &(struct tx_epilogue_f32){.act = b->act});
     }
-    if (b->fc2.by_column) {
-        tx_outliers_split(run, &buffers->outliers, buffers->inner_low, buffers->inner, rows, b->F);
-        tx_linear_run(run, &b->fc2, x, buffers->inner_low, seq, &(struct tx_epilogue_f32){.residual = x.data, .ldr = x.ld});
+    if (b->fc2.by_column)
+        tx_outliers_split(run, &buffers->outliers, buffers->inner, rows, b->F);
+    join(run, b, &b->fc2, &b->norm2, x, lowered(run, buffers->inner_low, buffers->inner, rows, b->F), seq);
+    if (b->fc2.by_column)
         tx_outliers_add(run, &buffers->outliers, &b->fc2, x, rows);
-    } else {
-        join(run, b, &b->fc2, &b->norm2, x, lowered(run, buffers->inner_low, buffers->inner, rows, b->F), seq);
-    }
     tx_run_tap(run, "blocks.%zu", index, x.data, rows, b->D, x.ld);
 }

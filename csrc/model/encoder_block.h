@@ -23,7 +23,7 @@ struct tx_encoder_block {
     struct tx_linear qkv;   /* [3 H Dh, D] */
     struct tx_linear proj;  /* [D, H Dh] */
     struct tx_linear fc1;   /* [F, D], or [2F, D] where gated */
-    struct tx_linear fc2;   /* [D, F]; by_column where its input has outliers */
+    struct tx_linear fc2;   /* [D, F]; by_column where its input has outliers, never with norm_after */
 };
 
 /* The activations that blocks work in. "Low": in the dtype of the product that takes it, where that is another. */

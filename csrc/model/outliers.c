@@ -56,10 +56,9 @@ static uint32_t find(const uint16_t *x, size_t K, int limit, uint32_t *at)
 }
 
 struct job {
-    const struct tx_run *run;
     const struct tx_outliers *outliers;
     const struct tx_linear *linear;
-    struct tx_mat to, from;
+    struct tx_mat x;
     size_t rows, K;
 };
 
@@ -67,12 +66,11 @@ static void split_task(void *arg, size_t task, int worker)
 {
     (void)worker;
     const struct job *job = arg;
-    const size_t r0 = task * SPLIT_ROWS, rows = tx_min(SPLIT_ROWS, job->rows - r0);
-    const struct tx_mat to = tx_mat_at(job->to, r0, 0), from = tx_mat_at(job->from, r0, 0);
-    for (size_t r = 0; r < rows; r++) {
-        uint16_t *x = (uint16_t *)from.data + r * from.ld;
-        uint32_t *at = job->outliers->at + (r0 + r) * TX_OUTLIERS, count;
-        float *value = job->outliers->value + (r0 + r) * TX_OUTLIERS, limit = TIMES * mean_magnitude(x, job->K);
+    const size_t r0 = task * SPLIT_ROWS, r1 = tx_min(r0 + SPLIT_ROWS, job->rows);
+    for (size_t r = r0; r < r1; r++) {
+        uint16_t *x = tx_mat_at(job->x, r, 0).data;
+        uint32_t *at = job->outliers->at + r * TX_OUTLIERS, count;
+        float *value = job->outliers->value + r * TX_OUTLIERS, limit = TIMES * mean_magnitude(x, job->K);
         /* Infinities and NaN are above no limit: such a row is what it is without this. */
         while ((count = isfinite(limit) ? find(x, job->K, tx_bf16_of_float(limit), at) : 0) > TX_OUTLIERS)
             limit *= 2;
@@ -80,15 +78,13 @@ static void split_task(void *arg, size_t task, int worker)
             value[i] = tx_float_of_bf16(x[at[i]]);
             x[at[i]] = 0;
         }
-        job->outliers->count[r0 + r] = count;
+        job->outliers->count[r] = count;
     }
-    job->run->kernels->quantize_int8(to.data, to.ld, to.scale, from.data, 1, from.ld, rows, job->K);
 }
 
-void tx_outliers_split(const struct tx_run *run, const struct tx_outliers *outliers, struct tx_mat to, struct tx_mat from,
-                       size_t rows, size_t K)
+void tx_outliers_split(const struct tx_run *run, const struct tx_outliers *outliers, struct tx_mat x, size_t rows, size_t K)
 {
-    struct job job = {.run = run, .outliers = outliers, .to = to, .from = from, .rows = rows, .K = K};
+    struct job job = {.outliers = outliers, .x = x, .rows = rows, .K = K};
     tx_pool_run(run->threads, split_task, &job, (rows + SPLIT_ROWS - 1) / SPLIT_ROWS);
 }
 
@@ -103,7 +99,7 @@ static void add_task(void *arg, size_t task, int worker)
         const float *value = job->outliers->value + r * TX_OUTLIERS;
         for (size_t n0 = 0; count && n0 < l->N; n0 += COLUMNS) {
             const size_t columns = tx_min(COLUMNS, l->N - n0);
-            float sums[COLUMNS] = {0}, *x = (float *)job->to.data + r * job->to.ld + n0;
+            float sums[COLUMNS] = {0}, *x = tx_mat_at(job->x, r, n0).data;
             for (uint32_t i = 0; i < count; i++) {
                 const int8_t *w = l->columns + at[i] * l->N + n0;
                 for (size_t n = 0; n < columns; n++)
@@ -118,6 +114,6 @@ static void add_task(void *arg, size_t task, int worker)
 void tx_outliers_add(const struct tx_run *run, const struct tx_outliers *outliers, const struct tx_linear *linear,
                      struct tx_mat x, size_t rows)
 {
-    struct job job = {.run = run, .outliers = outliers, .linear = linear, .to = x, .rows = rows};
+    struct job job = {.outliers = outliers, .linear = linear, .x = x, .rows = rows};
     tx_pool_run(run->threads, add_task, &job, (rows + SPLIT_ROWS - 1) / SPLIT_ROWS);
 }

@@ -17,9 +17,8 @@ struct tx_outliers {
 
 struct tx_outliers tx_outliers_take(struct tx_arena *arena, size_t rows);
 
-/* to [rows,K] int8 <- from bfloat16 without its outliers, which become zero in `from` and go to `outliers`. */
-void tx_outliers_split(const struct tx_run *run, const struct tx_outliers *outliers, struct tx_mat to, struct tx_mat from,
-                       size_t rows, size_t K);
+/* The outliers of x [rows,K], bfloat16, become zero there and go to `outliers`. */
+void tx_outliers_split(const struct tx_run *run, const struct tx_outliers *outliers, struct tx_mat x, size_t rows, size_t K);
 
 /* x [rows,N] float32 += outliers W^T, of a linear with columns. */
 void tx_outliers_add(const struct tx_run *run, const struct tx_outliers *outliers, const struct tx_linear *linear,

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measure import BATCH, HERE, NETWORK, test_sets, write_tables
+from measure import BATCH, HERE, NETWORK, add_arguments, features_of, file_name, test_sets, write_tables
 from tqdm import tqdm
 
 import textok
@@ -43,10 +43,6 @@ def drawn(pipeline, captions, args, solver=None, steps=None):
     return np.concatenate(parts)
 
 
-def features_of(network, pictures):
-    return np.concatenate([network(pictures[i : i + BATCH]).features for i in range(0, len(pictures), BATCH)])
-
-
 def label_means(folder, network, size):
     """{label: mean features} of the training split's emoji."""
     found = {}
@@ -66,17 +62,12 @@ def followed(features, labels, means):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pipelines", nargs="+", metavar="PIPELINE")
-    parser.add_argument("--pictures", required=True, help="folder of the larger set's shards")
-    parser.add_argument("--emoji", required=True, help="folder of the emoji's shards")
     parser.add_argument("--sources", nargs="+", help="of the larger set, whose test pictures are asked for (default: all)")
-    parser.add_argument("--count", type=int, default=256, help="pictures of each set, at random; 0: all")
     parser.add_argument("--guidance", type=float, default=None)
     parser.add_argument("--captions", nargs="+", choices=KINDS, default=list(KINDS), help="(default: all)")
     parser.add_argument("--solver", nargs="+", default=[None], help="a row each, with all of --steps")
     parser.add_argument("--steps", nargs="+", type=int, default=[None], help="a row each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    add_arguments(parser, count=256)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pipelines = {Path(name).name: textok.Pipeline.from_pretrained(name, threads=args.threads) for name in args.pipelines}
@@ -94,6 +85,8 @@ def main():
             pictures, samples = sets[place]
             originals, captions = features_of(network, pictures), [sample.caption(KINDS[kind]) for sample in samples]
             labels = [sample.metadata.get("label") for sample in samples]
+            known = place == SETS[0]  # emoji alone have labels
+            of_originals = f"{followed(originals, labels, means):.3f}" if known else ""
             for (name, pipeline), solver, steps in itertools.product(pipelines.items(), args.solver, args.steps):
                 begun = time.perf_counter()
                 found = drawn(pipeline, captions, args, solver, steps)
@@ -108,17 +101,15 @@ def main():
                         "pictures": len(found),
                         "solver": f"{used.solver}, {used.steps}",
                         "KID x 1000": f"{1000 * metrics.kernel_distance(features, originals):.0f}",
+                        "followed": f"{followed(features, labels, means):.3f}" if known else "",
+                        "of originals": of_originals,
+                        "ms a picture": f"{1000 * seconds:.0f}",
                     }
                 )
-                known = place == SETS[0]  # emoji alone have labels
-                rows[-1]["followed"] = f"{followed(features, labels, means):.3f}" if known else ""
-                rows[-1]["of originals"] = f"{followed(originals, labels, means):.3f}" if known else ""
-                rows[-1]["ms a picture"] = f"{1000 * seconds:.0f}"
                 if kind == args.captions[0]:
                     shown.setdefault(place, [captions[:SHOWN], pictures[:SHOWN]]).append(found[:SHOWN])
     for place, (captions, *columns) in shown.items():
-        path = args.out / f"generation-{place.replace(', ', '-').replace(' ', '-')}.webp"
-        write_sheet(path, captions, columns, ["the test picture", *pipelines])
+        write_sheet(args.out / f"generation-{file_name(place)}.webp", captions, columns, ["the test picture", *pipelines])
     how = (
         f"{args.count or 'all'} pictures of each set at random{' of ' + ', '.join(args.sources) if args.sources else ''}, "
         f"seed {args.seed}, guidance {args.guidance or 'of each pipeline'}; KID by {NETWORK} in place of Inception-v3."

@@ -99,7 +99,7 @@ def measured(name, model, sets, texts, network, originals_features):
         made[place] = reconstructed(model, pictures, texts[place]["right"])
         seconds = (time.perf_counter() - begun) / len(pictures)
         psnr = metrics.psnr(made[place], pictures)
-        features = np.concatenate([network(made[place][i : i + BATCH]).features for i in range(0, len(pictures), BATCH)])
+        features = features_of(network, made[place])
         row = {
             "model": name,
             "test set": place,
@@ -124,6 +124,26 @@ def sheet(pictures, made):
     return Image.fromarray(np.concatenate(lines))
 
 
+def features_of(network, pictures):
+    """[n,D] of pictures uint8 [n,S,S,3], a batch at a time."""
+    return np.concatenate([network(pictures[i : i + BATCH]).features for i in range(0, len(pictures), BATCH)])
+
+
+def file_name(place):
+    """A test set's name as a part of a file's."""
+    return place.replace(", ", "-").replace(" ", "-")
+
+
+def add_arguments(parser, count):
+    """What every measure on the test sets takes; `count` pictures of each unless told otherwise."""
+    parser.add_argument("--pictures", required=True, help="folder of the larger set's shards")
+    parser.add_argument("--emoji", required=True, help="folder of the emoji's shards")
+    parser.add_argument("--count", type=int, default=count, help="pictures of each test set, at random; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+
+
 def write_tables(path, rows, how):
     """`rows`, dicts of the same keys, as a .csv and, under what `how` says, a .md; the table is printed, too."""
     with path.with_suffix(".csv").open("w", newline="") as file:
@@ -140,13 +160,8 @@ def write_tables(path, rows, how):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL")
-    parser.add_argument("--pictures", required=True, help="folder of the larger set's shards")
-    parser.add_argument("--emoji", required=True, help="folder of the emoji's shards")
     parser.add_argument("--caption", default="caption_long", help="the field that models read")
-    parser.add_argument("--count", type=int, default=512, help="pictures of each test set, at random; 0: all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    add_arguments(parser, count=512)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     models = {Path(name).name: load_tokenizer(name, threads=args.threads)[0] for name in args.models}
@@ -159,10 +174,7 @@ def main():
         for place, told in captions.items()
     }
     network = load_network(NETWORK, args.threads)
-    originals = {
-        place: np.concatenate([network(pictures[i : i + BATCH]).features for i in range(0, len(pictures), BATCH)])
-        for place, (pictures, _) in sets.items()
-    }
+    originals = {place: features_of(network, pictures) for place, (pictures, _) in sets.items()}
     rows, shown = [], {place: [] for place in sets}
     for name, model in models.items():
         more, made = measured(name, model, sets, texts, network, originals)
@@ -175,8 +187,7 @@ def main():
     )
     write_tables(args.out / "reconstruction", rows, how)
     for place, (pictures, _) in sets.items():
-        path = args.out / f"reconstruction-{place.replace(', ', '-').replace(' ', '-')}.webp"
-        sheet(pictures, shown[place]).save(path, quality=90)
+        sheet(pictures, shown[place]).save(args.out / f"reconstruction-{file_name(place)}.webp", quality=90)
 
 
 if __name__ == "__main__":
