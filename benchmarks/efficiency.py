@@ -200,12 +200,12 @@ def plot(results, path):
         panel.set_xlabel("latent tokens")
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, pil_kwargs={"lossless": True})
     pyplot.close(figure)
 
 
 def write(records, out):
-    """Writes efficiency.md and efficiency.png to OUT; returns the text."""
+    """Writes efficiency.md and efficiency.webp to OUT; returns the text."""
     results = Results(records)
     text = "\n\n".join([
         "DiT-XL with guidance and the detokenizer, against DiT-XL/2 with guidance, both in textok, the same number of steps:",
@@ -215,7 +215,7 @@ def write(records, out):
         check_of_sum(results),
     ])  # fmt: skip
     (out / "efficiency.md").write_text(text + "\n")
-    plot(results, out / "efficiency.png")
+    plot(results, out / "efficiency.webp")
     return text
 
 

@@ -249,7 +249,7 @@ def plot(results, path):
     axes.set_xlabel("time of the peer / time of textok, at the same precision")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="best", fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, pil_kwargs={"lossless": True})
     pyplot.close(figure)
 
 
@@ -262,7 +262,7 @@ def settings():
 
 
 def write(records, out):
-    """Writes report.md and plot.png to OUT; returns the report."""
+    """Writes report.md and plot.webp to OUT; returns the report."""
     results = Results(records)
     last = max((r["date"] for r in results.records), default="nothing measured undisturbed")
     machines = dict.fromkeys(f"{r['machine']}, {r['kernels']} kernels" for r in results.records)
@@ -283,5 +283,5 @@ def write(records, out):
         ]
     )
     (out / "report.md").write_text(text + "\n")
-    plot(results, out / "plot.png")
+    plot(results, out / "plot.webp")
     return text

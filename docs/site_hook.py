@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
-COPIED = (".md", ".png", ".csv", ".json")
+COPIED = (".md", ".webp", ".csv", ".json")
 FIRST = "index.md"
 
 

@@ -474,7 +474,7 @@ def plot_quality(rows, path):
         axis.set_xlabel("tokens of 8 numbers")
     axes[0][0].legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, pil_kwargs={"lossless": True})
     pyplot.close(figure)
 
 
@@ -506,7 +506,7 @@ def plot_curves(candidates, path):
             axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, pil_kwargs={"lossless": True})
     pyplot.close(figure)
 
 
@@ -530,7 +530,7 @@ def sheet(candidates, emoji, kept, used, name, path, count=12):
             )
         )
     contact_sheet(entries, headings=["original", *(f"{c.kind} {c.tokens}" for c in columns)], side=112, text_width=150).save(
-        path, optimize=True
+        path, quality=90
     )
 
 
@@ -609,12 +609,12 @@ def main(arguments=None):
     (args.out / "claim.md").write_text(markdown(rows, *told.values(), logged, words, args.note))
     shown = usual(everyone)
     known = {c.name for c in usual(gone + candidates)}
-    plot_quality([row for row in rows if row["kind"] == "PCA" or row["model"] in known], args.out / "quality.png")
+    plot_quality([row for row in rows if row["kind"] == "PCA" or row["model"] in known], args.out / "quality.webp")
     if any(c.log for c in logged):
-        plot_curves([c for c in logged if c.log and not c.variant], args.out / "curves.png")
+        plot_curves([c for c in logged if c.log and not c.variant], args.out / "curves.webp")
     used = sum(len(emoji.splits[name]) for name in SETS) + len(spread(emoji.splits["train"], args.train_pictures))
     for name in SETS:
-        sheet(shown, emoji, kept, used, name, args.out / f"pictures-{name}.png")
+        sheet(shown, emoji, kept, used, name, args.out / f"pictures-{name}.webp")
     for run in map(Path, [*args.runs, *args.log_only]):
         if (run / "log.csv").exists():
             (args.out / "logs").mkdir(exist_ok=True)

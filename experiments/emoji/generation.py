@@ -142,7 +142,7 @@ def main(arguments=None):
             rows.append(row)
             print(row, flush=True)
             sheet.append(pictures)
-        write_sheet(args.out / f"samples-{name}.png", emoji, asked, sheet, args.guidance)
+        write_sheet(args.out / f"samples-{name}.webp", emoji, asked, sheet, args.guidance)
     write_csv(args.out / "generation.csv", rows)
     (args.out / "generation.md").write_text(markdown(rows, args))
     print((args.out / "generation.md").read_text())
@@ -210,7 +210,7 @@ def write_sheet(path, emoji, asked, sets, guidances, count=12):
     ]
     contact_sheet(
         entries, columns=2, headings=["test picture", *(f"guidance {g:g}" for g in guidances)], side=112, text_width=150
-    ).save(path, optimize=True)
+    ).save(path, quality=90)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How few steps are enough: distance of samples from real pictures against network evaluations, for each solver.
 
     python experiments/emoji/steps.py --work WORK            measures what is missing in WORK; killed, it goes on
-    python experiments/emoji/steps.py --work WORK --figures  writes results/steps.csv, .png and steps-class.json
+    python experiments/emoji/steps.py --work WORK --figures  writes results/steps.csv, .webp and steps-class.json
 
 The bundled pipeline `emoji` makes pictures of classes as frequent as in all the data. Every setting gets the same labels and
 start noise of a seed. Distances are KID (unbiased, whole sets; errors by the jackknife over parts of a seed's pictures) and the
@@ -291,7 +291,7 @@ def figures(args):
     fig.suptitle(
         f"Few steps: the bundled DiT, guidance {args.guidance:g}; bars: one standard error", x=0.01, ha="left", fontsize=11
     )
-    fig.savefig(args.out / "steps.png", dpi=130)
+    fig.savefig(args.out / "steps.webp", dpi=130, pil_kwargs={"lossless": True})
 
 
 def measure_all(args, emoji, network):

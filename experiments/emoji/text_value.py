@@ -9,7 +9,7 @@ the mean of its token embeddings. The gain is in PSNR over the code alone. Ridge
 training pictures, emoji that the fit has not seen; beside it stands what the weakest ridge gives, which learns its captions by
 heart.
 
-Writes text-value.csv, text-value.md and text-value.png. It says what is there to be read by a simple reader, not what a
+Writes text-value.csv, text-value.md and text-value.webp. It says what is there to be read by a simple reader, not what a
 transformer could read; a few minutes on one core.
 """
 
@@ -168,7 +168,7 @@ def plot(rows, path):
     left.set_ylabel("what the caption's words add, dB")
     right.legend(fontsize=8, loc="upper right")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, pil_kwargs={"lossless": True})
     pyplot.close(figure)
 
 
@@ -191,7 +191,7 @@ def main(arguments=None):
     rows = measure(Codes(emoji.pairs.images, train), features, emoji.splits, groups)
     write_csv(args.out / "text-value.csv", rows)
     (args.out / "text-value.md").write_text(markdown(rows))
-    plot(rows, args.out / "text-value.png")
+    plot(rows, args.out / "text-value.webp")
     print(markdown(rows))
 
 

@@ -143,7 +143,7 @@ def test_report_says_what_cannot_be_done_and_what_failed(tmp_path):
     assert cells[4] == "2.000" and "cannot" in cells and "failed" in cells and cells[-2] == "2.00 PyTorch eager (met: 1.2)"
     assert "it fell over" in text and "other programs took 40% of the machine" in text
     assert "DiT-XL step, 64 tokens" not in text
-    assert (tmp_path / "plot.png").stat().st_size > 1000 and (tmp_path / "report.md").read_text().startswith("2026-01-01")
+    assert (tmp_path / "plot.webp").stat().st_size > 1000 and (tmp_path / "report.md").read_text().startswith("2026-01-01")
 
 
 def test_results_survive_a_cut_and_keep_the_best(tmp_path):
@@ -241,7 +241,7 @@ def test_efficiency_counts_steps_and_decode(tmp_path):
     assert ratio(row, 250, False) == pytest.approx(250 / 30) and ratio(row, 250, True) == pytest.approx(260 / 30)
     text = write({r["unit"]: r for r in found.records}, tmp_path)
     assert "| int8 | 256px | 32 | 100.0 | 5000 | 1000.0 | 30.0 | 250.0 | 8.3 | 8.7 | 10.0 | 8.3 | 14.3 |" in text
-    assert (tmp_path / "efficiency.png").stat().st_size > 1000
+    assert (tmp_path / "efficiency.webp").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", ["small-encode-p16-n32-b1", "small-dit-xl-t64"])

@@ -276,7 +276,7 @@ def test_the_claim_runs_on_small_models_and_again_from_what_it_kept(claim, few_d
     assert tables[0] == tables[1]
     text = (tmp_path / "out" / "claim.md").read_text()
     assert "| 2 | TexTok |" in text and "Ablations" not in text and "| 2 | PCA |" in text and "Not finished" not in text
-    for name in ("quality.png", "pictures-concept.png", "pictures-pair.png"):
+    for name in ("quality.webp", "pictures-concept.webp", "pictures-pair.webp"):
         assert Image.open(tmp_path / "out" / name).width > 100
     import csv
 
@@ -539,7 +539,7 @@ def test_generation_runs_on_small_models(generation, tmp_path):
     ]  # the run "text" is no more
     generation.main(list(map(str, again)))
     assert sorted((tmp_path / "both" / "generation.csv").read_text().splitlines()[1:]) == sorted(before[1:])
-    assert (tmp_path / "out" / "samples-class.png").is_file() and (tmp_path / "out" / "samples-text.png").is_file()
+    assert (tmp_path / "out" / "samples-class.webp").is_file() and (tmp_path / "out" / "samples-text.webp").is_file()
     kept = next((tmp_path / "work").glob(f"class-2-{'[0-9a-f]' * 16}.npy"))
     pictures = np.load(kept)
     engine, tokenizer = (
@@ -617,4 +617,4 @@ def test_steps_are_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
     told = json.loads((tmp_path / "steps-class.json").read_text())
     assert [len(told["sets"]), told["reference"]["count"]] == [3, 12]
     assert {part["settings"]["evaluations"] for part in told["sets"]} == {2, 4, 8}  # no noise level of two steps is inside
-    assert Image.open(tmp_path / "steps.png").width > 500
+    assert Image.open(tmp_path / "steps.webp").width > 500
