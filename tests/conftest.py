@@ -72,4 +72,4 @@ def pytest_terminal_summary(terminalreporter):
     if numerics.largest_seen:
         terminalreporter.section("largest relative errors")
     for tolerance, error in numerics.largest_seen.items():
-        terminalreporter.write_line(f"{names.get(tolerance, 'unnamed'):24} {error:.2e} of {tolerance.limit:.0e}")
+        terminalreporter.write_line(f"{names.get(tolerance, 'unnamed'):24} {error:.2e} of {tolerance.limit:.1e}")
