@@ -22,8 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+# Without build isolation nobody else looks.
+if tuple(map(int, setuptools.__version__.split(".")[:2])) < (77, 0):
+    sys.exit(f"textok builds with setuptools 77.0.3 or newer, got {setuptools.__version__}: pip install -U setuptools")
 from setuptools.modified import newer_group
 
 # Found, not imported: importing it loads the library, which may be another architecture's.
@@ -197,6 +202,11 @@ class BuildExt(build_ext):
             place(built, ROOT / "textok" / "_libs" / built.name)
 
 
+options = {} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}}
+if not os.access(ROOT, os.W_OK):  # what setuptools would write into a read-only tree goes elsewhere, to be thrown away
+    scratch = tempfile.TemporaryDirectory()
+    options |= {"egg_info": {"egg_base": scratch.name}, "build": {"build_base": scratch.name}}
+
 setup(
     cmdclass={"build_ext": BuildExt},
     ext_modules=[
@@ -207,5 +217,5 @@ setup(
             py_limited_api=not FREE_THREADED,
         )
     ],
-    options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},
+    options=options,
 )

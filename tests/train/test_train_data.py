@@ -51,7 +51,7 @@ def test_held_out_pairs_are_a_split_of_their_own(folder):
 @pytest.mark.parametrize("key", ["k3", "nobody"])
 def test_a_list_that_does_not_fit_is_named(folder, key):
     (folder / "held.txt").write_text(f"{key}\n")
-    with pytest.raises(ValueError, match=f"held.txt: expected keys of the split train, got {key}"):
+    with pytest.raises(ValueError, match=f"held.txt: expected keys of pictures .* not in the split test, got {key}"):
         data.load_pairs(folder, folder / "held.txt")
 
 
