@@ -128,3 +128,24 @@ def test_a_pack_has_what_is_trained_on(tmp_path):
     assert packed("train", "test", share=0.0) == tests
     assert packed("train", share=0.5).items() < train.items()
     assert packed("train", "test", only=["emoji"]) == {"e": "train", "f": "test"}
+
+
+def test_a_folder_of_ones_own_keeps_a_tenth_out(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(HERE)
+    own_style = script("own_style")
+    with tarfile.open(tmp_path / "own.tar.gz", "w:gz") as tar:
+        for number in range(60):
+            png = io.BytesIO()
+            disc("green").convert("RGB").save(png, "PNG")
+            told = json.dumps({"caption_name": f"disc {number}", "split": "train"}).encode()
+            for kind, content in (("png", png.getvalue()), ("json", told)):
+                member = tarfile.TarInfo(f"k{number:02d}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    pictures, names = own_style.divide(tmp_path / "own.tar.gz", tmp_path / "mine", 64)
+    assert pictures.shape == (len(names), 64, 64, 3) and 0 < len(names) < 20
+    kept = {path.read_text() for path in (tmp_path / "mine").glob("*.txt")}
+    assert kept | set(names) == {f"disc {number}" for number in range(60)} and not kept & set(names)
+    assert {Image.open(path).size for path in (tmp_path / "mine").glob("*.webp")} == {(64, 64)}
+    assert len(list((tmp_path / "mine").iterdir())) == 2 * len(kept)
