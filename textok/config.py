@@ -5,7 +5,6 @@ checked when one is made, so code below this module, the C engine included, take
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,6 +92,8 @@ def _fields_from(cls: type, values: Mapping[str, Any], where: str) -> dict[str, 
     known = [f.name for f in dataclasses.fields(cls)]
     unknown = [key for key in values if key not in known]
     if unknown:
+        import difflib  # here and not above: `import textok` stays quick
+
         hints = []
         for key in unknown[:5]:
             shown = str(key)[:40]

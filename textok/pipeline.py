@@ -1,6 +1,5 @@
 """Generator and tokenizer together: from classes or captions to pictures."""
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -296,6 +295,8 @@ class Pipeline:
         names = [labels] if isinstance(labels, str) else [str(name) for name in labels]
         for name in names:
             if name not in by_name:
+                import difflib
+
                 near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4) or list(by_name)[:3]
                 raise ValueError(
                     f"labels: expected names of classes, such as {', '.join(map(repr, near))}, got {name!r}; "

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from .. import files, int4, weights
 from ..config import TextEncoderConfig
 from ..errors import ConfigError, WeightsError
-from ..torch_files import StoredTensor, TorchFile
 from . import encoder_layouts as layouts
 from .tokens import needed_files
 
@@ -279,6 +278,8 @@ def _file_tensors(path: Path) -> dict[str, weights.Tensor]:
 
 
 def _torch_file(path: Path) -> dict[str, weights.Tensor]:
+    from ..torch_files import StoredTensor, TorchFile
+
     content = TorchFile(path).content
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from .caption_store import CAPTIONS_FILE, CaptionStore
-from .embedding_arrays import read_file
 from .embedding_store import STORE_FILE, EmbeddingStore
 from .embeddings import Embeddings
 
@@ -37,6 +36,8 @@ def open_embeddings(path: str | os.PathLike[str]) -> Embeddings:
     """
     place = Path(path)
     if not place.is_dir():
+        from .embedding_arrays import read_file
+
         return read_file(place)
     if (place / CAPTIONS_FILE).is_file() and not (place / STORE_FILE).is_file():
         return CaptionStore.from_folder(place)
