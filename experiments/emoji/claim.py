@@ -534,10 +534,21 @@ def sheet(candidates, emoji, kept, used, name, path, count=12):
     )
 
 
+def common_variant(candidates):
+    """What all TexToks have and the usual one has not, in words, or "": among themselves it is no variant, so they lose it."""
+    ours = [one for one in candidates if one.kind == "TexTok"]
+    variants = {one.variant for one in ours}
+    if len(variants) != 1:
+        return ""
+    for one in ours:
+        one.variant = ""
+    return variants.pop()
+
+
 def words_on_networks(emoji, args):
     counts = {name: len(rows) for name, rows in emoji.splits.items()}
     words = (
-        f"{args.about}: {counts['train']} pictures to train on, {counts['concept']} test pictures by concept (in no style "
+        f"{args.about}: {counts['train']} training pictures, {counts['concept']} test pictures by concept (in no style "
         f"part of the training), {counts['pair']} by {args.pair}. Pictures by the C engine in float32. KID "
         f"and Frechet distances are "
         f"of {NETWORK} features (Pillow, bicubic), KID with the cubic kernel, unbiased and paired (Gretton et al. 2012, lemma "
@@ -581,6 +592,7 @@ def main(arguments=None):
     logged = candidates + [candidate(run, args.caption) for run in args.log_only]
     if len({c.name for c in candidates}) < len(candidates):
         raise TextokError(f"expected runs of different names, got {', '.join(c.name for c in candidates)}")
+    usual_variant = "" if args.earlier else common_variant(candidates)
     sizes = sorted({(c.tokens, c.config["latent_dim"]) for c in candidates})
     everyone = candidates + [pca_candidate(emoji, tokens, width, kept) for tokens, width in sizes]
     measures = {}
@@ -606,6 +618,8 @@ def main(arguments=None):
     if any(told.values()):
         write_csv(args.out / "gains.csv", [row for found in told.values() for row in found])
     words = words_on_networks(emoji, args)
+    if usual_variant:
+        words = f"Every TexTok here is one with {usual_variant}. {words}"
     (args.out / "claim.md").write_text(markdown(rows, *told.values(), logged, words, args.note))
     shown = usual(everyone)
     known = {c.name for c in usual(gone + candidates)}

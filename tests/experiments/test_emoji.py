@@ -164,6 +164,7 @@ def test_tokens_that_equal_are_interpolated_over_their_logarithm(claim):
 
 
 def test_partners_have_the_same_tokens_and_seed(claim):
+    import claim
     from evaluation import Candidate
 
     def one(name, kind, tokens, steps=10, hours=1.0, seed=0):
@@ -186,6 +187,7 @@ def test_partners_have_the_same_tokens_and_seed(claim):
 
 
 def test_logs_are_compared_at_the_steps_that_both_have(claim):
+    import claim
     from evaluation import Candidate
 
     def one(kind, psnrs, l2):
@@ -618,3 +620,16 @@ def test_steps_are_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
     assert [len(told["sets"]), told["reference"]["count"]] == [3, 12]
     assert {part["settings"]["evaluations"] for part in told["sets"]} == {2, 4, 8}  # no noise level of two steps is inside
     assert Image.open(tmp_path / "steps.webp").width > 500
+
+
+def test_what_every_textok_has_is_no_variant_among_them():
+    import claim
+    from evaluation import Candidate
+
+    def candidates(*variants):
+        ours = [Candidate(f"t{number}", "TexTok", 4, 32, variant=words) for number, words in enumerate(variants)]
+        return [*ours, Candidate("registers", "Baseline", 4, 32, variant="64 registers")]
+
+    alike, unlike = candidates("cross-attention", "cross-attention"), candidates("", "cross-attention")
+    assert claim.common_variant(alike) == "cross-attention" and [one.variant for one in alike] == ["", "", "64 registers"]
+    assert claim.common_variant(unlike) == "" and [one.variant for one in unlike] == ["", "cross-attention", "64 registers"]
