@@ -623,6 +623,7 @@ def test_steps_are_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
 
 
 def test_what_every_textok_has_is_no_variant_among_them():
+    pytest.importorskip("torch")
     import claim
     from evaluation import Candidate
 
