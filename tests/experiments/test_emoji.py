@@ -164,7 +164,6 @@ def test_tokens_that_equal_are_interpolated_over_their_logarithm(claim):
 
 
 def test_partners_have_the_same_tokens_and_seed(claim):
-    import claim
     from evaluation import Candidate
 
     def one(name, kind, tokens, steps=10, hours=1.0, seed=0):
@@ -187,7 +186,6 @@ def test_partners_have_the_same_tokens_and_seed(claim):
 
 
 def test_logs_are_compared_at_the_steps_that_both_have(claim):
-    import claim
     from evaluation import Candidate
 
     def one(kind, psnrs, l2):
@@ -622,9 +620,7 @@ def test_steps_are_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
     assert Image.open(tmp_path / "steps.webp").width > 500
 
 
-def test_what_every_textok_has_is_no_variant_among_them():
-    pytest.importorskip("torch")
-    import claim
+def test_what_every_textok_has_is_no_variant_among_them(claim):
     from evaluation import Candidate
 
     def candidates(*variants):

@@ -30,6 +30,21 @@ def disc(colour, box=(20, 20, 60, 60), size=(80, 80)):
     return image
 
 
+def shard(folder, samples):
+    """A shard in `folder` with a green disc for each key, and its metadata beside what all have; returns its path."""
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for key, fields in samples.items():
+            png = io.BytesIO()
+            disc("green").convert("RGB").save(png, "PNG")
+            told = json.dumps({"caption_long": "a disc", "split": "train"} | fields).encode()
+            for kind, content in (("png", png.getvalue()), ("json", told)):
+                member = tarfile.TarInfo(f"{key}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return folder / "a.tar"
+
+
 def test_pictures_stand_on_white_and_blank_ones_are_none():
     square = np.asarray(make_data.on_white(disc("red")))
     assert square.shape == (128, 128, 3) and (square[0, 0] == 255).all() and square[64, 64].tolist() == [255, 0, 0]
@@ -90,18 +105,6 @@ def test_a_pack_has_what_is_trained_on(tmp_path):
     pack = script("pack")
     test_key, style_key = ((HERE / f"{name}.txt").read_text().split()[0] for name in ("test", "style"))
 
-    def shard(folder, samples):
-        folder.mkdir()
-        with tarfile.open(folder / "a.tar", "w") as tar:
-            for key, fields in samples.items():
-                png = io.BytesIO()
-                disc("green").convert("RGB").save(png, "PNG")
-                told = json.dumps({"caption_long": "a disc", "split": "train"} | fields).encode()
-                for kind, content in (("png", png.getvalue()), ("json", told)):
-                    member = tarfile.TarInfo(f"{key}.{kind}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-
     shard(
         tmp_path / "pictures",
         {
@@ -136,16 +139,8 @@ def test_a_folder_of_ones_own_keeps_a_tenth_out(tmp_path, monkeypatch):
     for name in ("measure", "pack", "generation"):  # the emoji's scripts have such names, too
         monkeypatch.setitem(sys.modules, name, script(name))
     own_style = script("own_style")
-    with tarfile.open(tmp_path / "own.tar.gz", "w:gz") as tar:
-        for number in range(60):
-            png = io.BytesIO()
-            disc("green").convert("RGB").save(png, "PNG")
-            told = json.dumps({"caption_name": f"disc {number}", "split": "train"}).encode()
-            for kind, content in (("png", png.getvalue()), ("json", told)):
-                member = tarfile.TarInfo(f"k{number:02d}.{kind}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    pictures, names = own_style.divide(tmp_path / "own.tar.gz", tmp_path / "mine", 64)
+    own = shard(tmp_path / "shards", {f"k{number:02d}": {"caption_name": f"disc {number}"} for number in range(60)})
+    pictures, names = own_style.divide(own, tmp_path / "mine", 64)
     assert pictures.shape == (len(names), 64, 64, 3) and 0 < len(names) < 20
     kept = {path.read_text() for path in (tmp_path / "mine").glob("*.txt")}
     assert kept | set(names) == {f"disc {number}" for number in range(60)} and not kept & set(names)

@@ -322,8 +322,8 @@ def hold_out(records: list[dict[str, Any]], file: str | os.PathLike[str] | None)
         return
     by_key = {record["key"]: record for record in records}
     for key in Path(file).read_text().split():
-        if key not in by_key or by_key[key]["split"] == "test":
-            raise ValueError(f"{file}: expected keys of pictures that are there and not in the split test, got {key}")
+        if key not in by_key or by_key[key]["split"] in ("test", "pair"):
+            raise ValueError(f"{file}: expected keys, each once, of pictures outside the split test, got {key}")
         by_key[key]["split"] = "pair"
 
 
