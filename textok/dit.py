@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
-from .captions import TakesCaptions
 from .conditions import Conditions, class_labels, text_batch
 from .config import DiTConfig, TexTokConfig
-from .model import IMAGES_AT_ONCE, EngineModel, batch_parts
+from .image_model import ImageModel
+from .model import IMAGES_AT_ONCE, batch_parts
 from .noise import NoiseSource
 from .progress import progress_bar
 from .sampling import Callback, RunOptions, Sampling
@@ -23,7 +23,7 @@ F32 = NDArray[np.float32]
 STEP_NOISE_BYTES = 256 << 20  # of the noise of all steps, held at a time
 
 
-class DiT(TakesCaptions, EngineModel):
+class DiT(ImageModel):
     """A diffusion transformer over latent tokens, conditioned on a class or, as DiT-T2I, on a caption; or the original over
     latent images.
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
-from .captions import TakesCaptions
 from .conditions import Conditions, class_labels, text_batch
 from .config import TexTokConfig
 from .errors import WeightsError
-from .model import EngineModel, batch_parts
+from .image_model import ImageModel
+from .model import batch_parts
 from .progress import progress_bar
 
 F32 = NDArray[np.float32]
@@ -21,7 +21,7 @@ U8 = NDArray[np.uint8]
 PIXEL_TYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
 
 
-class TexTok(TakesCaptions, EngineModel):
+class TexTok(ImageModel):
     """A text-conditioned image tokenizer: tokenizer and detokenizer of one model.
 
     `TexTok.from_pretrained` loads one, `TexTok.from_config` makes one with random weights; from arrays:

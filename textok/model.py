@@ -1,4 +1,4 @@
-"""What TexTok and DiT have in common: a frozen config, packed weights in the engine, files, copies, batches in parts."""
+"""What all models have in common: a frozen config, packed weights in the engine, copies, batches in parts."""
 
 import copy
 import os
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from . import _core, arrays
 from . import weights as files
-from .bundled import find_model
 from .config import DiTConfig, TextEncoderConfig, TexTokConfig
-from .errors import ConfigError
 
 # Images whose arguments are converted, and that go to the engine, at a time. The engine bounds its own workspace.
 IMAGES_AT_ONCE = 64
@@ -21,17 +19,13 @@ COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int4")
 
 
 class EngineModel:
-    """Base of `TexTok` and `DiT`: a config and the engine's packed copy of the weights, both fixed once made.
+    """Base of all models: a config and the engine's packed copy of the weights, both fixed once made.
 
     One model may be used from several threads at once. Copies share the weights, which nothing can change; pickles carry them.
     """
 
     model_type: ClassVar[str]
     config_class: ClassVar[type[TexTokConfig] | type[DiTConfig] | type[TextEncoderConfig]]
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        files.MODELS[cls.model_type] = cls
 
     def __init__(self, config: Any, weights: Mapping[str, Any], dtype: str = "float32", threads: int | None = None) -> None:
         self._from_arrays(config, weights, dtype, threads)
@@ -63,57 +57,6 @@ class EngineModel:
         return config if isinstance(config, cls.config_class) else cls.config_class.from_dict(config)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], dtype: str = "float32", threads: int | None = None) -> Self:
-        """Load a model.
-
-        Parameters
-        ----------
-        path
-            A folder with `config.json` and `model.safetensors` (or shards and their index), or the name of a bundled model, see
-            `textok.list_models`. A folder that exists goes before a name. A folder of another project whose config says all
-            that is needed is converted in memory; see `textok.importers`. "hf://owner/name[@revision][/subfolder]" asks the
-            hub.
-        dtype
-            What the model computes in: "float32", "bfloat16", "int8" or "int4", whatever the file holds. In the latter three
-            the products inside the blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale
-            a token), sums and the residual stream stay float32, and so do the small layers at both ends; attention reads
-            bfloat16, which it rounds to int8 in int8 and int4 models where that is faster on this CPU. "int4" is int8 with
-            weights of 4 bits, which share a scale in groups of 32: half the memory, and several times int8's error.
-        threads
-            The most threads that a call of this model uses; None for all that the process may use.
-
-        Raises
-        ------
-        ConfigError, WeightsError
-            Files that are missing or broken, or tensors that are not those of the config; says which and how.
-        """
-        return cls._from_folder(path, dtype, threads)
-
-    @classmethod
-    def _from_folder(cls, path: str | os.PathLike[str], dtype: str, threads: int | None, side: str = "both") -> Self:
-        from . import importers
-
-        folder = find_model(path)
-        if importers.is_foreign(folder):
-            found = importers.read(folder)
-            if found.model_type != cls.model_type:
-                raise ConfigError(f"{folder}: expected a {cls.__name__}, got a model of {found.title}")
-            model = cls.__new__(cls)
-            model._set_up(found.config, dtype, threads, side)
-            model._load(files.Weights(found.tensors, model._table(), found.where, model._prefix()))
-            return model
-        try:
-            config = cls.config_class.from_dict(files.load_config(folder, cls.model_type))
-        except ConfigError as problem:
-            if str(folder) in str(problem):
-                raise
-            raise ConfigError(f"{folder / files.CONFIG_FILE}: {problem}") from None
-        model = cls.__new__(cls)
-        model._set_up(config, dtype, threads, side)
-        model._load(files.load_weights(folder, model._table(), model._prefix()))
-        return model
-
-    @classmethod
     def from_config(cls, config: Any, seed: int = 0, dtype: str = "float32", threads: int | None = None) -> Self:
         """A model with random weights of a trained one's scale, for timing and tests; the same `seed` gives the same weights.
 
@@ -128,14 +71,6 @@ class EngineModel:
         table = model._table()
         _check_memory([(name, shape) for name, shape in table if name.startswith(model._prefix())])
         model._load(files.random_weights(table, arrays.whole(seed, "seed", 0, 2**128 - 1)))
-        return model
-
-    @classmethod
-    def _from_tensors(cls, config: Any, tensors: Mapping[str, files.Tensor], where: str, dtype: str) -> Self:
-        """A model of tensors that are made one at a time, for the importers."""
-        model = cls.__new__(cls)
-        model._set_up(config, dtype, None, "both")
-        model._load(files.Weights(tensors, model._table(), where))
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

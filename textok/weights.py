@@ -46,9 +46,6 @@ _NUMPY_TYPES = {
 
 _BLOCK = re.compile(r"(.*blocks\.)(\d+)\.")
 
-# Classes of models by `model_type`. They sign in themselves, so that what makes models of files need not know them.
-MODELS: dict[str, Any] = {}
-
 Shape = tuple[int, ...]
 Table = list[tuple[str, Shape]]
 F32 = NDArray[np.float32]

@@ -1,13 +1,16 @@
 """How the Python face behaves: kinds of arrays, batches, outputs, callbacks, bars, seeds, copies, threads."""
 
+import ast
 import copy
 import doctest
+import importlib
 import os
 import pickle
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import api_models
 import ml_dtypes
@@ -593,10 +596,11 @@ def test_public_names():
         assert not undocumented
 
 
-@pytest.mark.parametrize("module", [textok.image_tokenizer, textok.dit, textok.solvers, textok.pictures.preprocess])
+@pytest.mark.parametrize("module", ["image_tokenizer", "dit", "solvers", "pictures.preprocess"])
 def test_examples_of_the_docstrings(module):
     names = {name: getattr(textok, name) for name in textok.__all__}
-    failed, attempted = doctest.testmod(module, extraglobs=names | {"np": np, "textok": textok})
+    names |= {"np": np, "textok": textok}
+    failed, attempted = doctest.testmod(importlib.import_module(f"textok.{module}"), extraglobs=names)
     assert attempted and not failed
 
 
@@ -610,10 +614,20 @@ def test_parts_are_there_after_a_plain_import():
 
 
 def test_import_is_light_and_silent():
-    """Importing loads neither Pillow nor what reads files, and says nothing."""
+    """Importing loads nothing, all names together neither Pillow nor what reads files, and neither says anything."""
     heavy = ("PIL", "safetensors", "ml_dtypes", "tqdm", "skimage", "torch")
-    done = python(f"import sys, textok; print([name for name in {heavy!r} if name in sys.modules])")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    code = "import sys, textok; print([name for name in sys.modules if 'textok.' in name or name == 'numpy'])\n"
+    done = python(f"{code}from textok import *; print([name for name in {heavy!r} if name in sys.modules])")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['textok.version']\n[]\n", "")
+
+
+def test_names_that_come_later_are_those_a_type_checker_sees():
+    """The table that imports a name when it is asked for says what the imports beside it say to editors and type checkers."""
+    tree = ast.parse(Path(textok.__file__).read_text("utf-8"))
+    (seen,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    assert {line.module: tuple(alias.name for alias in line.names) for line in seen.body} == textok._HOMES
+    assert sorted(textok.__all__) == sorted(name for names in textok._HOMES.values() for name in names)
+    assert all(name in vars(textok) for name in textok.__all__ if getattr(textok, name))  # kept, not looked up each time
 
 
 def test_models_run_without_what_they_do_not_need():
@@ -630,7 +644,7 @@ def test_models_run_without_what_they_do_not_need():
 
 
 def test_unknown_isa():
-    done = python("import textok", TEXTOK_ISA="avx9000")
+    done = python("import textok; textok.TexTok", TEXTOK_ISA="avx9000")
     assert done.returncode == 1 and "ImportError" in done.stderr and "avx9000" in done.stderr and "ref" in done.stderr
 
 

@@ -330,7 +330,7 @@ def test_tensors_that_are_all_the_same_storage(tmp_path, dit, monkeypatch):
 
     one = {name: array for name, array in dit.items() if "blocks.0." in name}
     blocks = {name.replace(".0.", f".{k}.", 1): array for name, array in one.items() for k in range(20)}
-    monkeypatch.setattr(importers, "_MOST_MORE", 0)
+    monkeypatch.setattr(importers.reading, "_MOST_MORE", 0)
     torch_files.save(tmp_path / "own.pt", dit | blocks)
     assert importers.load(tmp_path / "own.pt", HEADS).config.depth == 20
     stream = io.BytesIO()

@@ -83,7 +83,7 @@ def _model(name: str, dtype: str, seed: int) -> EngineModel | Pipeline:
     if name in SIZES:
         kind, config = SIZES[name]
         return kind.from_config(config, seed=seed, dtype=dtype)
-    from .. import bundled, files, weights
+    from .. import bundled, files, importers, weights
     from ..errors import ConfigError, WeightsError
 
     try:
@@ -92,11 +92,11 @@ def _model(name: str, dtype: str, seed: int) -> EngineModel | Pipeline:
         raise WeightsError(f"{problem}; sizes with random weights are {', '.join(SIZES)}") from None
     if (folder / weights.PIPELINE_FILE).is_file():
         return Pipeline.from_pretrained(folder, dtype)
-    kinds: dict[Any, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}
     found = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
-    if found not in kinds:
-        raise ConfigError(f'{folder / weights.CONFIG_FILE}: expected "model_type" {" or ".join(kinds)}, got {found!r}')
-    return kinds[found].from_pretrained(folder, dtype=dtype)
+    if found not in importers.MODELS:
+        known = " or ".join(importers.MODELS)
+        raise ConfigError(f'{folder / weights.CONFIG_FILE}: expected "model_type" {known}, got {found!r}')
+    return importers.MODELS[found].from_pretrained(folder, dtype=dtype)
 
 
 def _works(

@@ -7,9 +7,7 @@ import argparse
 import json
 
 from .. import _core, bundled, files, importers, weights
-from ..dit import DiT
 from ..errors import ConfigError, shown
-from ..image_tokenizer import TexTok
 from ..model import EngineModel
 from ..pipeline import Pipeline
 from ..text.encoder import TextEncoder
@@ -17,7 +15,6 @@ from ..text.encoder_files import is_encoder_folder
 from ..version import __version__
 
 EXAMPLE = "textok info emoji-textok"
-MODELS: dict[str, type[EngineModel]] = {kind.model_type: kind for kind in (TexTok, DiT)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,11 +39,10 @@ def run(args: argparse.Namespace) -> None:
         told(importers.load(folder), "image")
         return
     kind = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
-    if not isinstance(kind, str) or kind not in MODELS:
-        raise ConfigError(
-            f'{folder / weights.CONFIG_FILE}: expected "model_type": {" or ".join(map(json.dumps, MODELS))}, got {shown(kind)}'
-        )
-    told(MODELS[kind].from_pretrained(folder), "image")
+    if not isinstance(kind, str) or kind not in importers.MODELS:
+        known = " or ".join(map(json.dumps, importers.MODELS))
+        raise ConfigError(f'{folder / weights.CONFIG_FILE}: expected "model_type": {known}, got {shown(kind)}')
+    told(importers.MODELS[kind].from_pretrained(folder), "image")
 
 
 def told(model: EngineModel, one: str) -> None:
