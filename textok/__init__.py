@@ -72,7 +72,7 @@ _HOMES = {
     "text.open_embeddings": ("open_embeddings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = {"data", "metrics", "ray", "viz", *(home.partition(".")[0] for home in _HOMES)}
+_MODULES = {"data", "importers", "metrics", "ray", "viz", *(home.partition(".")[0] for home in _HOMES)}
 
 
 def __getattr__(name: str) -> Any:
