@@ -535,14 +535,16 @@ def sheet(candidates, emoji, kept, used, name, path, count=12):
 
 
 def common_variant(candidates):
-    """What all TexToks have and the usual one has not, in words, or "": among themselves it is no variant, so they lose it."""
-    ours = [one for one in candidates if one.kind == "TexTok"]
-    variants = {one.variant for one in ours}
-    if len(variants) != 1:
-        return ""
-    for one in ours:
-        one.variant = ""
-    return variants.pop()
+    """What all TexToks have and the usual one has not, in words, or ""."""
+    variants = {one.variant for one in candidates if one.kind == "TexTok"}
+    return variants.pop() if len(variants) == 1 else ""
+
+
+def take_out(variant, candidates):
+    """Among TexToks that all have `variant` it is none: they lose it."""
+    for one in candidates:
+        if one.kind == "TexTok":
+            one.variant = ", ".join(part for part in one.variant.split(", ") if part not in variant.split(", "))
 
 
 def words_on_networks(emoji, args):
@@ -575,6 +577,7 @@ def main(arguments=None):
         "--log-only", nargs="*", default=[], help="runs of which only the log is compared: too young to be measured"
     )
     top.add_argument("--earlier", type=Path, help="a folder of results whose other runs stand beside these")
+    top.add_argument("--usual", default="", help="with --earlier: what every TexTok of both has, say 'cross-attention'")
     top.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
     top.add_argument("--other-network", action=argparse.BooleanOptionalAction, default=True, help=f"also {OTHER_NETWORK}")
     top.add_argument(
@@ -592,7 +595,8 @@ def main(arguments=None):
     logged = candidates + [candidate(run, args.caption) for run in args.log_only]
     if len({c.name for c in candidates}) < len(candidates):
         raise TextokError(f"expected runs of different names, got {', '.join(c.name for c in candidates)}")
-    usual_variant = "" if args.earlier else common_variant(candidates)
+    usual_variant = args.usual if args.earlier else common_variant(candidates)
+    take_out(usual_variant, candidates)
     sizes = sorted({(c.tokens, c.config["latent_dim"]) for c in candidates})
     everyone = candidates + [pca_candidate(emoji, tokens, width, kept) for tokens, width in sizes]
     measures = {}
