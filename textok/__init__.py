@@ -56,7 +56,7 @@ __all__ = [
     "to_uint8",
 ]
 
-_HOMES = {
+_HOMES = {  # a module, and what of it is imported when it is asked for
     "_core": ("cpu_info", "get_num_threads", "set_num_threads"),
     "bundled": ("list_models",),
     "config": ("DiTConfig", "SideConfig", "TextEncoderConfig", "TexTokConfig"),

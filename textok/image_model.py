@@ -50,10 +50,7 @@ class ImageModel(TakesCaptions, EngineModel):
             found = read(folder)
             if found.model_type != cls.model_type:
                 raise ConfigError(f"{folder}: expected a {cls.__name__}, got a model of {found.title}")
-            model = cls.__new__(cls)
-            model._set_up(found.config, dtype, threads, side)
-            model._load(files.Weights(found.tensors, model._table(), found.where, model._prefix()))
-            return model
+            return cls._from_tensors(found.config, found.tensors, found.where, dtype, threads, side)
         try:
             config = cls.config_class.from_dict(files.load_config(folder, cls.model_type))
         except ConfigError as problem:
@@ -66,9 +63,17 @@ class ImageModel(TakesCaptions, EngineModel):
         return model
 
     @classmethod
-    def _from_tensors(cls, config: Any, tensors: Mapping[str, files.Tensor], where: str, dtype: str) -> Self:
-        """A model of tensors that are made one at a time, for the importers."""
+    def _from_tensors(
+        cls,
+        config: Any,
+        tensors: Mapping[str, files.Tensor],
+        where: str,
+        dtype: str,
+        threads: int | None = None,
+        side: str = "both",
+    ) -> Self:
+        """A model of another project's tensors, which are made one at a time."""
         model = cls.__new__(cls)
-        model._set_up(config, dtype, None, "both")
-        model._load(files.Weights(tensors, model._table(), where))
+        model._set_up(config, dtype, threads, side)
+        model._load(files.Weights(tensors, model._table(), where, model._prefix()))
         return model

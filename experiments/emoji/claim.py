@@ -542,9 +542,13 @@ def common_variant(candidates):
 
 def take_out(variant, candidates):
     """Among TexToks that all have `variant` it is none: they lose it."""
-    for one in candidates:
-        if one.kind == "TexTok":
-            one.variant = ", ".join(part for part in one.variant.split(", ") if part not in variant.split(", "))
+    usual = variant.split(", ") if variant else []
+    for one in (one for one in candidates if one.kind == "TexTok"):
+        parts = one.variant.split(", ")
+        if not set(usual) <= set(parts):
+            has = one.variant or "none"
+            raise TextokError(f"{one.name}: expected a TexTok with {variant}, as all the others, got one with {has}")
+        one.variant = ", ".join(part for part in parts if part not in usual)
 
 
 def words_on_networks(emoji, args):
@@ -577,7 +581,7 @@ def main(arguments=None):
         "--log-only", nargs="*", default=[], help="runs of which only the log is compared: too young to be measured"
     )
     top.add_argument("--earlier", type=Path, help="a folder of results whose other runs stand beside these")
-    top.add_argument("--usual", default="", help="with --earlier: what every TexTok of both has, say 'cross-attention'")
+    top.add_argument("--usual", default="", help="what every TexTok here has, those of --earlier too, say 'cross-attention'")
     top.add_argument("--out", default=Path(__file__).parent / "results", type=Path)
     top.add_argument("--other-network", action=argparse.BooleanOptionalAction, default=True, help=f"also {OTHER_NETWORK}")
     top.add_argument(
@@ -595,7 +599,7 @@ def main(arguments=None):
     logged = candidates + [candidate(run, args.caption) for run in args.log_only]
     if len({c.name for c in candidates}) < len(candidates):
         raise TextokError(f"expected runs of different names, got {', '.join(c.name for c in candidates)}")
-    usual_variant = args.usual if args.earlier else common_variant(candidates)
+    usual_variant = args.usual or ("" if args.earlier else common_variant(candidates))
     take_out(usual_variant, candidates)
     sizes = sorted({(c.tokens, c.config["latent_dim"]) for c in candidates})
     everyone = candidates + [pca_candidate(emoji, tokens, width, kept) for tokens, width in sizes]

@@ -623,6 +623,8 @@ def test_steps_are_measured_once_and_drawn(tmp_path, monkeypatch, capsys):
 def test_what_every_textok_has_is_no_variant_among_them(claim):
     from evaluation import Candidate
 
+    from textok.errors import TextokError
+
     def candidates(*variants):
         ours = [Candidate(f"t{number}", "TexTok", 4, 32, variant=words) for number, words in enumerate(variants)]
         return [*ours, Candidate("registers", "Baseline", 4, 32, variant="64 registers")]
@@ -631,6 +633,8 @@ def test_what_every_textok_has_is_no_variant_among_them(claim):
     assert claim.common_variant(alike) == "cross-attention" and claim.common_variant(unlike) == ""
     claim.take_out("", unlike)
     assert [one.variant for one in unlike] == ["", "cross-attention", "64 registers"]
+    with pytest.raises(TextokError, match="t0: expected a TexTok with cross-attention, .* got one with none"):
+        claim.take_out("cross-attention", unlike)
     named = candidates("cross-attention", "cross-attention, caption_name")
     claim.take_out("cross-attention", named)
     assert [one.variant for one in named] == ["", "caption_name", "64 registers"]

@@ -201,7 +201,9 @@ def arrays(rng: random.Random, path: Path) -> None:
 
 # --- Text ---------------------------------------------------------------------------------------------------------------------
 
-WORDS = ("a cat", "ein Café", "猫", "🙂", "na \u2028 line", 'she said "no"', "it's, well", "tab\there", "x" * 3000, "-", "0")
+WORDS = (
+    "a cat", "ein Café", "猫", "🙂", "na \u2028 line", 'she said "no"', "it's, well", "tab\there", "x" * 3000, "-", "0",
+)  # fmt: skip
 BROKEN = {"utf-8": b"\xff\xc3", "utf-16-le": b"\x00\xd8", "utf-16-be": b"\xdc\x00", "utf-32-le": b"\0\0\x11\0"}
 MARKS = {"utf-8": ("", "\ufeff"), "utf-16-le": ("\ufeff",), "utf-16-be": ("\ufeff",), "utf-32-le": ("\ufeff",)}
 
