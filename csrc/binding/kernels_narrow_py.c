@@ -71,6 +71,23 @@ static PyObject *pack(PyObject *self, PyObject *object, const struct narrow_type
     return result;
 }
 
+/* (w, scale): in place; where the row has nothing to fit, nothing happens. */
+static PyObject *fit_int8(PyObject *self, PyObject *args)
+{
+    PyObject *rows, *scales;
+    struct matrix w;
+    void *scale;
+    if (!PyArg_ParseTuple(args, "OO", &rows, &scales) || matrix_of(&w, rows, "w", NPY_INT8, "int8", -1, -1, 0))
+        return NULL;
+    if (w.ld != w.columns)
+        return PyErr_Format(PyExc_ValueError, "w: must be C-contiguous");
+    if (vector(&scale, scales, "scale", NPY_FLOAT32, "float32", 1, (npy_intp)w.rows, 0))
+        return NULL;
+    if (table(self)->gemm_int8_fit)
+        table(self)->gemm_int8_fit(w.data, scale, w.rows, w.columns);
+    Py_RETURN_NONE;
+}
+
 static int packed(const void **data, PyObject *self, PyObject *object, const struct narrow_type *type, size_t N, size_t K)
 {
     if (vector(data, object, "packed", type->numpy, type->name, 1, (npy_intp)packed_size(self, type, N, K), 0))
@@ -372,6 +389,7 @@ PyMethodDef tx_kernels_narrow_methods[] = {
     {"attention_int8", attention_int8, METH_VARARGS, NULL},
     {"gated_bf16", gated_bf16, METH_VARARGS, NULL},
     {"round_bf16", round_bf16, METH_O, NULL},
+    {"fit_int8", fit_int8, METH_VARARGS, NULL},
     {"quantize_int8", quantize_int8, METH_O, NULL},
     {"norm_bf16", KEYWORDS(norm_bf16), NULL},
     {"norm_int8", KEYWORDS(norm_int8), NULL},

@@ -248,6 +248,9 @@ struct tx_kernels {
     /* Products in int8: packs rows that are int8 already (quantize_int8 makes them). */
     size_t gemm_int8_nr;
     int gemm_int8_beside;
+    /* Where some weights are multiplied faster than others: rows of W[N,K] are rounded to such, and their scales follow. The
+     * next call leaves them as they are. NULL: all are alike. */
+    void (*gemm_int8_fit)(int8_t *w, float *scale, size_t N, size_t K);
     size_t (*gemm_int8_packed)(size_t N, size_t K);
     void (*gemm_int8_pack)(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
     void (*gemm_int8_unpack)(int8_t *w, const int8_t *packed, size_t N, size_t K);
@@ -311,8 +314,8 @@ struct tx_kernels {
     X(attention_f32) WITH(attention_f32, attention_f32_scratch)                                                    \
     X(gemm_bf16) WITH(gemm_bf16, gemm_bf16_nr) WITH(gemm_bf16, gemm_bf16_beside) WITH(gemm_bf16, gemm_bf16_packed) \
     WITH(gemm_bf16, gemm_bf16_pack) WITH(gemm_bf16, gemm_bf16_unpack)                                              \
-    X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_beside) WITH(gemm_int8, gemm_int8_packed) \
-    WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack)                                              \
+    X(gemm_int8) WITH(gemm_int8, gemm_int8_nr) WITH(gemm_int8, gemm_int8_beside) WITH(gemm_int8, gemm_int8_fit)    \
+    WITH(gemm_int8, gemm_int8_packed) WITH(gemm_int8, gemm_int8_pack) WITH(gemm_int8, gemm_int8_unpack)            \
     X(gemm_int4) WITH(gemm_int4, gemm_int4_nr) WITH(gemm_int4, gemm_int4_packed) WITH(gemm_int4, gemm_int4_pack)   \
     WITH(gemm_int4, gemm_int4_unpack) WITH(gemm_int4, gemm_int4_scratch)                                           \
     X(attention_bf16) WITH(attention_bf16, attention_bf16_scratch)                                                 \

@@ -91,8 +91,10 @@ void tx_bind_block(struct tx_tensors *t, struct tx_block *block, int affine, int
     const size_t D = block->D;
     struct tx_linear *const weights[] = {&block->qkv,        &block->proj, &block->cross_q, &block->cross_kv,
                                          &block->cross_proj, &block->fc1,  &block->fc2};
-    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) {
         weights[i]->dtype = t->bulk;
+        weights[i]->fit = 1; /* not in text encoders: outliers of their inputs carry the rounding of weights far */
+    }
     char p[TX_NAME_SIZE - 32];
     snprintf(p, sizeof p, "%sblocks.%zu", prefix, index);
     if (affine)

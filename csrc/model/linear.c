@@ -159,8 +159,9 @@ struct pack_job {
     struct tx_linear *linear;
     const struct tx_values *values;
     float *wide;            /* [N,K], where the values are not float32 and must become so */
-    int8_t *narrow;         /* [N,K], where they must become int8; rows ld apart */
+    int8_t *narrow;         /* [N,K], where they must become int8, or be fitted; rows ld apart, then K */
     size_t ld;
+    int fit;                /* whether gemm_int8_fit rounds those */
     uint8_t *rows, *group_scale; /* where they must become int4, as struct tx_values has it */
 };
 
@@ -205,6 +206,9 @@ static void make_task(void *arg, size_t task, int worker)
         for (size_t n = n0; n < n1; n++)
             tx_int4_quantize(job->rows + n * tx_int4_row(l->K), job->group_scale + n * tx_int4_groups(l->K), l->scale + n,
                              w + n * l->K, l->K);
+    } else if (job->narrow && job->values->dtype == TX_INT8) {
+        for (size_t n = n0; n < n1; n++)
+            memcpy(job->narrow + n * job->ld, (const int8_t *)job->values->data + n * l->K, l->K);
     } else if (job->narrow && job->values->dtype == TX_INT4) {
         for (size_t n = n0; n < n1; n++)
             for (size_t k = 0; k < l->K; k++)
@@ -233,6 +237,8 @@ static void pack_task(void *arg, size_t task, int worker)
     const struct tx_kernels *k = l->kernels;
     const size_t n0 = task * PACK_ROWS, n1 = tx_min(n0 + PACK_ROWS, l->N);
     const void *w = job->narrow ? (const void *)job->narrow : job->wide ? (const void *)job->wide : job->values->data;
+    if (job->fit)
+        k->gemm_int8_fit(job->narrow + n0 * l->K, l->scale + n0, n1 - n0, l->K);
     if (l->dtype == TX_INT4)
         k->gemm_int4_pack(l->w, job->rows ? job->rows : job->values->data,
                           job->rows ? job->group_scale : job->values->group_scale, l->N, l->K, n0, n1);
@@ -274,12 +280,13 @@ static float *evened(const struct tx_linear *l, const struct tx_values *values)
 
 static enum tx_status pack_values(struct tx_linear *l, const struct tx_values *values, int threads, struct tx_error *err)
 {
-    /* From integers to integers of no more bits the scales stay; float32 and bfloat16 multiply by them. */
+    /* From integers to integers of no fewer bits the scales stay; float32 and bfloat16 multiply by them. */
     const int same = l->dtype == values->dtype && l->scale, kept = same || (l->dtype == TX_INT8 && values->dtype == TX_INT4);
     const size_t elements = l->N * l->K, tasks = (l->N + PACK_ROWS - 1) / PACK_ROWS;
     struct pack_job job = {.linear = l, .values = values, .ld = tx_k_padded(l->K)};
+    job.fit = l->dtype == TX_INT8 && values->dtype != TX_INT4 && l->fit && l->kernels->gemm_int8_fit;
     const size_t wide = values->dtype != TX_F32 && !kept ? elements * sizeof(float) : 0;
-    const size_t narrow = l->dtype == TX_INT8 && !same ? l->N * job.ld : 0;
+    const size_t narrow = l->dtype == TX_INT8 && (!same || job.fit) ? l->N * job.ld : 0;
     const size_t rows = l->dtype == TX_INT4 && !same ? l->N * tx_int4_row(l->K) : 0;
     const size_t scales = rows ? l->N * tx_int4_groups(l->K) : 0;
     enum tx_status status = TX_OK;

@@ -14,6 +14,7 @@ struct tx_linear {
     void *w;            /* packed by the kernels below, or row-major [N,K] float32 where a BLAS multiplies */
     float *scale;       /* [N], int8 and int4 */
     float *bias;        /* [N] or NULL */
+    int fit;            /* of int8: may be rounded to what is multiplied fastest (gemm_int8_fit); set before it is packed */
     int by_column;      /* of int8: whether columns are kept, too; set before it is planned */
     struct tx_linear *fed_by; /* by column: whose last K rows are its input but for a function that factors pass (packed
                                * before, no bias); then those carry what makes its columns even. Or NULL */
@@ -38,7 +39,7 @@ void tx_widen(float *out, const struct tx_values *values, size_t rows, size_t co
 void tx_linear_plan(struct tx_linear *linear, struct tx_arena *arena, const struct tx_kernels *kernels);
 
 /* Pack values of any dtype into linear->w, on all threads. int8 from int8 keeps every number and its
- * scales, so do int4 from int4 and int8 from int4. */
+ * scales, where it is not fitted; so do int4 from int4 and int8 from int4. */
 enum tx_status tx_linear_pack(struct tx_linear *linear, const struct tx_values *values, int threads, struct tx_error *err);
 /* The values in the weight's own dtype, as struct tx_values has them. */
 void tx_linear_unpack(const struct tx_linear *linear, void *data, float *scale, uint8_t *group_scale);

@@ -282,6 +282,60 @@ def test_int8_sums_are_exact(kernels, m, n, k):
     assert np.array_equal(got, sums.astype(np.int32).astype(np.float32) * (sa[:, None] * sw))
 
 
+def sums_in_16_bits(w):
+    """The most of one sign that fours of a row's weights have, which a product of 8 k may add in 16 bits: 0, 1, 4 and 5 of
+    them, 2, 3, 6 and 7."""
+    fours = np.pad(w.astype(int), ((0, 0), (0, -w.shape[1] % 8))).reshape(len(w), -1, 2, 2, 2)
+    return max(np.maximum(fours, 0).sum((2, 4)).max(), -np.minimum(fours, 0).sum((2, 4)).min())
+
+
+@pytest.mark.parametrize("n,k", ((1, 1), (5, 8), (33, 70), (40, 1200)))
+@pytest.mark.parametrize("kind", ("gaussian", "uniform", "equal", "sparse"))
+def test_fitted_weights_are_near_and_stay(kernels, n, k, kind):
+    r = rng(28, n, k)
+    w = {
+        "gaussian": lambda: r.standard_normal((n, k)),
+        "uniform": lambda: r.uniform(-1, 1, (n, k)),
+        "equal": lambda: np.ones((n, k)),
+        "sparse": lambda: r.standard_normal((n, k)) * (r.uniform(size=(n, k)) < 0.02),
+    }[kind]()
+    q, scale = quantize(w.astype(np.float32))
+    fitted, step = q.copy(), scale.copy()
+    kernels.fit_int8(fitted, step)
+    assert (step >= scale).all() and (step <= 4.1 * scale).all()
+    assert (np.abs(fitted * step[:, None] - q * scale[:, None]) <= step[:, None] * 0.5001).all()
+    again, same = fitted.copy(), step.copy()
+    kernels.fit_int8(again, same)
+    assert np.array_equal(again, fitted) and np.array_equal(same, step)
+    if not np.array_equal(fitted, q):  # a row of kernels that has something to fit
+        assert sums_in_16_bits(q) > 128 >= sums_in_16_bits(fitted)
+
+
+@pytest.mark.parametrize("m,n,k", SHAPES)
+def test_sums_of_fitted_weights_are_exact(kernels, m, n, k):
+    """Of the largest that are fitted, with inputs of the largest."""
+    r = rng(29, m, n, k)
+    a, w = r.choice(np.array([-127, 127], np.int8), (m, k)), np.zeros((n, k), np.int8)
+    places = np.arange(k) % 8
+    first, second = np.isin(places, (0, 1, 4, 5)), np.isin(places, (2, 3, 6, 7))
+    w[:, first], w[:, second] = 32, -32
+    w[n // 2 :, places == 0], w[n // 2 :, places == 1], w[n // 2 :, places == 4] = 127, 1, -127
+    w[n // 2 :, places == 5] = -1
+    fitted = w.copy()
+    kernels.fit_int8(fitted, np.ones(n, np.float32))
+    assert np.array_equal(fitted, w)
+    sa, sw = (r.uniform(0.01, 1, s).astype(np.float32) for s in (m, n))
+    got = run_int8(kernels, operand(a, extra=m % 3, rows_after=1), w, sa, sw)
+    sums = a.astype(np.int64) @ w.astype(np.int64).T
+    assert np.array_equal(got, sums.astype(np.int32).astype(np.float32) * (sa[:, None] * sw))
+    for large in range(0, n, 17):  # one weight beyond in a panel
+        w[large, 0] = 127
+        w[large, k // 2] = -127
+    got = run_int8(kernels, operand(a), w, sa, sw)
+    sums = a.astype(np.int64) @ w.astype(np.int64).T
+    assert np.array_equal(got, sums.astype(np.int32).astype(np.float32) * (sa[:, None] * sw))
+
+
 def test_a_bad_row_is_nan_and_no_other(kernels):
     x = rng(9).standard_normal((35, 70)).astype(np.float32)
     x[17, 3] = np.nan

@@ -39,6 +39,7 @@ struct narrow_kind {
     size_t size;                /* of an element, packed */
     size_t section;             /* elements of K */
     size_t step;                /* elements of K that ahead_step goes with */
+    size_t rows;                /* of a tile, at most TILE_ROWS */
     narrow_tile_function *const *tiles;
     void (*widen_a)(char *to, const char *from, size_t K);
     /* The sums of a tile in place: what is missing until they are float32. */
@@ -77,7 +78,7 @@ TXK_INLINE void gemm_narrow_block(const struct tx_gemm_narrow *job, const struct
 {
     char a_wide[TILE_ROWS * WIDE_LD] __attribute__((aligned(64)));
     float strip[NARROW_ROWS * RUN] __attribute__((aligned(64)));
-    const size_t Kp = tx_k_padded(job->K), size = kind->size, parts = (m1 - m0 + TILE_ROWS - 1) / TILE_ROWS;
+    const size_t Kp = tx_k_padded(job->K), size = kind->size, parts = (m1 - m0 + kind->rows - 1) / kind->rows;
     const char *a = job->a, *w = job->w;
     for (size_t k0 = 0; k0 < Kp; k0 += kind->section) {
         const size_t k1 = k0 + kind->section < Kp ? k0 + kind->section : Kp;

@@ -33,7 +33,7 @@ TXK_INLINE struct row_scale scale_of_max(__m256i max)
 }
 
 /* 32 elements to int8, nearest even; their magnitudes are at most 127 by the choice of factor. */
-TXK_INLINE void store_int8x32(int8_t *out, const __m256 x[4], float factor)
+TXK_INLINE __m256i int8x32(const __m256 x[4], float factor)
 {
     const __m256 f = _mm256_set1_ps(factor);
     __m256i q[4];
@@ -42,7 +42,12 @@ TXK_INLINE void store_int8x32(int8_t *out, const __m256 x[4], float factor)
         q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(x[j], f));
     /* Packing works in halves of vectors: the quarters come out in the order 0 2 4 6 1 3 5 7. */
     const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-    _mm256_storeu_si256((__m256i *)out, _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+TXK_INLINE void store_int8x32(int8_t *out, const __m256 x[4], float factor)
+{
+    _mm256_storeu_si256((__m256i *)out, int8x32(x, factor));
 }
 
 #endif

@@ -18,6 +18,7 @@ static const struct tx_kernels slots = {
     .gemm_bf16_unpack = txk_gemm_bf16_unpack_avx2,
     .gemm_bf16 = txk_gemm_bf16_avx2,
     .gemm_int8_nr = 16,
+    .gemm_int8_fit = txk_gemm_int8_fit_avx2,
     .gemm_int8_packed = txk_gemm_int8_packed_avx2,
     .gemm_int8_pack = txk_gemm_int8_pack_avx2,
     .gemm_int8_unpack = txk_gemm_int8_unpack_avx2,
