@@ -89,20 +89,6 @@ TXK_INLINE void pack_values(float *values, const struct attention *job, const in
     }
 }
 
-/* 2^x for x <= 0; 0 below -126.5. */
-TXK_INLINE __m256 exp2_f32x8(__m256 x)
-{
-    const __m256 magic = _mm256_set1_ps(0x1.8p23f);
-    x = _mm256_max_ps(_mm256_set1_ps(-127.0f), x);
-    const __m256 m = _mm256_add_ps(x, magic), r = _mm256_sub_ps(x, _mm256_sub_ps(m, magic));
-    __m256 p = _mm256_set1_ps(poly_exp2[5]);
-#pragma GCC unroll 5
-    for (int i = 4; i >= 0; i--)
-        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(poly_exp2[i]));
-    const __m256i power = _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(m), 23), _mm256_set1_epi32(127 << 23));
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
-}
-
 /* Turns one row of scores into exp(scale (s - max)) with the new running maximum, updates the running sum and tells by how much
  * the sums so far shrink. The strip holds whole vectors; lanes past `keys` are read but count for nothing. */
 TXK_INLINE float soften(float *p, size_t keys, float log2_scale, float *max, float *sum, const int bf16)

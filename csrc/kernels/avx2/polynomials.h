@@ -20,6 +20,11 @@ static const float poly_tanh[6] = {
     0x1.52269a0000000p-6f, -0x1.75e1cc0000000p-8f,
 };
 
+/* the same, within 1e-4 */
+static const float poly_exp2_short[4] = {
+    0x1.fff6920000000p-1f, 0x1.62f31a0000000p-1f, 0x1.f0de1a0000000p-3f, 0x1.c3f7600000000p-5f,
+};
+
 /* u = 1 / (1 + mills t) */
 static const float poly_mills = 0x1.6000000000000p-2f;
 

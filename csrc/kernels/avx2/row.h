@@ -33,6 +33,8 @@ void txk_gemm_bytes_avx2(const struct tx_gemm_narrow *job);
 TXK_INT4_DECLARE(avx2);
 size_t txk_attention_bf16_scratch_avx2(size_t Tk, size_t Dh);
 void txk_attention_bf16_avx2(const struct tx_attention_bf16 *job);
+size_t txk_attention_int8_scratch_avx2(size_t Tk, size_t Dh);
+void txk_attention_int8_avx2(const struct tx_attention_bf16 *job);
 void txk_round_bf16_avx2(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
 void txk_quantize_int8_avx2(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M,
                             size_t K);

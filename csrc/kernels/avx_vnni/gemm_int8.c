@@ -52,10 +52,7 @@ static void copy_a(char *to, const char *from, size_t K)
         _mm256_store_si256((__m256i *)(to + k), a);
         sums = _mm256_dpbusd_avx_epi32(sums, ones, a);
     }
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    const int32_t begin = -128 * _mm_cvtsi128_si32(sum);
+    const int32_t begin = -128 * sum_of_i32x8(sums);
     memcpy(to + SECTION_BYTES, &begin, sizeof begin);
 }
 

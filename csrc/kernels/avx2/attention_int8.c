@@ -1,0 +1,463 @@
+/* attention_int8: out[Tq,Dh] = softmax(scale q k^T) v of one head, bfloat16 outside, both products in int8.
+ *
+ * Once a call
+ *   pack_keys        k less its mean over the keys, which softmax does not see, in int8 with a scale a row
+ *   pack_values      v less its mean over the keys, in int8 with a scale a channel and block of BLOCK keys
+ * for each QUERIES rows
+ *   quantize_queries q in int8 with a scale a row, as q + 128; sums of a key begin at -128 times the sum of its row
+ * and for each block of keys
+ *   score            scores but for the query's scale, as float32
+ *   soften           a row's scores -> bytes of 255 times 2^(t - m), m the block's maximum: diffuse attention keeps a digit
+ *                    more than relative to the row's
+ *   gather           the bytes times v, exact in int32, then times their scales into float32
+ * and at the end out / sum + the mean of v, as bfloat16.
+ *
+ * Both products are of an unsigned byte, a broadcast four of them, and signed ones: vpmaddubsw adds pairs in 16 bits, so what
+ * is packed has scales by which two neighbours of one sign are 127 together at most. That leaves 7.7 of 8 bits. Channels of q
+ * and k that are alike in all keys change their signs first, every second one, which changes no score.
+ *
+ * Panels of keys: [Tk/16][Dh/4][16][4], four of Dh of a key side by side; of values: [blocks][Dh/16][BLOCK/4][16][4], four
+ * keys of a channel.
+ *
+ * A row's arithmetic depends on its q, k, v, Tk and Dh alone. A row of q with a NaN or Inf comes out as NaN, so does a channel
+ * of v, and all where k holds one; so does a row whose scores may pass float32. */
+#include <math.h>
+
+#include "row.h"
+#include "tile.h"
+
+enum { QUERIES = 24, BLOCK = 128 };
+
+struct attention {
+    size_t Tq, Tk, Dh;
+    size_t fours, Dp;           /* Dh / 4 up; Dh up to a multiple of 16 */
+    size_t ldq;                 /* bytes of a row of q */
+    size_t blocks;
+    int8_t *keys, *values;
+    float *key_scale;           /* [Tk up to a multiple of 16], the largest is 1 */
+    int32_t *key_begin;         /* the same */
+    float *value_scale;         /* [blocks][Dp] */
+    float *key_mean, *value_mean;   /* [Dp] */
+    float *sign;                /* [Dp] 1 or -1, of a channel of q and k */
+    uint8_t *q;                 /* [QUERIES, ldq] */
+    float *scores;              /* [QUERIES, BLOCK] */
+    uint8_t *weights;           /* the same */
+    float *out;                 /* [QUERIES, Dp] */
+    float scale;                /* of q k, with log2(e) and what the keys' scales are relative to */
+    int bad;                    /* NaN or Inf in k */
+    /* Of each row: a power of two for a score, NaN for a lost row; the power of two that out and sum are relative to; and the
+     * block's. */
+    float factor[QUERIES], base[QUERIES], sum[QUERIES], share[QUERIES];
+};
+
+static size_t up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static size_t carve(struct attention *a, char *scratch)
+{
+    char *p = scratch;
+    const size_t Tp = up(a->Tk, PANEL);
+    a->fours = (a->Dh + 3) / 4, a->Dp = up(a->Dh, PANEL), a->ldq = up(a->Dh, 32), a->blocks = (a->Tk + BLOCK - 1) / BLOCK;
+    a->keys = (int8_t *)p, p += Tp * a->fours * 4;
+    a->values = (int8_t *)p, p += a->blocks * BLOCK * a->Dp;
+    a->key_scale = (float *)p, p += Tp * sizeof(float);
+    a->key_begin = (int32_t *)p, p += Tp * sizeof(int32_t);
+    a->value_scale = (float *)p, p += a->blocks * a->Dp * sizeof(float);
+    a->key_mean = (float *)p, p += a->Dp * sizeof(float);
+    a->value_mean = (float *)p, p += a->Dp * sizeof(float);
+    a->sign = (float *)p, p += a->Dp * sizeof(float);
+    a->q = (uint8_t *)p, p += QUERIES * a->ldq;
+    a->scores = (float *)p, p += QUERIES * BLOCK * sizeof(float);
+    a->weights = (uint8_t *)p, p += QUERIES * BLOCK;
+    a->out = (float *)p, p += QUERIES * a->Dp * sizeof(float);
+    return (size_t)(p - scratch);
+}
+
+TXK_INLINE __m256 elements(const uint16_t *row, size_t d, size_t Dh)
+{
+    return d < Dh ? load_bf16x8(row + d, Dh - d) : _mm256_setzero_ps();
+}
+
+/* mean[Dp] over the T rows of x. */
+static void average(float *mean, const uint16_t *x, size_t ld, size_t T, size_t Dh, size_t Dp)
+{
+    const __m256 part = _mm256_set1_ps(1.0f / (float)T); /* of each, or the sum might pass float32 */
+    for (size_t d = 0; d < Dp; d += 16) {
+        __m256 low = _mm256_setzero_ps(), high = low;
+        for (size_t t = 0; t < T; t++) {
+            low = _mm256_fmadd_ps(elements(x + t * ld, d, Dh), part, low);
+            high = _mm256_fmadd_ps(elements(x + t * ld, d + 8, Dh), part, high);
+        }
+        _mm256_store_ps(mean + d, low);
+        _mm256_store_ps(mean + d + 8, high);
+    }
+}
+
+/* 127 / max and the scale max / 127, as quantize_int8 has them: 0 and 1 for zeros, 0 and NaN where one is not finite. */
+TXK_INLINE float factor_of_max(float max, float *scale)
+{
+    *scale = !(max < INFINITY) ? NAN : max < 0x1p-100f ? 1 : max / 127.0f;
+    return max < INFINITY && max >= 0x1p-100f ? 127.0f / max : 0;
+}
+
+/* The largest of two sums, of the positive and of the negative of each lane of x and y. NaN stays. */
+TXK_INLINE __m256 same_sign_sum(__m256 x, __m256 y)
+{
+    const __m256 zero = _mm256_setzero_ps();
+    const __m256 positive = _mm256_add_ps(_mm256_max_ps(zero, x), _mm256_max_ps(zero, y));
+    const __m256 negative = _mm256_add_ps(_mm256_min_ps(zero, x), _mm256_min_ps(zero, y));
+    return _mm256_max_ps(_mm256_sub_ps(zero, negative), positive);
+}
+
+/* max of the magnitudes, in which a NaN counts as one. */
+TXK_INLINE __m256 max_with_nan(__m256 max, __m256 x)
+{
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(max), _mm256_castps_si256(abs_f32x8(x))));
+}
+
+TXK_INLINE float largest_with_nan(__m256 max)
+{
+    int32_t bits[8], most = 0;
+    float largest;
+    _mm256_storeu_si256((__m256i *)bits, _mm256_castps_si256(max));
+    for (int i = 0; i < 8; i++)
+        most = bits[i] > most ? bits[i] : most;
+    memcpy(&largest, &most, sizeof largest);
+    return largest;
+}
+
+/* 8 bytes, of integers that fit. */
+TXK_INLINE int64_t bytes_of(__m256i q)
+{
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+    return _mm_cvtsi128_si64(_mm_packs_epi16(words, words));
+}
+
+/* -1 for the second channel of a pair whose numbers have one sign more often than two. */
+static void choose_signs(struct attention *a, const struct tx_attention_bf16 *job)
+{
+    const __m256 one = _mm256_set1_ps(1.0f), second = _mm256_castsi256_ps(_mm256_set1_epi64x((int64_t)0x8000000000000000));
+    for (size_t d = 0; d < a->Dp; d += 8) {
+        const __m256 mean = _mm256_load_ps(a->key_mean + d);
+        __m256i alike = _mm256_setzero_si256();
+        for (size_t t = 0; t < a->Tk; t++) {
+            const __m256 x = _mm256_sub_ps(elements(job->k + t * job->ldk, d, a->Dh), mean);
+            const __m256i differ = _mm256_castps_si256(_mm256_xor_ps(x, _mm256_permute_ps(x, 0xb1)));
+            alike = _mm256_add_epi32(alike, _mm256_or_si256(_mm256_srai_epi32(differ, 31), _mm256_set1_epi32(1)));
+        }
+        const __m256 flip = _mm256_castsi256_ps(_mm256_cmpgt_epi32(alike, _mm256_setzero_si256()));
+        _mm256_store_ps(a->sign + d, _mm256_xor_ps(one, _mm256_and_ps(flip, second)));
+    }
+}
+
+/* Channels d.. of a key as they are packed, but for its scale. */
+TXK_INLINE __m256 centred_key(const struct attention *a, const uint16_t *k, size_t d)
+{
+    return _mm256_mul_ps(_mm256_sub_ps(elements(k, d, a->Dh), _mm256_load_ps(a->key_mean + d)), _mm256_load_ps(a->sign + d));
+}
+
+static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
+{
+    float most = 0;
+    average(a->key_mean, job->k, job->ldk, a->Tk, a->Dh, a->Dp);
+    choose_signs(a, job);
+    a->bad = 0;
+    for (size_t t = 0; t < up(a->Tk, PANEL); t++) {
+        const uint16_t *k = job->k + (t < a->Tk ? t : a->Tk - 1) * job->ldk; /* the last again for those behind it */
+        __m256 max = _mm256_setzero_ps();
+        for (size_t d = 0; d < a->Dh; d += 8) {
+            const __m256 x = centred_key(a, k, d);
+            max = max_with_nan(max, same_sign_sum(x, _mm256_permute_ps(x, 0xb1)));
+        }
+        float scale;
+        const float factor = factor_of_max(largest_with_nan(max), &scale);
+        a->bad |= scale != scale;
+        a->key_scale[t] = scale;
+        most = scale > most ? scale : most;
+        int8_t *to = a->keys + t / PANEL * PANEL * a->fours * 4 + t % PANEL * 4;
+        __m256i sum = _mm256_setzero_si256();
+        for (size_t d = 0; d < a->Dh; d += 8, to += 2 * PANEL * 4) {
+            const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(centred_key(a, k, d), _mm256_set1_ps(factor)));
+            const int64_t eight = bytes_of(q);
+            const int32_t low = (int32_t)eight, high = (int32_t)(eight >> 32);
+            sum = _mm256_add_epi32(sum, q);
+            memcpy(to, &low, sizeof low);
+            if (d + 4 < a->Dh)
+                memcpy(to + PANEL * 4, &high, sizeof high);
+        }
+        a->key_begin[t] = -128 * sum_of_i32x8(sum);
+    }
+    for (size_t t = 0; t < up(a->Tk, PANEL); t++)
+        a->key_scale[t] /= most;
+    a->scale *= most;
+}
+
+static void pack_values(struct attention *a, const struct tx_attention_bf16 *job)
+{
+    const __m256i byte = _mm256_set1_epi16(255);
+    average(a->value_mean, job->v, job->ldv, a->Tk, a->Dh, a->Dp);
+    for (size_t b = 0; b < a->blocks; b++)
+        for (size_t d = 0; d < a->Dp; d += 8) {
+            const uint16_t *v = job->v + b * BLOCK * job->ldv;
+            const size_t count = a->Tk - b * BLOCK < BLOCK ? a->Tk - b * BLOCK : BLOCK;
+            const __m256 mean = _mm256_load_ps(a->value_mean + d);
+            float factor[8], *scale = a->value_scale + b * a->Dp + d;
+            __m256 max = _mm256_setzero_ps();
+            for (size_t t = 0; t < count; t += 2) {
+                const __m256 x = _mm256_sub_ps(elements(v + t * job->ldv, d, a->Dh), mean);
+                const size_t next = t + 1 < count ? t + 1 : t;
+                const __m256 y = next == t ? _mm256_setzero_ps() : _mm256_sub_ps(elements(v + next * job->ldv, d, a->Dh), mean);
+                max = max_with_nan(max, same_sign_sum(x, y));
+            }
+            _mm256_storeu_ps(factor, max);
+            for (int i = 0; i < 8; i++)
+                factor[i] = factor_of_max(factor[i], scale + i);
+            int8_t *to = a->values + b * BLOCK * a->Dp + d / PANEL * PANEL * BLOCK + d % PANEL * 4;
+            const __m256 factors = _mm256_loadu_ps(factor);
+            for (size_t t = 0; t < count; t += 4, to += PANEL * 4) {
+                __m256i q[4];
+#pragma GCC unroll 4
+                for (size_t i = 0; i < 4; i++) {
+                    q[i] = _mm256_setzero_si256();
+                    if (t + i < count)
+                        q[i] = _mm256_cvtps_epi32(
+                            _mm256_mul_ps(_mm256_sub_ps(elements(v + (t + i) * job->ldv, d, a->Dh), mean), factors));
+                }
+                /* A channel's four bytes, from words of two and two keys. */
+                const __m256i even = _mm256_blend_epi16(q[0], _mm256_slli_epi32(q[2], 16), 0xaa);
+                const __m256i odd = _mm256_blend_epi16(q[1], _mm256_slli_epi32(q[3], 16), 0xaa);
+                _mm256_store_si256((__m256i *)to, _mm256_or_si256(_mm256_and_si256(even, byte), _mm256_slli_epi16(odd, 8)));
+            }
+        }
+}
+
+static void quantize_queries(struct attention *a, const uint16_t *q, size_t ldq, size_t rows)
+{
+    for (size_t m = 0; m < rows; m++, q += ldq) {
+        __m256 max = _mm256_setzero_ps();
+        for (size_t d = 0; d < a->Dh; d += 8)
+            max = max_with_nan(max, elements(q, d, a->Dh));
+        float scale;
+        const __m256 factor = _mm256_set1_ps(factor_of_max(largest_with_nan(max), &scale));
+        for (size_t d = 0; d < a->Dh; d += 8) {
+            const __m256 x = _mm256_mul_ps(elements(q, d, a->Dh), _mm256_load_ps(a->sign + d));
+            const int64_t eight = bytes_of(_mm256_cvtps_epi32(_mm256_mul_ps(x, factor))) ^ (int64_t)0x8080808080808080;
+            memcpy(a->q + m * a->ldq + d, &eight, sizeof eight);
+        }
+        a->factor[m] = scale * a->scale;
+        if (!(a->factor[m] < INFINITY) || a->bad)
+            a->factor[m] = NAN;
+    }
+}
+
+static const int16_t ones[16] __attribute__((aligned(32))) = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+/* acc[i] += four of row i of `a` times the fours of w, for one row and one step (both literals). In assembly, as in
+ * gemm_int8.c; tile.h says more on the addresses. */
+#if defined(__SANITIZE_ADDRESS__)
+#define FOUR_ROW(i, q)                                                                                               \
+    if (MR > i) {                                                                                                    \
+        int32_t four;                                                                                                \
+        memcpy(&four, base[i / 3] + i % 3 * ld + 4 * q, sizeof four);                                                \
+        const __m256i x = _mm256_set1_epi32(four), p0 = _mm256_maddubs_epi16(x, w0), p1 = _mm256_maddubs_epi16(x, w1); \
+        acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(p0, *(const __m256i *)ones));                      \
+        acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(p1, *(const __m256i *)ones));                      \
+    }
+#else
+#define FOUR_ROW(i, q)                                                            \
+    if (MR > i && i % 3 == 0) FOUR_ROW_AT(i, #q "*4(%[base])")                    \
+    if (MR > i && i % 3 == 1) FOUR_ROW_AT(i, #q "*4(%[base],%[ld])")              \
+    if (MR > i && i % 3 == 2) FOUR_ROW_AT(i, #q "*4(%[base],%[ld],2)")
+#define FOUR_ROW_AT(i, address)                                                                                      \
+    {                                                                                                                \
+        __m256i x, p;                                                                                                \
+        __asm__("vpbroadcastd " address ", %[x]\n\t"                                                                 \
+                "vpmaddubsw %[w0], %[x], %[p]\n\t"                                                                   \
+                "vpmaddubsw %[w1], %[x], %[x]\n\t"                                                                   \
+                "vpmaddwd %[ones], %[p], %[p]\n\t"                                                                   \
+                "vpmaddwd %[ones], %[x], %[x]\n\t"                                                                   \
+                "vpaddd %[p], %[c0], %[c0]\n\t"                                                                      \
+                "vpaddd %[x], %[c1], %[c1]"                                                                          \
+                : [c0] "+x"(acc[i][0]), [c1] "+x"(acc[i][1]), [x] "=&x"(x), [p] "=&x"(p)                             \
+                : [base] "r"(base[i / 3]), [ld] "r"(ld), [w0] "x"(w0), [w1] "x"(w1), [ones] "m"(*(const __m256i *)ones), \
+                  "m"(*(const char(*)[1 << 16])base[i / 3]));                                                        \
+    }
+#endif
+#define FOUR(q)                                                                                                      \
+    {                                                                                                                \
+        const __m256i w0 = _mm256_load_si256(w + 2 * q), w1 = _mm256_load_si256(w + 2 * q + 1);                      \
+        FOUR_ROW(0, q) FOUR_ROW(1, q) FOUR_ROW(2, q) FOUR_ROW(3, q) FOUR_ROW(4, q) FOUR_ROW(5, q)                    \
+    }
+
+/* acc += MR rows of bytes, ld apart, by n fours of a panel. */
+TXK_INLINE void multiply(__m256i acc[TILE_ROWS][2], const uint8_t *rows, size_t ld, const int8_t *panel, size_t n, const int MR)
+{
+    const char *base[2] = {(const char *)rows, (const char *)rows + (MR > 3 ? 3 * ld : 0)};
+    const __m256i *w = (const __m256i *)panel;
+    for (; n >= 2; n -= 2, w += 4, base[0] += 8, base[1] += 8) {
+        FOUR(0)
+        FOUR(1)
+    }
+    if (n)
+        FOUR(0)
+}
+
+/* Where a tile of a product is, and what its sums become. */
+struct tile {
+    struct attention *a;
+    size_t m;                   /* the first row */
+    size_t b, at;               /* the block; the first key within it, or the first channel */
+    size_t n;                   /* fours */
+};
+
+/* Scores of 16 keys with MR queries, but for the queries' factors. */
+TXK_INLINE void score(const struct tile *t, const int MR)
+{
+    const struct attention *a = t->a;
+    const size_t key = t->b * BLOCK + t->at;
+    __m256i acc[TILE_ROWS][2];
+#pragma GCC unroll 6
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < 2; j++)
+            acc[i][j] = _mm256_load_si256((const __m256i *)(a->key_begin + key + 8 * j));
+    multiply(acc, a->q + t->m * a->ldq, a->ldq, a->keys + key * a->fours * 4, a->fours, MR);
+    float *to = a->scores + t->m * BLOCK + t->at;
+#pragma GCC unroll 6
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < 2; j++)
+            _mm256_store_ps(to + i * BLOCK + 8 * j,
+                            _mm256_mul_ps(_mm256_cvtepi32_ps(acc[i][j]), _mm256_load_ps(a->key_scale + key + 8 * j)));
+}
+
+/* 16 channels of MR rows' outputs get a block's share. */
+TXK_INLINE void gather(const struct tile *t, const int MR)
+{
+    const struct attention *a = t->a;
+    __m256i acc[TILE_ROWS][2];
+#pragma GCC unroll 6
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < 2; j++)
+            acc[i][j] = _mm256_setzero_si256();
+    multiply(acc, a->weights + t->m * BLOCK, BLOCK, a->values + t->b * BLOCK * a->Dp + t->at * BLOCK, t->n, MR);
+    float *to = a->out + t->m * a->Dp + t->at;
+    const float *scale = a->value_scale + t->b * a->Dp + t->at;
+#pragma GCC unroll 6
+    for (int i = 0; i < MR; i++)
+        for (int j = 0; j < 2; j++) {
+            const __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[i][j]), _mm256_load_ps(scale + 8 * j));
+            float *at = to + i * a->Dp + 8 * j;
+            _mm256_store_ps(at, _mm256_fmadd_ps(sum, _mm256_set1_ps(a->share[t->m + i]), _mm256_load_ps(at)));
+        }
+}
+
+typedef void tile_function(const struct tile *);
+#define TILES(MR)                                                    \
+    static void score_##MR(const struct tile *t) { score(t, MR); } \
+    static void gather_##MR(const struct tile *t) { gather(t, MR); }
+TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
+static tile_function *const score_tiles[] = {score_1, score_2, score_3, score_4, score_5, score_6};
+static tile_function *const gather_tiles[] = {gather_1, gather_2, gather_3, gather_4, gather_5, gather_6};
+
+static void in_tiles(struct attention *a, tile_function *const *tiles, size_t rows, size_t b, size_t at, size_t n)
+{
+    const size_t parts = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (size_t i = 0; i < parts; i++) {
+        const size_t m = part_begin(rows, parts, i);
+        tiles[part_begin(rows, parts, i + 1) - m - 1](&(struct tile){.a = a, .m = m, .b = b, .at = at, .n = n});
+    }
+}
+
+TXK_INLINE float exp2_of(float x)
+{
+    return _mm256_cvtss_f32(exp2_f32x8(_mm256_set1_ps(x)));
+}
+
+/* A row's scores become bytes, and the row's base, sum and outputs take up the block's maximum. Those past `count` are read but
+ * count for nothing: their values are 0. */
+static void soften(struct attention *a, size_t m, size_t count, int first)
+{
+    const float *scores = a->scores + m * BLOCK;
+    const size_t whole = count / 8 * 8;
+    const __m256i last = lanes_f32x8(count - whole);
+    __m256 max[2] = {_mm256_set1_ps(-INFINITY), _mm256_set1_ps(-INFINITY)};
+    size_t k = 0;
+    for (; k + 16 <= count; k += 16)
+        for (int j = 0; j < 2; j++)
+            max[j] = _mm256_max_ps(max[j], _mm256_load_ps(scores + k + 8 * j));
+    for (; k < whole; k += 8)
+        max[0] = _mm256_max_ps(max[0], _mm256_load_ps(scores + k));
+    if (whole < count)
+        max[1] = _mm256_max_ps(max[1], _mm256_blendv_ps(max[1], _mm256_load_ps(scores + whole), _mm256_castsi256_ps(last)));
+    const float most = max_of_f32x8(_mm256_max_ps(max[0], max[1])), power = most * a->factor[m];
+    /* First the difference, which is exactly 0 at the maximum however large the scores are. */
+    const __m256 base = _mm256_set1_ps(most), factor = _mm256_set1_ps(a->factor[m]);
+    const __m256 top = _mm256_set1_ps(0x1.ffa37p+2f); /* log2(255), a little less */
+    __m256i sum = _mm256_setzero_si256(), p[4];
+    for (k = 0; k < count; k += 32) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const __m256 x = _mm256_fmadd_ps(_mm256_sub_ps(_mm256_load_ps(scores + k + 8 * j), base), factor, top);
+            p[j] = _mm256_cvtps_epi32(exp2_by_f32x8(x, poly_exp2_short, 3));
+        }
+        for (int j = 0; j < 4 && k + 32 > count; j++)
+            p[j] = _mm256_and_si256(p[j], k + 8 * j < count ? lanes_f32x8(count - k - 8 * j) : _mm256_setzero_si256());
+        sum = _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_add_epi32(p[0], p[1]), _mm256_add_epi32(p[2], p[3])));
+        const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(p[0], p[1]), _mm256_packs_epi32(p[2], p[3]));
+        _mm256_store_si256((__m256i *)(a->weights + m * BLOCK + k),
+                           _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    }
+    const int32_t total = sum_of_i32x8(sum);
+    if (first)
+        a->base[m] = power;
+    if (power > a->base[m]) {
+        const float shrink = exp2_of(a->base[m] - power);
+        for (size_t d = 0; d < a->Dp; d += 8)
+            _mm256_store_ps(a->out + m * a->Dp + d,
+                            _mm256_mul_ps(_mm256_load_ps(a->out + m * a->Dp + d), _mm256_set1_ps(shrink)));
+        a->sum[m] *= shrink;
+        a->base[m] = power;
+    }
+    a->share[m] = exp2_of(power - a->base[m]);
+    a->sum[m] += a->share[m] * (float)total;
+}
+
+static void store_row(const struct attention *a, uint16_t *out, size_t m)
+{
+    const __m256 share = _mm256_set1_ps(a->factor[m] != a->factor[m] ? NAN : 1.0f / a->sum[m]);
+    for (size_t d = 0; d < a->Dh; d += 8)
+        store_bf16x8(out + d, a->Dh - d, _mm256_fmadd_ps(_mm256_load_ps(a->out + m * a->Dp + d), share,
+                                                         _mm256_load_ps(a->value_mean + d)));
+}
+
+size_t txk_attention_int8_scratch_avx2(size_t Tk, size_t Dh)
+{
+    struct attention a = {.Tk = Tk, .Dh = Dh};
+    return carve(&a, NULL);
+}
+
+void txk_attention_int8_avx2(const struct tx_attention_bf16 *job)
+{
+    struct attention a = {.Tk = job->Tk, .Dh = job->Dh, .scale = job->scale * 1.44269504088896341f};
+    carve(&a, job->scratch);
+    pack_keys(&a, job);
+    pack_values(&a, job);
+    for (size_t q0 = 0; q0 < job->Tq; q0 += QUERIES) {
+        const size_t rows = job->Tq - q0 < QUERIES ? job->Tq - q0 : QUERIES;
+        quantize_queries(&a, job->q + q0 * job->ldq, job->ldq, rows);
+        memset(a.sum, 0, sizeof a.sum);
+        memset(a.out, 0, rows * a.Dp * sizeof *a.out);
+        for (size_t b = 0; b < a.blocks; b++) {
+            const size_t count = a.Tk - b * BLOCK < BLOCK ? a.Tk - b * BLOCK : BLOCK;
+            for (size_t t = 0; t < count; t += PANEL)
+                in_tiles(&a, score_tiles, rows, b, t, a.fours);
+            for (size_t m = 0; m < rows; m++)
+                soften(&a, m, count, b == 0);
+            for (size_t d = 0; d < a.Dp; d += PANEL)
+                in_tiles(&a, gather_tiles, rows, b, d, (count + 3) / 4);
+        }
+        for (size_t m = 0; m < rows; m++)
+            store_row(&a, job->out + (q0 + m) * job->ldo, m);
+    }
+}
