@@ -600,7 +600,7 @@ def test_attention_int8_of_whole_numbers(kernels, tq, tk, dh, size):
     k, v = bf16(k), bf16(v)
     got, exact = wide(attend_int8(kernels, q, k, v)), softmax_attention(q, k, v)
     check(got, exact, numerics.ATTENTION_INT8_EXACT)
-    assert rejects(got * 1.02, exact, numerics.ATTENTION_INT8_EXACT)
+    assert rejects(got * 1.03, exact, numerics.ATTENTION_INT8_EXACT)
 
 
 @pytest.mark.parametrize("kind", ("one key", "same keys", "key channels", "value channels", "growing", "far below"))
