@@ -1,0 +1,91 @@
+"""ONNX Runtime as a CPU with AVX2 and nothing newer runs it. PyTorch and OpenVINO have switches for it, this
+has none.
+
+    eval "$(python benchmarks/capped.py capped)"
+    python benchmarks/run.py --quick --out bench --peers onnxruntime --peers eager
+
+Copies the installed package to the folder, replaces the cpuid instructions of its library by an invalid one, and builds a
+handler that answers for those without AVX-512, AVX-VNNI and AMX. Prints the environment in which Python takes the copy, and
+textok and PyTorch are capped alike. Needs cc, objdump and readelf.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+CPUID, INVALID = b"\x0f\xa2", b"\x0f\x0b"
+HANDLER = r"""
+#define _GNU_SOURCE
+#include <cpuid.h>
+#include <signal.h>
+#include <string.h>
+#include <ucontext.h>
+
+/* Bits of leaf 7: AVX-512, its extensions, AMX; in its second part AVX-VNNI, AVX512_BF16, AMX-FP16, and all of edx. */
+static void answer(int number, siginfo_t *info, void *context)
+{
+    greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
+    unsigned leaf = (unsigned)r[REG_RAX], part = (unsigned)r[REG_RCX], a, b, c, d;
+    if (memcmp((void *)r[REG_RIP], "\x0f\x0b", 2) != 0) {
+        signal(number, SIG_DFL);
+        return;
+    }
+    __cpuid_count(leaf, part, a, b, c, d);
+    if (leaf == 7 && part == 0) {
+        b &= ~(1u << 16 | 1u << 17 | 1u << 21 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 30 | 1u << 31);
+        c &= ~(1u << 1 | 1u << 6 | 1u << 11 | 1u << 12 | 1u << 14);
+        d &= ~(1u << 2 | 1u << 3 | 1u << 8 | 1u << 22 | 1u << 23 | 1u << 24 | 1u << 25);
+    }
+    if (leaf == 7 && part == 1)
+        a &= ~(1u << 4 | 1u << 5 | 1u << 21), d = 0;
+    r[REG_RAX] = a, r[REG_RBX] = b, r[REG_RCX] = c, r[REG_RDX] = d;
+    r[REG_RIP] += 2;
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    sigaction(SIGILL, &(struct sigaction){.sa_sigaction = answer, .sa_flags = SA_SIGINFO}, NULL);
+}
+"""
+
+
+def replace_cpuid(library):
+    """The number of instructions replaced in this file."""
+    segments = [
+        [int(number, 16) for number in re.findall("0x[0-9a-f]+", line)]
+        for line in subprocess.run(["readelf", "-lW", library], capture_output=True, text=True, check=True).stdout.splitlines()
+        if line.split()[:1] == ["LOAD"]
+    ]
+    data, count = bytearray(library.read_bytes()), 0
+    with subprocess.Popen(["objdump", "-d", "--no-show-raw-insn", library], stdout=subprocess.PIPE, text=True) as listing:
+        for line in listing.stdout:
+            if line.rstrip().endswith("\tcpuid"):
+                address = int(line.split(":")[0], 16)
+                offset = next(o + address - start for o, start, _, size, *_ in segments if start <= address < start + size)
+                assert data[offset : offset + 2] == CPUID
+                data[offset : offset + 2] = INVALID
+                count += 1
+    library.write_bytes(data)
+    return count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder.resolve()
+    package = Path(find_spec("onnxruntime").origin).parent
+    shutil.copytree(package, folder / "onnxruntime", dirs_exist_ok=True)
+    libraries = list((folder / "onnxruntime/capi").glob("onnxruntime_pybind11_state*.so"))
+    if not libraries or not all(map(replace_cpuid, libraries)):
+        raise SystemExit(f"{package}: no library with cpuid instructions")
+    handler = folder / "cpuid.so"
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-xc", "-", "-o", handler], input=HANDLER, text=True, check=True)
+    print(f"export LD_PRELOAD={handler} PYTHONPATH={folder}")
+    print("export TEXTOK_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2")
+
+
+if __name__ == "__main__":
+    main()
