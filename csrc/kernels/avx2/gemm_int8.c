@@ -1,17 +1,17 @@
 /* out[M, n0:n1] = epilogue(sum * (a_scale w_scale)), sum = A[M,K] W[N,K]^T in int8, exact in int32.
  *
  * AVX2 multiplies unsigned by signed bytes, vpmaddubsw, and adds pairs of products in 16 bits, where they may not fit. Of
- * weights that gemm_int8_fit has rounded they do, and four of them, with A as a + 128: of the four weights that meet there, the
- * positive ones are at most FIT together and so are the negative ones, and 255 x 128 is below 2^15. So two vpmaddubsw are added,
- * widened by vpmaddwd with ones and added to the sum: five instructions for 64 products, where float32 needs eight. The sum of
- * each column is then 128 times that of its weights too large, which is known when they are packed. Of eight k in a row, 0, 1,
- * 4 and 5 meet, and 2, 3, 6 and 7. A Gaussian's rows are left 7.2 of 8 bits.
+ * weights that gemm_int8_fit has rounded even four do, with A as a + 128: of the four weights that meet there, the positive
+ * ones are at most FIT together and so are the negative ones, and 255 x 128 is below 2^15. So two vpmaddubsw are added, widened
+ * by vpmaddwd with ones and added to the sum: five instructions for 64 products, where float32 needs eight. The sum of each
+ * column is then 128 times that of its weights too large, which is known when they are packed. Of eight k in a row, 0, 1, 4 and
+ * 5 meet, and 2, 3, 6 and 7. A Gaussian's rows are left 7.2 of 8 bits.
  *
- * Other weights may be anything, and take a tile that moves their signs over to A, where a pair always fits: eight instructions.
- * Both are exact, so which of them multiplies changes no bit.
+ * Other weights may be anything, and take a tile that moves their signs over to A, where a pair always fits: eight
+ * instructions. Both are exact, so which of them multiplies changes no bit.
  *
- * Packed W: panels of 16 columns, [N/16][Kp/4][16][4]: four k of a column side by side; Kp = tx_k_padded(K), zero padded. Behind
- * all panels their heads. gemm_narrow.h has order and method. */
+ * Packed W: panels of 16 columns, [N/16][Kp/4][16][4]: four k of a column side by side; Kp = tx_k_padded(K), zero padded.
+ * Behind all panels their heads. gemm_narrow.h has order and method. */
 #include "gemm_narrow.h"
 #include "quantize.h"
 
@@ -214,7 +214,8 @@ static void finish_fit(const struct tx_gemm_narrow *job, void *c, size_t m, size
     for (size_t j = 0; j < PANEL; j += 8)
         for (size_t i = 0; i < rows; i++) {
             __m256i *sum = (__m256i *)((int32_t *)c + i * RUN + j);
-            _mm256_store_si256(sum, _mm256_add_epi32(_mm256_load_si256(sum), _mm256_loadu_si256((const __m256i *)(head->begin + j))));
+            const __m256i begin = _mm256_loadu_si256((const __m256i *)(head->begin + j));
+            _mm256_store_si256(sum, _mm256_add_epi32(_mm256_load_si256(sum), begin));
         }
     finish_int8(job, c, m, rows, n, columns);
 }
