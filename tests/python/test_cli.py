@@ -91,8 +91,13 @@ def test_info_of_every_bundled_model(capsys):
 
 def test_errors_are_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "config.json").write_text('{"model_type":\n "gan"}')
-    assert cli.main(["info", str(tmp_path)]) == 1
-    assert 'expected "model_type": "textok" or "dit", got \'gan\'' in one_line(capsys.readouterr().err)
+    for command in ("info", "bench"):
+        assert cli.main([command, str(tmp_path)]) == 1
+        assert 'expected "model_type": "textok" or "dit", got \'gan\'' in one_line(capsys.readouterr().err)
+    (tmp_path / "config.json").write_text('{"model_type": ["dit"]}')
+    for command in ("info", "bench"):
+        assert cli.main([command, str(tmp_path)]) == 1
+        assert 'expected "model_type": "textok" or "dit", got ' in one_line(capsys.readouterr().err)
     assert cli.main(["demo", "--out", str(tmp_path / "config.json")]) == 1
     assert "config.json" in one_line(capsys.readouterr().err)
     monkeypatch.setattr(bundled, "FOLDER", tmp_path / "nothing")

@@ -83,8 +83,8 @@ def _model(name: str, dtype: str, seed: int) -> EngineModel | Pipeline:
     if name in SIZES:
         kind, config = SIZES[name]
         return kind.from_config(config, seed=seed, dtype=dtype)
-    from .. import bundled, files, importers, weights
-    from ..errors import ConfigError, WeightsError
+    from .. import bundled, importers, weights
+    from ..errors import WeightsError
 
     try:
         folder = bundled.find_model(name)
@@ -92,11 +92,7 @@ def _model(name: str, dtype: str, seed: int) -> EngineModel | Pipeline:
         raise WeightsError(f"{problem}; sizes with random weights are {', '.join(SIZES)}") from None
     if (folder / weights.PIPELINE_FILE).is_file():
         return Pipeline.from_pretrained(folder, dtype)
-    found = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
-    if found not in importers.MODELS:
-        known = " or ".join(importers.MODELS)
-        raise ConfigError(f'{folder / weights.CONFIG_FILE}: expected "model_type" {known}, got {found!r}')
-    return importers.MODELS[found].from_pretrained(folder, dtype=dtype)
+    return importers.open_folder(folder, dtype)
 
 
 def _works(

@@ -6,8 +6,7 @@ Sizes, config and memory of a model or pipeline; without one, the kernels in use
 import argparse
 import json
 
-from .. import _core, bundled, files, importers, weights
-from ..errors import ConfigError, shown
+from .. import _core, bundled, importers, weights
 from ..model import EngineModel
 from ..pipeline import Pipeline
 from ..text.encoder import TextEncoder
@@ -35,14 +34,7 @@ def run(args: argparse.Namespace) -> None:
     if is_encoder_folder(folder):
         told(TextEncoder.from_pretrained(args.model), "caption")
         return
-    if importers.is_foreign(folder):
-        told(importers.load(folder), "image")
-        return
-    kind = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
-    if not isinstance(kind, str) or kind not in importers.MODELS:
-        known = " or ".join(map(json.dumps, importers.MODELS))
-        raise ConfigError(f'{folder / weights.CONFIG_FILE}: expected "model_type": {known}, got {shown(kind)}')
-    told(importers.MODELS[kind].from_pretrained(folder), "image")
+    told(importers.open_folder(folder), "image")
 
 
 def told(model: EngineModel, one: str) -> None:

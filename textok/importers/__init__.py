@@ -7,15 +7,20 @@
 What a file does not say has to be given, and a tensor that no table knows is an error: nothing is guessed.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..dit import DiT
+from ..errors import ConfigError, shown
+from ..files import read_json
 from ..image_tokenizer import TexTok
+from ..weights import CONFIG_FILE
 from .reading import LAYOUTS, Imported, is_foreign, read
 
-__all__ = ["LAYOUTS", "MODELS", "Imported", "is_foreign", "load", "make", "read"]
+__all__ = ["LAYOUTS", "MODELS", "Imported", "is_foreign", "load", "make", "open_folder", "read"]
 
 MODELS: dict[str, type[TexTok] | type[DiT]] = {kind.model_type: kind for kind in (TexTok, DiT)}
 
@@ -60,6 +65,17 @@ def load(
     >>> dit = load("DiT-XL-2-256x256.pt", {"num_heads": 16})  # doctest: +SKIP
     """
     return make(read(path, settings, ignore), dtype)
+
+
+def open_folder(folder: Path, dtype: str = "float32") -> TexTok | DiT:
+    """The model of a folder, textok's own or another project's; ConfigError where its config says neither."""
+    if is_foreign(folder):
+        return load(folder, dtype=dtype)
+    kind = read_json(folder / CONFIG_FILE).get("model_type")
+    if not isinstance(kind, str) or kind not in MODELS:
+        known = " or ".join(map(json.dumps, MODELS))
+        raise ConfigError(f'{folder / CONFIG_FILE}: expected "model_type": {known}, got {shown(kind)}')
+    return MODELS[kind].from_pretrained(folder, dtype=dtype)
 
 
 def make(found: Imported, dtype: str = "float32") -> TexTok | DiT:
