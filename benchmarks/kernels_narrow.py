@@ -66,9 +66,11 @@ class Gemm:
             )
         else:
             (a, a_scale), (q, w_scale) = k.quantize_int8(x), k.quantize_int8(w / np.float32(math.sqrt(self.K)))
-            packed = k.pack_int8(np.ascontiguousarray(q[:, : self.K]))
+            q = np.ascontiguousarray(q[:, : self.K])
+            k.fit_int8(q, w_scale)
+            packed = k.pack_int8(q)
             self.extra = {"a_scale": a_scale, "w_scale": w_scale}
-            self.exact = np.float64(a[:32]) @ np.float64(q[:300]).T * a_scale[:32, None] * w_scale[:300]
+            self.exact = np.float64(a[:32, : self.K]) @ np.float64(q[:300]).T * a_scale[:32, None] * w_scale[:300]
         self.a = aligned(*a.shape, a.dtype)
         self.a[:] = a
         self.out = aligned(self.M, self.N, np.uint16 if self.out_type == "bf16" else np.float32)

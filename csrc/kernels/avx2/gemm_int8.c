@@ -27,6 +27,11 @@ static size_t heads_at(size_t N, size_t K)
     return (N + PANEL - 1) / PANEL * PANEL * tx_k_padded(K);
 }
 
+TXK_INLINE struct panel_head *heads_of(const void *packed, size_t N, size_t K)
+{
+    return (struct panel_head *)((char *)packed + heads_at(N, K));
+}
+
 size_t txk_gemm_int8_packed_avx2(size_t N, size_t K)
 {
     return heads_at(N, K) + (N + PANEL - 1) / PANEL * sizeof(struct panel_head);
@@ -87,7 +92,7 @@ void txk_gemm_int8_fit_avx2(int8_t *w, float *scale, size_t N, size_t K)
 void txk_gemm_int8_pack_avx2(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1)
 {
     const size_t Kp = tx_k_padded(K), end = (n1 + PANEL - 1) / PANEL * PANEL;
-    struct panel_head *heads = (struct panel_head *)(dst + heads_at(N, K));
+    struct panel_head *heads = heads_of(dst, N, K);
     for (size_t n = n0; n < end; n++) {
         struct panel_head *head = heads + n / PANEL;
         const int8_t *row = w + n * K;
@@ -210,14 +215,7 @@ FIT_TILE(1) FIT_TILE(2) FIT_TILE(3) FIT_TILE(4)
 
 static void finish_fit(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns)
 {
-    const struct panel_head *head = (const struct panel_head *)((const int8_t *)job->w + heads_at(job->N, job->K)) + n / PANEL;
-    for (size_t j = 0; j < PANEL; j += 8)
-        for (size_t i = 0; i < rows; i++) {
-            __m256i *sum = (__m256i *)((int32_t *)c + i * RUN + j);
-            const __m256i begin = _mm256_loadu_si256((const __m256i *)(head->begin + j));
-            _mm256_store_si256(sum, _mm256_add_epi32(_mm256_load_si256(sum), begin));
-        }
-    finish_int8(job, c, m, rows, n, columns);
+    finish_int8_from(heads_of(job->w, job->N, job->K)[n / PANEL].begin, job, c, m, rows, n, columns);
 }
 
 /* ---- any weights ---- */
@@ -300,7 +298,7 @@ void txk_gemm_int8_avx2(const struct tx_gemm_narrow *job)
     static narrow_tile_function *const tiles[FIT_ROWS] = {fit_tile_1, fit_tile_2, fit_tile_3, fit_tile_4};
     static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .rows = FIT_ROWS, .tiles = tiles,
                                          .widen_a = unsigned_a, .finish_sums = finish_fit};
-    const struct panel_head *heads = (const struct panel_head *)((const int8_t *)job->w + heads_at(job->N, job->K));
+    const struct panel_head *heads = heads_of(job->w, job->N, job->K);
     for (size_t n = job->n0; n < job->n1; n += PANEL)
         if (!heads[n / PANEL].fits) {
             txk_gemm_bytes_avx2(job);

@@ -46,17 +46,24 @@ struct narrow_kind {
     void (*finish_sums)(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns);
 };
 
-/* int32 sums of a tile get their scales, in place. */
-TXK_INLINE void finish_int8(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns)
+/* int32 sums of a tile get their scales, in place; before that what the panel's columns begin at, where that is not 0. */
+TXK_INLINE void finish_int8_from(const int32_t *begin, const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows,
+                                 size_t n, size_t columns)
 {
     for (size_t j = 0; j < columns; j += 8) {
         const __m256 w_scale = load_f32x8(job->w_scale + n + j, columns - j);
+        const __m256i first = begin ? _mm256_loadu_si256((const __m256i *)(begin + j)) : _mm256_setzero_si256();
         for (size_t i = 0; i < rows; i++) {
             const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(job->a_scale[m + i]), w_scale);
-            const __m256i sum = _mm256_load_si256((const __m256i *)((const int32_t *)c + i * RUN + j));
+            const __m256i sum = _mm256_add_epi32(first, _mm256_load_si256((const __m256i *)((const int32_t *)c + i * RUN + j)));
             _mm256_store_ps((float *)c + i * RUN + j, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale));
         }
     }
+}
+
+TXK_INLINE void finish_int8(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns)
+{
+    finish_int8_from(NULL, job, c, m, rows, n, columns);
 }
 
 static void store_tile(const struct tx_gemm_narrow *job, float *c, size_t m, size_t rows, size_t n, size_t columns)

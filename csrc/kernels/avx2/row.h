@@ -41,7 +41,8 @@ void txk_quantize_int8_avx2(int8_t *out, size_t ldo, float *scale, const void *x
 void txk_norm_bf16_avx2(const struct tx_norm_f32 *job, uint16_t *out);
 void txk_norm_int8_avx2(const struct tx_norm_f32 *job, int8_t *out, float *scale);
 
-/* Not a slot: runs `rounds` rounds of multiply-adds in registers and returns how many operations that was. */
+/* Not slots: run `rounds` rounds of multiply-adds in registers and return how many operations that was. */
 double txk_peak_f32_avx2(size_t rounds);
+double txk_peak_int8_avx2(size_t rounds);
 
 #endif

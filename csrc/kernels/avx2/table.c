@@ -41,4 +41,5 @@ static const struct tx_kernels slots = {
 };
 
 const struct tx_row txk_row_avx2 = {
-    .name = "avx2", .needs = TX_CPU_AVX2, .slots = &slots, .peak = {[TX_F32] = txk_peak_f32_avx2}};
+    .name = "avx2", .needs = TX_CPU_AVX2, .slots = &slots,
+    .peak = {[TX_F32] = txk_peak_f32_avx2, [TX_INT8] = txk_peak_int8_avx2}};

@@ -11,4 +11,7 @@ void txk_gemm_int8_unpack_avx_vnni(int8_t *w, const int8_t *packed, size_t N, si
 void txk_gemm_int8_avx_vnni(const struct tx_gemm_narrow *job);
 TXK_INT4_DECLARE(avx_vnni);
 
+/* Not a slot: as txk_peak_int8_avx2. */
+double txk_peak_int8_avx_vnni(size_t rounds);
+
 #endif

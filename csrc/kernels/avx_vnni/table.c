@@ -11,4 +11,6 @@ static const struct tx_kernels slots = {
     TXK_INT4_FILL(avx_vnni, 16),
 };
 
-const struct tx_row txk_row_avx_vnni = {.name = "avx_vnni", .needs = TX_CPU_AVX2 | TX_CPU_AVX_VNNI, .slots = &slots};
+const struct tx_row txk_row_avx_vnni = {
+    .name = "avx_vnni", .needs = TX_CPU_AVX2 | TX_CPU_AVX_VNNI, .slots = &slots,
+    .peak = {[TX_INT8] = txk_peak_int8_avx_vnni}};
