@@ -116,13 +116,6 @@ void txk_gemm_int8_unpack_avx2(int8_t *w, const int8_t *packed, size_t N, size_t
             w[n * K + k] = packed[quad_at(n, k, tx_k_padded(K)) + k % 4];
 }
 
-TXK_INLINE __m256i broadcast(const char *x)
-{
-    int32_t value;
-    memcpy(&value, x, sizeof value);
-    return _mm256_set1_epi32(value);
-}
-
 /* ---- weights with the bound ---- */
 
 enum { FIT_ROWS = 4, ANY_ROWS = 5 };
@@ -137,6 +130,13 @@ static void unsigned_a(char *to, const char *from, size_t K)
 /* acc[i] += eight of A[i] times the eights of w, for one row i and one step e (both literals). In assembly, since gcc 12 adds
  * the products of several rows first, and spills what it then has too much of; tile.h says more on the addresses. */
 #if defined(__SANITIZE_ADDRESS__)
+TXK_INLINE __m256i broadcast(const char *x)
+{
+    int32_t value;
+    memcpy(&value, x, sizeof value);
+    return _mm256_set1_epi32(value);
+}
+
 #define EIGHT_ROW(i, e)                                                                                                     \
     if (MR > i) {                                                                                                           \
         const __m256i x = broadcast(base + i * WIDE_LD + 8 * e), y = broadcast(base + i * WIDE_LD + 8 * e + 4);             \
