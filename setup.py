@@ -102,7 +102,8 @@ class BuildExt(build_ext):
         if os.environ.get("TEXTOK_WERROR"):
             flags += ["-Werror"]
         if sanitize := os.environ.get("TEXTOK_SANITIZE"):
-            flags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
+            # Python's own flags may say -fwrapv, under which sums that pass their type are not told of.
+            flags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-wrapv"]
             link += [f"-fsanitize={sanitize}"]
         by_isa = sources()
         jobs = []  # (C file, its flags)

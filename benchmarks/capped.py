@@ -16,7 +16,7 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
-CPUID, INVALID = b"\x0f\xa2", b"\x0f\x0b"
+CPUID, INVALID = b"\x0f\xa2", b"\xf0\x90"  # the second: lock nop, which no compiler writes
 HANDLER = r"""
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -29,7 +29,7 @@ static void answer(int number, siginfo_t *info, void *context)
 {
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
     unsigned leaf = (unsigned)r[REG_RAX], part = (unsigned)r[REG_RCX], a, b, c, d;
-    if (memcmp((void *)r[REG_RIP], "\x0f\x0b", 2) != 0) {
+    if (memcmp((void *)r[REG_RIP], "\xf0\x90", 2) != 0) {
         signal(number, SIG_DFL);
         return;
     }
@@ -77,6 +77,8 @@ def main():
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder.resolve()
     package = Path(find_spec("onnxruntime").origin).parent
+    if package.is_relative_to(folder):
+        raise SystemExit(f"{folder} is what Python takes already; a new shell takes the installed package")
     shutil.copytree(package, folder / "onnxruntime", dirs_exist_ok=True)
     libraries = list((folder / "onnxruntime/capi").glob("onnxruntime_pybind11_state*.so"))
     if not libraries or not all(map(replace_cpuid, libraries)):

@@ -28,7 +28,7 @@ class ImageModel(TakesCaptions, EngineModel):
         dtype
             What the model computes in: "float32", "bfloat16", "int8" or "int4", whatever the file holds. In the latter three
             the products inside the blocks take their inputs rounded to it (int8: with a scale a row of each weight and a scale
-            a token; CPUs with AVX2 and nothing newer leave weights 7.2 bits of 8), sums and the residual stream stay float32,
+            a token; CPUs with AVX2 and without VNNI leave weights 7.2 bits of 8), sums and the residual stream stay float32,
             and so do the small layers at both ends; attention reads bfloat16, which it rounds to int8 in int8 and int4 models
             where that is faster on this CPU. "int4" is int8 with
             weights of 4 bits, which share a scale in groups of 32: half the memory, and several times int8's error.

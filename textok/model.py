@@ -107,7 +107,7 @@ class EngineModel:
         `NAME.scale` float32 [out], or int4: `NAME` uint8 [out, in/2 up], two numbers -8..7 to a byte, each plus 8, the even one
         in the low four bits, beside `NAME.scale` and `NAME.group_scale` uint8 [out, in/32 up].
 
-        On CPUs with AVX2 and nothing newer an image model's int8 was rounded a second time, to what such a CPU multiplies
+        On CPUs with AVX2 and without VNNI an image model's int8 was rounded a second time, to what such a CPU multiplies
         fastest. Files of int8 for other machines are better made on those, or by `textok export --storage int8`.
         """
         return files.from_engine(self._model.weights())

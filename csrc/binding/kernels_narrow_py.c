@@ -77,11 +77,12 @@ static PyObject *fit_int8(PyObject *self, PyObject *args)
     PyObject *rows, *scales;
     struct matrix w;
     void *scale;
-    if (!PyArg_ParseTuple(args, "OO", &rows, &scales) || matrix_of(&w, rows, "w", NPY_INT8, "int8", -1, -1, 0))
+    if (!PyArg_ParseTuple(args, "OO", &rows, &scales) || matrix_of(&w, rows, "w", NPY_INT8, "int8", -1, -1, 0) ||
+        tx_writeable(rows, "w"))
         return NULL;
     if (w.ld != w.columns)
         return PyErr_Format(PyExc_ValueError, "w: must be C-contiguous");
-    if (vector(&scale, scales, "scale", NPY_FLOAT32, "float32", 1, (npy_intp)w.rows, 0))
+    if (vector(&scale, scales, "scale", NPY_FLOAT32, "float32", 1, (npy_intp)w.rows, 0) || tx_writeable(scales, "scale"))
         return NULL;
     if (table(self)->gemm_int8_fit)
         table(self)->gemm_int8_fit(w.data, scale, w.rows, w.columns);

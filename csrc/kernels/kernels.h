@@ -248,8 +248,9 @@ struct tx_kernels {
     /* Products in int8: packs rows that are int8 already (quantize_int8 makes them). */
     size_t gemm_int8_nr;
     int gemm_int8_beside;
-    /* Where some weights are multiplied faster than others: rows of W[N,K] are rounded to such, and their scales follow. The
-     * next call leaves them as they are. NULL: all are alike. */
+    /* Where some weights are multiplied faster than others: any rows [N,K], side by side, are rounded to such in place, and
+     * their scales follow: no longer max|x| / 127. A second call leaves them as they are. gemm_int8 is as exact for weights
+     * that were not fitted, -128 among them. NULL: all are alike. */
     void (*gemm_int8_fit)(int8_t *w, float *scale, size_t N, size_t K);
     size_t (*gemm_int8_packed)(size_t N, size_t K);
     void (*gemm_int8_pack)(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);

@@ -13,8 +13,9 @@
  * and at the end out / sum + the mean of v, as bfloat16.
  *
  * Both products are of an unsigned byte, a broadcast four of them, and signed ones: vpmaddubsw adds pairs in 16 bits, so what
- * is packed has scales by which two neighbours of one sign are 127 together at most. That leaves 7.7 of 8 bits. Channels of q
- * and k that are alike in all keys change their signs first, every second one, which changes no score.
+ * is packed has scales by which two neighbours of one sign are 127 together at most, rounded 128: 255 x 128 is below 2^15. That
+ * leaves 7.7 of 8 bits. Where neighbouring channels of k mostly have one sign, the second one of q and k changes it, which
+ * changes no score.
  *
  * Panels of keys: [Tk/16][Dh/4][16][4], four of Dh of a key side by side; of values: [blocks][Dh/16][BLOCK/4][16][4], four
  * keys of a channel.
@@ -28,15 +29,17 @@
 
 enum { QUERIES = 24, BLOCK = 128 };
 
+#define LESS 0x1p-15f /* of sums of outputs and of weights, which then do not pass float32 before values do */
+
 struct attention {
-    size_t Tq, Tk, Dh;
+    size_t Tk, Dh;
     size_t fours, Dp;           /* Dh / 4 up; Dh up to a multiple of 16 */
     size_t ldq;                 /* bytes of a row of q */
     size_t blocks;
     int8_t *keys, *values;
     float *key_scale;           /* [Tk up to a multiple of 16], the largest is 1 */
     int32_t *key_begin;         /* the same */
-    float *value_scale;         /* [blocks][Dp] */
+    float *value_scale;         /* [blocks][Dp], times LESS */
     float *key_mean, *value_mean;   /* [Dp] */
     float *sign;                /* [Dp] 1 or -1, of a channel of q and k */
     uint8_t *q;                 /* [QUERIES, ldq] */
@@ -187,7 +190,7 @@ static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
             if (d + 4 < a->Dh)
                 memcpy(to + PANEL * 4, &high, sizeof high);
         }
-        a->key_begin[t] = -128 * sum_of_i32x8(sum);
+        a->key_begin[t] = (int32_t)(-128u * (uint32_t)sum_of_i32x8(sum)); /* of no numbers it may be any */
     }
     for (size_t t = 0; t < up(a->Tk, PANEL); t++)
         a->key_scale[t] /= most;
@@ -213,7 +216,7 @@ static void pack_values(struct attention *a, const struct tx_attention_bf16 *job
             }
             _mm256_storeu_ps(factor, max);
             for (int i = 0; i < 8; i++)
-                factor[i] = factor_of_max(factor[i], scale + i);
+                factor[i] = factor_of_max(factor[i], scale + i), scale[i] *= LESS;
             int8_t *to = a->values + b * BLOCK * a->Dp + d / PANEL * PANEL * BLOCK + d % PANEL * 4;
             const __m256 factors = _mm256_loadu_ps(factor);
             for (size_t t = 0; t < count; t += 4, to += PANEL * 4) {
@@ -420,7 +423,7 @@ static void soften(struct attention *a, size_t m, size_t count, int first)
         a->base[m] = power;
     }
     a->share[m] = exp2_of(power - a->base[m]);
-    a->sum[m] += a->share[m] * (float)total;
+    a->sum[m] += a->share[m] * ((float)total * LESS);
 }
 
 static void store_row(const struct attention *a, uint16_t *out, size_t m)

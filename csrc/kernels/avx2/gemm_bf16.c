@@ -66,6 +66,6 @@ static void finish_sums(const struct tx_gemm_narrow *job, void *c, size_t m, siz
 void txk_gemm_bf16_avx2(const struct tx_gemm_narrow *job)
 {
     static const struct narrow_kind kind = {.size = sizeof(uint16_t), .section = SECTION_BYTES / sizeof(float), .step = 4,
-                                         .rows = TILE_ROWS, .tiles = tiles, .widen_a = widen_a, .finish_sums = finish_sums};
+                                         .rows = TILE_ROWS, .tiles = tiles, .place_a = widen_a, .finish_sums = finish_sums};
     gemm_narrow(job, &kind);
 }

@@ -1,13 +1,13 @@
 /* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16.c, gemm_int8.c and avx_vnni/gemm_int8.c share.
- * AVX2 multiplies neither. Rows of A are widened, to float32 or int16, once for RUN columns; W is widened by the tiles, in
- * registers.
+ * Rows of A are placed side by side, widened to float32 or as bytes, once for RUN columns; W of bfloat16 is widened by the
+ * tiles, in registers.
  *
  * Order: blocks of rows > runs of RUN columns > sections of K (1 KB of a widened row) > tiles of at most 6 rows, widened into
  * L1 > panels. A section of W for a run is 128 KB packed: it stays in L2 for all tiles of the block, and while they work on it,
  * the next one is prefetched a little with each. Sums over sections wait in a strip on the stack, 112 KB. The chain of each sum
  * knows about none of this.
  *
- * A file that includes this gives: widen_a, the tiles, finish_sums. The kind is a constant of each.
+ * A file that includes this gives: place_a, the tiles, finish_sums. The kind is a constant of each.
  * A's rows and the packed W are zero padded to tx_k_padded(K), so there are no tails in K. */
 #ifndef TXK_AVX2_GEMM_NARROW_H
 #define TXK_AVX2_GEMM_NARROW_H
@@ -41,7 +41,7 @@ struct narrow_kind {
     size_t step;                /* elements of K that ahead_step goes with */
     size_t rows;                /* of a tile, at most TILE_ROWS */
     narrow_tile_function *const *tiles;
-    void (*widen_a)(char *to, const char *from, size_t K);
+    void (*place_a)(char *to, const char *from, size_t K);
     /* The sums of a tile in place: what is missing until they are float32. */
     void (*finish_sums)(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns);
 };
@@ -95,7 +95,7 @@ TXK_INLINE void gemm_narrow_block(const struct tx_gemm_narrow *job, const struct
         for (size_t i = 0; i < parts; i++) {
             const size_t m = m0 + part_begin(m1 - m0, parts, i), rows = m0 + part_begin(m1 - m0, parts, i + 1) - m;
             for (size_t r = 0; r < rows; r++)
-                kind->widen_a(a_wide + r * WIDE_LD, a + ((m + r) * job->lda + k0) * size, k1 - k0);
+                kind->place_a(a_wide + r * WIDE_LD, a + ((m + r) * job->lda + k0) * size, k1 - k0);
             for (size_t n = n0; n < n1; n += PANEL) {
                 const size_t columns = n1 - n < PANEL ? n1 - n : PANEL;
                 const size_t ahead_step = last && n + RUN >= job->n1 ? 0 : kind->step * PANEL * size / parts;

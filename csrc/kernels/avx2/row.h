@@ -28,7 +28,7 @@ size_t txk_gemm_int8_packed_avx2(size_t N, size_t K);
 void txk_gemm_int8_pack_avx2(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
 void txk_gemm_int8_unpack_avx2(int8_t *w, const int8_t *packed, size_t N, size_t K);
 void txk_gemm_int8_avx2(const struct tx_gemm_narrow *job);
-/* Not a slot: gemm_int8 of any weights, packed without heads. */
+/* Not a slot: gemm_int8 of any weights, whose heads it does not read. */
 void txk_gemm_bytes_avx2(const struct tx_gemm_narrow *job);
 TXK_INT4_DECLARE(avx2);
 size_t txk_attention_bf16_scratch_avx2(size_t Tk, size_t Dh);

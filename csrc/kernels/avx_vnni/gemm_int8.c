@@ -128,6 +128,6 @@ static narrow_tile_function *const tiles[TILE_ROWS] = {tile_1, tile_2, tile_3, t
 void txk_gemm_int8_avx_vnni(const struct tx_gemm_narrow *job)
 {
     static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .rows = TILE_ROWS, .tiles = tiles,
-                                         .widen_a = copy_a, .finish_sums = finish_int8};
+                                         .place_a = copy_a, .finish_sums = finish_int8};
     gemm_narrow(job, &kind);
 }
