@@ -176,6 +176,11 @@ def gain_row(ours, theirs, name, a, b):
     return row
 
 
+def plain_baselines(rows):
+    """Those without registers, or what else makes another model of one."""
+    return [row for row in rows if row["kind"] == "Baseline" and not row.get("variant")]
+
+
 def equal_tokens(rows, name, key):
     """{a TexTok's name: how many Baseline tokens have its `key`}, by interpolation over the logarithm of tokens.
 
@@ -184,7 +189,7 @@ def equal_tokens(rows, name, key):
     result = {}
     chosen = [row for row in rows if row["test_set"] == name]
     for row in (row for row in chosen if row["kind"] == "TexTok"):
-        alike = [r for r in chosen if r["kind"] == "Baseline" and (r["seed"], r["steps"]) == (row["seed"], row["steps"])]
+        alike = [r for r in plain_baselines(chosen) if (r["seed"], r["steps"]) == (row["seed"], row["steps"])]
         curve = sorted({other["tokens"]: other[key] for other in alike}.items())
         if len(curve) < 2:
             result[row["model"]] = None
@@ -459,7 +464,8 @@ def plot_quality(rows, path):
     for line, name in zip(axes, SETS, strict=True):
         for axis, (key, words) in zip(line, shown, strict=True):
             for kind, colour in COLOURS.items():
-                points = sorted((r["tokens"], r[key]) for r in rows if r["test_set"] == name and r["kind"] == kind)
+                usual = [r for r in rows if r["test_set"] == name and r["kind"] == kind and not r["variant"]]
+                points = sorted((r["tokens"], r[key]) for r in usual)
                 if points:
                     tokens = sorted({t for t, _ in points})
                     means = [np.mean([v for t, v in points if t == token]) for token in tokens]

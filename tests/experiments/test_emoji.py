@@ -154,6 +154,8 @@ def test_tokens_that_equal_are_interpolated_over_their_logarithm(claim):
     ours = [row("TexTok", 4, 12.0), row("TexTok", 16, 15.0), row("TexTok", 2, 9.0)]
     wanted = {"TexTok4": "8.0", "TexTok16": "> 16", "TexTok2": "< 4"}
     assert claim.equal_tokens(curve + ours, "pair", "psnr") == wanted
+    registers = [{**row, "variant": "64 registers", "psnr": row["psnr"] + 5} for row in curve]
+    assert claim.equal_tokens(curve + registers + ours, "pair", "psnr") == wanted
     assert claim.equal_tokens(curve[:1] + ours[:1], "pair", "psnr") == {"TexTok4": None}
     falling = [{**r, "psnr": -r["psnr"]} for r in curve + ours]
     assert claim.equal_tokens(falling, "pair", "psnr") == wanted
