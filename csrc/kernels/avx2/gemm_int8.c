@@ -11,7 +11,8 @@
  * instructions. Both are exact for A within 127, so which of them multiplies changes no bit.
  *
  * Packed W: panels of 16 columns, [N/16][Kp/4][16][4]: four k of a column side by side; Kp = tx_k_padded(K), zero padded.
- * Behind all panels their heads. gemm_narrow.h has order and method. */
+ * Behind all panels their heads. gemm_narrow.h has order and method; sections are of half a KB of A, so that 128 KB of W are
+ * used at a time: CPUs of AVX2 alone have an L2 of 256 or 512 KB. */
 #include "gemm_narrow.h"
 #include "quantize.h"
 
@@ -288,7 +289,7 @@ ANY_TILE(1) ANY_TILE(2) ANY_TILE(3) ANY_TILE(4) ANY_TILE(5)
 void txk_gemm_bytes_avx2(const struct tx_gemm_narrow *job)
 {
     static narrow_tile_function *const tiles[ANY_ROWS] = {any_tile_1, any_tile_2, any_tile_3, any_tile_4, any_tile_5};
-    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .rows = ANY_ROWS, .tiles = tiles,
+    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = ANY_ROWS, .tiles = tiles,
                                          .place_a = copy_a, .finish_sums = finish_int8};
     gemm_narrow(job, &kind);
 }
@@ -296,7 +297,7 @@ void txk_gemm_bytes_avx2(const struct tx_gemm_narrow *job)
 void txk_gemm_int8_avx2(const struct tx_gemm_narrow *job)
 {
     static narrow_tile_function *const tiles[FIT_ROWS] = {fit_tile_1, fit_tile_2, fit_tile_3, fit_tile_4};
-    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .rows = FIT_ROWS, .tiles = tiles,
+    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = FIT_ROWS, .tiles = tiles,
                                          .place_a = unsigned_a, .finish_sums = finish_fit};
     const struct panel_head *heads = heads_of(job->w, job->N, job->K);
     for (size_t n = job->n0; n < job->n1; n += PANEL)
