@@ -289,16 +289,16 @@ ANY_TILE(1) ANY_TILE(2) ANY_TILE(3) ANY_TILE(4) ANY_TILE(5)
 void txk_gemm_bytes_avx2(const struct tx_gemm_narrow *job)
 {
     static narrow_tile_function *const tiles[ANY_ROWS] = {any_tile_1, any_tile_2, any_tile_3, any_tile_4, any_tile_5};
-    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = ANY_ROWS, .tiles = tiles,
-                                         .place_a = copy_a, .finish_sums = finish_int8};
+    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = ANY_ROWS,
+                                         .tiles = tiles, .place_a = copy_a, .finish_sums = finish_int8};
     gemm_narrow(job, &kind);
 }
 
 void txk_gemm_int8_avx2(const struct tx_gemm_narrow *job)
 {
     static narrow_tile_function *const tiles[FIT_ROWS] = {fit_tile_1, fit_tile_2, fit_tile_3, fit_tile_4};
-    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = FIT_ROWS, .tiles = tiles,
-                                         .place_a = unsigned_a, .finish_sums = finish_fit};
+    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = FIT_ROWS,
+                                         .tiles = tiles, .place_a = unsigned_a, .finish_sums = finish_fit};
     const struct panel_head *heads = heads_of(job->w, job->N, job->K);
     for (size_t n = job->n0; n < job->n1; n += PANEL)
         if (!heads[n / PANEL].fits) {
