@@ -2,10 +2,10 @@
  * Rows of A are placed side by side, widened to float32 or as bytes, once for RUN columns; W of bfloat16 is widened by the
  * tiles, in registers.
  *
- * Order: blocks of rows > runs of RUN columns > sections of K (at most 1 KB of a placed row) > tiles of up to 6 rows, placed in
- * L1 > panels. A section of W for a run is 128 KB packed (256 in avx_vnni, whose CPUs have an L2 of a megabyte and more): it
- * stays in L2 for all tiles of the block, and while they work on it, the next one is prefetched a little with each. Sums over sections wait in a strip on the stack, 112 KB. The chain of each sum
- * knows about none of this.
+ * Order: blocks of rows > runs of RUN columns > sections of K (at most 1 KB of a placed row) > tiles of up to 6 rows, placed
+ * in L1 > panels. A section of W for a run is 128 KB packed (256 in avx_vnni, whose CPUs have an L2 of a megabyte and more):
+ * it stays in L2 for all tiles of the block, and while they work on it, the next one is prefetched a little with each. Sums
+ * over sections wait in a strip on the stack, 112 KB. The chain of each sum knows about none of this.
  *
  * A file that includes this gives: place_a, the tiles, finish_sums. The kind is a constant of each.
  * A's rows and the packed W are zero padded to tx_k_padded(K), so there are no tails in K. */
