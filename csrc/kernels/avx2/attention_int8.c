@@ -24,6 +24,7 @@
  * of v, and all where k holds one; so does a row whose scores may pass float32. */
 #include <math.h>
 
+#include "quantize.h"
 #include "row.h"
 #include "tile.h"
 
@@ -98,13 +99,6 @@ static void average(float *mean, const uint16_t *x, size_t ld, size_t T, size_t 
     }
 }
 
-/* 127 / max and the scale max / 127, as quantize_int8 has them: 0 and 1 for zeros, 0 and NaN where one is not finite. */
-TXK_INLINE float factor_of_max(float max, float *scale)
-{
-    *scale = !(max < INFINITY) ? NAN : max < 0x1p-100f ? 1 : max / 127.0f;
-    return max < INFINITY && max >= 0x1p-100f ? 127.0f / max : 0;
-}
-
 /* The largest of two sums, of the positive and of the negative of each lane of x and y. NaN stays. */
 TXK_INLINE __m256 same_sign_sum(__m256 x, __m256 y)
 {
@@ -112,23 +106,6 @@ TXK_INLINE __m256 same_sign_sum(__m256 x, __m256 y)
     const __m256 positive = _mm256_add_ps(_mm256_max_ps(zero, x), _mm256_max_ps(zero, y));
     const __m256 negative = _mm256_add_ps(_mm256_min_ps(zero, x), _mm256_min_ps(zero, y));
     return _mm256_max_ps(_mm256_sub_ps(zero, negative), positive);
-}
-
-/* max of the magnitudes, in which a NaN counts as one. */
-TXK_INLINE __m256 max_with_nan(__m256 max, __m256 x)
-{
-    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(max), _mm256_castps_si256(abs_f32x8(x))));
-}
-
-TXK_INLINE float largest_with_nan(__m256 max)
-{
-    int32_t bits[8], most = 0;
-    float largest;
-    _mm256_storeu_si256((__m256i *)bits, _mm256_castps_si256(max));
-    for (int i = 0; i < 8; i++)
-        most = bits[i] > most ? bits[i] : most;
-    memcpy(&largest, &most, sizeof largest);
-    return largest;
 }
 
 /* 8 bytes, of integers that fit. */
@@ -169,20 +146,19 @@ static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
     a->bad = 0;
     for (size_t t = 0; t < up(a->Tk, PANEL); t++) {
         const uint16_t *k = job->k + (t < a->Tk ? t : a->Tk - 1) * job->ldk; /* the last again for those behind it */
-        __m256 max = _mm256_setzero_ps();
+        __m256i max = _mm256_setzero_si256();
         for (size_t d = 0; d < a->Dh; d += 8) {
             const __m256 x = centred_key(a, k, d);
-            max = max_with_nan(max, same_sign_sum(x, _mm256_permute_ps(x, 0xb1)));
+            max = max_magnitude(max, same_sign_sum(x, _mm256_permute_ps(x, 0xb1)));
         }
-        float scale;
-        const float factor = factor_of_max(largest_with_nan(max), &scale);
-        a->bad |= scale != scale;
-        a->key_scale[t] = scale;
-        most = scale > most ? scale : most;
+        const struct row_scale s = scale_of_max(max);
+        a->bad |= s.scale != s.scale;
+        a->key_scale[t] = s.scale;
+        most = s.scale > most ? s.scale : most;
         int8_t *to = a->keys + t / PANEL * PANEL * a->fours * 4 + t % PANEL * 4;
         __m256i sum = _mm256_setzero_si256();
         for (size_t d = 0; d < a->Dh; d += 8, to += 2 * PANEL * 4) {
-            const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(centred_key(a, k, d), _mm256_set1_ps(factor)));
+            const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(centred_key(a, k, d), _mm256_set1_ps(s.factor)));
             const int64_t eight = bytes_of(q);
             const int32_t low = (int32_t)eight, high = (int32_t)(eight >> 32);
             sum = _mm256_add_epi32(sum, q);
@@ -206,17 +182,20 @@ static void pack_values(struct attention *a, const struct tx_attention_bf16 *job
             const uint16_t *v = job->v + b * BLOCK * job->ldv;
             const size_t count = a->Tk - b * BLOCK < BLOCK ? a->Tk - b * BLOCK : BLOCK;
             const __m256 mean = _mm256_load_ps(a->value_mean + d);
-            float factor[8], *scale = a->value_scale + b * a->Dp + d;
-            __m256 max = _mm256_setzero_ps();
+            float factor[8], largest[8];
+            __m256i max = _mm256_setzero_si256();
             for (size_t t = 0; t < count; t += 2) {
                 const __m256 x = _mm256_sub_ps(elements(v + t * job->ldv, d, a->Dh), mean);
                 const size_t next = t + 1 < count ? t + 1 : t;
                 const __m256 y = next == t ? _mm256_setzero_ps() : _mm256_sub_ps(elements(v + next * job->ldv, d, a->Dh), mean);
-                max = max_with_nan(max, same_sign_sum(x, y));
+                max = max_magnitude(max, same_sign_sum(x, y));
             }
-            _mm256_storeu_ps(factor, max);
-            for (int i = 0; i < 8; i++)
-                factor[i] = factor_of_max(factor[i], scale + i), scale[i] *= LESS;
+            _mm256_storeu_ps(largest, _mm256_castsi256_ps(max));
+            for (size_t i = 0; i < 8; i++) {
+                const struct row_scale s = scale_of_largest(largest[i]);
+                a->value_scale[b * a->Dp + d + i] = s.scale * LESS;
+                factor[i] = s.factor;
+            }
             int8_t *to = a->values + b * BLOCK * a->Dp + d / PANEL * PANEL * BLOCK + d % PANEL * 4;
             const __m256 factors = _mm256_loadu_ps(factor);
             for (size_t t = 0; t < count; t += 4, to += PANEL * 4) {
@@ -239,17 +218,17 @@ static void pack_values(struct attention *a, const struct tx_attention_bf16 *job
 static void quantize_queries(struct attention *a, const uint16_t *q, size_t ldq, size_t rows)
 {
     for (size_t m = 0; m < rows; m++, q += ldq) {
-        __m256 max = _mm256_setzero_ps();
+        __m256i max = _mm256_setzero_si256();
         for (size_t d = 0; d < a->Dh; d += 8)
-            max = max_with_nan(max, elements(q, d, a->Dh));
-        float scale;
-        const __m256 factor = _mm256_set1_ps(factor_of_max(largest_with_nan(max), &scale));
+            max = max_magnitude(max, elements(q, d, a->Dh));
+        const struct row_scale s = scale_of_max(max);
+        const __m256 factor = _mm256_set1_ps(s.factor);
         for (size_t d = 0; d < a->Dh; d += 8) {
             const __m256 x = _mm256_mul_ps(elements(q, d, a->Dh), _mm256_load_ps(a->sign + d));
             const int64_t eight = bytes_of(_mm256_cvtps_epi32(_mm256_mul_ps(x, factor))) ^ (int64_t)0x8080808080808080;
             memcpy(a->q + m * a->ldq + d, &eight, sizeof eight);
         }
-        a->factor[m] = scale * a->scale;
+        a->factor[m] = s.scale * a->scale;
         if (!(a->factor[m] < INFINITY) || a->bad)
             a->factor[m] = NAN;
     }

@@ -17,6 +17,15 @@ TXK_INLINE __m256i max_magnitude(__m256i max, __m256 x)
     return _mm256_max_epi32(max, _mm256_castps_si256(abs_f32x8(x)));
 }
 
+TXK_INLINE struct row_scale scale_of_largest(float largest)
+{
+    if (!(largest < INFINITY))
+        return (struct row_scale){NAN, 0};
+    if (largest < 0x1p-100f)
+        return (struct row_scale){1, 0};
+    return (struct row_scale){largest / 127.0f, 127.0f / largest};
+}
+
 TXK_INLINE struct row_scale scale_of_max(__m256i max)
 {
     int32_t bits[8], most = 0;
@@ -25,11 +34,7 @@ TXK_INLINE struct row_scale scale_of_max(__m256i max)
     for (int i = 0; i < 8; i++)
         most = bits[i] > most ? bits[i] : most;
     memcpy(&largest, &most, sizeof largest);
-    if (most >= 0x7f800000)
-        return (struct row_scale){NAN, 0};
-    if (largest < 0x1p-100f)
-        return (struct row_scale){1, 0};
-    return (struct row_scale){largest / 127.0f, 127.0f / largest};
+    return scale_of_largest(largest);
 }
 
 /* 32 elements to int8, nearest even; their magnitudes are at most 127 by the choice of factor. */
