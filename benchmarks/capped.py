@@ -1,12 +1,12 @@
-"""ONNX Runtime as a CPU with AVX2 and nothing newer runs it. PyTorch and OpenVINO have switches for it, this
-has none.
+"""ONNX Runtime as a CPU with AVX2, or with AVX-VNNI besides, and nothing newer runs it. PyTorch and OpenVINO have switches
+for it, this has none.
 
-    eval "$(python benchmarks/capped.py capped)"
+    eval "$(python benchmarks/capped.py capped --isa avx2)"
     python benchmarks/run.py --quick --out bench --peers onnxruntime --peers eager
 
 Copies the installed package to the folder, replaces the cpuid instructions of its library by an invalid one, and builds a
-handler that answers for those without AVX-512, AVX-VNNI and AMX. Prints the environment in which Python takes the copy, and
-textok and PyTorch are capped alike. Needs cc, objdump and readelf.
+handler that answers for those without AVX-512, AMX and, for avx2, AVX-VNNI. Prints the environment in which Python takes the
+copy, and textok and PyTorch are capped alike. Needs cc, objdump and readelf.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+# What AVX-VNNI's bit is masked by, and what oneDNN calls that ISA.
+ISAS = {"avx2": ("1u << 4", "AVX2"), "avx_vnni": ("0u", "AVX2_VNNI")}
 CPUID, INVALID = b"\x0f\xa2", b"\xf0\x90"  # the second: lock nop, which no compiler writes
 HANDLER = r"""
 #define _GNU_SOURCE
@@ -24,7 +26,8 @@ HANDLER = r"""
 #include <string.h>
 #include <ucontext.h>
 
-/* Bits of leaf 7: AVX-512, its extensions, AMX; in its second part AVX-VNNI, AVX512_BF16, AMX-FP16, and all of edx. */
+/* Bits of leaf 7: AVX-512, its extensions, AMX; in its second part AVX-VNNI (where LEFT_OUT has it), AVX512_BF16, AMX-FP16,
+and all of edx. */
 static void answer(int number, siginfo_t *info, void *context)
 {
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -40,7 +43,7 @@ static void answer(int number, siginfo_t *info, void *context)
         d &= ~(1u << 2 | 1u << 3 | 1u << 8 | 1u << 22 | 1u << 23 | 1u << 24 | 1u << 25);
     }
     if (leaf == 7 && part == 1)
-        a &= ~(1u << 4 | 1u << 5 | 1u << 21), d = 0;
+        a &= ~(LEFT_OUT | 1u << 5 | 1u << 21), d = 0;
     r[REG_RAX] = a, r[REG_RBX] = b, r[REG_RCX] = c, r[REG_RDX] = d;
     r[REG_RIP] += 2;
 }
@@ -75,7 +78,10 @@ def replace_cpuid(library):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument("--isa", choices=ISAS, default="avx2", help="the newest that is left (default: avx2)")
+    args = parser.parse_args()
+    folder = args.folder.resolve()
+    left_out, onednn = ISAS[args.isa]
     package = Path(find_spec("onnxruntime").origin).parent
     if package.is_relative_to(folder):
         raise SystemExit(f"{folder} is what Python takes already; a new shell takes the installed package")
@@ -84,9 +90,10 @@ def main():
     if not libraries or not all(map(replace_cpuid, libraries)):
         raise SystemExit(f"{package}: no library with cpuid instructions")
     handler = folder / "cpuid.so"
-    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-xc", "-", "-o", handler], input=HANDLER, text=True, check=True)
+    command = ["cc", "-O1", "-shared", "-fPIC", f"-DLEFT_OUT={left_out}", "-xc", "-", "-o", handler]
+    subprocess.run(command, input=HANDLER, text=True, check=True)
     print(f"export LD_PRELOAD={handler} PYTHONPATH={folder}")
-    print("export TEXTOK_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2")
+    print(f"export TEXTOK_ISA={args.isa} ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA={onednn}")
 
 
 if __name__ == "__main__":

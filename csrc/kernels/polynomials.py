@@ -59,7 +59,7 @@ def polynomials(row: str) -> Iterator[tuple[str, str, np.ndarray | float]]:
         lambda s: tanh(sqrt(s)) / sqrt(s), 1e-9, 0.625**2, 5, n, (1.0,)
     )
     if row == "avx2":
-        yield "the same, within 1e-4", "exp2_short", fit(lambda r: 2.0**r, -0.5, 0.5, 3, n)
+        yield "2^f for 0 <= f <= 1", "exp2_short", fit(lambda f: 2.0**f, 0.0, 1.0, 3, n, (1.0,))
         yield "u = 1 / (1 + mills t)", "mills", MILLS
         yield "erfc(t / sqrt 2) / 2 e^(t^2/2) / u in powers of u", "normal_tail", fit(mills, 1 / (1 + 14 * MILLS), 1.0, 8, n)
     else:

@@ -20,9 +20,9 @@ static const float poly_tanh[6] = {
     0x1.52269a0000000p-6f, -0x1.75e1cc0000000p-8f,
 };
 
-/* the same, within 1e-4 */
+/* 2^f for 0 <= f <= 1 */
 static const float poly_exp2_short[4] = {
-    0x1.fff6920000000p-1f, 0x1.62f31a0000000p-1f, 0x1.f0de1a0000000p-3f, 0x1.c3f7600000000p-5f,
+    0x1.0000000000000p+0f, 0x1.63e6580000000p-1f, 0x1.d2378a0000000p-3f, 0x1.3baaa60000000p-4f,
 };
 
 /* u = 1 / (1 + mills t) */

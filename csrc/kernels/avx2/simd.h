@@ -125,22 +125,17 @@ TXK_INLINE void transpose_f32x8(__m256 r[8])
 }
 
 /* 2^x for x < 128 by a polynomial of |r| <= 1/2; 0 below -126.5. */
-TXK_INLINE __m256 exp2_by_f32x8(__m256 x, const float *polynomial, const int degree)
+TXK_INLINE __m256 exp2_f32x8(__m256 x)
 {
     const __m256 magic = _mm256_set1_ps(0x1.8p23f);
     x = _mm256_max_ps(_mm256_set1_ps(-127.0f), x);
     const __m256 m = _mm256_add_ps(x, magic), r = _mm256_sub_ps(x, _mm256_sub_ps(m, magic));
-    __m256 p = _mm256_set1_ps(polynomial[degree]);
+    __m256 p = _mm256_set1_ps(poly_exp2[5]);
 #pragma GCC unroll 5
-    for (int i = degree - 1; i >= 0; i--)
-        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(polynomial[i]));
+    for (int i = 4; i >= 0; i--)
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(poly_exp2[i]));
     const __m256i power = _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(m), 23), _mm256_set1_epi32(127 << 23));
     return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
-}
-
-TXK_INLINE __m256 exp2_f32x8(__m256 x)
-{
-    return exp2_by_f32x8(x, poly_exp2, 5);
 }
 
 /* e^(x + low), where low is what x lost when it was rounded. Cody-Waite reduction, degree 6; at most 1.0 ulp, gradual

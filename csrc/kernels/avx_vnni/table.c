@@ -9,6 +9,8 @@ static const struct tx_kernels slots = {
     .gemm_int8_unpack = txk_gemm_int8_unpack_avx_vnni,
     .gemm_int8 = txk_gemm_int8_avx_vnni,
     TXK_INT4_FILL(avx_vnni, 16),
+    .attention_int8_scratch = txk_attention_int8_scratch_avx_vnni,
+    .attention_int8 = txk_attention_int8_avx_vnni,
 };
 
 const struct tx_row txk_row_avx_vnni = {
