@@ -291,7 +291,7 @@ def sums_in_16_bits(w):
 
 def fits(kernels):
     """Whether this row's gemm_int8 multiplies fitted weights faster."""
-    return kernels.slots()["gemm_int8"] == "avx2"
+    return kernels.slots()["gemm_int8"] in ("avx2", "avx512")
 
 
 def panels_that_fit(packed, n, k):

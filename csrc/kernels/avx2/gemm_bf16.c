@@ -58,14 +58,10 @@ TXK_INLINE void tile(const struct narrow_tile *t, const int MR)
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 static narrow_tile_function *const tiles[TILE_ROWS] = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
 
-static void finish_sums(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns)
-{
-    (void)job, (void)c, (void)m, (void)rows, (void)n, (void)columns;
-}
-
 void txk_gemm_bf16_avx2(const struct tx_gemm_narrow *job)
 {
     static const struct narrow_kind kind = {.size = sizeof(uint16_t), .section = SECTION_BYTES / sizeof(float), .step = 4,
-                                         .rows = TILE_ROWS, .tiles = tiles, .place_a = widen_a, .finish_sums = finish_sums};
+                                            .rows = TILE_ROWS, .panel = PANEL, .tiles = tiles, .place_a = widen_a,
+                                            .epilogue = txk_epilogue_f32_avx2};
     gemm_narrow(job, &kind);
 }

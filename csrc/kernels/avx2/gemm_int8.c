@@ -13,25 +13,8 @@
  * Packed W: panels of 16 columns, [N/16][Kp/4][16][4]: four k of a column side by side; Kp = tx_k_padded(K), zero padded.
  * Behind all panels their heads. gemm_narrow.h has order and method; sections are of half a KB of A, so that 128 KB of W are
  * used at a time: CPUs of AVX2 alone have an L2 of 256 or 512 KB. */
-#include "gemm_narrow.h"
+#include "gemm_int8.h"
 #include "quantize.h"
-
-enum { FIT = 128 };
-
-struct panel_head {
-    int32_t begin[PANEL];       /* -128 times the sum of each column's weights */
-    int32_t fits;               /* whether all 16 columns have the bound */
-};
-
-static size_t heads_at(size_t N, size_t K)
-{
-    return (N + PANEL - 1) / PANEL * PANEL * tx_k_padded(K);
-}
-
-TXK_INLINE struct panel_head *heads_of(const void *packed, size_t N, size_t K)
-{
-    return (struct panel_head *)((char *)packed + heads_at(N, K));
-}
 
 size_t txk_gemm_int8_packed_avx2(size_t N, size_t K)
 {
@@ -121,13 +104,6 @@ void txk_gemm_int8_unpack_avx2(int8_t *w, const int8_t *packed, size_t N, size_t
 
 enum { FIT_ROWS = 4, ANY_ROWS = 5 };
 
-static void unsigned_a(char *to, const char *from, size_t K)
-{
-    const __m256i sign = _mm256_set1_epi8((char)128);
-    for (size_t k = 0; k < K; k += 32)
-        _mm256_store_si256((__m256i *)(to + k), _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(from + k)), sign));
-}
-
 /* acc[i] += eight of A[i] times the eights of w, for one row i and one step e (both literals). In assembly, since gcc 12 adds
  * the products of several rows first, and spills what it then has too much of; tile.h says more on the addresses. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -214,11 +190,6 @@ TXK_INLINE void fit_tile(const struct narrow_tile *t, const int MR)
 #define FIT_TILE(MR) static void fit_tile_##MR(const struct narrow_tile *t) { fit_tile(t, MR); }
 FIT_TILE(1) FIT_TILE(2) FIT_TILE(3) FIT_TILE(4)
 
-static void finish_fit(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns)
-{
-    finish_int8_from(heads_of(job->w, job->N, job->K)[n / PANEL].begin, job, c, m, rows, n, columns);
-}
-
 /* ---- any weights ---- */
 
 static void copy_a(char *to, const char *from, size_t K)
@@ -290,7 +261,8 @@ void txk_gemm_bytes_avx2(const struct tx_gemm_narrow *job)
 {
     static narrow_tile_function *const tiles[ANY_ROWS] = {any_tile_1, any_tile_2, any_tile_3, any_tile_4, any_tile_5};
     static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = ANY_ROWS,
-                                         .tiles = tiles, .place_a = copy_a, .finish_sums = finish_int8};
+                                            .panel = PANEL, .tiles = tiles, .place_a = copy_a,
+                                            .epilogue = txk_epilogue_f32_avx2, .finish_sums = finish_int8};
     gemm_narrow(job, &kind);
 }
 
@@ -298,12 +270,10 @@ void txk_gemm_int8_avx2(const struct tx_gemm_narrow *job)
 {
     static narrow_tile_function *const tiles[FIT_ROWS] = {fit_tile_1, fit_tile_2, fit_tile_3, fit_tile_4};
     static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = FIT_ROWS,
-                                         .tiles = tiles, .place_a = unsigned_a, .finish_sums = finish_fit};
-    const struct panel_head *heads = heads_of(job->w, job->N, job->K);
-    for (size_t n = job->n0; n < job->n1; n += PANEL)
-        if (!heads[n / PANEL].fits) {
-            txk_gemm_bytes_avx2(job);
-            return;
-        }
-    gemm_narrow(job, &kind);
+                                            .panel = PANEL, .tiles = tiles, .place_a = unsigned_a,
+                                            .epilogue = txk_epilogue_f32_avx2, .finish_sums = finish_fit};
+    if (all_fit(job))
+        gemm_narrow(job, &kind);
+    else
+        txk_gemm_bytes_avx2(job);
 }

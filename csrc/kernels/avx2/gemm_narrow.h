@@ -1,9 +1,9 @@
-/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16.c, gemm_int8.c and avx_vnni/gemm_int8.c share.
- * Rows of A are placed side by side, widened to float32 or as bytes, once for RUN columns; W of bfloat16 is widened by the
- * tiles, in registers.
+/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) in bfloat16 or int8: what gemm_bf16.c, gemm_int8.c, those of avx_vnni and avx512
+ * share. Rows of A are placed side by side, widened to float32 or as bytes, once for RUN columns; W of bfloat16 is widened by
+ * the tiles, in registers.
  *
- * Order: blocks of rows > runs of RUN columns > sections of K (at most 1 KB of a placed row) > tiles of up to 6 rows, placed
- * in L1 > panels. A section of W for a run is 128 KB packed (256 in avx_vnni, whose CPUs have an L2 of a megabyte and more):
+ * Order: blocks of rows > runs of RUN columns > sections of K (at most 1 KB of a placed row) > tiles of a few rows, placed in
+ * L1 > panels. A section of W for a run is 128 KB packed (256 in avx_vnni, whose CPUs have an L2 of a megabyte and more):
  * it stays in L2 for all tiles of the block, and while they work on it, the next one is prefetched a little with each. Sums
  * over sections wait in a strip on the stack, 112 KB. The chain of each sum knows about none of this.
  *
@@ -17,7 +17,8 @@
 #include "tile.h"
 
 enum {
-    NARROW_ROWS = 112,             /* of a block */
+    NARROW_ROWS = 112,          /* of a block */
+    NARROW_TILE_ROWS = 12,      /* at most */
     RUN = 256,                  /* columns */
     SECTION_BYTES = 1024,       /* of a widened row */
     WIDE_LD = SECTION_BYTES + 64,   /* an odd number of cache lines */
@@ -27,7 +28,7 @@ struct narrow_tile {
     const char *a;              /* [rows, SECTION_BYTES] widened, WIDE_LD bytes apart */
     const char *w;              /* a panel's section, packed */
     size_t K;                   /* a multiple of 64 */
-    void *c;                    /* [rows,16], RUN apart: float32, or int32 */
+    void *c;                    /* [rows,panel], RUN apart: float32, or int32 */
     int more;                   /* 1: add to what is in c */
     const char *ahead;          /* prefetched into L2, ahead_step bytes every `step` of K */
     size_t ahead_step;
@@ -39,10 +40,12 @@ struct narrow_kind {
     size_t size;                /* of an element, packed */
     size_t section;             /* elements of K */
     size_t step;                /* elements of K that ahead_step goes with */
-    size_t rows;                /* of a tile, at most TILE_ROWS */
+    size_t rows, panel;         /* of a tile and its columns: 16 or 32 */
     narrow_tile_function *const *tiles;
     void (*place_a)(char *to, const char *from, size_t K);
-    /* The sums of a tile in place: what is missing until they are float32. */
+    void (*epilogue)(float *out, size_t ldo, const float *acc, size_t ldacc, size_t M, size_t N,
+                     const struct tx_epilogue_f32 *epilogue);
+    /* The sums of a tile in place: what is missing until they are float32, or NULL. */
     void (*finish_sums)(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns);
 };
 
@@ -66,14 +69,15 @@ TXK_INLINE void finish_int8(const struct tx_gemm_narrow *job, void *c, size_t m,
     finish_int8_from(NULL, job, c, m, rows, n, columns);
 }
 
-static void store_tile(const struct tx_gemm_narrow *job, float *c, size_t m, size_t rows, size_t n, size_t columns)
+TXK_INLINE void store_tile(const struct tx_gemm_narrow *job, const struct narrow_kind *kind, float *c, size_t m, size_t rows,
+                           size_t n, size_t columns)
 {
     const struct tx_epilogue_f32 e = epilogue_at(&job->epilogue, m, n);
     if (!job->out_bf16) {
-        txk_epilogue_f32_avx2((float *)job->out + m * job->ldo + n, job->ldo, c, RUN, rows, columns, &e);
+        kind->epilogue((float *)job->out + m * job->ldo + n, job->ldo, c, RUN, rows, columns, &e);
         return;
     }
-    txk_epilogue_f32_avx2(c, RUN, c, RUN, rows, columns, &e);
+    kind->epilogue(c, RUN, c, RUN, rows, columns, &e);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j += 8)
             store_bf16x8((uint16_t *)job->out + (m + i) * job->ldo + n + j, columns - j, _mm256_load_ps(c + i * RUN + j));
@@ -83,33 +87,35 @@ static void store_tile(const struct tx_gemm_narrow *job, float *c, size_t m, siz
 TXK_INLINE void gemm_narrow_block(const struct tx_gemm_narrow *job, const struct narrow_kind *kind, size_t m0, size_t m1,
                                   size_t n0, size_t n1)
 {
-    char a_wide[TILE_ROWS * WIDE_LD] __attribute__((aligned(64)));
+    char a_wide[NARROW_TILE_ROWS * WIDE_LD] __attribute__((aligned(64)));
     float strip[NARROW_ROWS * RUN] __attribute__((aligned(64)));
-    const size_t Kp = tx_k_padded(job->K), size = kind->size, parts = (m1 - m0 + kind->rows - 1) / kind->rows;
+    const size_t Kp = tx_k_padded(job->K), size = kind->size, panel = kind->panel, out_size = job->out_bf16 ? 2 : 4;
+    const size_t parts = (m1 - m0 + kind->rows - 1) / kind->rows;
     const char *a = job->a, *w = job->w;
     for (size_t k0 = 0; k0 < Kp; k0 += kind->section) {
         const size_t k1 = k0 + kind->section < Kp ? k0 + kind->section : Kp;
         const int last = k1 == Kp;
         /* The section after this one, shared out among the tiles; after the last, the first of the next run. */
-        const size_t next = last ? RUN * Kp : k1 * PANEL;
+        const size_t next = last ? RUN * Kp : k1 * panel;
         for (size_t i = 0; i < parts; i++) {
             const size_t m = m0 + part_begin(m1 - m0, parts, i), rows = m0 + part_begin(m1 - m0, parts, i + 1) - m;
             for (size_t r = 0; r < rows; r++)
                 kind->place_a(a_wide + r * WIDE_LD, a + ((m + r) * job->lda + k0) * size, k1 - k0);
-            for (size_t n = n0; n < n1; n += PANEL) {
-                const size_t columns = n1 - n < PANEL ? n1 - n : PANEL;
-                const size_t ahead_step = last && n + RUN >= job->n1 ? 0 : kind->step * PANEL * size / parts;
+            for (size_t n = n0; n < n1; n += panel) {
+                const size_t columns = n1 - n < panel ? n1 - n : panel;
+                const size_t ahead_step = last && n + RUN >= job->n1 ? 0 : kind->step * panel * size / parts;
                 const char *ahead = ahead_step ? w + (n * Kp + next) * size + (k1 - k0) / kind->step * ahead_step * i : w;
                 float *c = strip + (m - m0) * RUN + n - n0;
-                if (last)
-                    prefetch_out((char *)job->out + (m * job->ldo + n) * (job->out_bf16 ? sizeof(uint16_t) : sizeof(float)),
-                                 job->ldo * (job->out_bf16 ? sizeof(uint16_t) : sizeof(float)), &job->epilogue, m, rows, n);
+                for (size_t j = 0; last && j < panel; j += 16)
+                    prefetch_out((char *)job->out + (m * job->ldo + n + j) * out_size, job->ldo * out_size, &job->epilogue, m,
+                                 rows, n + j);
                 kind->tiles[rows - 1](&(struct narrow_tile){
-                    .a = a_wide, .w = w + (n * Kp + k0 * PANEL) * size, .K = k1 - k0, .c = c, .more = k0 > 0,
+                    .a = a_wide, .w = w + (n * Kp + k0 * panel) * size, .K = k1 - k0, .c = c, .more = k0 > 0,
                     .ahead = ahead, .ahead_step = ahead_step});
                 if (last) {
-                    kind->finish_sums(job, c, m, rows, n, columns);
-                    store_tile(job, c, m, rows, n, columns);
+                    if (kind->finish_sums)
+                        kind->finish_sums(job, c, m, rows, n, columns);
+                    store_tile(job, kind, c, m, rows, n, columns);
                 }
             }
         }

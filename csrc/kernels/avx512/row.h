@@ -3,7 +3,7 @@
 #ifndef TXK_AVX512_ROW_H
 #define TXK_AVX512_ROW_H
 
-#include "../kernels.h"
+#include "../gemm_int4.h"
 
 size_t txk_gemm_f32_packed_avx512(size_t N, size_t K);
 void txk_gemm_f32_pack_avx512(float *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);
@@ -13,6 +13,8 @@ void txk_epilogue_f32_avx512(float *out, size_t ldo, const float *acc, size_t ld
                              const struct tx_epilogue_f32 *epilogue);
 size_t txk_attention_f32_scratch_avx512(size_t Tk, size_t Dh);
 void txk_attention_f32_avx512(const struct tx_attention_f32 *job);
+size_t txk_attention_bf16_scratch_avx512(size_t Tk, size_t Dh);
+void txk_attention_bf16_avx512(const struct tx_attention_bf16 *job);
 void txk_norm_f32_avx512(const struct tx_norm_f32 *job);
 void txk_activate_f32_avx512(float *out, const float *x, size_t n, int act);
 void txk_gated_f32_avx512(const struct tx_gated *job);
@@ -23,10 +25,15 @@ void txk_rotate_bf16_avx512(uint16_t *x, size_t ldx, const float *turns, size_t 
 size_t txk_gemm_narrow_packed_avx512(size_t N, size_t K);
 void txk_gemm_bf16_pack_avx512(uint16_t *dst, const float *w, size_t N, size_t K, size_t n0, size_t n1);
 void txk_gemm_bf16_unpack_avx512(uint16_t *w, const uint16_t *packed, size_t N, size_t K);
+void txk_gemm_bf16_avx512(const struct tx_gemm_narrow *job);
 void txk_gemm_int8_pack_avx512(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
 void txk_gemm_int8_unpack_avx512(int8_t *w, const int8_t *packed, size_t N, size_t K);
 void txk_gemm_int8_pack_unsigned_avx512(int8_t *dst, const int8_t *w, size_t N, size_t K, size_t n0, size_t n1);
 void txk_gemm_int8_unpack_unsigned_avx512(int8_t *w, const int8_t *packed, size_t N, size_t K);
+void txk_gemm_int8_avx512(const struct tx_gemm_narrow *job);
+/* As txk_gemm_bytes_avx2, whose layout it reads. */
+void txk_gemm_bytes_avx512(const struct tx_gemm_narrow *job);
+TXK_INT4_DECLARE(avx512);
 void txk_round_bf16_avx512(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
 void txk_quantize_int8_avx512(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M,
                               size_t K);
@@ -35,5 +42,6 @@ void txk_norm_int8_avx512(const struct tx_norm_f32 *job, int8_t *out, float *sca
 
 /* Not a slot: runs `rounds` rounds of multiply-adds in registers and returns how many operations that was. */
 double txk_peak_f32_avx512(size_t rounds);
+double txk_peak_int8_avx512(size_t rounds);
 
 #endif

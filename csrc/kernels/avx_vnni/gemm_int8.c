@@ -127,7 +127,8 @@ static narrow_tile_function *const tiles[TILE_ROWS] = {tile_1, tile_2, tile_3, t
 
 void txk_gemm_int8_avx_vnni(const struct tx_gemm_narrow *job)
 {
-    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .rows = TILE_ROWS, .tiles = tiles,
-                                         .place_a = copy_a, .finish_sums = finish_int8};
+    static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .rows = TILE_ROWS,
+                                            .panel = PANEL, .tiles = tiles, .place_a = copy_a,
+                                            .epilogue = txk_epilogue_f32_avx2, .finish_sums = finish_int8};
     gemm_narrow(job, &kind);
 }
