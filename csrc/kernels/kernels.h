@@ -195,8 +195,8 @@ struct tx_gemm_narrow {
     struct tx_fetch fetch;
 };
 
-/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities enter their product
- * as bfloat16; in attention_int8 a row may quantise what both products take, and there is no bias. */
+/* As tx_attention_f32; q, k, v and out are bfloat16. Scores, softmax and sums are float32, probabilities may enter their
+ * product as bfloat16; in attention_int8 a row may quantise what both products take, and there is no bias. */
 struct tx_attention_bf16 {
     uint16_t *out;
     size_t ldo;

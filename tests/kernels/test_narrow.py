@@ -295,7 +295,7 @@ def fits(kernels):
 
 
 def panels_that_fit(packed, n, k):
-    """Of weights packed for avx2: what each panel of 16 columns remembers, behind all of them."""
+    """Of weights packed for avx2 and avx512: what each panel of 16 columns remembers, behind all of them."""
     panels = -(-n // 16)
     heads = packed[panels * 16 * padded(k) :].view(np.int32).reshape(panels, 17)
     return heads[:, 16].tolist()
@@ -657,6 +657,17 @@ def test_attention_int8_rows_do_not_matter(kernels, spread):
     whole = attend_int8(kernels, q, k, v)
     for rows in (slice(0, 1), slice(149, 150), slice(5, 22), slice(17, 100), slice(32, 64)):
         assert np.array_equal(attend_int8(kernels, q[rows], k, v), whole[rows])
+
+
+def test_attention_int8_where_scores_may_pass_float32(kernels):
+    """Keys of 2e37: a query of zeros has equal probabilities, one of thousands has scores that are no numbers any more."""
+    r = rng(24)
+    q, k, v = np.zeros((3, 64)), 2e37 * r.standard_normal((200, 64)), r.standard_normal((200, 64))
+    q[1] = 1e3 * r.standard_normal(64)
+    got = wide(attend_int8(kernels, bf16(q), bf16(k), bf16(v)))
+    check(got[[0, 2]], np.tile(wide(bf16(v)).astype(np.float64).mean(0), (2, 1)), numerics.ATTENTION_INT8)
+    if kernels.slots()["attention_int8"] in ("avx2", "avx_vnni"):
+        assert np.isnan(got[1]).all()
 
 
 @pytest.mark.parametrize("bad", (np.nan, np.inf))

@@ -6,21 +6,9 @@ enum { PAIRED = 1 };
 
 static const int16_t ones[16] __attribute__((aligned(32))) = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
-/* In assembly, as in gemm_int8.c. */
-#if defined(__SANITIZE_ADDRESS__)
-#define FOUR_ROW(i, q)                                                                                               \
-    if (MR > i) {                                                                                                    \
-        int32_t four;                                                                                                \
-        memcpy(&four, base[i / 3] + i % 3 * ld + 4 * q, sizeof four);                                                \
-        const __m256i x = _mm256_set1_epi32(four), p0 = _mm256_maddubs_epi16(x, w0), p1 = _mm256_maddubs_epi16(x, w1); \
-        acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(p0, *(const __m256i *)ones));                      \
-        acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(p1, *(const __m256i *)ones));                      \
-    }
-#else
-#define FOUR_ROW(i, q)                                                            \
-    if (MR > i && i % 3 == 0) FOUR_ROW_AT(i, #q "*4(%[base])")                    \
-    if (MR > i && i % 3 == 1) FOUR_ROW_AT(i, #q "*4(%[base],%[ld])")              \
-    if (MR > i && i % 3 == 2) FOUR_ROW_AT(i, #q "*4(%[base],%[ld],2)")
+#define FOUR_ROW_PLAIN(i, x)                                                                                         \
+    acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w0), *(const __m256i *)ones)); \
+    acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(x, w1), *(const __m256i *)ones));
 #define FOUR_ROW_AT(i, address)                                                                                      \
     {                                                                                                                \
         __m256i x, p;                                                                                                \
@@ -35,7 +23,6 @@ static const int16_t ones[16] __attribute__((aligned(32))) = {1, 1, 1, 1, 1, 1, 
                 : [base] "r"(base[i / 3]), [ld] "r"(ld), [w0] "x"(w0), [w1] "x"(w1), [ones] "m"(*(const __m256i *)ones), \
                   "m"(*(const char(*)[1 << 16])base[i / 3]));                                                        \
     }
-#endif
 #include "attention_int8.h"
 
 size_t txk_attention_int8_scratch_avx2(size_t Tk, size_t Dh)

@@ -1,5 +1,5 @@
 /* attention_int8: out[Tq,Dh] = softmax(scale q k^T) v of one head, bfloat16 outside, both products in int8. A row that
- * includes this defines FOUR_ROW, its multiplication, and PAIRED.
+ * includes this defines FOUR_ROW_AT and FOUR_ROW_PLAIN, its multiplication, and PAIRED.
  *
  * Once a call
  *   pack_keys        k less its mean over the keys, which softmax does not see, in int8 with a scale a row
@@ -8,7 +8,8 @@
  *   quantize_queries q in int8 with a scale a row, as q + 128; sums of a key begin at -128 times the sum of its row
  * and for each block of keys
  *   score            scores but for the query's scale, as float32
- *   rebase           each row's sum and outputs take up the block's maximum
+ *   find_most        each row's maximum in the block
+ *   rebase           its sum and outputs take that up
  *   soften           a row's scores -> bytes of 255 times 2^(t - m), m the block's maximum: diffuse attention keeps a digit
  *                    more than relative to the row's
  *   gather           the bytes times v, exact in int32, then times their scales into float32
@@ -23,7 +24,8 @@
  * keys of a channel.
  *
  * A row's arithmetic depends on its q, k, v, Tk and Dh alone. A row of q with a NaN or Inf comes out as NaN, so does a channel
- * of v, and all where k holds one; so does a row whose scores may pass float32. */
+ * of v, and all where k holds one; so does what differences of k or v from their mean, or a row's scores, may take past
+ * float32. */
 #ifndef TXK_AVX2_ATTENTION_INT8_H
 #define TXK_AVX2_ATTENTION_INT8_H
 
@@ -129,14 +131,14 @@ TXK_INLINE int64_t bytes_of(__m256i q)
     return _mm_cvtsi128_si64(_mm_packs_epi16(words, words));
 }
 
-/* PAIRED: -1 for the second channel of a pair whose numbers have one sign more often than two. */
+/* -1 for the second channel of a pair whose numbers have one sign more often than two. */
 static void choose_signs(struct attention *a, const struct tx_attention_bf16 *job)
 {
     const __m256 one = _mm256_set1_ps(1.0f), second = _mm256_castsi256_ps(_mm256_set1_epi64x((int64_t)0x8000000000000000));
     for (size_t d = 0; d < a->Dp; d += 8) {
         const __m256 mean = _mm256_load_ps(a->key_mean + d);
         __m256i alike = _mm256_setzero_si256();
-        for (size_t t = 0; PAIRED && t < a->Tk; t++) {
+        for (size_t t = 0; t < a->Tk; t++) {
             const __m256 x = _mm256_sub_ps(elements(job->k + t * job->ldk, d, a->Dh), mean);
             const __m256i differ = _mm256_castps_si256(_mm256_xor_ps(x, _mm256_permute_ps(x, 0xb1)));
             alike = _mm256_add_epi32(alike, _mm256_or_si256(_mm256_srai_epi32(differ, 31), _mm256_set1_epi32(1)));
@@ -146,17 +148,23 @@ static void choose_signs(struct attention *a, const struct tx_attention_bf16 *jo
     }
 }
 
+TXK_INLINE __m256 signed_channels(const struct attention *a, __m256 x, size_t d)
+{
+    return PAIRED ? _mm256_mul_ps(x, _mm256_load_ps(a->sign + d)) : x;
+}
+
 /* Channels d.. of a key as they are packed, but for its scale. */
 TXK_INLINE __m256 centred_key(const struct attention *a, const uint16_t *k, size_t d)
 {
-    return _mm256_mul_ps(_mm256_sub_ps(elements(k, d, a->Dh), _mm256_load_ps(a->key_mean + d)), _mm256_load_ps(a->sign + d));
+    return signed_channels(a, _mm256_sub_ps(elements(k, d, a->Dh), _mm256_load_ps(a->key_mean + d)), d);
 }
 
 static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
 {
     float most = 0;
     average(a->key_mean, job->k, job->ldk, a->Tk, a->Dh, a->Dp);
-    choose_signs(a, job);
+    if (PAIRED)
+        choose_signs(a, job);
     a->bad = 0;
     for (size_t t = 0; t < up(a->Tk, PANEL); t++) {
         const uint16_t *k = job->k + (t < a->Tk ? t : a->Tk - 1) * job->ldk; /* the last again for those behind it */
@@ -238,7 +246,7 @@ static void quantize_queries(struct attention *a, const uint16_t *q, size_t ldq,
         const struct row_scale s = scale_of_max(max);
         const __m256 factor = _mm256_set1_ps(s.factor);
         for (size_t d = 0; d < a->Dh; d += 8) {
-            const __m256 x = _mm256_mul_ps(elements(q, d, a->Dh), _mm256_load_ps(a->sign + d));
+            const __m256 x = signed_channels(a, elements(q, d, a->Dh), d);
             const int64_t eight = bytes_of(_mm256_cvtps_epi32(_mm256_mul_ps(x, factor))) ^ (int64_t)0x8080808080808080;
             memcpy(a->q + m * a->ldq + d, &eight, sizeof eight);
         }
@@ -248,8 +256,21 @@ static void quantize_queries(struct attention *a, const uint16_t *q, size_t ldq,
     }
 }
 
-/* FOUR_ROW(i, q): acc[i] += four of row i of `base` times the fours of w, for one row and one step q (both literals), where i
- * is below MR. Rows 3g, 3g + 1 and 3g + 2 lie 0, 1 and 2 ld past base[g], as in tile.h. */
+/* acc[i] += four of row i of `base` times the fours of w, for one row i and one step q (both literals). Rows 3g, 3g + 1 and
+ * 3g + 2 lie 0, 1 and 2 ld past base[g], as in tile.h; FOUR_ROW_AT multiplies, in assembly, or FOUR_ROW_PLAIN. */
+#if defined(__SANITIZE_ADDRESS__)
+#define FOUR_ROW(i, q)                                                                \
+    if (MR > i) {                                                                     \
+        int32_t four;                                                                 \
+        memcpy(&four, base[i / 3] + i % 3 * ld + 4 * q, sizeof four);                 \
+        FOUR_ROW_PLAIN(i, _mm256_set1_epi32(four))                                    \
+    }
+#else
+#define FOUR_ROW(i, q)                                                                \
+    if (MR > i && i % 3 == 0) FOUR_ROW_AT(i, #q "*4(%[base])")                        \
+    if (MR > i && i % 3 == 1) FOUR_ROW_AT(i, #q "*4(%[base],%[ld])")                  \
+    if (MR > i && i % 3 == 2) FOUR_ROW_AT(i, #q "*4(%[base],%[ld],2)")
+#endif
 #define FOUR(q)                                                                                                      \
     {                                                                                                                \
         const __m256i w0 = _mm256_load_si256(w + 2 * q), w1 = _mm256_load_si256(w + 2 * q + 1);                      \
@@ -334,22 +355,15 @@ static void in_tiles(struct attention *a, tile_function *const *tiles, size_t ro
     }
 }
 
-/* The largest score of each row in the block, of `count` keys. */
+/* The largest score of each row in the block, of `count` keys: those up to a whole panel are the last one's again. */
 static void find_most(struct attention *a, size_t rows, size_t count)
 {
-    const size_t whole = count / 8 * 8;
-    const __m256 last = _mm256_castsi256_ps(lanes_f32x8(count - whole));
     for (size_t m = 0; m < rows; m++) {
         const float *scores = a->scores + m * BLOCK;
-        __m256 max[2] = {_mm256_set1_ps(-INFINITY), _mm256_set1_ps(-INFINITY)};
-        size_t k = 0;
-        for (; k + 16 <= count; k += 16)
+        __m256 max[2] = {_mm256_load_ps(scores), _mm256_load_ps(scores + 8)};
+        for (size_t k = PANEL; k < count; k += PANEL)
             for (int j = 0; j < 2; j++)
                 max[j] = _mm256_max_ps(max[j], _mm256_load_ps(scores + k + 8 * j));
-        for (; k < whole; k += 8)
-            max[0] = _mm256_max_ps(max[0], _mm256_load_ps(scores + k));
-        if (whole < count)
-            max[1] = _mm256_max_ps(max[1], _mm256_blendv_ps(max[1], _mm256_load_ps(scores + whole), last));
         a->most[m] = max_of_f32x8(_mm256_max_ps(max[0], max[1]));
     }
 }
@@ -375,7 +389,7 @@ static void rebase(struct attention *a, size_t rows, int first)
     }
 }
 
-/* 256 times 2^(t / 2048) to the nearest, of 16 integers below 0: the whole part by a table, what is left by a polynomial. */
+/* 256 times 2^(t / 2048), within 0.53, of 16 integers below 0: the whole part by a table, what is left by a polynomial. */
 TXK_INLINE __m256i exp2_i16x16(__m256i t)
 {
 #define Q15(x) _mm256_set1_epi16((int16_t)((x)*0x1p15f + 0.5f))
@@ -393,7 +407,7 @@ TXK_INLINE __m256i exp2_i16x16(__m256i t)
 #undef Q15
 }
 
-/* A row's scores become bytes, whose sum the row's takes up. Those past `count` are read but are 0. */
+/* A row's scores become bytes, whose sum the row's takes up. Scores past `count` may be anything: their bytes are 0. */
 static void soften(struct attention *a, size_t m, size_t count)
 {
     /* First the difference, which is exactly 0 at the maximum however large the scores are: 256 times 2^TOP is 255. */

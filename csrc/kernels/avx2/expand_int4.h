@@ -1,5 +1,5 @@
-/* For gemm_int4 of avx2 and avx_vnni: a panel's bytes from its nibbles, four k of 16 columns a line. A line of nibbles is 32
- * bytes: columns 0 to 7 in the low ones, 8 to 15 in the high ones. ../gemm_int4.h says more. */
+/* For gemm_int4 of avx2, avx_vnni and avx512: a panel's bytes from its nibbles, four k of 16 columns a line. A line of nibbles
+ * is 32 bytes: columns 0 to 7 in the low ones, 8 to 15 in the high ones. ../gemm_int4.h says more. */
 #ifndef TXK_AVX2_EXPAND_INT4_H
 #define TXK_AVX2_EXPAND_INT4_H
 

@@ -107,16 +107,10 @@ enum { FIT_ROWS = 4, ANY_ROWS = 5 };
 /* acc[i] += eight of A[i] times the eights of w, for one row i and one step e (both literals). In assembly, since gcc 12 adds
  * the products of several rows first, and spills what it then has too much of; tile.h says more on the addresses. */
 #if defined(__SANITIZE_ADDRESS__)
-TXK_INLINE __m256i broadcast(const char *x)
-{
-    int32_t value;
-    memcpy(&value, x, sizeof value);
-    return _mm256_set1_epi32(value);
-}
-
 #define EIGHT_ROW(i, e)                                                                                                     \
     if (MR > i) {                                                                                                           \
-        const __m256i x = broadcast(base + i * WIDE_LD + 8 * e), y = broadcast(base + i * WIDE_LD + 8 * e + 4);             \
+        const __m256i x = _mm256_set1_epi32(four_bytes(base + i * WIDE_LD + 8 * e));                                        \
+        const __m256i y = _mm256_set1_epi32(four_bytes(base + i * WIDE_LD + 8 * e + 4));                                    \
         for (int j = 0; j < 2; j++) {                                                                                       \
             const __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(x, _mm256_load_si256(w + 4 * e + j)),                 \
                                                  _mm256_maddubs_epi16(y, _mm256_load_si256(w + 4 * e + 2 + j)));            \
@@ -192,16 +186,11 @@ FIT_TILE(1) FIT_TILE(2) FIT_TILE(3) FIT_TILE(4)
 
 /* ---- any weights ---- */
 
-static void copy_a(char *to, const char *from, size_t K)
-{
-    memcpy(to, from, K);
-}
-
 /* acc[i] += four of A[i] times the fours of w, for one row i and one step q (both literals). */
 #if defined(__SANITIZE_ADDRESS__)
 #define FOUR_ROW(i, q)                                                                                                      \
     if (MR > i) {                                                                                                           \
-        const __m256i x = broadcast(base + i * WIDE_LD + 4 * q);                                                            \
+        const __m256i x = _mm256_set1_epi32(four_bytes(base + i * WIDE_LD + 4 * q));                                        \
         const __m256i p0 = _mm256_maddubs_epi16(m0, _mm256_sign_epi8(x, w0));                                               \
         const __m256i p1 = _mm256_maddubs_epi16(m1, _mm256_sign_epi8(x, w1));                                               \
         acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(p0, *(const __m256i *)ones));                             \
@@ -261,7 +250,7 @@ void txk_gemm_bytes_avx2(const struct tx_gemm_narrow *job)
 {
     static narrow_tile_function *const tiles[ANY_ROWS] = {any_tile_1, any_tile_2, any_tile_3, any_tile_4, any_tile_5};
     static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES / 2, .step = 16, .rows = ANY_ROWS,
-                                            .panel = PANEL, .tiles = tiles, .place_a = copy_a,
+                                            .panel = PANEL, .tiles = tiles, .place_a = copy_bytes,
                                             .epilogue = txk_epilogue_f32_avx2, .finish_sums = finish_int8};
     gemm_narrow(job, &kind);
 }

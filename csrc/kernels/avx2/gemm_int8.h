@@ -31,6 +31,11 @@ TXK_INLINE int all_fit(const struct tx_gemm_narrow *job)
     return 1;
 }
 
+static void copy_bytes(char *to, const char *from, size_t K)
+{
+    memcpy(to, from, K);
+}
+
 /* A as a + 128, and what that has added to the sums taken off. */
 static void unsigned_a(char *to, const char *from, size_t K)
 {

@@ -3,11 +3,12 @@
  * the tiles, in registers.
  *
  * Order: blocks of rows > runs of RUN columns > sections of K (at most 1 KB of a placed row) > tiles of a few rows, placed in
- * L1 > panels. A section of W for a run is 128 KB packed (256 in avx_vnni, whose CPUs have an L2 of a megabyte and more):
- * it stays in L2 for all tiles of the block, and while they work on it, the next one is prefetched a little with each. Sums
- * over sections wait in a strip on the stack, 112 KB. The chain of each sum knows about none of this.
+ * L1 > panels. A section of W for a run is 128 KB packed (256 in int8 above avx2, whose CPUs have an L2 of a megabyte and
+ * more): it stays in L2 for all tiles of the block, and while they work on it, the next one is prefetched a little with each.
+ * Sums over sections wait in a strip on the stack, 112 KB. The chain of each sum knows about none of this.
  *
- * A file that includes this gives: place_a, the tiles, finish_sums. The kind is a constant of each.
+ * A file that includes this gives what struct narrow_kind has, a constant of each. One whose tiles have more than TILE_ROWS
+ * rows defines NARROW_TILE_ROWS before: its blocks have fewer rows then, so that the stack stays below 128 KB.
  * A's rows and the packed W are zero padded to tx_k_padded(K), so there are no tails in K. */
 #ifndef TXK_AVX2_GEMM_NARROW_H
 #define TXK_AVX2_GEMM_NARROW_H
@@ -16,9 +17,12 @@
 #include "row.h"
 #include "tile.h"
 
+#ifndef NARROW_TILE_ROWS
+#define NARROW_TILE_ROWS TILE_ROWS
+#endif
+
 enum {
-    NARROW_ROWS = 112,          /* of a block */
-    NARROW_TILE_ROWS = 12,      /* at most */
+    NARROW_ROWS = NARROW_TILE_ROWS == TILE_ROWS ? 112 : 96, /* of a block */
     RUN = 256,                  /* columns */
     SECTION_BYTES = 1024,       /* of a widened row */
     WIDE_LD = SECTION_BYTES + 64,   /* an odd number of cache lines */
@@ -40,7 +44,7 @@ struct narrow_kind {
     size_t size;                /* of an element, packed */
     size_t section;             /* elements of K */
     size_t step;                /* elements of K that ahead_step goes with */
-    size_t rows, panel;         /* of a tile and its columns: 16 or 32 */
+    size_t rows, panel;         /* of a tile, at most NARROW_TILE_ROWS; its columns, 16 or 32 */
     narrow_tile_function *const *tiles;
     void (*place_a)(char *to, const char *from, size_t K);
     void (*epilogue)(float *out, size_t ldo, const float *acc, size_t ldacc, size_t M, size_t N,
@@ -48,6 +52,13 @@ struct narrow_kind {
     /* The sums of a tile in place: what is missing until they are float32, or NULL. */
     void (*finish_sums)(const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows, size_t n, size_t columns);
 };
+
+TXK_INLINE int32_t four_bytes(const char *x)
+{
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    return four;
+}
 
 /* int32 sums of a tile get their scales, in place; before that what the panel's columns begin at, where that is not 0. */
 TXK_INLINE void finish_int8_from(const int32_t *begin, const struct tx_gemm_narrow *job, void *c, size_t m, size_t rows,

@@ -1,6 +1,7 @@
 /* gemm_bf16 on CPUs whose AVX-512 came before its instruction: factors are widened to float32, so products are exact and sums
  * float32 in ascending k. ../avx2/gemm_narrow.h has order and method, pack_narrow.c the layout: a line of 128 bytes holds two k
  * of 32 columns, and a shift and a mask make float32 of either. */
+#define NARROW_TILE_ROWS 12
 #include "../avx2/gemm_narrow.h"
 #include "row.h"
 

@@ -1,5 +1,4 @@
-/* out[M, n0:n1] = epilogue(A[M,K] W[N,K]^T) with weights of 4 bits: ../gemm_int4.h, on the bytes of gemm_int8.c. */
-#include "../gemm_int4.h"
+/* gemm_int4: ../gemm_int4.h, on the bytes of gemm_int8.c. avx2's table has the rest, since the layout is the same. */
 #include "../avx2/expand_int4.h"
 #include "row.h"
 
@@ -8,10 +7,8 @@ static void expand(char *to, const uint8_t *scales, const uint8_t *nibbles, size
     expand_int4_fours(to, scales, nibbles, Kp, 0);
 }
 
-static const struct txk_int4 layout = {.nr = 16, .side = 4, .expand = expand, .gemm_int8 = txk_gemm_bytes_avx512};
-TXK_INT4_PACKING(avx512, layout)
-
 void txk_gemm_int4_avx512(const struct tx_gemm_narrow *job)
 {
+    static const struct txk_int4 layout = {.nr = 16, .side = 4, .expand = expand, .gemm_int8 = txk_gemm_bytes_avx512};
     txk_int4_gemm(&layout, job);
 }

@@ -1,5 +1,6 @@
 /* gemm_int8 without VNNI: what ../avx2/gemm_int8.c has rounded and packed, multiplied as there, 512 bits at a time. A line of
  * its layout, four k of 16 columns, is a vector. There is no vpsignb of this width: a masked subtraction moves signs over. */
+#define NARROW_TILE_ROWS 12
 #include "../avx2/gemm_int8.h"
 #include "row.h"
 
@@ -7,17 +8,10 @@ enum { ROWS = NARROW_TILE_ROWS };
 
 /* acc[i] += eight of A[i] times the eights of w, for one row i and one step e (both literals). In assembly, as there. */
 #if defined(__SANITIZE_ADDRESS__)
-TXK_INLINE __m512i broadcast(const char *x)
-{
-    int32_t value;
-    memcpy(&value, x, sizeof value);
-    return _mm512_set1_epi32(value);
-}
-
 #define EIGHT_ROW(i, e)                                                                                        \
     if (MR > i) {                                                                                              \
-        const __m512i p = _mm512_maddubs_epi16(broadcast(a + i * WIDE_LD + 8 * e), w0);                        \
-        const __m512i q = _mm512_maddubs_epi16(broadcast(a + i * WIDE_LD + 8 * e + 4), w1);                    \
+        const __m512i p = _mm512_maddubs_epi16(_mm512_set1_epi32(four_bytes(a + i * WIDE_LD + 8 * e)), w0);    \
+        const __m512i q = _mm512_maddubs_epi16(_mm512_set1_epi32(four_bytes(a + i * WIDE_LD + 8 * e + 4)), w1); \
         acc[i] = _mm512_add_epi32(acc[i], _mm512_madd_epi16(_mm512_add_epi16(p, q), ones));                    \
     }
 #else
@@ -48,7 +42,7 @@ TXK_INLINE __m512i broadcast(const char *x)
 #if defined(__SANITIZE_ADDRESS__)
 #define FOUR_ROW(i, q)                                                                                         \
     if (MR > i) {                                                                                              \
-        const __m512i x = broadcast(a + i * WIDE_LD + 4 * q);                                                  \
+        const __m512i x = _mm512_set1_epi32(four_bytes(a + i * WIDE_LD + 4 * q));                              \
         const __m512i p = _mm512_maddubs_epi16(m, _mm512_mask_sub_epi8(x, minus, zero, x));                    \
         acc[i] = _mm512_add_epi32(acc[i], _mm512_madd_epi16(p, ones));                                         \
     }
@@ -110,16 +104,11 @@ TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10)
 #define TILES(of) {of##_tile_1, of##_tile_2, of##_tile_3, of##_tile_4, of##_tile_5, of##_tile_6,                    \
                    of##_tile_7, of##_tile_8, of##_tile_9, of##_tile_10, of##_tile_11, of##_tile_12}
 
-static void copy_a(char *to, const char *from, size_t K)
-{
-    memcpy(to, from, K);
-}
-
 void txk_gemm_bytes_avx512(const struct tx_gemm_narrow *job)
 {
     static narrow_tile_function *const tiles[ROWS] = TILES(any);
     static const struct narrow_kind kind = {.size = 1, .section = SECTION_BYTES, .step = 16, .rows = ROWS, .panel = PANEL,
-                                            .tiles = tiles, .place_a = copy_a, .epilogue = txk_epilogue_f32_avx512,
+                                            .tiles = tiles, .place_a = copy_bytes, .epilogue = txk_epilogue_f32_avx512,
                                             .finish_sums = finish_int8};
     gemm_narrow(job, &kind);
 }

@@ -1,7 +1,7 @@
-/* Packed weights of gemm_bf16 and gemm_int8, one layout for every row from AVX-512 on: panels of 32 columns, the last one
- * filled up with zeros, [N/32][Kp/2][32][2] in bfloat16 and [N/32][Kp/4][32][4] in int8, Kp = tx_k_padded(K). Seen as dwords (2
- * or 4 elements of K) a panel is a transposed matrix: that is how vpdpbusd and vdpbf16ps take a line of 16 columns, and tiles
- * 16 lines. "unsigned": int8 as w + 128, for the row whose instruction takes one factor so. */
+/* Packed weights of gemm_bf16 and gemm_int8, one layout for every row from AVX-512 on, in int8 from VNNI on: panels of 32
+ * columns, the last one filled up with zeros, [N/32][Kp/2][32][2] in bfloat16 and [N/32][Kp/4][32][4] in int8, Kp =
+ * tx_k_padded(K). Seen as dwords (2 or 4 elements of K) a panel is a transposed matrix: that is how vpdpbusd and vdpbf16ps take
+ * a line of 16 columns, and tiles 16 lines. "unsigned": int8 as w + 128, for the row whose instruction takes one factor so. */
 #include <string.h>
 
 #include "row.h"

@@ -33,14 +33,14 @@ void txk_gemm_int8_unpack_unsigned_avx512(int8_t *w, const int8_t *packed, size_
 void txk_gemm_int8_avx512(const struct tx_gemm_narrow *job);
 /* As txk_gemm_bytes_avx2, whose layout it reads. */
 void txk_gemm_bytes_avx512(const struct tx_gemm_narrow *job);
-TXK_INT4_DECLARE(avx512);
+void txk_gemm_int4_avx512(const struct tx_gemm_narrow *job);
 void txk_round_bf16_avx512(uint16_t *out, size_t ldo, const float *x, size_t ldx, size_t M, size_t K);
 void txk_quantize_int8_avx512(int8_t *out, size_t ldo, float *scale, const void *x, int from_bf16, size_t ldx, size_t M,
                               size_t K);
 void txk_norm_bf16_avx512(const struct tx_norm_f32 *job, uint16_t *out);
 void txk_norm_int8_avx512(const struct tx_norm_f32 *job, int8_t *out, float *scale);
 
-/* Not a slot: runs `rounds` rounds of multiply-adds in registers and returns how many operations that was. */
+/* Not slots: run `rounds` rounds of multiply-adds in registers and returns how many operations that was. */
 double txk_peak_f32_avx512(size_t rounds);
 double txk_peak_int8_avx512(size_t rounds);
 

@@ -4,21 +4,9 @@
 
 enum { PAIRED = 0 };
 
-/* In assembly, as in ../avx2/gemm_int8.c. */
-#if defined(__SANITIZE_ADDRESS__)
-#define FOUR_ROW(i, q)                                                    \
-    if (MR > i) {                                                         \
-        int32_t four;                                                     \
-        memcpy(&four, base[i / 3] + i % 3 * ld + 4 * q, sizeof four);     \
-        const __m256i x = _mm256_set1_epi32(four);                        \
-        acc[i][0] = _mm256_dpbusd_avx_epi32(acc[i][0], x, w0);            \
-        acc[i][1] = _mm256_dpbusd_avx_epi32(acc[i][1], x, w1);            \
-    }
-#else
-#define FOUR_ROW(i, q)                                                            \
-    if (MR > i && i % 3 == 0) FOUR_ROW_AT(i, #q "*4(%[base])")                    \
-    if (MR > i && i % 3 == 1) FOUR_ROW_AT(i, #q "*4(%[base],%[ld])")              \
-    if (MR > i && i % 3 == 2) FOUR_ROW_AT(i, #q "*4(%[base],%[ld],2)")
+#define FOUR_ROW_PLAIN(i, x)                                \
+    acc[i][0] = _mm256_dpbusd_avx_epi32(acc[i][0], x, w0);  \
+    acc[i][1] = _mm256_dpbusd_avx_epi32(acc[i][1], x, w1);
 #define FOUR_ROW_AT(i, address)                                                                                      \
     {                                                                                                                \
         __m256i x;                                                                                                   \
@@ -28,7 +16,6 @@ enum { PAIRED = 0 };
         __asm__("%{vex%} vpdpbusd %[w], %[x], %[c]" : [c] "+x"(acc[i][0]) : [w] "x"(w0), [x] "x"(x));                \
         __asm__("%{vex%} vpdpbusd %[w], %[x], %[c]" : [c] "+x"(acc[i][1]) : [w] "x"(w1), [x] "x"(x));                \
     }
-#endif
 #include "../avx2/attention_int8.h"
 
 size_t txk_attention_int8_scratch_avx_vnni(size_t Tk, size_t Dh)

@@ -56,19 +56,12 @@ static void copy_a(char *to, const char *from, size_t K)
     memcpy(to + SECTION_BYTES, &begin, sizeof begin);
 }
 
-TXK_INLINE __m256i broadcast(const char *x)
-{
-    int32_t value;
-    memcpy(&value, x, sizeof value);
-    return _mm256_set1_epi32(value);
-}
-
 /* acc[i] += four of A[i] times the fours of w, for one row i and one step q (both literals). In assembly, as in
  * avx2/gemm_int8.c. */
 #if defined(__SANITIZE_ADDRESS__)
 #define QUAD_ROW(i, q)                                                                                                  \
     if (MR > i) {                                                                                                       \
-        const __m256i x = broadcast(base[i / 3] + i % 3 * WIDE_LD + 4 * q);                                             \
+        const __m256i x = _mm256_set1_epi32(four_bytes(base[i / 3] + i % 3 * WIDE_LD + 4 * q));                         \
         acc[i][0] = _mm256_dpbusd_avx_epi32(acc[i][0], w0, x);                                                          \
         acc[i][1] = _mm256_dpbusd_avx_epi32(acc[i][1], w1, x);                                                          \
     }
@@ -98,7 +91,7 @@ TXK_INLINE void tile(const struct narrow_tile *t, const int MR)
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 2
         for (int j = 0; j < 2; j++) {
-            acc[i][j] = broadcast(t->a + i * WIDE_LD + SECTION_BYTES);
+            acc[i][j] = _mm256_set1_epi32(four_bytes(t->a + i * WIDE_LD + SECTION_BYTES));
             if (t->more)
                 acc[i][j] = _mm256_add_epi32(acc[i][j], _mm256_load_si256((const __m256i *)(c + i * RUN + 8 * j)));
         }
