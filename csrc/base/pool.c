@@ -205,6 +205,13 @@ static void start_workers(int wanted)
     sigfillset(&blocked);
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         sigdelset(&blocked, own[i]);
+    /* Kernels keep up to 128 KB on the stack, which is all that a thread has by default where libc is musl. */
+    enum { LEAST_STACK = 1 << 20 };
+    pthread_attr_t attributes;
+    size_t stack;
+    pthread_attr_init(&attributes);
+    if (pthread_attr_getstacksize(&attributes, &stack) == 0 && stack < LEAST_STACK)
+        pthread_attr_setstacksize(&attributes, LEAST_STACK);
     pthread_sigmask(SIG_SETMASK, &blocked, &old);
     while (pool.started < wanted) {
         struct worker *worker = &pool.workers[pool.started + 1];
@@ -213,11 +220,12 @@ static void start_workers(int wanted)
         pthread_cond_init(&worker->wake, NULL);
         worker->posted = 0;
         atomic_store(&worker->asleep, 0);
-        if (pthread_create(&thread, NULL, worker_main, worker) != 0)
+        if (pthread_create(&thread, &attributes, worker_main, worker) != 0)
             break;
         pthread_detach(thread);
         pool.started++;
     }
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -482,6 +483,34 @@ def test_tiles_are_asked_for_where_they_are_used(isa, monkeypatch):
     monkeypatch.setenv("TEXTOK_ISA", isa)
     if isa == "" or isa in textok.cpu_info()["rows"]:
         in_fresh_process(TILES)
+
+
+SMALL_STACKS = """
+import resource
+# The main thread's may grow again; a new thread's default stays what it was when the process began.
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+import numpy as np
+import textok
+side = {"hidden_size": 64, "depth": 2, "num_heads": 2}
+config = {"image_size": 64, "patch_size": 8, "text_condition": "none", "tokenizer": side, "detokenizer": side}
+x = np.zeros((16, 64, 64, 3), np.uint8)
+for dtype in ("float32", "bfloat16", "int8"):
+    model = textok.TexTok.from_config(config, dtype=dtype, threads=4)
+    assert np.isfinite(model.encode(x)).all()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' threads do not go by the limit of the process")
+@pytest.mark.parametrize("isa", textok.cpu_info()["rows"])
+def test_workers_have_room_where_threads_get_little(isa, monkeypatch):
+    """Kernels keep up to 128 KB on the stack, and some C libraries give a thread no more."""
+    monkeypatch.setenv("TEXTOK_ISA", isa)
+    before = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (112 << 10, before[1]))
+    try:
+        in_fresh_process(SMALL_STACKS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, before)
 
 
 def test_one_text_encoder_from_many_threads():
