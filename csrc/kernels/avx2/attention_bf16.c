@@ -10,10 +10,6 @@ size_t txk_attention_bf16_scratch_avx2(size_t Tk, size_t Dh)
 
 void txk_attention_bf16_avx2(const struct tx_attention_bf16 *job)
 {
-    const struct attention head = {
-        .out = job->out, .q = job->q, .k = job->k, .v = job->v, .ldo = job->ldo, .ldq = job->ldq, .ldk = job->ldk,
-        .ldv = job->ldv,
-        .Tq = job->Tq, .Tk = job->Tk, .Dh = job->Dh, .scale = job->scale, .bias = job->bias, .scratch = job->scratch,
-    };
+    const struct txk_head head = TXK_HEAD_OF(job);
     attend(&head, 1);
 }

@@ -14,19 +14,10 @@
 
 #include <math.h>
 
+#include "../attention_head.h"
 #include "tile.h"
 
 enum { QUERIES = 24, BLOCK = 256 };
-
-/* struct tx_attention_f32 or tx_attention_bf16, whose fields differ in type only. */
-struct attention {
-    void *out;
-    const void *q, *k, *v;
-    size_t ldo, ldq, ldk, ldv, Tq, Tk, Dh;
-    float scale;
-    const float *bias;
-    float *scratch;
-};
 
 #define WHOLE(MR) static void whole_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 4); }
 #define HALF(MR) static void half_##MR(const struct tile_f32 *t) { tile_f32(t, MR, 2); }
@@ -58,7 +49,7 @@ TXK_INLINE const void *row_at(const void *matrix, size_t i, size_t ld, const int
     return (const char *)matrix + i * ld * (bf16 ? sizeof(uint16_t) : sizeof(float));
 }
 
-TXK_INLINE void pack_keys(float *keys, const struct attention *job, const int bf16)
+TXK_INLINE void pack_keys(float *keys, const struct txk_head *job, const int bf16)
 {
     const size_t Tk = job->Tk, Dh = job->Dh;
     for (size_t t = 0; t < padded(Tk); t += 4) {
@@ -74,7 +65,7 @@ TXK_INLINE void pack_keys(float *keys, const struct attention *job, const int bf
     }
 }
 
-TXK_INLINE void pack_values(float *values, const struct attention *job, const int bf16)
+TXK_INLINE void pack_values(float *values, const struct txk_head *job, const int bf16)
 {
     const size_t Tk = job->Tk, Dh = job->Dh;
     for (size_t t = 0; t < Tk; t++) {
@@ -150,7 +141,7 @@ struct rows {
     float max[QUERIES], sum[QUERIES];
 };
 
-TXK_INLINE void attend_block(const struct attention *job, struct rows *r, const float *keys, const float *values, size_t t0,
+TXK_INLINE void attend_block(const struct txk_head *job, struct rows *r, const float *keys, const float *values, size_t t0,
                              const int bf16)
 {
     const size_t Tk = job->Tk, Dh = job->Dh, ldacc = padded(Dh), t1 = t0 + BLOCK < Tk ? t0 + BLOCK : Tk;
@@ -179,7 +170,7 @@ TXK_INLINE void attend_block(const struct attention *job, struct rows *r, const 
         }
 }
 
-TXK_INLINE void attend(const struct attention *job, const int bf16)
+TXK_INLINE void attend(const struct txk_head *job, const int bf16)
 {
     const size_t Tk = job->Tk, Dh = job->Dh, ldacc = padded(Dh);
     float *keys = job->scratch, *values = keys + padded(Tk) * Dh;

@@ -1,28 +1,13 @@
 /* Attention by float32 multiply-adds: attention_f32, and attention_bf16 where there is no instruction for that, the element
  * type a constant of each. attention.h has layout, method and bounds; q is multiplied by scale log2(e) when it is turned
  * around. Keys and values in bfloat16 are copied once, widened. */
-#ifndef TXK_AVX512_ATTENTION_WIDE_H
-#define TXK_AVX512_ATTENTION_WIDE_H
-
 #define SPACING 4
 #define PAIR 1
 #define DOT "vfmadd231ps"
 #define DOT_PLAIN(c, x, w) _mm512_fmadd_ps(x, w, c)
+#include "../attention_head.h"
+#include "row.h"
 #include "attention.h"
-
-/* struct tx_attention_f32 or tx_attention_bf16, whose fields differ in type only. */
-struct head {
-    void *out;
-    const void *q, *k, *v;
-    size_t ldo, ldq, ldk, ldv, Tq, Tk, Dh;
-    float scale;
-    const float *bias;
-    void *scratch;
-};
-
-#define HEAD_OF(job) {.out = (job)->out, .q = (job)->q, .k = (job)->k, .v = (job)->v, .ldo = (job)->ldo, .ldq = (job)->ldq, \
-                      .ldk = (job)->ldk, .ldv = (job)->ldv, .Tq = (job)->Tq, .Tk = (job)->Tk, .Dh = (job)->Dh,              \
-                      .scale = (job)->scale, .bias = (job)->bias, .scratch = (job)->scratch}
 
 /* 16 elements from d on of a row of Dh, zeros behind. */
 TXK_INLINE __m512 widened(const void *matrix, size_t row, size_t ld, size_t d, size_t Dh, const int bf16)
@@ -80,7 +65,7 @@ TXK_INLINE void widen_rows(float *copy, const void *matrix, size_t ld, size_t Tk
             _mm512_store_ps(copy + t * wide_ld(Dh) + d, widened(matrix, t, ld, d, Dh, 1));
 }
 
-TXK_INLINE void turn_queries(struct attention *a, const struct head *head, size_t q0, size_t rows, const int bf16)
+TXK_INLINE void turn_queries(struct attention *a, const struct txk_head *head, size_t q0, size_t rows, const int bf16)
 {
     const __m512 factor = _mm512_set1_ps(head->scale * 1.44269504088896341f);
     for (size_t g = 0; g < a->NV; g++)
@@ -96,7 +81,7 @@ TXK_INLINE void turn_queries(struct attention *a, const struct head *head, size_
         }
 }
 
-TXK_INLINE void store_rows(const struct attention *a, const struct head *head, size_t q0, size_t rows, const int bf16)
+TXK_INLINE void store_rows(const struct attention *a, const struct txk_head *head, size_t q0, size_t rows, const int bf16)
 {
     for (size_t g = 0; g < a->NV; g++) {
         const __m512 share = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_load_ps(a->sum + 16 * g));
@@ -122,7 +107,7 @@ TXK_INLINE size_t attention_scratch(size_t Tk, size_t Dh, const int bf16)
     return carve(&a, copies, NULL, bf16);
 }
 
-TXK_INLINE void attend_head(const struct head *head, const int bf16)
+TXK_INLINE void attend_head(const struct txk_head *head, const int bf16)
 {
     struct attention a = {
         .Tk = head->Tk, .Dh = head->Dh, .steps = head->Dh, .factor = 1.0f, .keys = head->k, .ldk = head->ldk * sizeof(float),
@@ -146,4 +131,24 @@ TXK_INLINE void attend_head(const struct head *head, const int bf16)
     }
 }
 
-#endif
+size_t txk_attention_f32_scratch_avx512(size_t Tk, size_t Dh)
+{
+    return attention_scratch(Tk, Dh, 0);
+}
+
+void txk_attention_f32_avx512(const struct tx_attention_f32 *job)
+{
+    const struct txk_head head = TXK_HEAD_OF(job);
+    attend_head(&head, 0);
+}
+
+size_t txk_attention_bf16_scratch_avx512(size_t Tk, size_t Dh)
+{
+    return attention_scratch(Tk, Dh, 1);
+}
+
+void txk_attention_bf16_avx512(const struct tx_attention_bf16 *job)
+{
+    const struct txk_head head = TXK_HEAD_OF(job);
+    attend_head(&head, 1);
+}
