@@ -171,9 +171,7 @@ TXK_INLINE void fit_tile(const struct narrow_tile *t, const int MR)
     const __m256i *w = (const __m256i *)t->w, ones = _mm256_set1_epi16(1);
     const size_t ahead_step = t->ahead_step;
     for (size_t k = t->K; k > 0; k -= 16) {
-        for (size_t i = 0; i < ahead_step; i += 64)
-            _mm_prefetch(ahead + i, _MM_HINT_T1);
-        ahead += ahead_step;
+        ahead = fetch_ahead(ahead, ahead_step);
         EIGHT(0) EIGHT(1)
         w += 8;
         base += 16;
@@ -233,9 +231,7 @@ TXK_INLINE void any_tile(const struct narrow_tile *t, const int MR)
     const __m256i *w = (const __m256i *)t->w;
     const size_t ahead_step = t->ahead_step;
     for (size_t k = t->K; k > 0; k -= 16) {
-        for (size_t i = 0; i < ahead_step; i += 64)
-            _mm_prefetch(ahead + i, _MM_HINT_T1);
-        ahead += ahead_step;
+        ahead = fetch_ahead(ahead, ahead_step);
         FOUR(0) FOUR(1) FOUR(2) FOUR(3)
         w += 8;
         base += 16;

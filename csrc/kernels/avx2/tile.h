@@ -31,6 +31,14 @@ struct tile_f32 {
     size_t ahead_step;
 };
 
+/* Fetches `step` bytes into L2, and tells where the next ones are. */
+TXK_INLINE const char *fetch_ahead(const char *ahead, size_t step)
+{
+    for (size_t i = 0; i < step; i += 64)
+        _mm_prefetch(ahead + i, _MM_HINT_T1);
+    return ahead + step;
+}
+
 /* acc[i] += A[i, k] * w for one row i and one k (both literals: they become part of the instruction's address).
  *
  * In assembly, since gcc 12 picks multiply-adds that overwrite a factor, and then copies and spills to get it back. Rows 3g,
@@ -92,9 +100,7 @@ TXK_INLINE void tile_f32(const struct tile_f32 *t, const int MR, const int NV, c
     const char *w = t->w, *ahead = t->ahead, *base[2] = {(const char *)t->a, (const char *)t->a + (MR > 3 ? 3 * ld : 0)};
     size_t k = t->K;
     for (; k >= 4; k -= 4) {
-        for (size_t i = 0; i < ahead_step; i += 64)
-            _mm_prefetch(ahead + i, _MM_HINT_T1);
-        ahead += ahead_step;
+        ahead = fetch_ahead(ahead, ahead_step);
         TILE_K(0) TILE_K(1) TILE_K(2) TILE_K(3)
         w += 4 * w_step;
         base[0] += 4 * sizeof(float);

@@ -65,9 +65,7 @@ TXK_INLINE void tile(const struct narrow_tile *t, const int MR)
     const char *a = t->a, *w = t->w, *ahead = t->ahead;
     const size_t ahead_step = t->ahead_step;
     for (size_t k = t->K; k > 0; k -= 4) {
-        for (size_t i = 0; i < ahead_step; i += 64)
-            _mm_prefetch(ahead + i, _MM_HINT_T1);
-        ahead += ahead_step;
+        ahead = fetch_ahead(ahead, ahead_step);
         WIDE_PAIR(0)
         WIDE_PAIR(2)
         a += 4 * sizeof(float);

@@ -99,9 +99,7 @@ TXK_INLINE void tile(const struct narrow_tile *t, const int MR)
     const __m256i *w = (const __m256i *)t->w;
     const size_t ahead_step = t->ahead_step;
     for (size_t k = t->K; k > 0; k -= 16) {
-        for (size_t i = 0; i < ahead_step; i += 64)
-            _mm_prefetch(ahead + i, _MM_HINT_T1);
-        ahead += ahead_step;
+        ahead = fetch_ahead(ahead, ahead_step);
         QUAD(0) QUAD(1) QUAD(2) QUAD(3)
         w += 8;
         base[0] += 16;
