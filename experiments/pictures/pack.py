@@ -3,6 +3,7 @@
     python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz
     python experiments/pictures/pack.py ... --out eighth.tar --limit 500 --share 0.125      captions of an eighth to read from
     python experiments/pictures/pack.py ... --out measured.tar --limit 500 --styles         for experiments/emoji/claim.py
+    python experiments/pictures/pack.py ... --out things.tar --limit 500 --mirror           twice as much to train a generator on
 
 Of both folders what README.md says is trained on, and the test pictures (marked so), WebP at quality 90.
 """
@@ -11,9 +12,11 @@ import argparse
 import hashlib
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -23,7 +26,10 @@ from textok.train import data
 HERE = Path(__file__).parent
 LEFT_OUT = {"cdda", "crawl", "fugue"}  # small pixel art: its blocks would be learnt
 STYLES = {"emojione", "sweethome3d"}  # that no training reads
-FIELDS = ("caption", "caption_name", "caption_long", "label", "source")
+CAPTIONS = ("caption", "caption_name", "caption_long")
+FIELDS = (*CAPTIONS, "label", "source")
+SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+WRITTEN = re.compile(r"\((symbols|flags)\b")  # letters, arrows' names, flags: no such thing the other way round
 
 
 def chance(key, purpose=""):
@@ -44,8 +50,28 @@ def split_of(key, fields, lists, share):
     return "train" if chance(key, "share ") < share else None
 
 
-def write(folders, out, size, splits, share, only=()):
-    """Write the shard `out` of {source or "": folder} with pictures of `splits`; returns how many are in it."""
+def mirrored(fields):
+    """The captions of a picture's mirror image, which has at its right what this has at its left."""
+    swapped = {name: re.sub(r"\b(?:[Ll]eft|[Rr]ight)\b", lambda word: SIDES[word[0]], fields[name])
+               for name in CAPTIONS if name in fields}
+    return fields | swapped
+
+
+def add(tar, key, pixels, told):
+    """Append a sample, WebP and JSON, to an open tar."""
+    picture = io.BytesIO()
+    Image.fromarray(pixels).save(picture, "webp", quality=90, method=4)
+    parts = {"webp": picture.getvalue(), "json": json.dumps(told, separators=(",", ":")).encode()}
+    for kind, content in parts.items():
+        member = tarfile.TarInfo(f"{key}.{kind}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
+def write(folders, out, size, splits, share, only=(), mirror=False):
+    """Write the shard `out` of {source or "": folder} with pictures of `splits`, with `mirror` beside each one of training its
+    mirror image, key KEY-mirrored; returns how many are in it.
+    """
     lists = {name: set((HERE / f"{name}.txt").read_text().split()) for name in ("test", "style", "left_out")}
     count = 0
     with tarfile.open(out, "w:gz" if str(out).endswith(".gz") else "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -59,15 +85,12 @@ def write(folders, out, size, splits, share, only=()):
                 pixels = data.decode(sample, size)
                 if isinstance(pixels, str):
                     raise ValueError(f"{sample.source}: {sample.key}: {pixels}")
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "webp", quality=90, method=4)
                 told = {name: fields[name] for name in FIELDS if fields.get(name) is not None} | {"split": split}
-                parts = {"webp": picture.getvalue(), "json": json.dumps(told, separators=(",", ":")).encode()}
-                for kind, content in parts.items():
-                    member = tarfile.TarInfo(f"{sample.key}.{kind}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+                add(tar, sample.key, pixels, told)
                 count += 1
+                if mirror and split == "train" and not WRITTEN.search(told.get("caption_long", "")):
+                    add(tar, f"{sample.key}-mirrored", np.ascontiguousarray(pixels[:, ::-1]), mirrored(told))
+                    count += 1
     return count
 
 
@@ -81,9 +104,11 @@ def main():
     top.add_argument("--share", type=float, default=1.0, help="of the training pictures, by a hash (default: all)")
     top.add_argument("--only", action="append", default=[], metavar="SOURCE", help="again for each source (default: all)")
     top.add_argument("--styles", action="store_true", help="also the test pictures of styles that no training reads")
+    top.add_argument("--mirror", action="store_true", help="mirror images too, left and right exchanged in their captions")
     args = top.parse_args()
     splits = {"train", "test"} | ({"style"} if args.styles else set())
-    count = write({"": args.pictures, "emoji": args.emoji}, args.out, args.size, splits, args.share, args.only)
+    folders = {"": args.pictures, "emoji": args.emoji}
+    count = write(folders, args.out, args.size, splits, args.share, args.only, args.mirror)
     size = args.out.stat().st_size / 2**20
     print(f"{args.out}: {count} samples, {size:.1f} MiB")
     if size > args.limit:

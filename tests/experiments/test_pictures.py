@@ -31,12 +31,12 @@ def disc(colour, box=(20, 20, 60, 60), size=(80, 80)):
 
 
 def shard(folder, samples):
-    """A shard in `folder` with a green disc for each key, and its metadata beside what all have; returns its path."""
+    """A shard in `folder` with a green disc at the left for each key, and its metadata beside what all have; returns its path."""
     folder.mkdir()
     with tarfile.open(folder / "a.tar", "w") as tar:
         for key, fields in samples.items():
             png = io.BytesIO()
-            disc("green").convert("RGB").save(png, "PNG")
+            disc("green", (5, 20, 45, 60)).convert("RGB").save(png, "PNG")
             told = json.dumps({"caption_long": "a disc", "split": "train"} | fields).encode()
             for kind, content in (("png", png.getvalue()), ("json", told)):
                 member = tarfile.TarInfo(f"{key}.{kind}")
@@ -108,18 +108,18 @@ def test_a_pack_has_what_is_trained_on(tmp_path):
     shard(
         tmp_path / "pictures",
         {
-            "a": {"source": "icons"},
+            "a": {"source": "icons", "caption_long": "Left hand. Top left red; top right blue, bright"},
             "b": {"source": "crawl"},
-            "c": {"source": "pysiogame"},
+            "c": {"source": "pysiogame", "caption_long": "a flag (flags, country flag)"},
             test_key: {"source": "pysiogame"},
             style_key: {"source": "emojione", "split": "style"},
         },
     )
     shard(tmp_path / "emoji", {"e": {}, "f": {"split": "test"}})
 
-    def packed(*taken, share=1.0, only=()):
+    def packed(*taken, share=1.0, only=(), mirror=False):
         folders = {"": tmp_path / "pictures", "emoji": tmp_path / "emoji"}
-        count = pack.write(folders, tmp_path / "out.tar.gz", 64, taken, share, only)
+        count = pack.write(folders, tmp_path / "out.tar.gz", 64, taken, share, only, mirror)
         with tarfile.open(tmp_path / "out.tar.gz") as tar:
             splits = {m.name[:-5]: json.loads(tar.extractfile(m).read())["split"] for m in tar if m.name.endswith(".json")}
             sizes = {Image.open(io.BytesIO(tar.extractfile(m).read())).size for m in tar if m.name.endswith(".webp")}
@@ -132,6 +132,12 @@ def test_a_pack_has_what_is_trained_on(tmp_path):
     assert packed("train", "test", share=0.0) == tests
     assert packed("train", share=0.5).items() < train.items()
     assert packed("train", "test", only=["emoji"]) == {"e": "train", "f": "test"}
+    assert packed("train", "test", mirror=True) == train | tests | dict.fromkeys(["a-mirrored", "e-mirrored"], "train")
+    with tarfile.open(tmp_path / "out.tar.gz") as tar:
+        a, other = (np.array(Image.open(io.BytesIO(tar.extractfile(f"{key}.webp").read()))) for key in ("a", "a-mirrored"))
+        told = json.loads(tar.extractfile("a-mirrored.json").read())
+    assert np.abs(a[:, ::-1].astype(int) - other).mean() < 8 < np.abs(a.astype(int) - other).mean()
+    assert told["caption_long"] == "Right hand. Top right red; top left blue, bright"
 
 
 def test_a_folder_of_ones_own_keeps_a_tenth_out(tmp_path, monkeypatch):

@@ -121,6 +121,29 @@ def test_flow_matching_predicts_the_way_from_picture_to_noise():
     assert process.losses(x0 - noise, x0, xt, t, noise)[0].min() > 1
     times = process.draw(20_000, torch.Generator().manual_seed(0))
     assert 0 <= times.min() < 0.001 and 0.999 < times.max() <= 1 and times.mean().item() == pytest.approx(0.5, abs=0.01)
+    times = process.draw(20_000, torch.Generator().manual_seed(0), "logit_normal")
+    normal = torch.logit(times.double())
+    assert normal.mean().item() == pytest.approx(0, abs=0.03) and normal.std().item() == pytest.approx(1, abs=0.03)
+
+
+def test_times_of_training_are_chosen_and_those_of_test_sets_are_not(world, tmp_path):
+    model = {"prediction": "velocity", "learn_sigma": False}
+    drawn, scores = {}, {}
+    for times in ("uniform", "logit_normal"):
+        run = dit.build_run(settings(world, model=model, diffusion={"times": times}), tmp_path / times)
+        drawn[times] = []
+        draw = run.task.process.draw
+        run.task.process.draw = lambda *given, draw=draw, to=drawn[times]: to.append(draw(*given)) or to[-1]
+        torch.manual_seed(0)
+        for step in range(40):
+            run.task.backward(step, 0, 1)
+        drawn[times] = torch.cat(drawn[times])
+        scores[times], _ = run.task.evaluate(0)
+    middle = {times: ((t > 0.25) & (t < 0.75)).float().mean().item() for times, t in drawn.items()}
+    assert middle["uniform"] == pytest.approx(0.5, abs=0.12) and middle["logit_normal"] == pytest.approx(0.73, abs=0.12)
+    assert scores["uniform"] == scores["logit_normal"]
+    with pytest.raises(textok.ConfigError, match=r"diffusion\.times: expected 'uniform' where model\.prediction is 'epsilon'"):
+        dit.build_run(settings(world, diffusion={"times": "logit_normal"}), tmp_path / "other")
 
 
 def test_the_bound_does_not_depend_on_what_is_predicted():

@@ -38,8 +38,8 @@ class Diffusion:
         self.log_high = beta.log().float()  # [T]
         self.log_low = posterior.log().float()  # [T]
 
-    def draw(self, count: int, generator: torch.Generator | None) -> Tensor:
-        """Timesteps int64 [B]."""
+    def draw(self, count: int, generator: torch.Generator | None, times: str = "uniform") -> Tensor:
+        """Timesteps int64 [B], evenly spread, the only way there is."""
         return torch.randint(self.steps, (count,), generator=generator)
 
     @staticmethod
@@ -96,8 +96,12 @@ class Diffusion:
 class Flow:
     """Flow matching along straight lines."""
 
-    def draw(self, count: int, generator: torch.Generator | None) -> Tensor:
-        """Times float32 [B], evenly spread over 0 to 1."""
+    def draw(self, count: int, generator: torch.Generator | None, times: str = "uniform") -> Tensor:
+        """Times float32 [B] from 0 to 1: evenly spread, or "logit_normal", the logistic function of a standard normal
+        variable, which are denser in the middle, where the velocity is hardest to tell (Esser et al., 2024, section 3.1).
+        """
+        if times == "logit_normal":
+            return torch.randn(count, generator=generator).sigmoid()
         return torch.rand(count, generator=generator)
 
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from ..errors import ConfigError, DataError
 from ..files import read_json, write_json
 from . import config as configs
 from . import data
-from .diffusion import process_of
+from .diffusion import Flow, process_of
 from .encoded import EncodedTexts
 from .export import load_average, starting
 from .image_tokenizer import Pictures, padded
@@ -280,6 +280,11 @@ class DitTask:
         c = model.config
         self.by_text = c["condition"] == "text"
         self.process = process_of(DiTConfig.from_dict(c))
+        if config.diffusion.times != "uniform" and not isinstance(self.process, Flow):
+            raise ConfigError(
+                f"diffusion.times: expected 'uniform' where model.prediction is {c['prediction']!r}, got "
+                f"{config.diffusion.times!r}, which is for flow matching ('velocity')"
+            )
         model.to(device)
         self.trainees = {"model": Trainee(model, config.optim, config.run.steps)}
         self.extras: dict[str, nn.Module] = {}
@@ -320,7 +325,9 @@ class DitTask:
     ) -> tuple[Tensor, Tensor]:
         """Mean squared error and bound of pictures `rows` with latents x0, in training at `step`; random from `generator` or
         PyTorch's own."""
-        t = self.process.draw(len(rows), generator)  # [B]
+        # Test sets are measured at evenly spread times, so that runs can be compared whatever they train on.
+        times = "uniform" if step is None else self.config.diffusion.times
+        t = self.process.draw(len(rows), generator, times)  # [B]
         noise = torch.randn(x0.shape, generator=generator)  # [B,N,d]
         drop = torch.rand(len(rows), generator=generator) < dropout  # [B]
         x0, t, noise = x0.to(self.device), t.to(self.device), noise.to(self.device)
