@@ -15,6 +15,8 @@ size_t txk_attention_f32_scratch_avx512(size_t Tk, size_t Dh);
 void txk_attention_f32_avx512(const struct tx_attention_f32 *job);
 size_t txk_attention_bf16_scratch_avx512(size_t Tk, size_t Dh);
 void txk_attention_bf16_avx512(const struct tx_attention_bf16 *job);
+size_t txk_attention_int8_scratch_avx512(size_t Tk, size_t Dh);
+void txk_attention_int8_avx512(const struct tx_attention_bf16 *job);
 void txk_norm_f32_avx512(const struct tx_norm_f32 *job);
 void txk_activate_f32_avx512(float *out, const float *x, size_t n, int act);
 void txk_gated_f32_avx512(const struct tx_gated *job);
