@@ -3,8 +3,9 @@
 Every polynomial has the smallest possible largest relative error (Lawson's iteration). GELU is max(x, 0) - G(t), t = |x|,
 G(t) = t Q(t), Q the upper tail of the normal distribution (erf) or its stand-in (tanh):
 
-    avx2    Q(t) = e^(-t^2/2) u P(u) with u = 1 / (1 + MILLS t), fitted up to t = 14, where Q leaves float32
-    avx512  G on each of 32 segments of width 3/16, in u = t - (centre of the segment): a permutation looks a coefficient up
+    avx2    G on each of 8 segments of width 25/32, in u = t - (centre of the segment): a permutation looks a coefficient up
+    avx512  the same with 32 segments of width 3/16
+    neon    Q(t) = e^(-t^2/2) u P(u) with u = 1 / (1 + MILLS t), fitted up to t = 14, where Q leaves float32
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 MILLS = 0.34375
-WIDTH, SEGMENTS = 3 / 16, 32
-POINTS = {"avx2": 300, "avx512": 200}  # of a fit, and its iterations: more would move the last bits of what is measured
+SEGMENTS = {"avx2": (8, 25 / 32, 7), "avx512": (32, 3 / 16, 4)}  # of GELU's G: how many, how wide, degree
+# Of a fit, and its iterations: more would move the last bits of what is measured.
+POINTS = {"avx2": 300, "avx512": 200, "neon": 300}
 
 
 def fit(
@@ -43,11 +45,13 @@ def mills(u: float) -> float:
     return 0.5 * erfc(t / sqrt(2)) * exp(t * t / 2) / u
 
 
-def gelu_table(tail: Callable[[float], float], points: int) -> np.ndarray:
-    """[5, SEGMENTS], a column a segment. G(0) = 0 exactly, so that tiny x keep their digits."""
-    half = WIDTH / 2
-    first = fit(tail, 0.0, half, 4, points, (0.0,))
-    return np.array([first, *(fit(lambda u, s=s: tail(s * WIDTH + u), -half, half, 4, points) for s in range(1, SEGMENTS))]).T
+def gelu_table(row: str, tail: Callable[[float], float]) -> np.ndarray:
+    """[degree + 1, segments], a column a segment. G(0) = 0 exactly, so that tiny x keep their digits."""
+    count, width, degree = SEGMENTS[row]
+    half, points = width / 2, POINTS[row]
+    first = fit(tail, 0.0, half, degree, points, (0.0,))
+    others = (fit(lambda u, s=s: tail(s * width + u), -half, half, degree, points) for s in range(1, count))
+    return np.array([first, *others]).T
 
 
 def polynomials(row: str) -> Iterator[tuple[str, str, np.ndarray | float]]:
@@ -60,12 +64,13 @@ def polynomials(row: str) -> Iterator[tuple[str, str, np.ndarray | float]]:
     )
     if row == "avx2":
         yield "2^f for 0 <= f <= 1", "exp2_short", fit(lambda f: 2.0**f, 0.0, 1.0, 3, n, (1.0,))
+    if row == "neon":
         yield "u = 1 / (1 + mills t)", "mills", MILLS
         yield "erfc(t / sqrt 2) / 2 e^(t^2/2) / u in powers of u", "normal_tail", fit(mills, 1 / (1 + 14 * MILLS), 1.0, 8, n)
     else:
-        yield "t erfc(t / sqrt 2) / 2", "gelu_erf", gelu_table(lambda t: t * 0.5 * erfc(t / sqrt(2)), n)
+        yield "t erfc(t / sqrt 2) / 2", "gelu_erf", gelu_table(row, lambda t: t * 0.5 * erfc(t / sqrt(2)))
         tail_of_tanh = lambda t: t / (1 + exp(1.5957691216057308 * (t + 0.044715 * t**3)))
-        yield "t (1 - tanh(sqrt(2/pi)(t + 0.044715 t^3))) / 2", "gelu_tanh", gelu_table(tail_of_tanh, n)
+        yield "t (1 - tanh(sqrt(2/pi)(t + 0.044715 t^3))) / 2", "gelu_tanh", gelu_table(row, tail_of_tanh)
 
 
 def numbers(values: np.ndarray, indent: str) -> str:
@@ -84,7 +89,8 @@ def definition(name: str, values: np.ndarray | float) -> str:
 
 def header(row: str) -> str:
     guard = f"TXK_{row.upper()}_POLYNOMIALS_H"
-    tables = " Column i of a table belongs to the segment centred at 3/16 i." if row == "avx512" else ""
+    at = {"avx2": "25/32 i", "avx512": "3/16 i"}.get(row)
+    tables = f" Column i of a table belongs to the segment centred at {at}." if at else ""
     parts = [f"/* {what} */\n{definition(name, values)}" for what, name, values in polynomials(row)]
     head = f"/* Made by polynomials.py. Polynomials by ascending power.{tables} */\n#ifndef {guard}\n#define {guard}\n"
     return "\n".join([head, *parts, "#endif\n"])

@@ -9,7 +9,7 @@
 #include <arm_neon.h>
 #include <stddef.h>
 
-#include "../avx2/polynomials.h"
+#include "polynomials.h"
 #include "../kernels.h"
 
 #define TXK_INLINE static inline __attribute__((always_inline))
