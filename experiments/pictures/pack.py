@@ -3,7 +3,7 @@
     python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz
     python experiments/pictures/pack.py ... --out eighth.tar --limit 500 --share 0.125      captions of an eighth to read from
     python experiments/pictures/pack.py ... --out measured.tar --limit 500 --styles         for experiments/emoji/claim.py
-    python experiments/pictures/pack.py ... --out things.tar --limit 500 --mirror           twice as much to train a generator on
+    python experiments/pictures/pack.py ... --out things.tar --limit 500 --mirror           twice as much to train on
 
 Of both folders what README.md says is trained on, and the test pictures (marked so), WebP at quality 90.
 """

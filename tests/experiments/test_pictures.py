@@ -31,7 +31,7 @@ def disc(colour, box=(20, 20, 60, 60), size=(80, 80)):
 
 
 def shard(folder, samples):
-    """A shard in `folder` with a green disc at the left for each key, and its metadata beside what all have; returns its path."""
+    """A shard in `folder`, a green disc at the left for each key, and its metadata beside what all have; returns its path."""
     folder.mkdir()
     with tarfile.open(folder / "a.tar", "w") as tar:
         for key, fields in samples.items():
