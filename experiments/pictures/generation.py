@@ -35,7 +35,8 @@ SHOWN = 12
 
 def drawn(pipeline, captions, args, solver=None, steps=None):
     """uint8 [n,S,S,3], a picture for each caption; picture k has stream k of the seed."""
-    how = {"guidance_scale": args.guidance, "solver": solver, "steps": steps, "seed": args.seed, "threads": args.threads}
+    how = {"guidance_scale": args.guidance, "guidance_interval": args.guidance_interval, "solver": solver, "steps": steps}
+    how |= {"seed": args.seed, "threads": args.threads}
     parts = [
         pipeline(captions=captions[start : start + BATCH], first_index=start, **how).images
         for start in tqdm(range(0, len(captions), BATCH), disable=None, leave=False)
@@ -64,6 +65,7 @@ def main():
     parser.add_argument("pipelines", nargs="+", metavar="PIPELINE")
     parser.add_argument("--sources", nargs="+", help="of the larger set, whose test pictures are asked for (default: all)")
     parser.add_argument("--guidance", type=float, default=None)
+    parser.add_argument("--guidance-interval", nargs=2, type=float, default=None, metavar=("LOW", "HIGH"))
     parser.add_argument("--captions", nargs="+", choices=KINDS, default=list(KINDS), help="(default: all)")
     parser.add_argument("--solver", nargs="+", default=[None], help="a row each, with all of --steps")
     parser.add_argument("--steps", nargs="+", type=int, default=[None], help="a row each")
