@@ -259,7 +259,6 @@ ATTENTION_INT8_EXACT = Tolerance(
 )
 ATTENTION_INT8_EXACT_STEEP = Tolerance(
     2.8e-2,
-    "the same where scores are hundreds apart, whose words stand for a 32nd of a power of two (2.2%), as on avx512 and "
-    "avx512_vnni",
+    "the same where scores are hundreds apart, whose words stand for a 32nd of a power of two (2.2%), as on avx512",
 )
 ATTENTION_INT8_EXACT_128 = Tolerance(1.75e-2, "the same with blocks of 128 keys in place of 64, as on avx2 and avx_vnni")

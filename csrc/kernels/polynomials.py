@@ -5,7 +5,7 @@ G(t) = t Q(t), Q the upper tail of the normal distribution (erf) or its stand-in
 
     avx2    G on each of 8 segments of width 25/32, in u = t - (centre of the segment): a permutation looks a coefficient up
     avx512  the same with 32 segments of width 3/16
-    neon    Q(t) = e^(-t^2/2) u P(u) with u = 1 / (1 + MILLS t), fitted up to t = 14, where Q leaves float32
+    neon    Q(t) = e^(-t^2/2) u P(u) with u = 1 / (1 + MILLS t), fitted up to t = 14, where Q leaves float32; the rest is avx2's
 """
 
 from collections.abc import Callable, Iterator
@@ -57,6 +57,10 @@ def gelu_table(row: str, tail: Callable[[float], float]) -> np.ndarray:
 def polynomials(row: str) -> Iterator[tuple[str, str, np.ndarray | float]]:
     """(what, name, coefficients or a constant)"""
     n = POINTS[row]
+    if row == "neon":
+        yield "u = 1 / (1 + mills t)", "mills", MILLS
+        yield "erfc(t / sqrt 2) / 2 e^(t^2/2) / u in powers of u", "normal_tail", fit(mills, 1 / (1 + 14 * MILLS), 1.0, 8, n)
+        return
     yield "e^r for |r| <= ln(2)/2", "exp", fit(exp, -log(2) / 2, log(2) / 2, 6, n, (1.0, 1.0))
     yield "2^r for |r| <= 1/2", "exp2", fit(lambda r: 2.0**r, -0.5, 0.5, 5, n, (1.0,))
     yield "tanh(x) / x in powers of x^2 for |x| <= 0.625", "tanh", fit(
@@ -64,13 +68,9 @@ def polynomials(row: str) -> Iterator[tuple[str, str, np.ndarray | float]]:
     )
     if row == "avx2":
         yield "2^f for 0 <= f <= 1", "exp2_short", fit(lambda f: 2.0**f, 0.0, 1.0, 3, n, (1.0,))
-    if row == "neon":
-        yield "u = 1 / (1 + mills t)", "mills", MILLS
-        yield "erfc(t / sqrt 2) / 2 e^(t^2/2) / u in powers of u", "normal_tail", fit(mills, 1 / (1 + 14 * MILLS), 1.0, 8, n)
-    else:
-        yield "t erfc(t / sqrt 2) / 2", "gelu_erf", gelu_table(row, lambda t: t * 0.5 * erfc(t / sqrt(2)))
-        tail_of_tanh = lambda t: t / (1 + exp(1.5957691216057308 * (t + 0.044715 * t**3)))
-        yield "t (1 - tanh(sqrt(2/pi)(t + 0.044715 t^3))) / 2", "gelu_tanh", gelu_table(row, tail_of_tanh)
+    yield "t erfc(t / sqrt 2) / 2", "gelu_erf", gelu_table(row, lambda t: t * 0.5 * erfc(t / sqrt(2)))
+    tail_of_tanh = lambda t: t / (1 + exp(1.5957691216057308 * (t + 0.044715 * t**3)))
+    yield "t (1 - tanh(sqrt(2/pi)(t + 0.044715 t^3))) / 2", "gelu_tanh", gelu_table(row, tail_of_tanh)
 
 
 def numbers(values: np.ndarray, indent: str) -> str:

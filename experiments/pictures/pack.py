@@ -16,7 +16,6 @@ import re
 import tarfile
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -89,7 +88,7 @@ def write(folders, out, size, splits, share, only=(), mirror=False):
                 add(tar, sample.key, pixels, told)
                 count += 1
                 if mirror and split == "train" and not WRITTEN.search(told.get("caption_long", "")):
-                    add(tar, f"{sample.key}-mirrored", np.ascontiguousarray(pixels[:, ::-1]), mirrored(told))
+                    add(tar, f"{sample.key}-mirrored", pixels[:, ::-1], mirrored(told))
                     count += 1
     return count
 

@@ -172,10 +172,12 @@ TXK_INLINE __m512 factors_of_max(__m512 max, __m512 *scale)
     return _mm512_maskz_div_ps(some & finite, steps, max);
 }
 
-/* What a scale is chosen by: of each lane the larger of two sums, of what is positive of x and y and of what is negative. NaN
- * stays. */
+/* What a scale is chosen by: of each lane the larger magnitude or, PAIRED, the larger of two sums, of what is positive of x and
+ * y and of what is negative. NaN stays. */
 TXK_INLINE __m512 extent(__m512 x, __m512 y)
 {
+    if (!PAIRED)
+        return max_magnitude_f32x16(max_magnitude_f32x16(_mm512_setzero_ps(), x), y);
     const __m512 zero = _mm512_setzero_ps();
     const __m512 positive = _mm512_add_ps(_mm512_max_ps(zero, x), _mm512_max_ps(zero, y));
     const __m512 negative = _mm512_add_ps(_mm512_min_ps(zero, x), _mm512_min_ps(zero, y));
@@ -203,7 +205,7 @@ static void choose_signs(struct attention *a, const struct tx_attention_bf16 *jo
     }
 }
 
-/* Rows of q or k in the order and with the signs that they are multiplied in: x less `mean` where there is one. */
+/* What becomes of rows of q or k before they are rounded: less `mean` where there is one, times `sign` where PAIRED. */
 struct channels {
     size_t Dh;
     const float *mean, *sign;
@@ -327,8 +329,7 @@ static void pack_values(struct attention *a, const struct tx_attention_bf16 *job
                 const __m512 x = _mm512_sub_ps(element(v + t * job->ldv, d, a->Dh), mean);
                 const __m512 y = t + 1 < count ? _mm512_sub_ps(element(v + (t + 1) * job->ldv, d, a->Dh), mean)
                                                : _mm512_setzero_ps();
-                max = max_magnitude_f32x16(max, PAIRED ? extent(x, y) : x);
-                max = PAIRED ? max : max_magnitude_f32x16(max, y);
+                max = max_magnitude_f32x16(max, extent(x, y));
             }
             const __m512 factor = factors_of_max(max, &scale);
             _mm512_store_ps(a->value_scale + b * a->Dw + d, scale);

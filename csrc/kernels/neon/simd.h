@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "polynomials.h"
+#include "../avx2/polynomials.h"
 #include "../kernels.h"
 
 #define TXK_INLINE static inline __attribute__((always_inline))
