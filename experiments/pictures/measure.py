@@ -1,6 +1,6 @@
 """Tokenizers on pictures of concepts and of styles that no training had: PSNR, what the right caption is worth, seams, KID.
 
-    python experiments/pictures/measure.py --pictures FOLDER --emoji FOLDER MODEL [MODEL ...] [--count 512] [--out results]
+    python experiments/pictures/measure.py --pictures FOLDER --emoji FOLDER MODEL [MODEL ...] [--baseline MODEL] [--count 512]
 
 A MODEL is a model's folder, a bundled name, or the folder of a training. Test sets: the emoji's own, by concept; the other
 sources' by concept; by style (README.md). Writes reconstruction.csv, reconstruction.md and a sheet of pictures a set.
@@ -92,13 +92,13 @@ def spread(differences):
 
 
 def measured(name, model, sets, texts, network, originals_features):
-    """A row a test set, and the pictures."""
-    rows, made = [], {}
+    """A row a test set, {test set: pictures}, and {test set: their PSNR}."""
+    rows, made, scores = [], {}, {}
     for place, (pictures, _) in sets.items():
         begun = time.perf_counter()
         made[place] = reconstructed(model, pictures, texts[place]["right"])
         seconds = (time.perf_counter() - begun) / len(pictures)
-        psnr = metrics.psnr(made[place], pictures)
+        scores[place] = psnr = metrics.psnr(made[place], pictures)
         features = features_of(network, made[place])
         row = {
             "model": name,
@@ -115,7 +115,7 @@ def measured(name, model, sets, texts, network, originals_features):
             wrong = metrics.psnr(reconstructed(model, pictures, texts[place]["wrong"]), pictures)
             row["right less wrong caption, dB"] = spread(psnr - wrong)
         rows.append(row)
-    return rows, made
+    return rows, made, scores
 
 
 def sheet(pictures, made):
@@ -161,10 +161,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--caption", default="caption_long", help="the field that models read")
+    parser.add_argument("--baseline", metavar="MODEL", help="one of them: each other's PSNR less its, picture by picture, too")
     add_arguments(parser, count=512)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     models = {Path(name).name: load_tokenizer(name, threads=args.threads)[0] for name in args.models}
+    baseline = args.baseline and Path(args.baseline).name
+    if baseline and baseline not in models:
+        parser.error(f"--baseline: expected one of {', '.join(models)}, got {baseline}")
     size = next(iter(models.values())).config.image_size
     sets = test_sets(args.pictures, args.emoji, size, args.caption, args.count, args.seed)
     encoder = textok.TextEncoder.from_pretrained("minilm", dtype="int8", threads=args.threads)  # as trained with
@@ -175,12 +179,16 @@ def main():
     }
     network = load_network(NETWORK, args.threads)
     originals = {place: features_of(network, pictures) for place, (pictures, _) in sets.items()}
-    rows, shown = [], {place: [] for place in sets}
+    rows, shown, scores = [], {place: [] for place in sets}, {}
     for name, model in models.items():
-        more, made = measured(name, model, sets, texts, network, originals)
+        more, made, scores[name] = measured(name, model, sets, texts, network, originals)
         rows += more
         for place, pictures in made.items():
             shown[place].append(pictures)
+    for row in rows if baseline else ():
+        place, name = row["test set"], row["model"]
+        own = name == baseline
+        row[f"PSNR less {baseline}, dB"] = "" if own else spread(scores[name][place] - scores[baseline][place])
     how = (
         f"{args.count or 'all'} pictures of each set at random (seed {args.seed}), captions {args.caption}; wrong captions are "
         f"those of another picture of the set at random; KID by {NETWORK} in place of Inception-v3."
