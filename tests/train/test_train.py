@@ -181,3 +181,19 @@ def test_training_leaves_the_precision_of_products():
     with pytest.raises(ZeroDivisionError), fast_products():
         raise ZeroDivisionError
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_cross_attention_is_silent_at_first():
+    """What a TexTok makes is the same for any text before its first step, which learns to listen."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 8, 8, 3, generator=rng)
+    texts = torch.randn(2, 2, 5, 6, generator=rng)
+    lengths = torch.tensor([5, 3])
+    model = TexTok(TEXTOK | {"text_injection": "cross_attention"})
+    made = [model.decode(model.encode(x, text, lengths), text, lengths) for text in texts]
+    assert torch.equal(*made)
+    made[0].square().mean().backward()
+    for side in (model.tokenizer, model.detokenizer):
+        assert side.blocks[0].cross.proj.weight.grad.abs().max() > 0
+    in_context = TexTok(TEXTOK)
+    assert not torch.equal(*(in_context.encode(x, text, lengths) for text in texts))

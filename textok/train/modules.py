@@ -607,7 +607,9 @@ def init_weights(model: nn.Module) -> None:
 
     Linears are Xavier draws, DiT's gates and last layers zeros. Where patches or latents form a
     grid their positions start as waves over it, so that nearness is there to be attended to, and
-    in TexTok keys start equal to queries: at first like attends to like.
+    in TexTok keys start equal to queries: at first like attends to like. What cross-attention adds
+    starts as nothing: captions are noise until they are understood, and a TexTok whose text was
+    heard from the first step fell behind its Baseline and stayed there (experiments/pictures).
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -657,7 +659,7 @@ def add_grid(positions: nn.Parameter, start: int, count: int) -> None:
 
 @torch.no_grad()
 def init_side(side: Side) -> None:
-    """Positions as waves over a grid, rotary angles growing along it, keys like queries."""
+    """Positions as waves over a grid, rotary angles growing along it, keys like queries, cross-attention silent."""
     if side.rope is not None:
         for angles in side.rope:
             angles.copy_(grid_angles(side.num_patches, angles.shape[2]))
@@ -666,3 +668,5 @@ def init_side(side: Side) -> None:
     for block in cast(list[Block], list(side.blocks)):
         query, key, _ = block.attn.qkv.weight.chunk(3)
         key.copy_(query)
+        if block.cross is not None:
+            nn.init.zeros_(block.cross.proj.weight)
