@@ -165,10 +165,11 @@ def main():
     add_arguments(parser, count=512)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    models = {Path(name).name: load_tokenizer(name, threads=args.threads)[0] for name in args.models}
+    names = {Path(name).name: name for name in args.models}
     baseline = args.baseline and Path(args.baseline).name
-    if baseline and baseline not in models:
-        parser.error(f"--baseline: expected one of {', '.join(models)}, got {baseline}")
+    if baseline and baseline not in names:
+        parser.error(f"--baseline: expected one of {', '.join(names)}, got {baseline}")
+    models = {name: load_tokenizer(path, threads=args.threads)[0] for name, path in names.items()}
     size = next(iter(models.values())).config.image_size
     sets = test_sets(args.pictures, args.emoji, size, args.caption, args.count, args.seed)
     encoder = textok.TextEncoder.from_pretrained("minilm", dtype="int8", threads=args.threads)  # as trained with
@@ -185,10 +186,11 @@ def main():
         rows += more
         for place, pictures in made.items():
             shown[place].append(pictures)
-    for row in rows if baseline else ():
-        place, name = row["test set"], row["model"]
-        own = name == baseline
-        row[f"PSNR less {baseline}, dB"] = "" if own else spread(scores[name][place] - scores[baseline][place])
+    if baseline:
+        for row in rows:
+            name, place = row["model"], row["test set"]
+            less = "" if name == baseline else spread(scores[name][place] - scores[baseline][place])
+            row[f"PSNR less {baseline}, dB"] = less
     how = (
         f"{args.count or 'all'} pictures of each set at random (seed {args.seed}), captions {args.caption}; wrong captions are "
         f"those of another picture of the set at random; KID by {NETWORK} in place of Inception-v3."

@@ -622,18 +622,16 @@ def init_weights(model: nn.Module) -> None:
         if isinstance(module, (Side, DiT)):
             for parameter in module.parameters(recurse=False):  # positions, learnt tokens, registers, classes, null text
                 nn.init.normal_(parameter, std=0.02)
+        elif isinstance(module, CrossAttention):
+            nn.init.zeros_(module.proj.weight)
     for side in model.modules():
         if isinstance(side, Side):
             init_side(side)
     if isinstance(model, DiT):
-        blocks = cast(list[DiTBlock], list(model.blocks))
-        for module in [*blocks, model.final_layer]:
+        for module in [*model.blocks, model.final_layer]:
             last = cast(nn.Linear, cast(nn.Sequential, module.adaLN_modulation)[1])
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        for block in blocks:
-            if block.cross is not None:
-                nn.init.zeros_(block.cross.proj.weight)
         nn.init.zeros_(model.final_layer.linear.weight)
         add_grid(model.pos_embed, 0, len(model.pos_embed))
         for layer in (model.t_embedder.mlp[0], model.t_embedder.mlp[2]):
@@ -659,7 +657,7 @@ def add_grid(positions: nn.Parameter, start: int, count: int) -> None:
 
 @torch.no_grad()
 def init_side(side: Side) -> None:
-    """Positions as waves over a grid, rotary angles growing along it, keys like queries, cross-attention silent."""
+    """Positions as waves over a grid, rotary angles growing along it, keys like queries."""
     if side.rope is not None:
         for angles in side.rope:
             angles.copy_(grid_angles(side.num_patches, angles.shape[2]))
@@ -668,5 +666,3 @@ def init_side(side: Side) -> None:
     for block in cast(list[Block], list(side.blocks)):
         query, key, _ = block.attn.qkv.weight.chunk(3)
         key.copy_(query)
-        if block.cross is not None:
-            nn.init.zeros_(block.cross.proj.weight)
