@@ -166,6 +166,8 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     names = {Path(name).name: name for name in args.models}
+    if len(names) < len(args.models):
+        parser.error(f"expected models of different names, got {' '.join(args.models)}")
     baseline = args.baseline and Path(args.baseline).name
     if baseline and baseline not in names:
         parser.error(f"--baseline: expected one of {', '.join(names)}, got {baseline}")
