@@ -386,6 +386,27 @@ def test_a_training_begins_with_a_model_that_there_is(config, tmp_path):
         build(config, tmp_path / "wrong", f"run.init={tmp_path / 'model'}")
 
 
+def test_a_model_without_text_may_get_it_later(config, tmp_path):
+    """With `run.add_text` a TexTok begins as the Baseline that it came of, to the bit, and then learns to listen."""
+    build(config, tmp_path / "baseline", "model.text_condition=none", "run.steps=3").train()
+    late = [f"run.init={tmp_path / 'baseline'}", "run.add_text=true", "model.text_injection=cross_attention"]
+    run = build(config, tmp_path / "late", *late, "run.steps=2", "run.threads=1")
+    began = run.task.evaluate(0)[1]["concept"]
+    assert run.task.model.config["text_condition"] == "both"
+    baseline = build(config, tmp_path / "again", f"run.init={tmp_path / 'baseline'}", "run.threads=1")
+    assert np.array_equal(began, baseline.task.evaluate(0)[1]["concept"])
+    run.train()
+    after = run.task.trainees["model"].averaged()
+    assert any(value.any() for name, value in after.items() if name.endswith("cross.proj.weight"))
+    for overrides, told in [
+        ([f"run.init={tmp_path / 'late'}", *late[1:]], "run.init to be a tokenizer that reads no text, got '.*late'"),
+        (late[1:], "run.init to be a tokenizer that reads no text, got ''"),
+        (late[:2], r"a \[model\] that reads text by text_injection = 'cross_attention'"),
+    ]:
+        with pytest.raises(ValueError, match=f"run.add_text: expected {told}"):
+            build(config, tmp_path / "wrong", *overrides)
+
+
 def test_frozen_parts_keep_their_weights(config, tmp_path):
     """Of a TexTok the tokenizer, so that its latents stay; in the moving average, too. Parts that are none are refused."""
     run = build(config, tmp_path / "run", "optim.frozen=['tokenizer']", "optim.weight_decay=0.5", "run.steps=2")

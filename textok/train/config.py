@@ -36,6 +36,7 @@ class RunSettings:
     `minutes` above 0: so long by the clock, in place of `steps`. Learning rates and all that says when then go by the time, in
     which the run is taken to have `steps`, so that its end is reached on any machine; it is not the same to the bit twice.
     `init`: a model's folder, a bundled name, or the folder of a training, whose weights and [model] the run begins with.
+    `add_text`: a tokenizer of `init` that reads no text gets what [model] says of it, by cross-attention, silent at first.
     `batch_size` is the batch of one step over all devices and its `accumulate` parts. `threads` 0 leaves PyTorch's number.
     `precision`: "auto" is bfloat16 on GPUs and on CPUs with instructions for it, float32 on others.
     `log_every`, `eval_every` are steps; `save_seconds` seconds. `nan_limit`: as many steps in a row without finite gradients
@@ -45,6 +46,7 @@ class RunSettings:
     steps: int = 100_000
     minutes: float = 0.0
     init: str = ""
+    add_text: bool = False
     batch_size: int = 256
     accumulate: int = 1
     seed: int = 0

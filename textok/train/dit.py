@@ -416,6 +416,8 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed, devices, pairs)
     latents = Latents(folder, config, model, stamp, pictures, devices)
     weights: dict[str, Tensor] | None = None
+    if config.run.add_text:
+        raise ConfigError("run.add_text: expected false for a generator, got true")
     if config.run.init:
         config.model, weights = starting(config.run.init, "dit")
         for name in ("latent_mean", "latent_std"):  # of this run's latents

@@ -370,6 +370,16 @@ class TokenizerTask:
         return scores, grids
 
 
+def with_text(config: Mapping[str, Any], asked: Mapping[str, Any], init: str) -> dict[str, Any]:
+    """The config of a model that reads no text, `init`, with what the config `asked` for says of text."""
+    if not init or config["text_condition"] != "none":
+        raise ConfigError(f"run.add_text: expected run.init to be a tokenizer that reads no text, got {init!r}")
+    told = {key: value for key, value in asked.items() if key.startswith("text_") or key == "num_text_tokens"}
+    if told.get("text_injection") != "cross_attention" or told.get("text_condition") == "none":
+        raise ConfigError("run.add_text: expected a [model] that reads text by text_injection = 'cross_attention', got none")
+    return {**config, "text_condition": "both", **told}
+
+
 def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: Devices | None = None) -> Run:
     """The `Run` of a tokenizer's training config (a namespace of SECTIONS) in `folder`."""
     devices = devices or Devices()
@@ -377,8 +387,11 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
         torch.set_num_threads(config.run.threads)
     weights: dict[str, Tensor] | None = None
     configs.warn_of_slow_precision(config.run.precision, devices.device.type)
+    asked = config.model
     if config.run.init:
         config.model, weights = starting(config.run.init, "textok")
+    if config.run.add_text:
+        config.model = with_text(config.model, asked, config.run.init)
     model = model_config(config.model)
     pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed, devices)
     if pictures.text_encoder is not None:
@@ -386,7 +399,7 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     torch.manual_seed(config.run.seed)
     network = TexTok(model)
     if weights is not None:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, strict=not config.run.add_text)
     task = TokenizerTask(config, network, pictures, devices.device)
     return Run(folder, config.run, task, {"model_type": "textok", **model}, configs.as_dict(config), devices)
 
