@@ -93,7 +93,7 @@ def export_models(args, pairs, texts):
     """The three model folders; their scores and histories. Without `--scores` the tokenizers keep those of the last export."""
     file = args.out / "emoji-heldout" / "scores.json"
     before = json.loads(file.read_text()) if file.exists() else {}
-    told = {}
+    told = {name: row for name, row in before.items() if name.partition("-")[0] == "pictures"}  # of experiments/pictures
     for run, kind in RUNS.items():
         storage = args.storage if kind == "textok" else "int8"
         config, weights, history = export_run(args.runs / run, args.out / f"emoji-{run}", storage)

@@ -4,6 +4,7 @@
     python experiments/pictures/pack.py ... --out eighth.tar --limit 500 --share 0.125      captions of an eighth to read from
     python experiments/pictures/pack.py ... --out measured.tar --limit 500 --styles         for experiments/emoji/claim.py
     python experiments/pictures/pack.py ... --out things.tar --limit 500 --mirror           twice as much to train on
+    python experiments/pictures/pack.py --emoji experiments/emoji/data --out emoji.tar --mirror       the emoji alone
 
 Of both folders what README.md says is trained on, and the test pictures (marked so), WebP at quality 90.
 """
@@ -95,8 +96,8 @@ def write(folders, out, size, splits, share, only=(), mirror=False):
 
 def main():
     top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    top.add_argument("--pictures", type=Path, required=True, help="folder of the sources' shards")
-    top.add_argument("--emoji", type=Path, required=True, help="folder of the emoji's")
+    top.add_argument("--pictures", type=Path, help="folder of the sources' shards (default: none of them)")
+    top.add_argument("--emoji", type=Path, help="folder of the emoji's (default: none)")
     top.add_argument("--out", type=Path, required=True, help="a .tar; it is compressed where it ends in .gz")
     top.add_argument("--size", type=int, default=64)
     top.add_argument("--limit", type=float, default=64, help="MiB that it may have (default: %(default)s)")
@@ -106,7 +107,7 @@ def main():
     top.add_argument("--mirror", action="store_true", help="mirror images too, left and right exchanged in their captions")
     args = top.parse_args()
     splits = {"train", "test"} | ({"style"} if args.styles else set())
-    folders = {"": args.pictures, "emoji": args.emoji}
+    folders = {source: folder for source, folder in (("", args.pictures), ("emoji", args.emoji)) if folder}
     count = write(folders, args.out, args.size, splits, args.share, args.only, args.mirror)
     size = args.out.stat().st_size / 2**20
     print(f"{args.out}: {count} samples, {size:.1f} MiB")
