@@ -120,6 +120,7 @@ def export_captions(args, pairs, texts, label_names):
     embeddings = [embedded[row["caption"]] if row["source"] == "name" else texts.row(places[row["label"]]) for row in rows]
     save_captions(args.out / "emoji" / "captions", rows, embeddings)
     index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit", "captions": "captions"}
+    index["sampling"] = {"guidance_scale": 3.0}
     write_json(args.out / "emoji" / "model_index.json", index)
 
 
