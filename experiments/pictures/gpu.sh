@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The pictures' models in ten minutes of one GPU: a TexTok, then the text-to-image DiT on its tokens; int8, below 16 MiB each.
 #
-#   python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz       beforehand, anywhere
+#   python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz --quality 90 --limit 64
 #   bash experiments/pictures/gpu.sh pictures64.tar.gz OUT [MINUTES of the tokenizer] [MINUTES of the generator]
 #
 # OUT gets both models, their logs and previews. INIT=pictures-textok begins with weights that there are. On a CPU

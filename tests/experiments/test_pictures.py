@@ -117,9 +117,9 @@ def test_a_pack_has_what_is_trained_on(tmp_path):
     )
     shard(tmp_path / "emoji", {"e": {}, "f": {"split": "test"}})
 
-    def packed(*taken, share=1.0, only=(), mirror=False):
+    def packed(*taken, share=1.0, only=(), mirror=False, quality=None):
         folders = {"": tmp_path / "pictures", "emoji": tmp_path / "emoji"}
-        count = pack.write(folders, tmp_path / "out.tar.gz", 64, taken, share, only, mirror)
+        count = pack.write(folders, tmp_path / "out.tar.gz", 64, taken, share, only, mirror, quality)
         with tarfile.open(tmp_path / "out.tar.gz") as tar:
             splits = {m.name[:-5]: json.loads(tar.extractfile(m).read())["split"] for m in tar if m.name.endswith(".json")}
             sizes = {Image.open(io.BytesIO(tar.extractfile(m).read())).size for m in tar if m.name.endswith(".webp")}
@@ -136,8 +136,10 @@ def test_a_pack_has_what_is_trained_on(tmp_path):
     with tarfile.open(tmp_path / "out.tar.gz") as tar:
         a, other = (np.array(Image.open(io.BytesIO(tar.extractfile(f"{key}.webp").read()))) for key in ("a", "a-mirrored"))
         told = json.loads(tar.extractfile("a-mirrored.json").read())
-    assert np.abs(a[:, ::-1].astype(int) - other).mean() < 8 < np.abs(a.astype(int) - other).mean()
+    assert np.array_equal(a[:, ::-1], other) and not np.array_equal(a, other)  # lossless
     assert told["caption_long"] == "Right hand. Top right red; top left blue, bright"
+    lossless = (tmp_path / "out.tar.gz").stat().st_size
+    assert packed("train", "test", mirror=True, quality=10).keys() and (tmp_path / "out.tar.gz").stat().st_size < lossless
 
 
 def test_a_folder_of_ones_own_keeps_a_tenth_out(tmp_path, monkeypatch):
