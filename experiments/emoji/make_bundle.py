@@ -93,7 +93,7 @@ def export_models(args, pairs, texts):
     """The three model folders; their scores and histories. Without `--scores` the tokenizers keep those of the last export."""
     file = args.out / "emoji-heldout" / "scores.json"
     before = json.loads(file.read_text()) if file.exists() else {}
-    told = {name: row for name, row in before.items() if name.partition("-")[0] == "pictures"}  # of experiments/pictures
+    told = {name: row for name, row in before.items() if name.startswith("pictures-")}  # of experiments/pictures
     for run, kind in RUNS.items():
         storage = args.storage if kind == "textok" else "int8"
         config, weights, history = export_run(args.runs / run, args.out / f"emoji-{run}", storage)
@@ -119,8 +119,8 @@ def export_captions(args, pairs, texts, label_names):
     embedded = dict(zip(made, data.minilm_rows(made), strict=True))
     embeddings = [embedded[row["caption"]] if row["source"] == "name" else texts.row(places[row["label"]]) for row in rows]
     save_captions(args.out / "emoji" / "captions", rows, embeddings)
-    index = {"_class_name": "Pipeline", "textok": "emoji-textok", "dit": "emoji-dit", "captions": "captions"}
-    index["sampling"] = {"guidance_scale": 3.0}
+    parts = {"textok": "emoji-textok", "dit": "emoji-dit", "captions": "captions"}
+    index = {"_class_name": "Pipeline", **parts, "sampling": {"guidance_scale": 3.0}}
     write_json(args.out / "emoji" / "model_index.json", index)
 
 

@@ -112,6 +112,8 @@ def main():
     args = top.parse_args()
     splits = {"train", "test"} | ({"style"} if args.styles else set())
     folders = {source: folder for source, folder in (("", args.pictures), ("emoji", args.emoji)) if folder}
+    if not folders:
+        top.error("expected --pictures, --emoji or both, got neither")
     count = write(folders, args.out, args.size, splits, args.share, args.only, args.mirror, args.quality)
     size = args.out.stat().st_size / 2**20
     print(f"{args.out}: {count} samples, {size:.1f} MiB")

@@ -366,6 +366,7 @@ def test_the_condition_is_dropped_as_often_as_asked(world, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"run": {"add_text": True}}, "run.add_text: expected false for a generator, got true"),
         ({"latents": {"tokenizer": ""}}, "latents.tokenizer: expected a model's folder"),
         ({"model": {"num_tokens": 8}}, "model.num_tokens: expected 4, as the tokenizer and the data have it, got 8"),
         ({"model": {"num_classes": 2}}, "model.num_classes: expected at least 3, the labels of the data, got 2"),

@@ -405,6 +405,8 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     configs.warn_of_slow_precision(config.run.precision, devices.device.type)
+    if config.run.add_text:
+        raise ConfigError("run.add_text: expected false for a generator, got true")
     if not config.latents.tokenizer:
         raise ConfigError(
             "latents.tokenizer: expected a model's folder or name, or the folder of a tokenizer's training, got none"
@@ -416,8 +418,6 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed, devices, pairs)
     latents = Latents(folder, config, model, stamp, pictures, devices)
     weights: dict[str, Tensor] | None = None
-    if config.run.add_text:
-        raise ConfigError("run.add_text: expected false for a generator, got true")
     if config.run.init:
         config.model, weights = starting(config.run.init, "dit")
         for name in ("latent_mean", "latent_std"):  # of this run's latents

@@ -372,7 +372,7 @@ class TokenizerTask:
 
 def with_text(config: Mapping[str, Any], asked: Mapping[str, Any], init: str) -> dict[str, Any]:
     """The config of a model that reads no text, `init`, with what the config `asked` for says of text."""
-    if not init or config["text_condition"] != "none":
+    if not init or config.get("text_condition", "both") != "none":
         raise ConfigError(f"run.add_text: expected run.init to be a tokenizer that reads no text, got {init!r}")
     told = {key: value for key, value in asked.items() if key.startswith("text_") or key == "num_text_tokens"}
     if told.get("text_injection") != "cross_attention" or told.get("text_condition") == "none":
