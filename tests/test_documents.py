@@ -172,13 +172,3 @@ def test_diary_is_newest_first_and_says_what_became_of_each():
     assert len(titles) > 20 and not [title for title in titles if not title.endswith((": kept", ": dropped"))]
     days = [title[:10] for title in titles]
     assert days == sorted(days, reverse=True)
-
-
-def test_words_of_readme_run(tmp_path):
-    """Its Python, as it is pasted."""
-    pytest.importorskip("tokenizers")
-    block = re.search(r"^## In Python\n.*?^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)[1]
-    code = f"{block}\nassert result.images.shape == (2, 64, 64, 3) and z.shape == (2, 32, 8)\n"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "made").glob("*.png"))

@@ -186,20 +186,23 @@ class TexTok(ImageModel):
 
     @overload
     def decode(
-        self, z: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: Literal["uint8"] = "uint8",
-        batch_size: int | None = None, out: U8 | None = None, threads: int | None = None, progress: bool = False,
+        self, z: Any, text: Any = None, text_lengths: Any = None, *, captions: Any = None, labels: Any = None,
+        output: Literal["uint8"] = "uint8", batch_size: int | None = None, out: U8 | None = None,
+        threads: int | None = None, progress: bool = False,
     ) -> U8: ...  # fmt: skip
 
     @overload
     def decode(
-        self, z: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: Literal["float32"],
-        batch_size: int | None = None, out: F32 | None = None, threads: int | None = None, progress: bool = False,
+        self, z: Any, text: Any = None, text_lengths: Any = None, *, captions: Any = None, labels: Any = None,
+        output: Literal["float32"], batch_size: int | None = None, out: F32 | None = None,
+        threads: int | None = None, progress: bool = False,
     ) -> F32: ...  # fmt: skip
 
     @overload
     def decode(
-        self, z: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: str,
-        batch_size: int | None = None, out: U8 | F32 | None = None, threads: int | None = None, progress: bool = False,
+        self, z: Any, text: Any = None, text_lengths: Any = None, *, captions: Any = None, labels: Any = None,
+        output: str, batch_size: int | None = None, out: U8 | F32 | None = None,
+        threads: int | None = None, progress: bool = False,
     ) -> U8 | F32: ...  # fmt: skip
 
     def decode(
@@ -250,20 +253,23 @@ class TexTok(ImageModel):
 
     @overload
     def reconstruct(
-        self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: Literal["uint8"] = "uint8",
-        batch_size: int | None = None, out: U8 | None = None, threads: int | None = None, progress: bool = False,
+        self, x: Any, text: Any = None, text_lengths: Any = None, *, captions: Any = None, labels: Any = None,
+        output: Literal["uint8"] = "uint8", batch_size: int | None = None, out: U8 | None = None,
+        threads: int | None = None, progress: bool = False,
     ) -> U8: ...  # fmt: skip
 
     @overload
     def reconstruct(
-        self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: Literal["float32"],
-        batch_size: int | None = None, out: F32 | None = None, threads: int | None = None, progress: bool = False,
+        self, x: Any, text: Any = None, text_lengths: Any = None, *, captions: Any = None, labels: Any = None,
+        output: Literal["float32"], batch_size: int | None = None, out: F32 | None = None,
+        threads: int | None = None, progress: bool = False,
     ) -> F32: ...  # fmt: skip
 
     @overload
     def reconstruct(
-        self, x: Any, text: Any = None, text_lengths: Any = None, *, labels: Any = None, output: str,
-        batch_size: int | None = None, out: U8 | F32 | None = None, threads: int | None = None, progress: bool = False,
+        self, x: Any, text: Any = None, text_lengths: Any = None, *, captions: Any = None, labels: Any = None,
+        output: str, batch_size: int | None = None, out: U8 | F32 | None = None,
+        threads: int | None = None, progress: bool = False,
     ) -> U8 | F32: ...  # fmt: skip
 
     def reconstruct(

@@ -4,11 +4,13 @@ import ast
 import copy
 import doctest
 import importlib
+import inspect
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -619,6 +621,13 @@ def test_import_is_light_and_silent():
     code = "import sys, textok; print([name for name in sys.modules if 'textok.' in name or name == 'numpy'])\n"
     done = python(f"{code}from textok import *; print([name for name in {heavy!r} if name in sys.modules])")
     assert (done.returncode, done.stdout, done.stderr) == (0, "['textok.version']\n[]\n", "")
+
+
+@pytest.mark.parametrize("method", [TexTok.decode, TexTok.reconstruct])
+def test_a_type_checker_sees_every_argument(method):
+    known = [name for name in inspect.signature(method).parameters if name != "unknown"]
+    typed = typing.get_overloads(method)
+    assert len(typed) == 3 and all(list(inspect.signature(one).parameters) == known for one in typed)
 
 
 def test_names_that_come_later_are_those_a_type_checker_sees():
