@@ -159,8 +159,7 @@ def check_of_sum(results):
             total = default_steps() * evaluation + decode
             lines.append(
                 f"- A whole picture in {precision} took {whole:.2f} s; {default_steps()} evaluations and a decode "
-                f"{total:.2f} s."
-                " Modulations are computed for all steps at once."
+                f"{total:.2f} s. Modulations are computed for all steps at once."
             )
     return "\n".join(lines)
 

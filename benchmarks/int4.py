@@ -80,7 +80,7 @@ def tokenizers(by_layer):
             layers(models, lambda m, pictures=pictures, text=text, out=out: trace(m, "encode", pictures, *text, None, out))
 
 
-def generators(by_layer):
+def generators():
     for name, conditions in (("emoji-dit", {"labels": np.arange(64)}), ("pictures-dit-t2i", None)):
         model = textok.DiT.from_pretrained(name)
         if conditions is None:
@@ -90,7 +90,8 @@ def generators(by_layer):
         last = {key: value[32:] for key, value in conditions.items()}
         models = variants(model, [lambda m, first=first: m.sample(**first, seed=1)])
         rng = np.random.default_rng(2)
-        x, t = rng.standard_normal((32, *model.config.latent_shape)).astype(np.float32), rng.integers(0, 1000, 32)
+        x = rng.standard_normal((32, *model.config.latent_shape)).astype(np.float32)
+        t = rng.integers(0, 1000, 32) * (model.config.last_time / 999)
         exact, sampled = model.denoise(x, t, **last), model.sample(**last, seed=3)
         print(f"{name}\n{'':20}{'MiB':>8}{'denoised':>10}{'sampled':>10}")
         for variant, m in models.items():
@@ -103,7 +104,7 @@ def main():
     parser.add_argument("--layers", action="store_true")
     args = parser.parse_args()
     tokenizers(args.layers)
-    generators(args.layers)
+    generators()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ enum tx_model_kind tx_model_kind(const struct tx_model *model);
 enum tx_sides tx_model_sides(const struct tx_model *model);
 const union tx_model_config *tx_model_config(const struct tx_model *model);
 size_t tx_model_tensor_count(const struct tx_model *model);
-/* Shape has room for 2 sizes; returns the rank. */
+/* Shape has room for TX_MAX_RANK sizes; returns the rank. */
 int tx_model_tensor(const struct tx_model *model, size_t index, const char **name, size_t shape[3]);
 /* What the tensor is kept in. */
 enum tx_dtype tx_model_tensor_dtype(const struct tx_model *model, size_t index);

@@ -111,8 +111,7 @@ MODEL_INT8 = Tolerance(
 T5_BFLOAT16 = Tolerance(
     3e-2,
     "RMS; as MODEL_BFLOAT16, and scores that are not divided by 1/sqrt(Dh): a random model's reach 30, where a rounding "
-    "of q and k "
-    "is a tenth of a power of e. PyTorch's own bfloat16 errs as much",
+    "of q and k is a tenth of a power of e. PyTorch's own bfloat16 errs as much",
 )
 T5_INT8 = Tolerance(8e-2, "RMS; the same with int8's roundings of 1%; the largest of `wo`'s input exact")
 BERT_BFLOAT16 = Tolerance(1.2e-2, "RMS; as MODEL_BFLOAT16, three blocks whose norms come after")
@@ -249,8 +248,8 @@ ATTENTION_BF16 = Tolerance(
 ATTENTION_INT8 = Tolerance(
     3e-2,
     "RMS; q, k and v rounded to 1/254 of their row's or channel's largest, 0.6% of a typical number each; the first two "
-    "make an "
-    "error of 0.8% of a score, exp turns it into a relative one, and scores here are 1 to 4 in size; probabilities 0.6 to 0.9%",
+    "make an error of 0.8% of a score, exp turns it into a relative one, and scores here are 1 to 4 in size; "
+    "probabilities 0.6 to 0.9%",
 )
 ATTENTION_INT8_EXACT = Tolerance(
     1.5e-2,

@@ -72,7 +72,8 @@ _HOMES = {  # a module, and what of it is imported when it is asked for
     "text.open_embeddings": ("open_embeddings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = {"data", "importers", "metrics", "ray", "viz", *(home.partition(".")[0] for home in _HOMES)}
+_MODULES = {"data", "images", "importers", "metrics", "ray", "text_encoders", "viz"}
+_MODULES |= {home.partition(".")[0] for home in _HOMES}
 
 
 def __getattr__(name: str) -> Any:

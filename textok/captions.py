@@ -39,8 +39,7 @@ class TakesCaptions:
                 if use is None:
                     raise ConfigError(
                         "captions: this model's config names no text encoder; give embeddings as text=, or set "
-                        "model.encoder to a "
-                        "textok.TextEncoder"
+                        "model.encoder to a textok.TextEncoder"
                     )
                 found = TextEncoder.from_pretrained(use.name, self._dtype, self._threads or None, end_token=use.end_token)
                 check_encoder(found, self._config)
@@ -78,8 +77,7 @@ def check_encoder(encoder: TextEncoder, config: TexTokConfig | DiTConfig) -> Non
     if use.identity and use.identity != encoder.identity:
         raise ConfigError(
             f"encoder: expected {use.name} (identity {use.identity}), on whose embeddings the model was trained, got "
-            f"{encoder.name} "
-            f"(identity {encoder.identity}): other weights, another tokenizer or other settings"
+            f"{encoder.name} (identity {encoder.identity}): other weights, another tokenizer or other settings"
         )
     if use.end_token != encoder.end_token:
         raise ConfigError(

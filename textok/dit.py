@@ -36,7 +36,7 @@ class DiT(ImageModel):
     weights
         A dict of arrays with the names and shapes of the checkpoint format, any float type; or int8 rows beside their scales.
     dtype
-        What the model computes in: "float32", "bfloat16" or "int8"; see `from_pretrained`.
+        What the model computes in: "float32", "bfloat16", "int8" or "int4"; see `from_pretrained`.
     threads
         The most threads that a call uses; None for all that the process may use.
 
@@ -165,8 +165,8 @@ class DiT(ImageModel):
             Steps of the solver; None for `sampling.DEFAULTS`: 20 with "dpmsolver++", 50 with "sde". Each is one evaluation of
             the network, two with "heun"; and two each where guidance is on.
         solver
-            For diffusion: "dpmsolver++" (second order, the default; 20 steps come as close to the data as 250 of "ddpm" on both
-            bundled DiTs, on that of classes 15 do), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a
+            For diffusion: "dpmsolver++" (second order, the default; 20 steps come as close to the data as 250 of "ddpm" on the
+            bundled `emoji-dit`, and so do 15), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a
             model that predicts a velocity: "sde" (Euler-Maruyama, the default), "euler" or "heun". See `solvers.SOLVERS`.
         spacing
             Which timesteps the steps visit, see `schedules.spaced_timesteps`: "linspace", "leading" or "trailing".

@@ -75,8 +75,7 @@ def read_json(path: Path, error: type[Exception] = ConfigError) -> dict[str, Any
         raise error(f"{path}: {problem.strerror}") from None
 
 
-# --- Writing: one way, one durability
-# ------------------------------------------------------------------------------------------
+# --- Writing: one way, one durability -----------------------------------------------------------------------
 #
 # A file is written under another name, synced, renamed, and its folder synced: after a power cut there is the old file or the
 # new one.

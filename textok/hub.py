@@ -2,7 +2,8 @@
 
 Through `huggingface_hub` (extra "hub"), with its cache and its environment: HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE,
 HF_HUB_DOWNLOAD_TIMEOUT. Only what a model needs is fetched, of one commit; every file is compared with the hash that the hub
-has of it before it is used, and what does not fit is taken out of the cache. Nothing else in textok asks the network.
+has of it before it is used, and what does not fit is taken out of the cache. `textok embed --encoder t5-...`
+or `owner/model` asks it too (`text/encoder_places.py`); nothing else in textok does.
 """
 
 import hashlib

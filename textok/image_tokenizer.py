@@ -33,7 +33,7 @@ class TexTok(ImageModel):
     weights
         A dict of arrays with the names and shapes of the checkpoint format, any float type; or int8 rows beside their scales.
     dtype
-        What the model computes in: "float32", "bfloat16" or "int8"; see `from_pretrained`.
+        What the model computes in: "float32", "bfloat16", "int8" or "int4"; see `from_pretrained`.
     threads
         The most threads that a call uses; None for all that the process may use.
     side

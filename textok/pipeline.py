@@ -300,8 +300,7 @@ class Pipeline:
                 near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4) or list(by_name)[:3]
                 raise ValueError(
                     f"labels: expected names of classes, such as {', '.join(map(repr, near))}, got {name!r}; "
-                    "pipe.class_names has all "
-                    f"{len(by_name)}, and only text-to-image pipelines take captions here"
+                    f"pipe.class_names has all {len(by_name)}, and only text-to-image pipelines take captions here"
                 )
         return [by_name[name] for name in names]
 

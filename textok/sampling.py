@@ -109,8 +109,8 @@ class Sampling:
 
 
 # What is sampled with where nobody says otherwise, by what a model predicts.
-#   noise, v, clean samples: as few steps of dpmsolver++ as give samples as near the data as 250 of DDPM on both bundled DiTs
-#     (measured on the emoji: see docs/numbers.md);
+#   noise, v, clean samples: as few steps of dpmsolver++ as give samples as near the data as 250 of DDPM on the two DiTs bundled
+#     then (measured on the emoji: see docs/numbers.md);
 #   velocity: what the sampler of the published SiT over tokens does, 50 steps of Euler-Maruyama.
 _OF_DIFFUSION = Sampling(steps=20, solver="dpmsolver++", guidance_scale=1.0)
 DEFAULTS: dict[str, Sampling] = {

@@ -347,11 +347,9 @@ def markdown(rows, gains, timed, ablations, candidates, network_words, note):
 
 ABLATION_WORDS = (
     "What each loses or gains against TexTok that reads long captions, in context, on both sides. With registers: a "
-    "Baseline that "
-    "has as many learnt rows in its sequences where TexTok has captions. The paper's rFID at 128 "
-    "tokens: 1.04 with text on both sides, 1.11 in the tokenizer only, 1.28 in the detokenizer only, 1.49 without; "
-    "richer captions and "
-    "in-context text rather than cross-attention help there."
+    "Baseline that has as many learnt rows in its sequences where TexTok has captions. The paper's rFID at 128 tokens: "
+    "1.04 with text on both sides, 1.11 in the tokenizer only, 1.28 in the detokenizer only, 1.49 without; richer "
+    "captions and in-context text rather than cross-attention help there."
 )
 
 
@@ -387,10 +385,8 @@ def gain_table(gains, paper=True):
         )
     note = (
         "Differences are the model less what it is beside, with 95% intervals of a paired bootstrap over pictures; they "
-        "say what "
-        "other pictures would change, "
-        "not what another training would. Gains are falls of a distance relative to the other's; KID's error is the "
-        "standard error by the delete-half jackknife."
+        "say what other pictures would change, not what another training would. Gains are falls of a distance relative to "
+        "the other's; KID's error is the standard error by the delete-half jackknife."
     )
     if paper:
         note += " The paper's figures are for 256-pixel ImageNet with eight times the tokens, in the same order."
@@ -561,12 +557,11 @@ def words_on_networks(emoji, args):
     counts = {name: len(rows) for name, rows in emoji.splits.items()}
     words = (
         f"{args.about}: {counts['train']} training pictures, {counts['concept']} test pictures by concept (in no style "
-        f"part of the training), {counts['pair']} by {args.pair}. Pictures by the C engine in float32. KID "
-        f"and Frechet distances are "
-        f"of {NETWORK} features (Pillow, bicubic), KID with the cubic kernel, unbiased and paired (Gretton et al. 2012, lemma "
-        f"6). The perceptual distance "
-        "is that of EfficientNet-Lite0's blocks 3, 5, 8 and 11, which was also part of the loss: the same network "
-        "that the models were trained towards measures them, which flatters all of them. "
+        f"part of the training), {counts['pair']} by {args.pair}. Pictures by the C engine in float32. KID and Frechet "
+        f"distances are of {NETWORK} features (Pillow, bicubic), KID with the cubic kernel, unbiased and paired (Gretton "
+        "et al. 2012, lemma 6). The perceptual distance is that of EfficientNet-Lite0's blocks 3, 5, 8 and 11, which was "
+        "also part of the loss: the same network that the models were trained towards measures them, which flatters all "
+        "of them. "
     )
     if args.other_network:
         words += (

@@ -127,10 +127,9 @@ def markdown(rows):
             "# What captions add to a code\n",
             (
                 "dB of PSNR over the first principal components alone, by ridge regression from code and caption "
-                "(`text_value.py`). "
-                "Restrained: its strength chosen on emoji of the training split that the fit had not seen. By heart: the "
-                "weakest "
-                f"ridge. Words: those in at least {LEAST} training captions, with the place that their clause names.\n"
+                "(`text_value.py`). Restrained: its strength chosen on emoji of the training split that the fit had not "
+                f"seen. By heart: the weakest ridge. Words: those in at least {LEAST} training captions, with the place "
+                "that their clause names.\n"
             ),
             table(["caption", "numbers of the code", *head], lines(whole, lambda row: row["numbers"])),
             f"\n## With {CODES[1]} numbers, by training pictures\n",

@@ -610,6 +610,7 @@ def test_parts_are_there_after_a_plain_import():
     """`textok.data` and the others, without an import of their own; and no more than is used."""
     code = "import sys, textok; textok.data.encode, textok.metrics.psnr; "
     code += "print('textok.ray' in sys.modules, 'data' in dir(textok));"
+    code += "textok.images.contact_sheet, textok.text_encoders.STAND_IN;"
     done = python(code + "textok.viz.axes, textok.ray.Encoder; print('ray' in sys.modules); textok.nothing")
     assert done.stdout.split() == ["False", "True", "False"], done.stderr
     assert done.stderr.endswith("AttributeError: module 'textok' has no attribute 'nothing'\n")

@@ -11,7 +11,7 @@ A set is a folder, shards, an .npy or .npz (ADM's arr_0), or with --model latent
 centre-cropped to the size of the sets. The result is a folder with result.json, pictures.npz and a cache, with which a
 second run completes a first; `textok report` shows it. Without downloads, EfficientNet-Lite0 stands in for Inception-v3 and
 for LPIPS' network; numbers carry its name. Other networks are the user's files: Inception-v3 as TorchScript or ONNX
-(onnxruntime), CLIP and DINOv2 as folders (extra "text"); CLIP for `text`.
+(onnxruntime), CLIP and DINOv2 as folders (extra "text-torch"); CLIP for `text`.
 """
 
 import argparse

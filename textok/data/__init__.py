@@ -9,7 +9,7 @@
 
 Modules, each reading those before it:
 
-    samples                          what a sample, a skip and a source are
+    base                             what a sample, a skip and a source are
     shards, folders, tables, rows    sources by their kind, and what writes them; payloads: what their files hold
     sources                          what paths are; latents, latent_statistics
     fingerprint, conditioning        what results depend on; what a model is given beside pictures

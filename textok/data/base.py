@@ -29,28 +29,10 @@ from .texts import decode_text, printable, text_problem
 
 # Of files that are pictures; also of kinds that Pillow may not read, so that they are named and not passed over.
 PICTURES = (
-    *(
-        "png",
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "webp",
-        "bmp",
-        "dib",
-        "gif",
-        "tif",
-        "tiff",
-        "ppm",
-        "pgm",
-        "pbm",
-        "pnm",
-        "avif",
-        "jp2",
-    ),
-    *("j2k", "jpx", "jxl", "heic", "heif", "tga", "dds", "psd", "pcx", "ico", "qoi", "apng", "svg", "eps"),
-    *("dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
-)
+    "png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif", "jp2",
+    "j2k", "jpx", "jxl", "heic", "heif", "tga", "dds", "psd", "pcx", "ico", "qoi", "apng", "svg", "eps",
+    "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -309,8 +291,7 @@ def decode_pictures(samples: Sequence[Sample], size: int) -> tuple[NDArray[np.ui
     return pictures, problems
 
 
-# --- Names and values
-# -----------------------------------------------------------------------------------------------------------
+# --- Names and values ---------------------------------------------------------------------------------------
 
 
 def folder_of(source: str) -> str:

@@ -97,7 +97,7 @@ class ShardSource(Source):
         """
         offset, broken = start, ""
         try:
-            with open(self.path, "rb") as raw, _opened(self.path, raw) as stream:
+            with open(self.path, "rb") as raw, _opened(raw) as stream:
                 stream.seek(start)
                 if start == 0 and not stream.peek(1):
                     yield "", _Broken("expected a tar file, got an empty one"), 0
@@ -243,7 +243,7 @@ class _Links:
         target = _plain_name(member.linkname)
         if member.issym():
             target = posixpath.normpath(posixpath.join(posixpath.dirname(_plain_name(member.name)), target))
-        with open(self._path, "rb") as raw, _opened(self._path, raw) as stream:
+        with open(self._path, "rb") as raw, _opened(raw) as stream:
             tar: Any = _tar_of(stream)
             if self._found is None:
                 self._found = {}
@@ -256,7 +256,7 @@ class _Links:
             return _content(stream, self._found[target])
 
 
-def _opened(path: Path, raw: io.BufferedReader) -> Any:
+def _opened(raw: io.BufferedReader) -> Any:
     """The tar's bytes: the file's, or what gzip makes of them."""
     if raw.peek(2)[:2] != b"\x1f\x8b":
         return raw

@@ -83,8 +83,7 @@ class CaptionStore:
         if (path / STORE_FILE).is_file() and not (path / CAPTIONS_FILE).exists():
             raise WeightsError(
                 f"{path}: expected {CAPTIONS_FILE} and {EMBEDDINGS_FILE}, which `textok embed --captions` writes, got an "
-                "embedding "
-                "store; textok.open_embeddings opens it"
+                "embedding store; textok.open_embeddings opens it"
             )
         records = read_records(path / CAPTIONS_FILE)
         file = weights.TensorFile(path / EMBEDDINGS_FILE)

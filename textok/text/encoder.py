@@ -44,7 +44,7 @@ class TextEncoder(EngineModel):
         A dict of arrays with the names and shapes of transformers' checkpoints, any float type; or int8 rows beside their
         scales. An encoder made so has no tokenizer: it takes token numbers.
     dtype
-        What the model computes in: "float32", "bfloat16" or "int8"; see `from_pretrained`.
+        What the model computes in: "float32", "bfloat16", "int8" or "int4"; see `from_pretrained`.
     threads
         The most threads that a call uses; None for all that the process may use.
 
@@ -101,8 +101,8 @@ class TextEncoder(EngineModel):
             Hugging Face with a T5, mT5, umT5, BERT or CLIP in it (`config.json` beside safetensors or `.bin` files, whole or in
             shards; of an encoder-decoder only the encoder is read); or one of open_clip.
         dtype
-            What the model computes in: "float32", "bfloat16" or "int8", whatever the file holds; the table of tokens is kept in
-            it too.
+            What the model computes in: "float32", "bfloat16", "int8" or "int4", whatever the file holds; the table
+            of tokens is kept in it too.
         threads
             The most threads that a call of this model uses; None for all that the process may use.
         end_token
@@ -440,8 +440,7 @@ class TextEncoder(EngineModel):
         c = self._config
         return (
             f"TextEncoder({self._name}: {c.family}, {c.depth} x {c.hidden_size}, {c.num_heads} heads; {c.vocab_size} "
-            "token numbers, "
-            f"up to {c.max_tokens} a caption; " + self._tail()
+            f"token numbers, up to {c.max_tokens} a caption; " + self._tail()
         )
 
 

@@ -114,13 +114,13 @@ def split(config: TextEncoderConfig, tensors: Mapping[str, NDArray[Any]]) -> dic
 
 def canonical(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under transformers' names, without what is not the encoder's; unknown ones stay, for whoever checks them."""
-    renamed = {_plain(family, name, tensors): tensor for name, tensor in tensors.items()}
+    renamed = {_plain(family, name): tensor for name, tensor in tensors.items()}
     if family == "t5" and "shared.weight" not in renamed and "encoder.embed_tokens.weight" in renamed:
         renamed["shared.weight"] = renamed["encoder.embed_tokens.weight"]
     return {name: tensor for name, tensor in renamed.items() if not name.startswith(_NOT_READ[family])}
 
 
-def _plain(family: str, name: str, names: Iterable[str]) -> str:
+def _plain(family: str, name: str) -> str:
     if family == "bert":
         return (
             name.removeprefix("bert.")

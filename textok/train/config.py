@@ -66,20 +66,20 @@ class RunSettings:
 class DataSettings:
     """The pictures and captions: see `data.load_pairs` and `data.load`.
 
-        `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model
-        that reads none. `captions`: fields of which each batch of training reads one, drawn afresh, where a sample
-        lacks it `caption`; () for `caption` alone, which is also what tests read. `drop_words`: half of those batches
-        read captions without this share of their words, dropped afresh each time. `encoder`: a bundled text encoder, or the
-        folder of one, which embeds captions as they are read. `cache`: embeddings that there are in its place, a store that
-        `textok embed` filled or arrays of your own; or an .npz file for MiniLM's of `caption`, made where missing.
-        `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class folder's
-        pictures, see `textok.text.templates`.
-        `test_share`: where no sample is marked as of the split "test", this share of them is kept out of training for tests
-        and previews, which ones by a hash of their keys; 0: none.
-        `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
-        with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
-        pictures; not where captions name left and right. `weights`: how many times an epoch has each picture of a source, by
-        the field "source" of its metadata; 0 leaves it out of training, and sources without a weight have 1.
+    `paths`: shards, folders, tables. `caption`: the field that is read; "" for pictures without captions, and a model
+    that reads none. `captions`: fields of which each batch of training reads one, drawn afresh, where a sample
+    lacks it `caption`; () for `caption` alone, which is also what tests read. `drop_words`: half of those batches
+    read captions without this share of their words, dropped afresh each time. `encoder`: a bundled text encoder, or the
+    folder of one, which embeds captions as they are read. `cache`: embeddings that there are in its place, a store that
+    `textok embed` filled or arrays of your own; or an .npz file for MiniLM's of `caption`, made where missing.
+    `held_out`: a file with the keys of the test set by pair. `template`: the caption of a class folder's
+    pictures, see `textok.text.templates`.
+    `test_share`: where no sample is marked as of the split "test", this share of them is kept out of training for tests
+    and previews, which ones by a hash of their keys; 0: none.
+    `size`: side that pictures are cropped to (0: they have it). `memory`: gigabytes of pictures to hold; more are streamed,
+    with `near` batches at a time from neighbouring rows and `index` to remember what is there. `flip`: mirror half of the
+    pictures; not where captions name left and right. `weights`: how many times an epoch has each picture of a source, by
+    the field "source" of its metadata; 0 leaves it out of training, and sources without a weight have 1.
     """
 
     paths: tuple[str, ...] = ()

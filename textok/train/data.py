@@ -451,8 +451,8 @@ class StoredTexts:
             if count != len(pairs.records) or pairs.skips:
                 raise DataError(
                     f"{path}: its {count} embeddings have positions only: expected one for each of {len(pairs.records)} "
-                    "samples, "
-                    f"none of them left out ({len(pairs.skips)} are); or give a store, or an .npz with captions or keys"
+                    f"samples, none of them left out ({len(pairs.skips)} are); or give a store, or an .npz with captions "
+                    "or keys"
                 )
             self.names: list[Any] = list(range(count))
             return

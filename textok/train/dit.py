@@ -77,8 +77,8 @@ def load_tokenizer(name: str, dtype: str = "float32", threads: int | None = None
     return tokenizer.TexTok.from_pretrained(name, dtype=dtype, threads=threads), stamp
 
 
-def condition_of(model: tokenizer.TexTok, pictures: Pictures, rows: I64) -> dict[str, Any]:
-    """What `model`, a TexTok of the engine, takes beside pictures, as keyword arguments."""
+def condition_of(pictures: Pictures, rows: I64) -> dict[str, Any]:
+    """What a TexTok of the engine takes beside `pictures` of `rows`, as keyword arguments."""
     return {name: value.numpy() for name, value in pictures.condition(rows).items()}
 
 
@@ -86,7 +86,7 @@ def encoded(model: tokenizer.TexTok, pictures: Pictures, flip: bool, start: int)
     """From picture `start` on, CHUNK pictures at a time: their latents float32 [n,N,d], and with `flip` the mirrored ones'."""
     for first in range(start, len(pictures.pairs.records), CHUNK):
         rows = np.arange(first, min(first + CHUNK, len(pictures.pairs.records)))
-        images, condition = pictures.pairs.images[rows], condition_of(model, pictures, rows)
+        images, condition = pictures.pairs.images[rows], condition_of(pictures, rows)
         yield [model.encode(side, **condition) for side in (images, images[:, :, ::-1])[: 1 + flip]]
 
 
@@ -396,7 +396,7 @@ class DitTask:
         else:
             assert self.pictures.labels is not None
             z = model.sample(labels=self.pictures.labels[rows].numpy(), **how)
-        return cast(U8, self.decoder.decode(z, **condition_of(self.decoder, self.pictures, rows)))
+        return cast(U8, self.decoder.decode(z, **condition_of(self.pictures, rows)))
 
 
 def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: Devices | None = None) -> Run:
