@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what a type checker and an editor see; at run time each is 
     from .bundled import list_models
     from .config import DiTConfig, SideConfig, TextEncoderConfig, TexTokConfig
     from .dit import DiT
-    from .errors import ConfigError, TextokError, WeightsError
+    from .errors import ConfigError, DataError, TextokError, WeightsError
     from .image_tokenizer import TexTok
     from .pictures.preprocess import preprocess, to_uint8
     from .pipeline import Pipeline
@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what a type checker and an editor see; at run time each is 
 __all__ = [
     "CaptionStore",
     "ConfigError",
+    "DataError",
     "DiT",
     "DiTConfig",
     "EmbeddingStore",
@@ -61,7 +62,7 @@ _HOMES = {  # a module, and what of it is imported when it is asked for
     "bundled": ("list_models",),
     "config": ("DiTConfig", "SideConfig", "TextEncoderConfig", "TexTokConfig"),
     "dit": ("DiT",),
-    "errors": ("ConfigError", "TextokError", "WeightsError"),
+    "errors": ("ConfigError", "DataError", "TextokError", "WeightsError"),
     "image_tokenizer": ("TexTok",),
     "pictures.preprocess": ("preprocess", "to_uint8"),
     "pipeline": ("Pipeline",),

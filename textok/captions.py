@@ -26,6 +26,7 @@ class TakesCaptions:
     _dtype: str
     _threads: int
     _encoder: TextEncoder | None = None
+    _encoder_set = False  # by the user: then it goes wherever the model goes, and is not loaded again
 
     @property
     def encoder(self) -> TextEncoder:
@@ -51,7 +52,11 @@ class TakesCaptions:
         if not isinstance(encoder, TextEncoder):
             raise TypeError(f"encoder: expected a TextEncoder, got {type(encoder).__name__}")
         check_encoder(encoder, self._config)
-        self._encoder = encoder
+        self._encoder, self._encoder_set = encoder, True
+
+    def __reduce__(self) -> Any:
+        made: Any = super().__reduce__()
+        return (*made, {"_encoder": self._encoder, "_encoder_set": True}) if self._encoder_set else made
 
     def _embedded(
         self, captions: Any, text: Any, text_lengths: Any, batch: int | None, threads: int | None

@@ -195,8 +195,8 @@ class DiT(ImageModel):
         progress
             Whether to show a bar over steps.
         callback
-            Called after every step of each part of the batch as callback(step, steps, x), step from 0, x the part's state
-            [b,N,C], normalised. What it raises ends the run and comes out of this call.
+            Called after every step of each part of the batch as callback(step, steps, x), step from 0, x a copy of the part's
+            state [b,N,C], normalised. What it raises ends the run and comes out of this call.
 
         Returns
         -------
@@ -250,7 +250,7 @@ class DiT(ImageModel):
                     return
                 bar.update()
                 if callback is not None:
-                    callback(int(step_of[evaluation]), schedule.steps, x)
+                    callback(int(step_of[evaluation]), schedule.steps, x.copy())
 
             for part in parts:
                 x = result[part]
@@ -330,7 +330,7 @@ class DiT(ImageModel):
         start, step, count = sampling.noise, sampling.step_noise, len(schedule.timesteps)
         if start is not None:
             start = self._latents(start, "noise", batch)
-        if step is not None:
+        if step is not None and schedule.needs_noise:
             step = arrays.floats(step, "step_noise", (("steps", count), ("B", batch), *self._axes()))
         seed = sampling.seed
         assert seed is not None, "settings that are resolved have a seed"

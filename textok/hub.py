@@ -21,6 +21,7 @@ PREFIX = "hf://"
 _NAME = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>refs/[\w]+/[\w.-]+|[^/@\s]+))?(/(?P<folder>[^@]*?))?/?")
 _BESIDE = (".json", ".model", ".txt", ".jsonl")  # configs and tokenizers
 _MOST_BESIDE = 64 << 20
+_CAPTIONS = "captions.jsonl"  # of a pipeline, which has no end
 _BLOCK = 1 << 20
 
 
@@ -112,7 +113,8 @@ class _Download:
         return others
 
     def _is_beside(self, file: str) -> bool:
-        return file.endswith(_BESIDE) and not file.endswith(".index.json") and self.sizes[file] <= _MOST_BESIDE
+        small = self.sizes[file] <= _MOST_BESIDE or file.rpartition("/")[2] == _CAPTIONS
+        return file.endswith(_BESIDE) and not file.endswith(".index.json") and small
 
     def file(self, file: str) -> Path:
         """One file, checked; where it is here."""

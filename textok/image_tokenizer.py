@@ -345,8 +345,8 @@ class TexTok(ImageModel):
         )
 
     def __reduce__(self) -> Any:
-        kind, arguments = super().__reduce__()
-        return kind, (*arguments, self._side)
+        kind, arguments, *state = super().__reduce__()
+        return kind, (*arguments, self._side), *state
 
     def __repr__(self) -> str:
         c = self._config

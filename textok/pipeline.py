@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, bundled, files, weights
-from .captions import checked_captions, embed, is_strings
+from .captions import checked_captions, embed, is_strings, most_tokens
 from .conditions import full_text
 from .dit import DiT
 from .errors import ConfigError
@@ -81,6 +81,7 @@ class Pipeline:
         self.sampling = Sampling() if sampling is None else sampling
         self._class_names = None if class_names is None else _checked_names(class_names, dit.config)
         self._check_fit()
+        self.dit = dit.for_latents_of(textok.config)
         try:
             settings = self.sampling.resolved(dit.config)
             settings.guidance(dit.config, settings.schedule(dit.config))
@@ -233,6 +234,7 @@ class Pipeline:
             captions, text, text_lengths = self._embedded(captions, labels, text, threads)
         if by_text:
             conditions = self.dit.conditions(labels, text, text_lengths)
+            self._check_rows(text)
         else:
             conditions = self.dit.conditions(labels, text if captions is None else None, None)
         latents = self.dit.run_sampling(conditions, sampling, run)
@@ -312,7 +314,8 @@ class Pipeline:
         if not by_text and labels is None:
             raise ValueError("labels: expected classes [B] beside captions, which only the detokenizer sees; got None")
         texts = checked_captions(captions, None if by_text else np.size(arrays.view(labels, "labels")))
-        return texts, *embed(self.encoder, texts, self._takers()[0].config, threads)
+        shortest = min(self._takers(), key=lambda model: most_tokens(model.config))
+        return texts, *embed(self.encoder, texts, shortest.config, threads)
 
     def _draw(self, labels: Any, sampling: Sampling) -> list[int] | None:
         """Checks the labels, also as the detokenizer's; where it takes text, the caption of each."""
@@ -337,6 +340,12 @@ class Pipeline:
                 )
                 bar.update(part.stop - part.start)
         return images
+
+    def _check_rows(self, text: Any) -> None:
+        """Whether the detokenizer takes as much text as the DiT did, before anything is computed."""
+        most, rows = self.textok.config.num_text_tokens, arrays.view(text, "text").shape[1]
+        if self.textok.config.has_text("detokenizer") and rows > most:
+            raise ValueError(f"text: expected at most {most} rows a caption, which the detokenizer takes, got {rows}")
 
     def _full(self, text: Any) -> Any:
         """The captions' embeddings as the detokenizer takes them, so that no image depends on another's caption."""

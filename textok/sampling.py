@@ -59,7 +59,7 @@ class Sampling:
 
     def kept(self) -> dict[str, Any]:
         """The settings that a pipeline's index holds, those that are set."""
-        return {name: value for name in KEPT if (value := getattr(self, name)) is not None}
+        return {name: _plain(value) for name in KEPT if (value := getattr(self, name)) is not None}
 
     def resolved(self, config: DiTConfig) -> Self:
         """These settings with nothing left open that `defaults_of` knows, and a seed."""
@@ -106,6 +106,11 @@ class Sampling:
     def checked_first_index(self) -> int:
         """`first_index`, a whole number."""
         return arrays.whole(self.first_index, "first_index", 0, MAX_INDEX)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    return np.asarray(value).tolist()
 
 
 # What is sampled with where nobody says otherwise, by what a model predicts.

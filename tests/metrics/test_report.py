@@ -236,13 +236,33 @@ def test_lines_of_curves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ("textok-eval 1", '{"format": "textok-eval 1", "sets": [{}]}', '{"format": "textok-eval 1", "sets": 3}')
+    "content",
+    (
+        "textok-eval 1",
+        '{"format": "textok-eval 1", "sets": [{}]}',
+        '{"format": "textok-eval 1", "sets": 3}',
+        '{"format": "textok-eval 1", "sets": []}',
+        '{"format": "textok-eval 1", "kind": "samples", "sets": [], "network": "x"}',
+        '{"format": "textok-eval 1", "kind": "samples", "sets": [{"name": "a", "metrics": {"psnr": "x"}}]}',
+    ),
 )
 def test_broken_results(content, tmp_path, capsys):
     (tmp_path / "result.json").write_text(content)
     assert cli.main(["report", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert "result.json: expected a result" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flaw", ("empty", "cut", "place"))
+def test_broken_pictures_of_a_result(flaw, tmp_path):
+    result_with(tmp_path, "a", [({}, {"psnr": 20.0})])
+    (beside,) = (path.with_name("pictures.npz") for path in tmp_path.rglob("result.json"))
+    np.savez(beside, **{"set/a": np.zeros((2, 8, 8, 3), np.uint8), "places/spread": np.array([0, 2 if flaw == "place" else 1])})
+    if flaw != "place":
+        report.write(tmp_path)
+        beside.write_bytes(b"" if flaw == "empty" else beside.read_bytes()[:-40])
+    with pytest.raises(DataError, match="pictures.npz: "):
+        report.write(tmp_path)
 
 
 def test_folders_without_results(tmp_path, capsys):

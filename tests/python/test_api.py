@@ -25,6 +25,7 @@ from PIL import Image
 import textok
 from textok import DiT, Pipeline, TexTok
 from textok.noise import generator
+from textok.sampling import Sampling
 
 MASKED = api_models.textok(text_mask=True)
 CLASS_DIT = api_models.dit()
@@ -381,7 +382,7 @@ def test_latents_are_put_back_to_scale():
     mean, deviation = [1, 2, 3, 4, 5], [0.5, 1, 2, 3, 4]
     model = DiT(api_models.dit().config.to_dict() | {"latent_mean": mean, "latent_std": deviation}, api_models.dit().weights())
     states = []
-    result = model.sample([1, 2], steps=3, seed=0, callback=lambda step, steps, x: states.append(x.copy()))
+    result = model.sample([1, 2], steps=3, seed=0, callback=lambda step, steps, x: states.append(x))
     assert (states[-1] == CLASS_DIT.sample([1, 2], steps=3, seed=0)).all()
     np.testing.assert_array_equal(result, states[-1] * np.float32(deviation) + np.float32(mean))
     assert (model.denoise(Z, [5] * 5, LABELS) == CLASS_DIT.denoise(Z, [5] * 5, LABELS)).all()
@@ -390,7 +391,7 @@ def test_latents_are_put_back_to_scale():
 def test_callback_sees_every_step():
     seen = []
     result = CLASS_DIT.sample(
-        LABELS, steps=4, seed=0, batch_size=3, callback=lambda step, steps, x: seen.append((step, steps, x.shape, x.copy()))
+        LABELS, steps=4, seed=0, batch_size=3, callback=lambda step, steps, x: seen.append((step, steps, x.shape, x))
     )
     assert [entry[:3] for entry in seen] == [(step, 4, (count, 6, 5)) for count in (3, 2) for step in range(4)]
     assert (np.concatenate([seen[3][3], seen[7][3]]) == result).all() and (seen[0][3] != seen[1][3]).any()
@@ -492,6 +493,29 @@ def test_pipeline_kinds():
     assert api_models.class_pipeline()([9], steps=2).captions[0].startswith("caption")
     text = Pipeline(api_models.textok(text_condition="none"), TEXT_DIT)
     assert text(text=TEXT[:1], steps=2).images.shape == (1, 16, 16, 3)
+
+
+def test_a_pipeline_puts_the_tokenizers_scale_into_its_generator(tmp_path):
+    tokenizer = TexTok(MASKED.config.to_dict() | {"latent_mean": 0.5, "latent_std": 0.25}, MASKED.weights())
+    pipeline = Pipeline(tokenizer, TEXT_DIT, sampling=Sampling(steps=np.int64(3), guidance_scale=np.float32(2)))
+    result = pipeline(text=TEXT, text_lengths=LENGTHS, seed=1)
+    plain = TEXT_DIT.sample(text=TEXT, text_lengths=LENGTHS, steps=3, seed=1, guidance_scale=2.0)
+    np.testing.assert_array_equal(result.latents, plain * np.float32(0.25) + np.float32(0.5))
+    pipeline.save_pretrained(tmp_path / "p")
+    again = Pipeline.from_pretrained(tmp_path / "p")(text=TEXT, text_lengths=LENGTHS, seed=1)
+    np.testing.assert_array_equal(again.latents, result.latents)
+
+
+def test_more_text_than_the_detokenizer_takes_is_refused_before_any_step():
+    short = Pipeline(api_models.textok(num_text_tokens=3), TEXT_DIT)
+    with pytest.raises(ValueError, match="text: expected at most 3 rows a caption, which the detokenizer takes, got 7"):
+        short(text=TEXT, text_lengths=LENGTHS, steps=2, callback=lambda *_: pytest.fail("it began"))
+    assert short(text=TEXT[:, :3], steps=2).images.shape == (5, 16, 16, 3)
+
+
+def test_step_noise_that_no_solver_adds_is_not_looked_at():
+    plain = CLASS_DIT.sample(LABELS, steps=3, solver="ddim", seed=0)
+    assert (CLASS_DIT.sample(LABELS, steps=3, solver="ddim", seed=0, step_noise=np.ones((9, 5, 6, 5))) == plain).all()
 
 
 def test_results_in_a_notebook():

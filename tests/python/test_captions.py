@@ -2,6 +2,7 @@
 saves."""
 
 import json
+import pickle
 
 import api_models
 import engine_models as tiny
@@ -79,6 +80,29 @@ def test_an_encoder_is_loaded_when_first_needed(use, folder, encoder):
     np.testing.assert_array_equal(
         dit.denoise(x, [5], captions=["a red apple"]), dit.denoise(x, [5], text=text, text_lengths=lengths)
     )
+
+
+def test_an_encoder_that_was_set_travels_with_the_model(use, folder):
+    model = made(TexTok, tiny.textok_config(), use)
+    assert pickle.loads(pickle.dumps(model))._encoder is None
+    assert model.encoder.dtype == "float32" and pickle.loads(pickle.dumps(model))._encoder is None  # found again by its name
+    model.encoder = TextEncoder.from_pretrained(folder, dtype="int8")
+    for twin in (pickle.loads(pickle.dumps(model)), pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(model))))):
+        assert twin.encoder.dtype == "int8" and twin.side == model.side
+        z = model.encode(api_models.pictures_of(model, 1), captions="a red apple")
+        np.testing.assert_array_equal(twin.encode(api_models.pictures_of(model, 1), captions="a red apple"), z)
+    nameless = api_models.dit(condition="text")
+    nameless.encoder = model.encoder
+    twin = pickle.loads(pickle.dumps(nameless))
+    assert twin.sample(captions="a red apple", steps=1).shape == (1, *nameless.config.latent_shape)
+
+
+def test_captions_are_cut_to_what_both_models_take(use):
+    tokenizer = made(TexTok, tiny.textok_config(), use, num_text_tokens=3)
+    dit = made(DiT, tiny.dit_config(condition="text"), use)
+    assert dit.config.num_text_tokens > 3
+    pipe = Pipeline(tokenizer, dit)
+    assert pipe(["two of the blue dog and cat apple"], steps=1).images.shape[0] == 1
 
 
 def test_an_encoder_that_does_not_fit_is_named_beside_the_one_that_does(use, encoder, folder, tmp_path):

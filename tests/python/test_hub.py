@@ -174,6 +174,12 @@ def test_without_the_library(monkeypatch):
         TexTok.from_pretrained("hf://some/sit")
 
 
+def test_captions_come_whatever_their_size():
+    download = hub._Download("hf://some/one", "some/one", None)
+    download.sizes = {"captions/captions.jsonl": 1 << 30, "trainer_state.json": 1 << 30, "config.json": 100}
+    assert [download._is_beside(name) for name in download.sizes] == [True, False, True]
+
+
 def test_names():
     assert hub.is_hub_name("hf://a/b") and not hub.is_hub_name("a/b") and not hub.is_hub_name(Path("hf:/a/b"))
     for name in ("hf://a", "hf://a/b@", "hf://a/b//c", "hf://a b/c", "hf://a/b/./c"):

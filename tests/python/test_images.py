@@ -30,6 +30,10 @@ def test_to_uint8_rounds_half_up():
     # Halves of the step are exact in float32 here: 0.5 / 127.5 is not, so take the bounds beside each half.
     below, above = (exact[:-1] + 0.499) / 127.5 - 1, (exact[:-1] + 0.501) / 127.5 - 1
     assert (to_uint8(below) == exact[:-1]).all() and (to_uint8(above) == exact[1:]).all()
+    assert (to_uint8(exact.astype(np.uint8)) == exact).all()
+    for other in (np.arange(3), np.array([True])):
+        with pytest.raises(ValueError, match=f"x: expected uint8, or floats in .-1, 1., got {other.dtype}"):
+            to_uint8(other)
     assert to_uint8([-1, -1.5, 1, 7.0, 0]).tolist() == [0, 0, 255, 255, 128]
     assert to_uint8(np.zeros((2, 3, 3), np.float16)).shape == (2, 3, 3)
     assert to_uint8(0.0) == 128

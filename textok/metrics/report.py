@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import write_text
+from ..numpy_files import read_npz
 from ..pictures import plots as viz
 from ..version import __version__
 from .registry import METRICS, SUBSET_SIZE
@@ -123,20 +124,39 @@ def find_results(folder: str | os.PathLike[str]) -> list[Result]:
             continue
         try:
             data = json.loads(path.read_text("utf-8"))
-            for row in data["sets"]:
-                str(row["name"]), row["metrics"].items(), row.get("settings", {}).items()
+            _check(data)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             raise DataError(f"{path}: expected a result of `textok eval`, got: {problem}") from None
         place = path.parent if path.name == "result.json" else path.with_suffix("")
         beside = path.with_name("pictures.npz")
         pictures = {}
         if path.name == "result.json" and beside.is_file():
-            with np.load(beside, allow_pickle=False) as arrays:
-                pictures = {key: arrays[key] for key in arrays.files}
+            pictures = read_npz(beside, DataError)
+            _check_places(beside, pictures)
         results.append(Result(str(place.relative_to(root)) if place != root else root.resolve().name, data, pictures))
     if not results:
         raise DataError(f"{root}: expected results of `textok eval` below it, found none")
     return results
+
+
+def _check(data: Any) -> None:
+    """What the page reads of a result; one of many exceptions where it is not there."""
+    if not isinstance(data["kind"], str):
+        raise TypeError(f"kind {data['kind']!r}")
+    for part in (data.get("reference") or {}, data.get("network") or {}):
+        part.items()
+    for row in data["sets"]:
+        str(row["name"]), row.get("settings", {}).items()
+        [float(value) for value in row["metrics"].values() if value is not None]
+
+
+def _check_places(path: Path, pictures: Mapping[str, NDArray[Any]]) -> None:
+    """Whether the examples are among the pictures that came with them."""
+    sets = [len(value) for key, value in pictures.items() if key.startswith("set/") or key == "originals"]
+    for name in (key for key in pictures if key.startswith("places/")):
+        places = pictures[name]
+        if places.dtype.kind not in "iu" or (places.size and sets and not 0 <= places.min() <= places.max() < min(sets)):
+            raise DataError(f"{path}: {name}: expected whole numbers below {min(sets, default=0)}, got {places.tolist()}")
 
 
 def write(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, title: str = "") -> Path:

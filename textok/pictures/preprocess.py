@@ -24,16 +24,21 @@ MAX_ASPECT = 100
 
 
 def to_uint8(x: ArrayLike) -> U8:
-    """Float pixels in [-1, 1] to uint8: clip, then round half up of (x + 1) * 127.5.
+    """Float pixels in [-1, 1] to uint8: clip, then round half up of (x + 1) * 127.5; uint8 stays as it is.
 
-    The engine's own rule for `decode`, here for arrays that are floats already.
+    The engine's own rule for `decode`, here for arrays that are floats already. A ValueError where they are neither.
 
     Examples
     --------
     >>> to_uint8([-1.0, 0.0, 1.0, 3.0])
     array([  0, 128, 255, 255], dtype=uint8)
     """
-    values = arrays.as_float32(np.atleast_1d(arrays.view(x, "x")), "x")
+    given = arrays.view(x, "x")
+    if given.dtype == np.uint8:
+        return given
+    if not arrays.is_float(given.dtype):
+        raise ValueError(f"x: expected uint8, or floats in [-1, 1], got {given.dtype}")
+    values = arrays.as_float32(np.atleast_1d(given), "x")
     return np.floor((np.clip(values, -1, 1) + 1) * np.float32(127.5) + np.float32(0.5)).astype(np.uint8).reshape(np.shape(x))
 
 
