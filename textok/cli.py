@@ -1,11 +1,15 @@
 """The command `textok`: its parser and exit status. The commands themselves are in `commands/`."""
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from . import __version__
 from .commands import COMMANDS
@@ -30,13 +34,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Our own; others as they come."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+            if Path(filename).is_relative_to(Path(__file__).parent):
+                print(f"textok: {message}", file=sys.stderr)
+            else:
+                shown(message, category, filename, *rest)
+
+        warnings.showwarning = show
+        yield
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 where it failed. Wrong usage exits with 2."""
-    args = build_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what its encoding cannot
+    args = argparse.Namespace(module=None)
     try:
-        args.module.run(args)
+        build_parser().parse_args(argv, args)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what its encoding cannot
+        with warnings_in_one_line():
+            args.module.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone; nothing more can be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"textok: {problem}{advice}", file=sys.stderr)
         return 1
     except (ValueError, OSError, MemoryError) as problem:
-        print(f"textok: {' '.join(str(problem).split()) or type(problem).__name__}", file=sys.stderr)
+        said = f"{problem.filename}: {problem.strerror}" if isinstance(problem, OSError) and problem.filename else str(problem)
+        print(f"textok: {' '.join(said.split()) or type(problem).__name__}", file=sys.stderr)
         return 1
     return 0

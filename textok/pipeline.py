@@ -220,7 +220,7 @@ class Pipeline:
         arrays.no_unknown(unknown)
         arrays.choice(output, "output", list(PIXEL_TYPES))
         by_text = self.dit.config.condition == "text"
-        if by_text and is_strings(labels):
+        if by_text and (is_strings(labels) or (isinstance(labels, list | tuple) and not labels)):
             if captions is not None:
                 raise ValueError("captions: expected the captions once, got strings in the first place too")
             labels, captions = None, labels

@@ -14,9 +14,11 @@ import time
 import tracemalloc
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import textok
 import textok.metrics
@@ -68,6 +70,16 @@ def test_a_class_in_any_encoding(tmp_path):
     skips = []
     labels = [sample.metadata["label"] for sample in read_samples(tmp_path, need=("label",), skips=skips)]
     assert labels == [3, 7, 5] and [skip.key for skip in skips] == ["c"] and "not UTF-8" in skips[0].reason
+
+
+def test_a_skip_names_the_file_that_cannot_be_read_and_what_is_empty(tmp_path):
+    for key, content in {"a": "rôtie".encode("latin-1"), "b": b" \n"}.items():
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{key}.png")
+        (tmp_path / f"{key}.txt").write_bytes(content)
+    skips = []
+    assert not list(read_samples(tmp_path, need=("caption",), skips=skips))
+    assert [Path(skip.source).name for skip in skips] == ["a.txt", "b.png"]
+    assert "not UTF-8" in skips[0].reason and skips[1].reason.endswith("'caption', which is empty")
 
 
 def _header(kind, size, name="x"):

@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import time
+import warnings
 import weakref
 
 import api_models
@@ -16,6 +17,7 @@ from PIL import Image
 import textok
 from textok import cli, data, files
 from textok.data import outputs, resumable
+from textok.data.fingerprint import encoder_of
 from textok.errors import DataError
 
 
@@ -106,6 +108,24 @@ def test_decode(place, encoded, tmp_path):
         found = list(data.batches(tmp_path / format, 16, skips=[]))
         assert np.array_equal(np.concatenate([batch.pictures for batch in found]), expected)
         assert [m["caption"] for batch in found for m in batch.metadata] == [data_sets.caption(i) for i in range(45)]
+
+
+def test_latents_of_another_model_are_told(place, encoded, tmp_path):
+    """Their shape fits and the pictures are noise; with the model that encoded them nothing is said."""
+    with pytest.warns(UserWarning, match=r"encoded: latents of textok, decoded with .*baseline, which is another model"):
+        data.decode(place / "baseline", encoded, tmp_path / "other")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.decode(place / "textok", [encoded], tmp_path / "own", embeddings=place / "captions")
+    for content in ("3", '{"task": 3}', '{"task": {"name": "encode"}}', "{"):
+        (tmp_path / "index.json").write_text(content)
+        assert encoder_of(tmp_path) == {}
+
+
+def test_captions_without_words_are_refused(place, tmp_path):
+    with pytest.raises(ValueError, match="caption 2: expected words, got ' '"):
+        data.sample(place / "classes", None, tmp_path / "out", caption=["a", " "])
+    assert not (tmp_path / "out").exists()
 
 
 def test_sample(place, tmp_path):

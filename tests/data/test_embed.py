@@ -18,6 +18,7 @@ import pytest
 import textok
 from textok import cli
 from textok.errors import DataError
+from textok.text import encoder_places
 from textok.text import torch_encoders as text_encoders
 from textok.text.caption_store import CaptionStore
 from textok.text.embedding_store import EmbeddingStore
@@ -212,6 +213,11 @@ def test_settings_of_others_stay(t5):
         transformers.utils.logging.is_progress_bar_enabled(),
     )
     assert after == before and "T" not in repr(encoder)[:1].lower() and "up to 128 tokens x 24, float32" in repr(encoder)
+
+
+def test_encoders_of_the_hub_by_their_address(t5, monkeypatch):
+    monkeypatch.setattr(encoder_places, "fetch", lambda name: {"hf://some/t5@v2": t5}[name])
+    assert encoder_places.encoder_folder("hf://some/t5@v2") == t5
 
 
 def test_encoders_that_cannot_be_had(t5, tmp_path, monkeypatch):

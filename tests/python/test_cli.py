@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import api_models
 import pytest
@@ -79,7 +80,9 @@ def test_info_of_a_model(model, tmp_path, capsys):
 def test_info_of_a_pipeline(tmp_path, capsys):
     api_models.class_pipeline().save_pretrained(tmp_path)
     assert cli.main(["info", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{api_models.class_pipeline()!r}\n"
+    out = capsys.readouterr().out
+    assert out.startswith(f"{api_models.class_pipeline()!r}\n") and out.count("memory: weights") == 2
+    assert out.endswith("samples with the defaults\n")
 
 
 def test_info_of_every_bundled_model(capsys):
@@ -113,6 +116,7 @@ def test_errors_are_one_line(tmp_path, capsys, monkeypatch):
         (MemoryError(), "MemoryError"),
         (MemoryError("no 3 GiB"), "no 3 GiB"),
         (OSError(28, "No space left"), "No space left"),
+        (OSError(20, "Not a directory", "a/parts"), "a/parts: Not a directory"),
         (ValueError("two\nlines"), "two lines"),
         (ModuleNotFoundError("No module named 'skimage'"), "pip install 'textok-cpu[demo]'"),
     ],
@@ -124,6 +128,17 @@ def test_what_a_command_raises(problem, message, capsys, monkeypatch):
     monkeypatch.setattr(demo, "run", fail)
     assert cli.main(["demo"]) == 1
     assert message in one_line(capsys.readouterr().err)
+
+
+def test_warnings_of_ours_are_one_line(capsys, monkeypatch):
+    def warn(*_, **__):
+        warnings.warn("latents of another model", stacklevel=2)  # its caller is the command
+        warnings.warn_explicit("somebody else's", UserWarning, "/elsewhere/library.py", 3)
+
+    monkeypatch.setattr(demo, "run", warn)
+    with pytest.warns(UserWarning, match="somebody else's"):
+        assert cli.main(["demo"]) == 0
+    assert capsys.readouterr().err == "textok: latents of another model\n"
 
 
 def test_a_reader_that_goes_away():

@@ -29,7 +29,12 @@ def run(args: argparse.Namespace) -> None:
         return
     folder = bundled.find_model(args.model)
     if (folder / weights.PIPELINE_FILE).is_file():
-        print(Pipeline.from_pretrained(folder))
+        pipeline = Pipeline.from_pretrained(folder)
+        print(pipeline)
+        for model in (pipeline.textok, pipeline.dit):
+            told(model, "image")
+        kept = pipeline.sampling.kept().items()
+        print(f"samples with {', '.join(f'{name} {value}' for name, value in kept) or 'the defaults'}")
         return
     if is_encoder_folder(folder):
         told(TextEncoder.from_pretrained(args.model), "caption")

@@ -236,6 +236,8 @@ def usable(event: Event, need: Iterable[str] = (), field: str = "caption") -> Ev
         elif what == "caption" and (caption := event.caption_for(field)) is None:
             lack = f"a picture without a caption in {field!r}" if event.picture is not None else f"no caption in {field!r}"
             reason = f"{lack}; its fields are {', '.join(event.metadata) or 'none'}"
+            if isinstance(words := event.metadata.get(field), str) and not words.strip():
+                reason = f"{lack}, which is empty"
         elif what == "caption" and (problem := text_problem(caption or "")) is not None:
             reason = f"its caption is {problem}"
         elif what == "label" and not _is_label(event.metadata.get("label")):

@@ -6,6 +6,7 @@ units of work and these into batches, and writes parts that a kill cannot damage
 """
 
 import os
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..errors import DataError
 from ..image_tokenizer import TexTok
 from .base import Sample, Skip, folder_of, key_in_shard
 from .conditioning import Conditioner, TextFinder, embeddings_told, needs, path_or_none, textok_config
-from .fingerprint import fingerprint
+from .fingerprint import encoder_of, fingerprint
 from .job import Job, Work, with_skips
 from .latents import latent_of
 from .options import BATCH_SIZE, SHARD_SIZE, RunOptions
@@ -69,11 +70,21 @@ def decode(
     if several and len(set(folders)) < len(found):
         twice = next(name for name in folders if folders.count(name) > 1)
         raise DataError(f"latents: expected shards of names that differ, as their pictures' folders do, got two of {twice!r}")
+    warn_of_another_model(latents, model)
     task = DecodeTask(
         os.fspath(model), path_or_none(embeddings), field, dtype, arrays.choice(format, "format", OUTPUTS), several
     )
     TextFinder(task.embeddings).check_positions(found)
     return run(Job(Path(out), task, found, format, "pictures", options))
+
+
+def warn_of_another_model(latents: Paths, model: str | os.PathLike[str]) -> None:
+    """Latents that another model encoded have the right shape and make noise, unless only the detokenizer was trained on."""
+    for folder in map(Path, [latents] if isinstance(latents, str | os.PathLike) else latents):
+        by = encoder_of(folder)
+        if by and by.get("sha256") != fingerprint(model)["sha256"]:
+            told = f"{folder}: latents of {by.get('name')}, decoded with {os.fspath(model)}, which is another model"
+            warnings.warn(told, stacklevel=3)
 
 
 @dataclass(frozen=True)

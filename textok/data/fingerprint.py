@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..pipeline import PARTS
 from ..text.caption_store import CAPTIONS_FILE, EMBEDDINGS_FILE
 from ..text.embedding_store import STORE_FILE
+from .folders import INDEX_FILE
 
 
 def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -35,6 +36,15 @@ def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
                 inside = folder / index[part]
                 result[part] = fingerprint(inside if inside.is_dir() else FOLDER / index[part])
     return result
+
+
+def encoder_of(folder: Path) -> dict[str, Any]:
+    """What a finished run of `encode` says of its model, {"name", "sha256"}; {} where `folder` has no such run."""
+    try:
+        task = files.read_json(folder / INDEX_FILE, DataError)["task"]
+        return dict(task["model"]) if task["name"] == "encode" else {}
+    except (DataError, LookupError, TypeError, ValueError):  # another program's file of that name, or none
+        return {}
 
 
 def _hash_files(paths: Sequence[Path]) -> str:

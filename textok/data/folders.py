@@ -333,11 +333,13 @@ def _folder_sample(root: Path, entry: _Entry, classes: _Classes, position: int, 
         yield Skip(key, source, f"its name is {problem}" if problem else "a name that leads out of its folder", position)
         return
     metadata = dict(row or {})
+    reading = source
     try:
         for name in entry.names:
             extension = extension_of(name)
             if name in pictures:
                 continue
+            reading = str(directory / name)
             content = read_file(directory / name)
             if extension == "json":
                 metadata = parse_object(content) | metadata
@@ -345,12 +347,13 @@ def _folder_sample(root: Path, entry: _Entry, classes: _Classes, position: int, 
                 set_missing(metadata, "caption", decode_text(content).strip())
             elif extension == "cls":
                 set_class(metadata, content)
+        reading = source
         classes.describe(by_folder, metadata)
         picture = read_file(directory / pictures[0]) if pictures and read_picture else None
     except (ValueError, OSError) as problem:
         if isinstance(problem, OSError):
-            raise_unless_lasting(problem, source)
-        yield Skip(key, source, f"it cannot be read: {problem}", position)
+            raise_unless_lasting(problem, reading)
+        yield Skip(key, reading, f"it cannot be read: {problem}", position)
         return
     if entry.missing and read_picture:
         yield Skip(key, source, f"named in {entry.table}, but not there", position)

@@ -95,6 +95,8 @@ def sample(
     options = RunOptions(batch_size, shard_size, share, processes, threads, overwrite, strict, progress)
     if caption is not None:
         caption = checked_captions(caption, None)
+        if blank := [place for place, words in enumerate(caption, 1) if not words.strip()]:
+            raise ValueError(f"caption {blank[0]}: expected words, got {caption[blank[0] - 1]!r}")
         num = len(caption) if num is None else num
     num = arrays.whole(num, "num", 1, arrays.MAX_BATCH)
     seed = arrays.whole(seed, "seed", 0, MAX_SEED)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..bundled import FOLDER, list_models
 from ..errors import DataError
+from ..hub import fetch, is_hub_name
 
 STAND_IN = "minilm"
 # Names without an owner, as people write them, and where they are.
@@ -41,6 +42,8 @@ def encoder_folder(name: str) -> Path:
         return Path(name)
     if name in list_models():
         return FOLDER / name
+    if is_hub_name(name):
+        return fetch(name)
     repository = next((place.format(name) for pattern, place in HUB if pattern.fullmatch(name)), name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise DataError(

@@ -26,7 +26,7 @@ from ..bundled import find_model
 from ..captions import agreed_use
 from ..config import DiTConfig, EncoderUse, TexTokConfig
 from ..data.base import Sample, Skip
-from ..data.fingerprint import fingerprint
+from ..data.fingerprint import encoder_of, fingerprint
 from ..data.folders import INDEX_FILE
 from ..data.latent_statistics import LatentStatistics
 from ..data.latents import latent_of
@@ -103,7 +103,7 @@ def shard_pairs(settings: configs.DataSettings, given: configs.LatentSettings, t
         if path.is_dir() and not index.exists():
             raise DataError(f"{path}: expected a finished run of textok encode, which has {INDEX_FILE}")
         if path.is_dir() and not (Path(tokenizer_name) / STATE_FILE).exists():
-            by = read_json(index).get("task", {}).get("model", {})
+            by = encoder_of(path)
             if by.get("sha256") != fingerprint(tokenizer_name)["sha256"]:
                 raise DataError(f"{path}: encoded by {by.get('name')}, another model than latents.tokenizer {tokenizer_name}")
     skips: list[Skip] = []
