@@ -1,8 +1,12 @@
 """Files of numbers, captions and stores as nobody should have them: an error that names the file, at once."""
 
+import itertools
 import json
 import os
+import re
 import struct
+import tarfile
+import time
 import zipfile
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 import textok
 from textok import CaptionStore, ConfigError, EmbeddingStore, TexTok, WeightsError, open_embeddings
 from textok.cli import main
+from textok.data import shards
 from textok.errors import DataError
 from textok.files import MAX_JSON_BYTES
 from textok.metrics import Statistics
@@ -198,6 +203,28 @@ def test_offsets_that_wrap():
     offsets = np.array([0, 2**62, -(2**63), -(2**62), 4])
     with pytest.raises(WeightsError, match="offsets: expected to rise from 0 to 4"):
         CaptionStore([{"caption": c} for c in "abcd"], np.ones((4, 2), np.float32), offsets)
+
+
+# ---- shards ----
+
+
+def test_names_of_members_are_split_as_webdataset_does():
+    pattern = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+    for length in range(8):
+        for name in map("".join, itertools.product("a./", repeat=length)):
+            match = pattern.match(name)
+            assert shards._split_name(name) == (match and (match[1], match[2])), name
+
+
+@pytest.mark.parametrize("name", ("a/" * 30_000 + "b", "a/" * 30_000 + "x.y/.b", "./" * 400_000 + "b"))
+def test_a_long_name_of_a_member(tmp_path, name):
+    """Takes no time that grows with the square of its length, which may be a megabyte."""
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for member in ("a.png", name, "c.png"):
+            tar.addfile(tarfile.TarInfo(member))
+    began = time.process_time()
+    assert [event.key for event in shards.ShardSource(tmp_path / "s.tar").read()] == ["a", "c"]
+    assert time.process_time() - began < 2
 
 
 # ---- models ----

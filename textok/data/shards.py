@@ -38,8 +38,6 @@ from .base import (
 from .payloads import as_bytes
 from .texts import decode_text, printable, text_problem
 
-# As webdataset splits names: the key ends at the first dot of the file's name.
-_MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _BLOCK = 512  # bytes, of a tar
 _PIECE = 1 << 24
 _MOST_OF_SAMPLE = 1 << 30  # bytes; a little gzip may hold any number
@@ -155,18 +153,27 @@ class _Broken(str):
 
 def _plain_name(name: str) -> str:
     """As `tar -C FOLDER -cf x.tar .` would not have it: without the ./ before it."""
-    while name.startswith("./"):
-        name = name[2:].lstrip("/")
-    return name
+    return re.sub(r"^(?:\./+)+", "", name)  # at once: a name may have a megabyte of them
+
+
+def _split_name(name: str) -> tuple[str, str] | None:
+    """As webdataset splits names: the key ends at the first dot of the file's name. Its pattern
+    ^((?:.*/|)[^.]+)[.]([^/]*)$ says the same, but takes a time that grows with the square of a name's length, and finds nothing
+    in a folder whose name has a line's end and a dot.
+    """
+    folder, slash, file = name.rpartition("/")
+    stem, dot, extension = file.partition(".")
+    if not dot or (not stem and (not slash or "." in folder.rpartition("/")[2])):
+        return None
+    return f"{folder}{slash}{stem}", extension
 
 
 def _split(name: str, data: bytes) -> tuple[str | None, str]:
     """A member's key and extension, as webdataset splits names; a picture may be without extension. None for what is hidden, or
     is no picture and has no extension.
     """
-    match = _MEMBER.match(name)
-    if match is not None:
-        return match[1], match[2].lower()
+    if (parts := _split_name(name)) is not None:
+        return parts[0], parts[1].lower()
     if is_picture(data[:16]) and not name.rpartition("/")[2].startswith("."):
         return name, PICTURES[0]
     return None, ""
