@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import tracemalloc
 import warnings
+import zipfile
 import zlib
 
 import api_models
@@ -622,6 +623,36 @@ def test_rows_that_a_header_only_claims(tmp_path, shape, reason):
     if "C order" in reason:
         with pytest.raises(DataError, match=reason):
             len(open_sources(path)[0])
+
+
+@pytest.mark.parametrize("name", ("claims.npy", "claims.npz"))
+def test_a_run_over_rows_that_a_header_only_claims(place, tmp_path, name):
+    """Rows that are there are read, and one skip says what was claimed; a run makes no files for the others."""
+    header = repr({"descr": "|u1", "fortran_order": False, "shape": (1 << 23, 64, 64, 3)}).encode()
+    content = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(64 * 64 * 3 * 2)
+    path = tmp_path / name
+    path.write_bytes(content)
+    if name.endswith("z"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("arr_0.npy", content)
+    for size in (1, 2, 100):
+        assert len(open_sources(path)[0]) == 3
+        done = data.encode(place / "baseline", path, tmp_path / f"{size}", shard_size=size)
+        assert (done.samples, done.skipped) == (2, 1)
+        (skip,) = skips_in(tmp_path / f"{size}")
+        assert skip["key"] == "claims-00000002" and "the file ends in row 2 of 8388608" in skip["reason"]
+        assert f"its header claims uint8 [8388608, 64, 64, 3], {len(content)} bytes are there" in skip["reason"]
+
+
+@pytest.mark.parametrize("shape", ((1 << 61, 0, 64, 3), (1 << 61, 64, 0)))
+def test_empty_rows_without_end(tmp_path, shape):
+    header = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode()
+    path = tmp_path / "empty.npy"
+    path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
+    with pytest.raises(DataError, match=r"empty.npy: .*rows of numbers, got empty ones: uint8 \[2305843009213693952, "):
+        next(read_samples(path), None)
+    with pytest.raises(DataError, match="empty ones"):
+        len(open_sources(path)[0])
 
 
 def test_a_header_longer_than_its_file(tmp_path):

@@ -30,8 +30,8 @@ from .base import Event, Sample, Skip, Source, stem_in_keys
 class open_rows:
     """The rows of the array in an .npy file, or of the first in an .npz, one at a time and never all in memory.
 
-    Attributes: `shape`, `dtype`, `bytes` (of the array with its header), `labels`, int [n] or None, and `labels_problem`, what
-    is wrong with labels that are there. A context manager.
+    Attributes: `shape`, as the header says it, `dtype`, `bytes` (of the array with its header), `whole`, the rows that these
+    have room for, `labels`, int [n] or None, and `labels_problem`, what is wrong with labels that are there. A context manager.
     """
 
     def __init__(self, path: str | os.PathLike[str], names: Iterable[str] = ("arr_0", "images", "samples")) -> None:
@@ -58,6 +58,10 @@ class open_rows:
             self._first = self._file.tell()
             if fortran or self.dtype.hasobject or len(self.shape) < 1 or not 0 <= min(self.shape) <= max(self.shape) < 1 << 62:
                 raise ValueError(f"expected rows of numbers in C order, got {self.dtype} {list(self.shape)[:8]}")
+            self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+            if self.shape[0] and not self._row_bytes:  # a header may claim any number of them
+                raise ValueError(f"expected rows of numbers, got empty ones: {self.dtype} {list(self.shape)[:8]}")
+            self.whole = min(self.shape[0], (self.bytes - self._first) // self._row_bytes) if self.shape[0] else 0
             if self._zip is not None:
                 self.labels = self._labels(there, size)
         except Exception as problem:  # of a damaged file come zlib.error, TokenError, NotImplementedError and more
@@ -87,15 +91,15 @@ class open_rows:
     def read(self, start: int = 0) -> Iterator[NDArray[Any]]:
         """One row after another, from row `start`."""
         start = arrays.whole(start, "start", 0, 1 << 62)
-        row_bytes = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
-        self._file.seek(self._first + start * row_bytes)
+        self._file.seek(self._first + start * self._row_bytes)
         for index in range(start, self.shape[0]):
             try:
-                data = self._file.read(min(row_bytes, self.bytes))
+                data = self._file.read(min(self._row_bytes, self.bytes))
             except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as problem:
                 raise DataError(f"{self.path}: row {index} of {self.shape[0]} cannot be read: {problem}") from None
-            if len(data) != row_bytes:
-                raise DataError(f"{self.path}: the file ends in row {index} of {self.shape[0]}")
+            if len(data) != self._row_bytes:
+                claim = f"its header claims {self.dtype} {list(self.shape)[:8]}, {self.bytes} bytes are there"
+                raise DataError(f"{self.path}: the file ends in row {index} of {self.shape[0]}; {claim}")
             yield np.frombuffer(data, self.dtype).reshape(self.shape[1:])
 
     def close(self) -> None:
@@ -200,7 +204,7 @@ class ArraySource(Source):
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
         stem = stem_in_keys(self.path)
-        index = start
+        index = start - 1
         with open_rows(self.path) as rows:
             try:
                 for index, picture in enumerate(
@@ -214,5 +218,6 @@ class ArraySource(Source):
                 yield Skip(f"{stem}-{index + 1:08d}", self.name, str(problem), len(self))
 
     def __len__(self) -> int:
+        """The rows that are there, and one, which `read` tells of, where the header claims more: that may be any number."""
         with open_rows(self.path) as rows:
-            return rows.shape[0]
+            return min(rows.shape[0], rows.whole + 1)
