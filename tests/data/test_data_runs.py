@@ -320,6 +320,34 @@ def test_overwrite_leaves_no_picture_of_a_killed_run(place, tmp_path, monkeypatc
     assert not list(out.rglob("*.keys"))
 
 
+def test_a_shard_without_its_record(place, tmp_path, monkeypatch):
+    """Killed between a shard's name and its record: gone on with, the same bytes; started anew, no shard of the killed run, and
+    all else stays."""
+    source, options = tmp_path / "in.npy", {"shard_size": 2, "threads": 1}
+    np.save(source, np.stack([data_sets.picture(5 * k) for k in range(4)]))
+    data.encode(place / "baseline", source, tmp_path / "whole", **options)
+    add = resumable.Ledger.add
+
+    def dying(self, unit, part, record):
+        if unit == 1:
+            raise KeyboardInterrupt
+        add(self, unit, part, record)
+
+    for name in ("resumed", "anew"):
+        monkeypatch.setattr(resumable.Ledger, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            data.encode(place / "baseline", source, tmp_path / name, **options)
+        monkeypatch.undo()
+        assert (tmp_path / name / "latents-000001-0000.tar").exists()
+    assert data.encode(place / "baseline", source, tmp_path / "resumed", **options).samples == 4
+    assert data_sets.contents(tmp_path / "resumed") == data_sets.contents(tmp_path / "whole")
+    (tmp_path / "anew" / "latents-000007-0000.tar").write_bytes(b"somebody's")
+    data.encode(place / "baseline", source, tmp_path / "anew", shard_size=4, overwrite=True, flip=True)
+    shards = sorted(path.name for path in (tmp_path / "anew").glob("*.tar"))
+    assert shards == ["latents-000000-0000.tar", "latents-000007-0000.tar"]
+    assert not list((tmp_path / "anew").rglob("*.keys"))
+
+
 def test_a_second_sample_of_a_key(place, tmp_path):
     """Its picture would take the place of the first's: it is named, in the same part as in a later one; files stay as they
     are."""

@@ -61,10 +61,15 @@ class PartWriter(Protocol):
 
 
 class ShardPart:
-    """NAME.tar."""
+    """NAME.tar.
+
+    NAME.keys in the work folder, empty, says that the shard may be there before it is, so that one that never gets its record
+    can be removed.
+    """
 
     def __init__(self, out: Path, work: Path, name: str) -> None:
         self.name = name
+        (work / f"{name}{KEYS}").touch()
         self._path, self._part = out / f"{name}.tar", work / f"{name}.tar.part"
         self._writer = TarWriter(self._part)
         self._samples = 0
@@ -210,8 +215,9 @@ def remove_part(out: Path, record: Mapping[str, Any]) -> None:
 
 
 def remove_unfinished(out: Path, work: Path) -> None:
-    """The pictures of parts that were in work, finished or not."""
+    """The pictures and shards of parts that were in work, finished or not."""
     for path in work.glob(f"*{KEYS}"):
+        (out / f"{path.name.removesuffix(KEYS)}.tar").unlink(missing_ok=True)
         for line in path.read_text(encoding="utf-8").split("\n"):  # a key may have what else ends lines
             with contextlib.suppress(ValueError):  # a line cut off, whose picture was never written
                 picture_path(out, json.loads(line)).unlink(missing_ok=True)

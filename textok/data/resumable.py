@@ -4,7 +4,7 @@
     parts/plan.json          what the results depend on; a run with anything else is refused
     parts/UUUUUU-PPPP.json   a part that is done: its place in the source, checksums of both, what was skipped
     parts/UUUUUU.lock        held (flock) by the process that works on the unit
-    parts/PREFIX-UUUUUU-PPPP.keys  the keys of a part's KEY.png, each from before it is written
+    parts/PREFIX-UUUUUU-PPPP.keys  from before a part's first file is there; of pictures the keys, each from before its KEY.png
     skips.jsonl, index.json  written when all units are done, by whoever sees it; of pictures also metadata.jsonl
 
 What makes it safe: a part is written under another name, synced and renamed, and counts only once its record, written in the
