@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 import weakref
+from pathlib import Path
 
 import api_models
 import data_sets
@@ -120,6 +121,24 @@ def test_latents_of_another_model_are_told(place, encoded, tmp_path):
     for content in ("3", '{"task": 3}', '{"task": {"name": "encode"}}', "{"):
         (tmp_path / "index.json").write_text(content)
         assert encoder_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize("overwrite", (False, True))
+def test_nothing_of_somebody_elses_is_written_over(place, encoded, tmp_path, overwrite):
+    """A folder that no run made may hold the pictures that were encoded, which have these very names."""
+    for name, format in (("cats/000000.png", "png"), ("b.tar", "shards"), ("metadata.jsonl", "npz"), ("samples.npz", "npz")):
+        folder = tmp_path / name.replace("/", "-")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"mine")
+        with pytest.raises(DataError, match=rf"expected a new folder or one of an earlier run, got one with {name} in it"):
+            data.sample(place / "classes", 1, folder, steps=1, format=format, overwrite=overwrite)
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == [Path(name).name]
+        assert (folder / name).read_bytes() == b"mine" and not (folder / "parts").exists()
+    with pytest.raises(DataError, match="expected a folder to write to, got a file"):
+        data.sample(place / "classes", 1, tmp_path / "b.tar" / "b.tar", steps=1)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "read me.txt").write_text("kept")
+    assert data.sample(place / "classes", 1, tmp_path / "notes", steps=1).computed == 1
 
 
 def test_captions_without_words_are_refused(place, tmp_path):

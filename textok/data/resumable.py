@@ -26,7 +26,7 @@ from typing import Any
 from ..errors import DataError
 from ..files import read_json, write_json, write_text
 from .folders import INDEX_FILE, METADATA_FILE, PARTS_FOLDER, SKIPS_FILE
-from .outputs import KEYS, SAMPLES_FILE, remove_part, remove_unfinished, verify_part, write_metadata, write_samples
+from .outputs import FILE_ENDS, KEYS, SAMPLES_FILE, remove_part, remove_unfinished, verify_part, write_metadata, write_samples
 
 PLAN_FILE = "plan.json"
 Record = dict[str, Any]
@@ -46,6 +46,8 @@ class Ledger:
     def begin(self, settings: dict[str, Any], overwrite: bool) -> None:
         """Make the folder, or check that it was made with the same settings; `overwrite` clears what an earlier run left."""
         settings = json.loads(json.dumps(settings))  # as it will be read: pairs are lists
+        if not (self.parts / PLAN_FILE).exists():
+            self._refuse_files_of_others()
         if overwrite:
             self._clear()
         self.parts.mkdir(parents=True, exist_ok=True)
@@ -58,6 +60,15 @@ class Ledger:
                 f"{self.out}: made with other settings: {_differences(there, settings)}; "
                 "give another folder, or --overwrite to start anew"
             )
+
+    def _refuse_files_of_others(self) -> None:
+        """What a folder that no run made holds may be somebody's own pictures, and this run's would go by their names."""
+        if self.out.exists() and not self.out.is_dir():
+            raise DataError(f"{self.out}: expected a folder to write to, got a file")
+        for path in self.out.rglob("*"):
+            if path.suffix.lower() in FILE_ENDS[self.kind] or path.name in (INDEX_FILE, SKIPS_FILE, METADATA_FILE):
+                there = path.relative_to(self.out)
+                raise DataError(f"{self.out}: expected a new folder or one of an earlier run, got one with {there} in it")
 
     def _clear(self) -> None:
         if not self.parts.is_dir():
