@@ -1,5 +1,6 @@
 """encode, decode and sample over whole data sets: what they compute, and that neither kills, shares nor sizes change a byte."""
 
+import importlib.util
 import json
 import random
 import signal
@@ -19,6 +20,7 @@ import textok
 from textok import cli, data, files
 from textok.data import outputs, resumable
 from textok.data.fingerprint import encoder_of
+from textok.data.payloads import pack_arrays
 from textok.errors import DataError
 
 
@@ -45,6 +47,20 @@ def encode(place, out, **options):
 
 def skips_of(folder):
     return [json.loads(line) for line in (folder / "skips.jsonl").read_text().splitlines()]
+
+
+def read_back(folder):
+    """Keys and captions of a folder's latents, none of them left out, from its shards in order."""
+    skips = []
+    ours = [(latent.key, latent.metadata.get("caption")) for latent in data.read_latents(folder, skips=skips)]
+    assert skips == []
+    if importlib.util.find_spec("webdataset"):
+        import webdataset as wds
+
+        shards = [f"{path}" for path in sorted(folder.glob("*.tar"))]
+        theirs = {sample["__key__"] for sample in wds.WebDataset(shards, shardshuffle=False, empty_check=False)}
+        assert len(theirs) == len(ours)
+    return ours
 
 
 # ---- what is computed ----
@@ -95,6 +111,44 @@ def test_embeddings_by_position_and_key(place, tmp_path):
         assert np.array_equal(np.stack([sample.latent for sample in data.read_latents(tmp_path / f"{name}-out")]), expected)
     with pytest.raises(DataError, match="positions only"):
         data.encode(place / "textok", place / "shards", tmp_path / "out", embeddings=tmp_path / "t.npy")
+
+
+def test_several_rows_of_a_key(place, tmp_path):
+    """Each is a sample of its own, under a key that no other has and that depends on no division of the work."""
+    (tmp_path / "p.png").write_bytes(data_sets.png(data_sets.picture(1)))
+    keys = [None, "a", "a", "a~2", "t-00000000", "b", "a", None, "b", "t-00000009", None, "a"]
+    expected = ["t-00000000", "a", "a~2", "a~2~2", "t-00000000~2", "b", "a~3", "t-00000007", "b~2", "t-00000009"]
+    expected += ["t-00000010", "a~4"]
+    rows = [{"file_name": "p.png", "caption": f"{n}"} | ({"key": key} if key else {}) for n, key in enumerate(keys)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for size in (2, 100):
+        out, options = tmp_path / f"{size}", {"shard_size": size, "batch_size": 3}
+        assert data.encode(place / "baseline", tmp_path / "t.jsonl", out, **options).samples == len(rows)
+        assert read_back(out) == [(key, f"{n}") for n, key in enumerate(expected)]
+        whole = data_sets.contents(out)
+        last = max((out / "parts").glob("*-*.json"))
+        last.unlink()
+        data.encode(place / "baseline", tmp_path / "t.jsonl", out, **options)
+        assert data_sets.contents(out) == whole
+    data.encode(place / "baseline", tmp_path / "t.jsonl", tmp_path / "shares", shard_size=2, share=(1, 2))
+    data.encode(place / "baseline", tmp_path / "t.jsonl", tmp_path / "shares", shard_size=2)
+    assert data_sets.contents(tmp_path / "shares") == data_sets.contents(tmp_path / "2")
+
+
+def test_classes_called_as_metadata(place, tmp_path):
+    """A folder `__x__`, as webdataset calls its metadata, is a class like others, in shards and pictures."""
+    names = ["%255F_x__/0", "%5F_x__/0", "__background__/0", "__background__/1", "____/0", "__x/0", "cat/0", "cat/__y__"]
+    for number, name in enumerate(names):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / f"{name}.png").write_bytes(data_sets.png(data_sets.picture(number)))
+    assert data.encode(place / "baseline", tmp_path / "in", tmp_path / "out").samples == len(names)
+    assert sorted(key for key, _ in read_back(tmp_path / "out")) == sorted(names)
+    labels = {latent.key: latent.metadata["class_name"] for latent in data.read_latents(tmp_path / "out")}
+    assert labels["__background__/1"] == "__background__"
+    assert data.decode(place / "baseline", tmp_path / "out", tmp_path / "pictures").samples == len(names)
+    assert {sample.key for sample in data.read_samples(tmp_path / "pictures")} == set(names)
+    theirs = data_sets.make_shard(tmp_path / "theirs.tar", [("__background__/0", {"png": b"x"})])
+    assert [sample.key for sample in data.read_samples(theirs)] == ["__background__/0"]
 
 
 def test_decode(place, encoded, tmp_path):
@@ -371,9 +425,8 @@ def test_a_second_sample_of_a_key(place, tmp_path):
     """Its picture would take the place of the first's: it is named, in the same part as in a later one; files stay as they
     are."""
     z = api_models.latents_of(api_models.textok(), 5)
-    content = [(key, {"npz": {"latent": row}}) for key, row in zip(("a", "b", "a", "c", "b"), z)]
-    data.write_shards(content, tmp_path / "latents")
-    (shard,) = (tmp_path / "latents").glob("*.tar")
+    content = [(key, {"npz": pack_arrays("npz", {"latent": row})}) for key, row in zip(("a", "b", "a", "c", "b"), z)]
+    shard = data_sets.make_shard(tmp_path / "latents.tar", content)
     expected = api_models.textok(text_condition="none").decode(z)
     for size in (2, 100):
         out = tmp_path / f"{size}"
@@ -387,6 +440,9 @@ def test_a_second_sample_of_a_key(place, tmp_path):
             (out / "parts" / "000000-0001.json").unlink()
             data.decode(place / "baseline", shard, out, shard_size=size)
             assert [skip["key"] for skip in skips_of(out)] == ["a", "b"]
+    done = data.decode(place / "baseline", shard, tmp_path / "shards", format="shards")
+    assert (done.samples, [skip["key"] for skip in skips_of(tmp_path / "shards")]) == (3, ["a", "b"])
+    assert [sample.key for sample in data.read_samples(tmp_path / "shards")] == ["a", "b", "c"]
     done = data.decode(place / "baseline", shard, tmp_path / "npz", format="npz")
     assert np.array_equal(data.read_adm(tmp_path / "npz" / "samples.npz")[0], expected)
     (tmp_path / "other").mkdir()

@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import pickle
+import re
 import tarfile
 
 import numpy as np
@@ -337,6 +338,37 @@ def test_adm(tmp_path):
         assert not (tmp_path / "d.npz").exists()
     write_adm(tmp_path / "e.npz", [], 0)
     assert read_adm(tmp_path / "e.npz")[0].shape == (0, 0, 0, 3)
+
+
+# ---- keys ----
+
+
+@pytest.mark.parametrize(
+    "key", ("a", "", "a.b", "/abs", "../up", "b/../up", "./x", ".x", "__x__/y", "%5F_x__/y", "\udce9", "x\0")
+)
+def test_keys_that_no_reader_gives_back(tmp_path, key):
+    content = [("a", {"txt": "a"}), (key, {"txt": "b"})]
+    with pytest.raises(ValueError, match=re.escape(f"got {key!r}")):
+        write_shards(content, tmp_path)
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_keys_that_readers_give_back(tmp_path):
+    keys_of = ["a/", "a//b", "a/b", "a b", "ü/日本", "x\n", "x\n.d/y", "a" * 300, "__x__", "__x/y", "x/__y__/z", "a.b/c"]
+    write_shards([(key, {"txt": key}) for key in keys_of], tmp_path)
+    assert keys(read(tmp_path, need=())[0]) == keys_of
+
+
+def test_pictures_of_one_name(tmp_path):
+    """Of several folders, and beside rows of metadata: no two samples have one key."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        for name in ("x.png", "x~2.png"):
+            (tmp_path / folder / name).write_bytes(png())
+    (source,) = open_sources([tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "a" / "x~2.png"])
+    assert keys(source.read()) == ["x", "x~2", "x~2~2"] and keys(source.read(1, 2)) == ["x~2"]
+    (tmp_path / "a" / "metadata.jsonl").write_text('{"file_name": "x.png"}\n' * 3)
+    assert keys(read(tmp_path / "a")[0]) == ["x", "x~3", "x~4", "x~2"]
 
 
 # ---- beside webdataset ----

@@ -316,6 +316,23 @@ def is_plain(key: str) -> bool:
     )
 
 
+def numbered(key: str, number: int) -> str:
+    """The key of the so-manieth sample of one name."""
+    return key if number == 1 else f"{key}~{number}"
+
+
+def free_number(key: str, taken: dict[str, int]) -> int:
+    """The first number from 1 on of which a key is not among those taken, of each the last number that was given to it; it is
+    from here on.
+    """
+    number = taken.get(key, 0) + 1
+    while number > 1 and numbered(key, number) in taken:
+        number += 1
+    taken[key] = number
+    taken.setdefault(numbered(key, number), 1)
+    return number
+
+
 def key_of(name: str) -> str:
     """A name of a file, without its extension, as a key, in which a dot would end it; no two names have the same."""
     return re.sub(r"%(?=2E|25)", "%25", name).replace(".", "%2E")

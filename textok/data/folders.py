@@ -17,9 +17,11 @@ from .base import (
     Skip,
     Source,
     extension_of,
+    free_number,
     is_picture,
     is_plain,
     key_of,
+    numbered,
     parse_object,
     raise_unless_lasting,
     set_class,
@@ -94,7 +96,7 @@ class _Entry:
     names: tuple[str, ...] = ()
     row: dict[str, Any] | None = None
     table: str = METADATA_FILE
-    number: int = 1  # of the rows of this picture
+    number: int = 1  # of the rows of this picture, or of the pictures of this name
     missing: str = ""  # the name of the row's picture, which is not there
     problem: str = ""
 
@@ -204,7 +206,9 @@ class FolderSource(ListedSource):
             for stem in sorted(stems):
                 files = tuple(sorted(stems[stem], key=lambda name: (extension_of(name) in BESIDE, name)))
                 found = next((rows.pop(directory / name) for name in files if directory / name in rows), [])
-                for number, (table, row) in enumerate(found, 1):
+                # Without those that pictures are called by: 1~2.png beside two rows of 1.png.
+                numbers = (number for number in itertools.count(1) if number == 1 or numbered(stem, number) not in stems)
+                for number, (table, row) in zip(numbers, found):
                     yield _Entry(directory, stem, files, row, table, number)
                 if not found:
                     yield _Entry(directory, stem, files)
@@ -323,8 +327,8 @@ def _folder_sample(root: Path, entry: _Entry, classes: _Classes, position: int, 
     by_folder = key
     if row is not None and isinstance(row.get(SAMPLE_KEY), str):
         key = row[SAMPLE_KEY]
-    elif entry.number > 1:
-        key += f"~{entry.number}"
+    else:
+        key = numbered(key, entry.number)
     pictures = _pictures(entry.names)
     source = str(directory / (pictures or entry.names or [entry.missing])[0])
     for name in pictures[1:] if entry.number == 1 else ():
@@ -382,8 +386,13 @@ class PictureSource(Source):
         return f"{self.path}" + (f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else "")
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
-        for index, path in enumerate(self.paths[start:stop], start):
-            entry = _Entry(path.parent, stem_of(path.name), (path.name, *(beside.name for beside in _beside(path))))
+        taken: dict[str, int] = {}
+        for index, path in enumerate(self.paths[:stop]):
+            number = free_number(key_of(stem_of(path.name)), taken)  # files of several folders may be called the same
+            if index < start:
+                continue
+            names = (path.name, *(beside.name for beside in _beside(path)))
+            entry = _Entry(path.parent, stem_of(path.name), names, number=number)
             yield from _folder_sample(path.parent, entry, _Classes({}), index + 1, self.pictures)
 
     def files(self) -> Iterator[Path]:

@@ -21,7 +21,7 @@ from .base import Sample
 from .folders import METADATA_FILE, PARTS_FOLDER, SAMPLE_KEY
 from .payloads import json_bytes, pack_arrays, png_bytes
 from .rows import write_archive
-from .shards import TarWriter
+from .shards import TarWriter, name_of
 
 OUTPUTS = ("png", "shards", "npz")  # the forms of pictures
 SAMPLES_FILE = "samples.npz"
@@ -75,7 +75,7 @@ class ShardPart:
         self._samples = 0
 
     def add(self, key: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
-        self._writer.add(key, {**files, "json": json_bytes(metadata)} if "json" not in files else files)
+        self._writer.add(name_of(key), {**files, "json": json_bytes(metadata)} if "json" not in files else files)
         self._samples += 1
 
     def close(self) -> dict[str, Any]:

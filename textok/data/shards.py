@@ -7,6 +7,8 @@
 Shards are read with the standard library's tarfile rather than webdataset, whose naming is followed to the letter (tests read
 each other's shards): webdataset needs PyYAML and braceexpand in every installation, runs `pipe:` addresses in a shell, takes a
 shard that was cut between two members, or has a broken header inside, for a whole one, and has no positions to go on from.
+Its readers take what lies in a folder `__x__` for metadata and pass it over; here it is read, since it may be a class, and runs
+write such a class as %5F_x__ (`name_of`).
 """
 
 import contextlib
@@ -173,7 +175,7 @@ def _split(name: str, data: bytes) -> tuple[str | None, str]:
     is no picture and has no extension.
     """
     if (parts := _split_name(name)) is not None:
-        return parts[0], parts[1].lower()
+        return _key_of(parts[0]), parts[1].lower()
     if is_picture(data[:16]) and not name.rpartition("/")[2].startswith("."):
         return name, PICTURES[0]
     return None, ""
@@ -280,7 +282,20 @@ def _has_member(stream: Any, start: int) -> bool:
 
 
 def _is_meta(name: str) -> bool:
-    return re.match(r"__[^/]*__($|/)", name) is not None
+    """Whether it is webdataset's metadata: a file, not what lies in a folder of such a name."""
+    return re.fullmatch(r"__[^/]*__", name) is not None
+
+
+def name_of(key: str) -> str:
+    """A sample's name in a run's shard: its key, with %5F for the first sign of a folder in which webdataset's readers would
+    pass it over; no two keys have the same.
+    """
+    return re.sub(r"^(?:_(?=_[^/]*__/)|%(?=(?:25)*5F_[^/]*__/))", lambda sign: "%5F" if sign[0] == "_" else "%25", key)
+
+
+def _key_of(name: str) -> str:
+    """The key that `name_of` made a name of."""
+    return re.sub(r"^%(?:5F(?=_[^/]*__/)|25(?=(?:25)*5F_[^/]*__/))", lambda sign: "_" if sign[0] == "%5F" else "%", name)
 
 
 # --- Out ----------------------------------------------------------------------------------------------------------------------
@@ -343,8 +358,8 @@ def write_shards(
     Parameters
     ----------
     samples
-        Pairs of a key and its files by extension: bytes, str, a picture uint8 [H,W,3] for "png", arrays by name for "npz" and
-        "safetensors", or what JSON has for "json".
+        Pairs of a key, in a shard each once, and its files by extension: bytes, str, a picture uint8 [H,W,3] for "png", arrays
+        by name for "npz" and "safetensors", or what JSON has for "json".
     folder
         Made where missing. Files are called PREFIX-000000.tar and on; each appears whole or not at all.
     size
@@ -353,6 +368,11 @@ def write_shards(
     Returns
     -------
     The paths.
+
+    Raises
+    ------
+    ValueError
+        A key that readers of the shard would merge with another, cut, refuse or pass over.
 
     Examples
     --------
@@ -368,17 +388,32 @@ def write_shards(
     while sample is not None:
         path = place / f"{prefix}-{len(paths):06d}.tar"
         part = path.with_suffix(".tar.part")
+        keys: set[str] = set()  # of this shard
         with TarWriter(part) as writer:
             for _ in range(size):
                 if sample is None:
                     break
                 key, files = sample
-                if not key or "." in key.rpartition("/")[2]:
-                    raise ValueError(
-                        f"expected keys without a dot in the name, at which a shard's reader would cut them, got {key!r}"
-                    )
+                _check_key(key, keys)
+                keys.add(key)
                 writer.add(key, {extension: as_bytes(extension, value) for extension, value in files.items()})
                 sample = next(iterator, None)
         commit(part, path)
         paths.append(path)
     return paths
+
+
+def _check_key(key: str, before: set[str]) -> None:
+    """A ValueError for a key that readers would not give back."""
+    arrays.instance(key, "a sample's key", str, "a string")
+    if key in before:
+        raise ValueError(f"expected keys that differ, as a shard's reader would make one sample of two, got {key!r} twice")
+    if name_of(key) != key:
+        raise ValueError(
+            f"expected keys outside of folders __x__, which webdataset's readers pass over, and %5F_x__, got {key!r}"
+        )
+    if not is_plain(key):
+        raise ValueError(
+            "expected keys of UTF-8 that lead to no other folder and have no dot in the name, at which a shard's reader would "
+            f"cut them, got {key!r}"
+        )

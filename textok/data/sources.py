@@ -19,8 +19,8 @@ Text is UTF-8, or UTF-16 with its mark. A picture is what is called so (.png, .j
 extension, begins as one. What cannot be used is a skip with the reason: broken links, pipes, names and captions that UTF-8
 cannot hold, rows that are not text. Passed over without a word: hidden files, and files that nothing takes for a picture.
 
-Reading is sequential and holds one sample (of a folder: the names of one directory). Order: as in the file, or by name.
-Positions (bytes of a shard, rows of all else) allow a reader to go on where another stopped.
+Reading is sequential and holds one sample (of a folder: the names of one directory; of a table: the keys that its rows say).
+Order: as in the file, or by name. Positions (bytes of a shard, rows of all else) allow a reader to go on where another stopped.
 """
 
 import itertools

@@ -18,7 +18,9 @@ from .base import (
     Skip,
     Source,
     extension_of,
+    free_number,
     is_plain,
+    numbered,
     parse_object,
     raise_unless_lasting,
     state_of,
@@ -34,28 +36,35 @@ _MOST_LINES = 1000  # of a row
 
 
 class TableSource(ListedSource):
-    """Rows of a .jsonl, .csv or .tsv file; positions count rows."""
+    """Rows of a .jsonl, .csv or .tsv file; positions count rows. The second row of a key is called KEY~2, and so on; where rows
+    have keys, all are held.
+    """
 
     kind = "table"
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Event]:
-        for index, row in enumerate(self._range(start, stop), start):
-            yield self._sample(index, row)
+        for index, (key, row) in enumerate(self._range(start, stop), start):
+            yield self._sample(index, key, row)
 
-    def _list(self) -> Iterator[dict[str, Any] | str]:
-        return read_rows(self.path)
+    def _list(self) -> Iterator[tuple[str, dict[str, Any] | str]]:
+        """Keys and rows; from the first on, as a key depends on those before it."""
+        stem = stem_in_keys(self.path)
+        taken: dict[str, int] = {}
+        for index, row in enumerate(read_rows(self.path)):
+            key, own = f"{stem}-{index:08d}", None if isinstance(row, str) else row.get("key")
+            if isinstance(own, str) and is_plain(own):
+                taken = taken or dict.fromkeys((f"{stem}-{before:08d}" for before in range(index)), 1)
+                key = own
+            yield (numbered(key, free_number(key, taken)) if taken or key == own else key), row
 
     def note(self) -> str | None:
         told: list[str] = []
         next(read_rows(self.path, told.append), None)
         return next(iter(told), None)
 
-    def _sample(self, index: int, row: dict[str, Any] | str) -> Event:
-        key = f"{stem_in_keys(self.path)}-{index:08d}"
+    def _sample(self, index: int, key: str, row: dict[str, Any] | str) -> Event:
         if isinstance(row, str):
             return Skip(key, self.name, f"row {index + 1}: {row}", index + 1)
-        if isinstance(row.get("key"), str) and is_plain(row["key"]):
-            key = row["key"]
         picture = None
         file = picture_of(self.path, row)
         if file is not None and self.pictures:
@@ -78,7 +87,7 @@ class TableSource(ListedSource):
 
     def _files(self, start: int, stop: int | None) -> Iterator[Path]:
         yield self.path
-        for row in self._range(start, stop):
+        for _, row in self._range(start, stop):
             file = None if isinstance(row, str) else picture_of(self.path, row)
             if file is not None and is_file(file):
                 yield file

@@ -19,6 +19,11 @@ from .outputs import KINDS, PartWriter, Product
 
 Tell = Callable[[int, float], object]
 
+# What a second sample of a key would do, by the kind of a job; an .npz has no keys.
+_SECOND = {
+    "png": "a second sample of this key, whose picture would replace the first's",
+    "shards": "a second sample of this key, whose files readers of its shard would take for the first's",
+}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -27,7 +32,7 @@ class _Part:
 
     def __init__(self, unit: Unit, number: int, start: int, state: str, keys: set[str]) -> None:
         self.unit, self.number, self.start, self.state = unit, number, start, state
-        self.keys = keys  # of the pictures that its unit has so far, where each is a file
+        self.keys = keys  # of the samples that may not come twice: in its shard, or of pictures in its unit
         self.events = 0
         self.position = start
         self.next: int | None = None  # where the next part starts
@@ -90,11 +95,10 @@ def _write(job: Job, batch: _Batch, results: Sequence[Product | Skip], writer: P
     for place, result in zip(batch.places, results, strict=True):
         if isinstance(result, Skip):
             part.skips.append((place, result))
-        elif job.kind == "png" and result.key in part.keys:
-            reason = "a second sample of this key, whose picture would replace the first's"
-            part.skips.append((place, Skip(result.key, part.unit.source.name, reason)))
+        elif job.kind in _SECOND and result.key in part.keys:
+            part.skips.append((place, Skip(result.key, part.unit.source.name, _SECOND[job.kind])))
         else:
-            if job.kind == "png":
+            if job.kind in _SECOND:
                 part.keys.add(result.key)
             writer.add(result.key, result.files, result.metadata)
     if job.options.strict and part.skips:
@@ -125,7 +129,7 @@ def _unit_batches(job: Job, unit: Unit) -> Iterator[_Batch]:
             part.next = part.position
             batch.last = True
             yield batch
-            part = _Part(unit, part.number + 1, part.position, part.state, keys)
+            part = _Part(unit, part.number + 1, part.position, part.state, keys if job.kind == "png" else set())
             batch = _Batch(part)
         elif len(batch.samples) == job.options.batch_size:
             yield batch
