@@ -56,6 +56,7 @@ def encode(
     out
         The folder for shards latents-UUUUUU-PPPP.tar (KEY.npz or .safetensors with `latent` float32 [N,d], and KEY.json),
         index.json and skips.jsonl. Run again with the same arguments, an interrupted run goes on and ends with the same bytes.
+        A folder that no run made and that holds shards is refused (of `decode` and `sample` also one with pictures).
     embeddings
         Of the captions, for a model whose tokenizer takes text: a store or a file, see `textok.open_embeddings`; or "auto": the
         encoder that the model's config names embeds them as they come. A store is better where captions are many and used more
