@@ -25,11 +25,19 @@ struct call {
     PyThreadState *thread;
     struct timespec last_tick;
     PyObject *trace;        /* dict or NULL */
-    PyObject *recorder;     /* or NULL */
+    PyObject *recorder;     /* or NULL; the call's own reference */
     int trace_failed;
     PyObject *callback;     /* sample only */
     PyObject *x;
 };
+
+static void let_go(struct call *call)
+{
+    Py_CLEAR(call->recorder);
+}
+
+/* A call on the stack, which lets go of what it holds wherever its function returns. Begins as {0}. */
+#define CALL struct call __attribute__((cleanup(let_go)))
 
 enum { TICK_MS = 20 };      /* how often to look for Ctrl-C; taking the GIL back may mean waiting for another thread */
 
@@ -117,7 +125,7 @@ static int threads_given(int threads)
 
 static int begin(struct call *call, PyObject *self, int threads, PyObject *trace)
 {
-    *call = (struct call){.c = {.threads = threads, .tick = tick, .tick_arg = call, .tap_arg = call, .err = &call->err}};
+    call->c = (struct tx_call){.threads = threads, .tick = tick, .tick_arg = call, .tap_arg = call, .err = &call->err};
     clock_gettime(CLOCK_MONOTONIC, &call->last_tick);
     if (threads_given(threads) < 0)
         return -1;
@@ -129,7 +137,8 @@ static int begin(struct call *call, PyObject *self, int threads, PyObject *trace
         call->trace = trace;
         call->c.tap = tap;
     }
-    call->recorder = ((struct model_object *)self)->recorder;
+    /* Held: whoever runs meanwhile, the recorder itself too, may give the model another. */
+    call->recorder = Py_XNewRef(((struct model_object *)self)->recorder);
     call->c.record = call->recorder ? record : NULL;
     return 0;
 }

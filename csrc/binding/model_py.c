@@ -114,7 +114,7 @@ static PyObject *encode(PyObject *self, PyObject *args, PyObject *kwargs)
         tx_array(out, "out", NPY_FLOAT32, 3, (Py_ssize_t[]){B, (Py_ssize_t)c->num_latent_tokens, (Py_ssize_t)c->latent_dim});
     const struct wanted wanted = textok_text(c, TX_TEXT_TOKENIZER);
     struct tx_text text;
-    struct call call;
+    CALL call = {0};
     if (!z || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
         begin(&call, self, threads, trace) < 0)
         return NULL;
@@ -146,7 +146,7 @@ static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
     void *images = tx_array(out, "out", bytes ? NPY_UINT8 : NPY_FLOAT32, 4, (Py_ssize_t[]){B, S, S, 3});
     const struct wanted wanted = textok_text(c, TX_TEXT_DETOKENIZER);
     struct tx_text text;
-    struct call call;
+    CALL call = {0};
     if (!images || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
         begin(&call, self, threads, trace) < 0)
         return NULL;
@@ -192,7 +192,7 @@ static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
     float *y = t ? tx_array(out, "out", NPY_FLOAT32, rank, shape) : NULL;
     const struct wanted wanted = dit_text(c);
     struct tx_text text;
-    struct call call;
+    CALL call = {0};
     if (!y || tx_writeable(out, "out") < 0 || (!null && check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0) ||
         begin(&call, self, threads, trace) < 0)
         return NULL;
@@ -232,7 +232,7 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     if (noise != Py_None && !(s.noise = tx_array(noise, "step_noise", NPY_FLOAT32, rank + 1, shape)))
         return NULL;
     const struct wanted wanted = dit_text(c);
-    struct call call;
+    CALL call = {0};
     if (check_text(rows, lengths, labels, (size_t)B, &wanted, &s.text) < 0 || begin(&call, self, threads, NULL) < 0)
         return NULL;
     call.callback = callback == Py_None ? NULL : callback;
@@ -308,7 +308,7 @@ static PyObject *encode_text(PyObject *self, PyObject *args, PyObject *kwargs)
                 return PyErr_Format(PyExc_ValueError, "pooled_at[%zu] is %d, expected 0 to %d", b, (int)captions.pooled_at[b],
                                     (int)captions.tokens[b] - 1);
     }
-    struct call call;
+    CALL call = {0};
     if (begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();

@@ -297,6 +297,36 @@ def test_fork(used):
     in_fresh_process(FORK.format(used=used))
 
 
+RECORDER = """
+from engine_models import TinyTexTok, textok_config
+tiny = TinyTexTok(textok_config(text_condition="none"))
+x, _, captions = tiny.inputs()
+every, names, gone_after = [], [], []
+
+class Recorder:
+    def __call__(self, name, rows):
+        names.append(name)
+        tiny.engine.record_inputs(None)
+
+    def __del__(self):
+        gone_after.append(len(names))
+
+tiny.engine.record_inputs(lambda name, rows: every.append(name))
+tiny.encode(x, captions)
+tiny.engine.record_inputs(Recorder())
+tiny.encode(x, captions)
+assert len(every) > 1 and names == every, (names, every)
+assert gone_after == [len(every)], gone_after
+tiny.encode(x, captions)
+assert names == every
+"""
+
+
+def test_a_recorder_may_be_taken_away_by_its_call():
+    """The call goes on with the one that it began with, which lives until it ends."""
+    in_fresh_process(RECORDER)
+
+
 def test_nothing_is_printed():
     """Import, models, runs and errors leave stdout and stderr alone; in_fresh_process looks."""
     in_fresh_process("""
