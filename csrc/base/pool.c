@@ -75,10 +75,27 @@ static struct {
 static _Atomic int default_threads;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* After fork only the forking thread lives: the child starts with no workers, no job and an unlocked lock. */
+/* Whether this thread is the caller whose job runs. */
+static _Thread_local int in_job;
+
+/* A caller may fork in the middle of its job: the tick runs handlers of signals, which are Python's. It then ends the job alone,
+ * in both processes, so no worker may have a task in hand, which the child would lose: nobody enters any more, and who is inside
+ * is waited for. A thread that is in no job forks at once, and nobody in the child waits for that job. */
+static void before_fork(void)
+{
+    if (!in_job)
+        return;
+    atomic_fetch_and_explicit(&pool.gate, ~((uint64_t)FIELD << THREADS_AT), memory_order_relaxed);
+    while (inside(atomic_load_explicit(&pool.gate, memory_order_acquire)) > 0)
+        sched_yield();
+}
+
+/* After fork only the forking thread lives: the child starts with no workers, and unless that thread is in a job, with no job
+ * and an unlocked lock. In a job it has the lock still, so that a call from within leaves that job alone. */
 static void after_fork_in_child(void)
 {
-    pthread_mutex_init(&pool.busy, NULL);
+    if (!in_job)
+        pthread_mutex_init(&pool.busy, NULL);
     pool.started = 0;
     atomic_store(&pool.gate, 0);
 }
@@ -100,7 +117,7 @@ static void set_up(void)
         n = asked;
     if (!atomic_load(&default_threads))
         atomic_store(&default_threads, n < TX_MAX_THREADS ? n : TX_MAX_THREADS);
-    pthread_atfork(NULL, NULL, after_fork_in_child);
+    pthread_atfork(before_fork, NULL, after_fork_in_child);
 }
 
 int tx_pool_threads(void)
@@ -254,7 +271,9 @@ void tx_pool_run(int threads, tx_task *task, void *arg, size_t count)
     for (int i = 1; i < threads && i <= pool.started; i++)
         if (atomic_load(&pool.workers[i].asleep) && atomic_exchange(&pool.workers[i].asleep, 0))
             post(&pool.workers[i]);
+    in_job = 1;
     take_tasks(0);
+    in_job = 0;
     /* Close. Relaxed: it passes nothing on, and no worker can enter after it, since entering changes the word only as it
      * was. */
     atomic_fetch_and_explicit(&pool.gate, ~((uint64_t)FIELD << THREADS_AT), memory_order_relaxed);

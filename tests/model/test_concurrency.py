@@ -297,6 +297,79 @@ def test_fork(used):
     in_fresh_process(FORK.format(used=used))
 
 
+# A handler of a signal, which runs in the middle of a product, forks; more threads than cores, so that some have tasks in hand.
+FORK_IN_A_HANDLER = """
+import os, signal, time
+import numpy as np
+from engine_models import SIDE, TinyTexTok, textok_config
+side = {"hidden_size": 192, "depth": 3, "num_heads": 3, "mlp_ratio": 4}
+model = TinyTexTok(textok_config(image_size=64, tokenizer=side, text_condition="none"))
+x, _, captions = model.inputs(batch=4)
+other = x[::-1].copy()
+expected, expected_other = model.encode(x, captions, 1), model.encode(other, captions, 1)
+in_child, nested, ends = False, None, []
+
+def handler(*_):
+    global in_child, nested
+    if in_child or len(ends) == 16:
+        return
+    pid = os.fork()
+    if pid:
+        ends.append(os.waitpid(pid, 0)[1])
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        return
+    in_child = True
+    if len(ends) % 2:
+        nested = model.encode(other, captions, 16)
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.001)
+until = time.monotonic() + 100
+while len(ends) < 16 and not in_child and time.monotonic() < until:
+    same = np.array_equal(model.encode(x, captions, 16), expected)
+    if in_child:
+        os._exit(0 if same and (nested is None or np.array_equal(nested, expected_other)) else 1)
+    assert same
+if in_child:  # forked between two calls
+    os._exit(0)
+assert ends and not any(ends), ends
+"""
+
+
+def test_fork_in_a_signals_handler():
+    """Parent and children finish the call that was interrupted with the right bits, also where the child first makes another."""
+    in_fresh_process(FORK_IN_A_HANDLER, limit=300)
+
+
+FORK_BESIDE = """
+import os, threading
+import numpy as np
+from engine_models import TinyTexTok, textok_config
+model = TinyTexTok(textok_config(image_size=64, text_condition="none"))
+x, _, captions = model.inputs(batch=4)
+expected = model.encode(x, captions, 1)
+done, ends = threading.Event(), []
+
+def forks():
+    for _ in range(8):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if np.array_equal(model.encode(x, captions, 4), expected) else 1)
+        ends.append(os.waitpid(pid, 0)[1])
+    done.set()
+
+threading.Thread(target=forks).start()
+while not done.is_set():
+    assert np.array_equal(model.encode(x, captions, 4), expected)
+assert ends == [0] * 8, ends
+"""
+
+
+def test_fork_beside_a_call():
+    """A thread forks while another is in a call: the child, which has no such call, computes at once."""
+    in_fresh_process(FORK_BESIDE)
+
+
 RECORDER = """
 from engine_models import TinyTexTok, textok_config
 tiny = TinyTexTok(textok_config(text_condition="none"))
