@@ -29,15 +29,34 @@ struct call {
     int trace_failed;
     PyObject *callback;     /* sample only */
     PyObject *x;
+    PyObject *copies[4];    /* see copied() */
+    int copy_count;
 };
 
 static void let_go(struct call *call)
 {
     Py_CLEAR(call->recorder);
+    while (call->copy_count > 0)
+        Py_DECREF(call->copies[--call->copy_count]);
 }
 
 /* A call on the stack, which lets go of what it holds wherever its function returns. Begins as {0}. */
 #define CALL struct call __attribute__((cleanup(let_go)))
+
+/* The data of an array [count] (-1: any) whose numbers decide where memory is read and written: of a copy, which is checked, and
+ * held by the call. Into the array itself anybody may write as soon as the GIL is given up. */
+static const void *copied(struct call *call, PyObject *object, const char *name, int type, Py_ssize_t count)
+{
+    const void *values = tx_array(object, name, type, 1, &count);
+    if (!values)
+        return NULL;
+    count = tx_array_extent(object, 0);
+    PyObject *copy = PyArray_SimpleNew(1, &count, type);
+    if (!copy)
+        return NULL;
+    call->copies[call->copy_count++] = copy;
+    return memcpy(PyArray_DATA((PyArrayObject *)copy), values, (size_t)PyArray_NBYTES((PyArrayObject *)copy));
+}
 
 enum { TICK_MS = 20 };      /* how often to look for Ctrl-C; taking the GIL back may mean waiting for another thread */
 

@@ -38,9 +38,9 @@ struct wanted {
     size_t most, width; /* text [B, t <= most, width] */
 };
 
-static int check_labels(PyObject *object, size_t B, size_t classes, struct tx_text *text)
+static int check_labels(struct call *call, PyObject *object, size_t B, size_t classes, struct tx_text *text)
 {
-    text->labels = tx_array(object, "labels", NPY_INT32, 1, (Py_ssize_t[]){(Py_ssize_t)B});
+    text->labels = copied(call, object, "labels", NPY_INT32, (Py_ssize_t)B);
     for (size_t b = 0; text->labels && b < B; b++)
         if (text->labels[b] < 0 || (size_t)text->labels[b] >= classes) {
             PyErr_Format(PyExc_ValueError, "labels[%zu] is %d, expected 0 to %zu", b, (int)text->labels[b], classes - 1);
@@ -49,16 +49,16 @@ static int check_labels(PyObject *object, size_t B, size_t classes, struct tx_te
     return text->labels ? 0 : -1;
 }
 
-static int check_text(PyObject *rows, PyObject *lengths, PyObject *labels, size_t B, const struct wanted *wanted,
-                      struct tx_text *text)
+static int check_text(struct call *call, PyObject *rows, PyObject *lengths, PyObject *labels, size_t B,
+                      const struct wanted *wanted, struct tx_text *text)
 {
     *text = (struct tx_text){0};
     if (wanted->classes)
-        return check_labels(labels, B, wanted->classes, text);
+        return check_labels(call, labels, B, wanted->classes, text);
     if (!wanted->most)
         return 0;
     text->rows = tx_array(rows, "text", NPY_FLOAT32, 3, (Py_ssize_t[]){(Py_ssize_t)B, -1, (Py_ssize_t)wanted->width});
-    text->lengths = text->rows ? tx_array(lengths, "text_lengths", NPY_INT32, 1, (Py_ssize_t[]){(Py_ssize_t)B}) : NULL;
+    text->lengths = text->rows ? copied(call, lengths, "text_lengths", NPY_INT32, (Py_ssize_t)B) : NULL;
     if (!text->lengths)
         return -1;
     text->t = (size_t)tx_array_extent(rows, 1);
@@ -115,7 +115,7 @@ static PyObject *encode(PyObject *self, PyObject *args, PyObject *kwargs)
     const struct wanted wanted = textok_text(c, TX_TEXT_TOKENIZER);
     struct tx_text text;
     CALL call = {0};
-    if (!z || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
+    if (!z || tx_writeable(out, "out") < 0 || check_text(&call, rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
         begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
@@ -147,7 +147,7 @@ static PyObject *decode(PyObject *self, PyObject *args, PyObject *kwargs)
     const struct wanted wanted = textok_text(c, TX_TEXT_DETOKENIZER);
     struct tx_text text;
     CALL call = {0};
-    if (!images || tx_writeable(out, "out") < 0 || check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
+    if (!images || tx_writeable(out, "out") < 0 || check_text(&call, rows, lengths, labels, (size_t)B, &wanted, &text) < 0 ||
         begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
@@ -193,7 +193,8 @@ static PyObject *denoise(PyObject *self, PyObject *args, PyObject *kwargs)
     const struct wanted wanted = dit_text(c);
     struct tx_text text;
     CALL call = {0};
-    if (!y || tx_writeable(out, "out") < 0 || (!null && check_text(rows, lengths, labels, (size_t)B, &wanted, &text) < 0) ||
+    if (!y || tx_writeable(out, "out") < 0 ||
+        (!null && check_text(&call, rows, lengths, labels, (size_t)B, &wanted, &text) < 0) ||
         begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();
@@ -224,7 +225,8 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     s.B = (size_t)B;
     s.steps = (size_t)steps;
     s.update = tx_array(update, "update", NPY_FLOAT64, 2, (Py_ssize_t[]){steps, TX_UPDATE});
-    s.guidance = s.update ? tx_array(guidance, "guidance", NPY_FLOAT32, 1, &steps) : NULL;
+    CALL call = {0};
+    s.guidance = s.update ? copied(&call, guidance, "guidance", NPY_FLOAT32, steps) : NULL;
     if (!s.guidance)
         return NULL;
     shape[0] = steps;
@@ -232,8 +234,7 @@ static PyObject *sample(PyObject *self, PyObject *args, PyObject *kwargs)
     if (noise != Py_None && !(s.noise = tx_array(noise, "step_noise", NPY_FLOAT32, rank + 1, shape)))
         return NULL;
     const struct wanted wanted = dit_text(c);
-    CALL call = {0};
-    if (check_text(rows, lengths, labels, (size_t)B, &wanted, &s.text) < 0 || begin(&call, self, threads, NULL) < 0)
+    if (check_text(&call, rows, lengths, labels, (size_t)B, &wanted, &s.text) < 0 || begin(&call, self, threads, NULL) < 0)
         return NULL;
     call.callback = callback == Py_None ? NULL : callback;
     call.x = tokens;
@@ -271,12 +272,13 @@ static PyObject *encode_text(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!model)
         return NULL;
     const struct tx_text_config *c = &tx_model_config(model)->text;
-    struct tx_captions captions = {.tokens = tx_array(tokens, "tokens", NPY_INT32, 1, (Py_ssize_t[]){-1})};
+    CALL call = {0};
+    struct tx_captions captions = {.tokens = copied(&call, tokens, "tokens", NPY_INT32, -1)};
     if (!captions.tokens)
         return NULL;
     const Py_ssize_t B = tx_array_extent(tokens, 0);
     captions.B = (size_t)B;
-    if (!(captions.keys = tx_array(keys, "keys", NPY_INT32, 1, &B)) ||
+    if (!(captions.keys = copied(&call, keys, "keys", NPY_INT32, B)) ||
         check_range(captions.tokens, "tokens", captions.B, 1, NULL, c->max_positions ? c->max_positions : INT32_MAX) < 0 ||
         check_range(captions.keys, "keys", captions.B, 1, captions.tokens, 0) < 0)
         return NULL;
@@ -285,7 +287,7 @@ static PyObject *encode_text(PyObject *self, PyObject *args, PyObject *kwargs)
         rows += (size_t)captions.tokens[b];
         captions.t = (size_t)captions.tokens[b] > captions.t ? (size_t)captions.tokens[b] : captions.t;
     }
-    captions.ids = tx_array(ids, "ids", NPY_INT32, 1, (Py_ssize_t[]){(Py_ssize_t)rows});
+    captions.ids = copied(&call, ids, "ids", NPY_INT32, (Py_ssize_t)rows);
     if (!captions.ids || check_range(captions.ids, "ids", rows, 0, NULL, c->vocab_size - 1) < 0)
         return NULL;
     if (states != Py_None) {
@@ -300,7 +302,7 @@ static PyObject *encode_text(PyObject *self, PyObject *args, PyObject *kwargs)
     if (pooled != Py_None) {
         const Py_ssize_t width = (Py_ssize_t)(c->projection_dim ? c->projection_dim : c->hidden_size);
         captions.pooled = tx_array(pooled, "pooled", NPY_FLOAT32, 2, (Py_ssize_t[]){B, width});
-        captions.pooled_at = captions.pooled ? tx_array(at, "pooled_at", NPY_INT32, 1, &B) : NULL;
+        captions.pooled_at = captions.pooled ? copied(&call, at, "pooled_at", NPY_INT32, B) : NULL;
         if (!captions.pooled_at || tx_writeable(pooled, "pooled") < 0)
             return NULL;
         for (size_t b = 0; b < captions.B; b++)
@@ -308,7 +310,6 @@ static PyObject *encode_text(PyObject *self, PyObject *args, PyObject *kwargs)
                 return PyErr_Format(PyExc_ValueError, "pooled_at[%zu] is %d, expected 0 to %d", b, (int)captions.pooled_at[b],
                                     (int)captions.tokens[b] - 1);
     }
-    CALL call = {0};
     if (begin(&call, self, threads, trace) < 0)
         return NULL;
     call.thread = PyEval_SaveThread();

@@ -400,6 +400,55 @@ def test_a_recorder_may_be_taken_away_by_its_call():
     in_fresh_process(RECORDER)
 
 
+# Arrays that a recorder or a callback writes into once the engine has checked them.
+WRITTEN_MEANWHILE = """
+import numpy as np
+import textok
+from textok import _core
+from engine_models import SIDE, TinyDiT, TinyTexTok, dit_config, textok_config
+
+def lengths(change):
+    model = TinyTexTok(textok_config(image_size=128, text_injection="cross_attention", text_mask=True))  # one picture at a time
+    x, _, captions = model.inputs(batch=3, rows=1)
+    model.engine.record_inputs(lambda *_: change(captions["text_lengths"], 7))
+    return model.encode(x, captions)
+
+def labels(change):
+    model = TinyTexTok(textok_config(image_size=128, text_source="class"))
+    x, _, captions = model.inputs(batch=3)
+    model.engine.record_inputs(lambda *_: change(captions["labels"], 1 << 30))
+    return model.encode(x, captions)
+
+def guidance(change):
+    model, steps = TinyDiT(dit_config()), 3
+    x, _, condition = model.inputs(batch=2)
+    update, scales = np.full((steps, 10), 0.1), np.ones(steps, np.float32)
+    model.engine.sample(x, np.zeros(steps, np.float32), update, scales, None, condition["labels"], None, None,
+                        lambda *_: change(scales, 2), 1)
+    return x
+
+def captions(change):
+    config = dict(family="bert", vocab_size=50, hidden_size=32, depth=2, num_heads=2, mlp_size=64, max_positions=2000)
+    encoder = textok.TextEncoder.from_config(config, seed=0)
+    tokens, B = np.full(6, 300, np.int32), 6  # three go together
+    keys, at, ids = tokens.copy(), np.zeros(B, np.int32), np.arange(300 * B, dtype=np.int32) % 50
+    states, pooled = np.zeros((B, 300, 32), np.float32), np.zeros((B, 32), np.float32)
+    engine = encoder._model
+    engine.record_inputs(lambda *_: [change(tokens, 1900), change(keys, 1900), change(at, 1 << 30), change(ids, 1 << 30)])
+    engine.encode_text(ids, tokens, keys, at, states, pooled, 1)
+    return np.concatenate([states.ravel(), pooled.ravel()])
+
+expected, got = (globals()[{what!r}](change) for change in (lambda *_: None, lambda array, value: array.fill(value)))
+assert np.isfinite(got).all() and np.array_equal(expected, got)
+"""
+
+
+@pytest.mark.parametrize("what", ("lengths", "labels", "guidance", "captions"))
+def test_what_was_checked_is_what_is_computed(what):
+    """Numbers that say where memory is read: once they are checked, a write into their array changes nothing."""
+    in_fresh_process(WRITTEN_MEANWHILE.format(what=what))
+
+
 def test_nothing_is_printed():
     """Import, models, runs and errors leave stdout and stderr alone; in_fresh_process looks."""
     in_fresh_process("""
