@@ -7,7 +7,7 @@
 enum { TX_INT4_MOST_SCALE = 16 };
 
 /* A row of q [tx_int4_row(K)], s [tx_int4_groups(K)] and *d, rounded to nearest: d from the row's largest, s of each group
- * where its squared error is least. */
+ * where its squared error is least. A row with an Inf or NaN gets d NaN and zeros. */
 void tx_int4_quantize(uint8_t *q, uint8_t *s, float *d, const float *w, size_t K);
 
 #endif

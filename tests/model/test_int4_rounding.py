@@ -41,6 +41,43 @@ def test_without_a_gram_it_is_the_engines_rounding():
         assert (int4.pack(q) == nearest[name]).mean() > 0.99, name
 
 
+def rounded_by_the_engine(changed):
+    """q, scale and group scales that an int4 model makes of a matrix, changed in place, and what they stand for."""
+    model, name = api_models.textok(text_condition="none"), "tokenizer.blocks.1.mlp.fc2.weight"
+    weights = model.weights()
+    changed(weights[name])
+    made = TexTok(model.config, weights, dtype="int4").weights()
+    q, scale, group_scale = made[name], made[f"{name}.scale"], made[f"{name}.group_scale"]
+    return q, scale, group_scale, int4.widened(q, scale, group_scale, weights[name].shape[1])
+
+
+def test_rows_of_any_size_are_rounded_alike():
+    """A row times a power of two has the same numbers, and its scale times that power: their squares need not be numbers."""
+    powers = np.exp2(np.array([-85, -60, 62, 70, 100, 120], np.float32))
+    q, scale, group_scale, _ = rounded_by_the_engine(lambda weight: None)
+
+    def change(weight):
+        weight[: len(powers)] *= powers[:, None]
+
+    got_q, got_scale, got_group_scale, _ = rounded_by_the_engine(change)
+    scale[: len(powers)] *= powers
+    assert np.array_equal(got_q, q) and np.array_equal(got_scale, scale) and np.array_equal(got_group_scale, group_scale)
+
+
+def test_a_row_with_no_number_is_nan_and_no_other():
+    """As in int8: its scale is NaN and its numbers zeros."""
+    q, scale, group_scale, there = rounded_by_the_engine(lambda weight: None)
+
+    def change(weight):
+        weight[0, 3], weight[2, -1], weight[4, 0] = np.nan, np.inf, -np.inf
+
+    got_q, got_scale, got_group_scale, got = rounded_by_the_engine(change)
+    bad, good = [0, 2, 4], np.delete(np.arange(len(q)), [0, 2, 4])
+    assert np.isnan(got[bad]).all() and (got_q[bad] == 0x88).all() and not got_group_scale[bad].any()
+    for one, other in ((got_q, q), (got_scale, scale), (got_group_scale, group_scale), (got, there)):
+        assert np.array_equal(one[good], other[good])
+
+
 def test_models_come_nearer(tmp_path):
     model = api_models.textok(text_condition="none")
     seen, unseen = api_models.pictures_of(model, 24), api_models.pictures_of(model, 32)[24:]
