@@ -24,14 +24,51 @@ enum { STRIP = 0 };
 #define SPOIL(p, bytes) ((void)(p), (void)(bytes))
 #endif
 
+/* The block that the last run left for the next. */
+static struct {
+    pthread_mutex_t lock;
+    char *base;
+    size_t size;
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Leaves a block, or NULL, and takes what was there. Who cannot have the lock at once (another thread, or a fork in the middle
+ * of this) does without: *size is then 0, and the block still its own. */
+static char *exchange(char *base, size_t *size)
+{
+    if (pthread_mutex_trylock(&kept.lock) != 0) {
+        *size = base ? *size : 0;
+        return base;
+    }
+    char *const before = kept.base;
+    const size_t before_size = kept.size;
+    kept.base = base;
+    kept.size = base ? *size : 0;
+    pthread_mutex_unlock(&kept.lock);
+    *size = before_size;
+    return before;
+}
+
+static void *map(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
 /* Anonymous mappings rather than malloc: what is freed goes back to the system, and pages come zeroed. */
 void *tx_alloc(size_t bytes)
 {
     const size_t size = tx_round_up(bytes ? bytes : 1, 4096);
     if (size < bytes)
         return NULL;
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
+    void *p = map(size);
+    if (!p) {
+        /* What is kept to save time is not to be what is missing. */
+        size_t kept_size = 0;
+        char *base = exchange(NULL, &kept_size);
+        tx_free(base, kept_size);
+        p = base ? map(size) : NULL;
+    }
+    if (!p)
         return NULL;
 #ifdef MADV_HUGEPAGE
     if (size >= HUGE_PAGE)
@@ -68,30 +105,6 @@ enum tx_status tx_arena_open(struct tx_arena *arena, const struct tx_arena *meas
     *arena = (struct tx_arena){.size = measured->used};
     arena->base = tx_alloc(arena->size);
     return arena->base ? TX_OK : tx_fail_memory(err, arena->size);
-}
-
-/* The block that the last run left for the next. */
-static struct {
-    pthread_mutex_t lock;
-    char *base;
-    size_t size;
-} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-/* Leaves a block, or NULL, and takes what was there. Who cannot have the lock at once (another thread, or a fork in the middle
- * of this) does without: *size is then 0, and the block still its own. */
-static char *exchange(char *base, size_t *size)
-{
-    if (pthread_mutex_trylock(&kept.lock) != 0) {
-        *size = base ? *size : 0;
-        return base;
-    }
-    char *const before = kept.base;
-    const size_t before_size = kept.size;
-    kept.base = base;
-    kept.size = base ? *size : 0;
-    pthread_mutex_unlock(&kept.lock);
-    *size = before_size;
-    return before;
 }
 
 enum tx_status tx_arena_reopen(struct tx_arena *arena, const struct tx_arena *measured, struct tx_error *err)

@@ -499,6 +499,32 @@ def test_memory_stays_flat(models):
         assert resident_bytes() - before < 1 << 19  # a leak of 2 KB a call would show
 
 
+# A call of no steps plans for its batch and computes next to nothing. All in one thread: others' stacks count as well.
+KEPT_WORKSPACE = """
+import resource
+from pathlib import Path
+import numpy as np
+from engine_models import TinyDiT, dit_config
+from textok import _core
+small, large = TinyDiT(dit_config(depth=8, hidden_size=64)), TinyDiT(dit_config(hidden_size=512))
+plan = small.engine.memory_plan(8000, 0)["workspace"]
+x, none = np.zeros((8000, 6, 5), np.float32), np.zeros(0, np.float32)
+small.engine.sample(x, none, np.zeros((0, 10)), none, None, np.zeros(8000, np.int32), None, None, None, 1)
+wanted = sum(weight.nbytes for weight in large.weights.values())
+assert plan > 1.5 * wanted > 40 << 20, (plan, wanted)
+now = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+limit = now + wanted // 2
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+_core.Model("dit", large.config, large.weights, threads=1)
+"""
+
+
+@pytest.mark.measured
+def test_a_kept_workspace_goes_where_memory_is_short():
+    """What a call left for the next is given back before a model is told that there is no memory."""
+    in_fresh_process(KEPT_WORKSPACE)
+
+
 @pytest.mark.measured
 def test_models_come_and_go():
     """Packed weights are given back: 200 models of half a megabyte in a process that does not grow by a tenth of that."""
