@@ -522,11 +522,26 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return self;
 }
 
+/* A recorder may hold its model, as a closure does. */
+static int model_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((struct model_object *)self)->recorder);
+    return 0;
+}
+
+static int model_clear(PyObject *self)
+{
+    Py_CLEAR(((struct model_object *)self)->recorder);
+    return 0;
+}
+
 static void model_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
     tx_model_close(model_of(self));
-    Py_CLEAR(((struct model_object *)self)->recorder);
+    model_clear(self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -676,6 +691,8 @@ static PyType_Slot model_slots[] = {
                 "TexTok, a side of it, one DiT or one text encoder."},
     {Py_tp_new, (void *)model_new},
     {Py_tp_dealloc, (void *)model_dealloc},
+    {Py_tp_traverse, (void *)model_traverse},
+    {Py_tp_clear, (void *)model_clear},
     {Py_tp_methods, model_methods},
     {Py_tp_getset, model_attributes},
     {0, NULL},
@@ -684,7 +701,7 @@ static PyType_Slot model_slots[] = {
 static PyType_Spec model_spec = {
     .name = "textok._core.Model",
     .basicsize = sizeof(struct model_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = model_slots,
 };
 

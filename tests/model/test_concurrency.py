@@ -1,6 +1,7 @@
 """Threads, forks, signals, callbacks, memory and silence. What may upset a process runs in a fresh one."""
 
 import ctypes
+import gc
 import os
 import re
 import resource
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -398,6 +400,18 @@ assert names == every
 def test_a_recorder_may_be_taken_away_by_its_call():
     """The call goes on with the one that it began with, which lives until it ends."""
     in_fresh_process(RECORDER)
+
+
+def test_a_recorder_that_holds_its_model_goes_with_it():
+    """The two hold each other; Python's collector sees it."""
+    tiny = TinyTexTok(textok_config())
+    held = np.zeros(1)
+    gone = weakref.ref(held)
+    model = _core.Model("textok", tiny.config, tiny.weights)
+    model.record_inputs(lambda name, rows, model=model, held=held: None)
+    del model, held
+    gc.collect()
+    assert gone() is None
 
 
 # Arrays that a recorder or a callback writes into once the engine has checked them.
