@@ -625,6 +625,10 @@ static PyObject *memory_plan(PyObject *self, PyObject *args, PyObject *kwargs)
     if (batch < 1 || text_tokens < (tx_model_kind(model_of(self)) == TX_MODEL_TEXT) || steps < 1 || threads < 0)
         return PyErr_Format(PyExc_ValueError,
                             "memory_plan: expected batch and steps of 1 or more, text_tokens and threads of 0 or more");
+    /* Plans multiply these before the arena sees that it is too much. Arrays that a call takes are in memory, and smaller. */
+    const Py_ssize_t most = 1 << 30;
+    if (batch > most || text_tokens > most || steps > most)
+        return PyErr_Format(PyExc_ValueError, "memory_plan: expected batch, text_tokens and steps of at most %zd", most);
     const struct tx_model *model = model_of(self);
     return Py_BuildValue("{snsn}", "weights", (Py_ssize_t)tx_model_weight_bytes(model), "workspace",
                          (Py_ssize_t)tx_model_workspace(model, (size_t)batch, (size_t)text_tokens, (size_t)steps, threads));

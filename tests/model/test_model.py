@@ -1,6 +1,7 @@
 """The engine against the specification: every variant of TexTok and DiT, outputs and every intermediate."""
 
 import itertools
+import sys
 
 import numerics
 import numpy as np
@@ -244,3 +245,15 @@ def test_planted_patch_orders_are_rejected(layer):
         weights[name] = weights[name].reshape(2, 2, 8, -1).transpose(2, 0, 1, 3).reshape(weights[name].shape)
     planted = model.denoise_spec(x, t, condition, weights=weights)
     assert numerics.rejects(model.denoise(x, t, condition), planted, numerics.END_TO_END)
+
+
+@pytest.mark.parametrize("model", (TinyTexTok(textok_config()), TinyDiT(dit_config()), TinyDiT(dit_config(condition="text"))),
+                         ids=("TexTok", "DiT", "DiT of text"))
+def test_plans_do_not_wrap(model):
+    """What could is refused by name, and the most that is not takes more than less does."""
+    most, plan = 1 << 30, model.engine.memory_plan
+    for wrong in ((most + 1, 1), (1, most + 1), (1, 1, most + 1), (1 << 32, 1 << 32), (1 << 62, 1), (1, 1, sys.maxsize)):
+        with pytest.raises(ValueError, match="batch, text_tokens and steps of at most 1073741824"):
+            plan(*wrong)
+    sizes = [plan(batch, tokens)["workspace"] for batch, tokens in ((1, 1), (1 << 20, 1 << 20), (most, 1 << 20), (most, most))]
+    assert sizes == sorted(sizes) and sizes[-1] > most
