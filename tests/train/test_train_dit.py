@@ -23,7 +23,7 @@ from textok.text.embedding_store import EmbeddingStore
 from textok.train import config as configs
 from textok.train import dit
 from textok.train.diffusion import Diffusion, process_of
-from textok.train.loop import Devices
+from textok.train.loop import Devices, TrainingError
 from textok.train.modules import DiT
 
 SIDE = {"hidden_size": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
@@ -188,6 +188,48 @@ def test_latents_are_encoded_once_and_again_for_another_tokenizer(world, tmp_pat
     first = time_of()
     assert time_of() == first
     assert time_of(latents={"tokenizer": str(world / "other")}) != first
+
+
+def kept_files(folder):
+    """What a run that is refused must leave as it is."""
+    return {name: (folder / name).read_bytes() for name in ("latents.npy", "latents.json", "config.json", "training.json")}
+
+
+def test_a_run_keeps_its_latents_when_its_tokenizer_was_trained_further(world, tmp_path):
+    """The generator would be of neither; sources that were only touched are the same."""
+    shutil.copytree(world / "tokenizer", tmp_path / "tokenizer")
+    shutil.copytree(world / "pictures", tmp_path / "pictures")
+    own = {"latents": {"tokenizer": str(tmp_path / "tokenizer")}, "data": {"paths": [str(tmp_path / "pictures")]}}
+    dit.build_run(settings(world, **own), tmp_path / "run").train()
+    before = kept_files(tmp_path / "run")
+    shutil.copy(world / "other" / "model.safetensors", tmp_path / "tokenizer" / "model.safetensors")
+    with pytest.raises(TrainingError, match=r"run on other latents \(tokenizer: '.* there, '.* here\): .* --init this one"):
+        dit.build_run(settings(world, **own), tmp_path / "run")
+    assert kept_files(tmp_path / "run") == before
+    shutil.copy(world / "tokenizer" / "model.safetensors", tmp_path / "tokenizer" / "model.safetensors")
+    os.utime(tmp_path / "pictures" / "p03.png", (0, 0))
+    assert dit.build_run(settings(world, **own), tmp_path / "run").step == 6
+    after = kept_files(tmp_path / "run")
+    assert after["latents.npy"] == before["latents.npy"] and after["latents.json"] != before["latents.json"]
+
+
+def test_a_run_keeps_its_latents_when_their_shards_were_encoded_by_another(world, tmp_path):
+    shutil.copytree(world / "tokenizer", tmp_path / "tokenizer")
+    given = {"paths": [str(tmp_path / "latents")], "tokenizer": str(tmp_path / "tokenizer")}
+    config = settings(world, latents=given, data={"paths": []})
+
+    def encode():
+        textok.data.encode(tmp_path / "tokenizer", world / "pictures", tmp_path / "latents", embeddings=world / "store")
+
+    encode()
+    dit.build_run(config, tmp_path / "run").train()
+    before = kept_files(tmp_path / "run")
+    shutil.rmtree(tmp_path / "latents")
+    shutil.copy(world / "other" / "model.safetensors", tmp_path / "tokenizer" / "model.safetensors")
+    encode()
+    with pytest.raises(TrainingError, match=r"holds a run on other latents \(encoders: "):
+        dit.build_run(config, tmp_path / "run")
+    assert kept_files(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("changed", ["picture", "caption", "embeddings"])

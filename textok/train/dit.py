@@ -31,7 +31,7 @@ from ..data.folders import INDEX_FILE
 from ..data.latent_statistics import LatentStatistics
 from ..data.latents import latent_of
 from ..data.sources import open_sources
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, shown
 from ..files import read_json, write_json
 from . import config as configs
 from . import data
@@ -39,7 +39,7 @@ from .diffusion import Flow, process_of
 from .encoded import EncodedTexts
 from .export import load_average, starting
 from .image_tokenizer import Pictures, padded
-from .loop import STATE_FILE, Devices, Run, Trainee, hold
+from .loop import STATE_FILE, Devices, Run, Trainee, TrainingError, hold
 from .modules import DiT
 
 U8 = NDArray[np.uint8]
@@ -145,7 +145,7 @@ def allocate(path: Path, shape: tuple[int, ...]) -> None:
 
 class Latents:
     """The latents of all pictures, in the run's folder: encoded there, or gathered from shards. Made once, going on where a run
-    was killed; and made again where tokenizer, pictures or captions are others.
+    was killed; and made again where tokenizer, pictures or captions are others and no run was trained on those that there are.
     """
 
     def __init__(
@@ -166,7 +166,9 @@ class Latents:
             "pictures": pictures.pairs.stamp("key", "label", pictures.caption),
             "flip": flip,
         }
-        if not given.paths:
+        if given.paths:
+            self.told["encoders"] = [encoder_of(Path(path)).get("sha256") for path in given.paths]
+        else:
             self.told |= {"tokenizer": stamp, "dtype": given.dtype, "size": config.data.size}
             if model.config.has_text("tokenizer") and pictures.texts is not None:
                 texts, cache = pictures.texts, config.data.cache
@@ -179,6 +181,7 @@ class Latents:
 
         self.main = devices.main
         if self.main and self.done() is None:
+            self.check_unused()
             (self.folder / CARD_FILE).unlink(missing_ok=True)
         devices.wait()  # from here on a card is one of these latents
         devices.make(lambda: self.fill(chunks), lambda: self.done() == self.count)
@@ -199,6 +202,19 @@ class Latents:
         other = {} if self.main else {"sources": None}
         same = held.get("of", {}) | other == self.told | other
         return held["done"] if same and all(path.exists() for path in self.paths) else None
+
+    def check_unused(self) -> None:
+        """A TrainingError where others would take the place of the latents that the folder's run was trained on, over which
+        alone its weights mean something. Sources that were moved or touched are no others.
+        """
+        card = self.folder / CARD_FILE
+        held = read_json(card).get("of", {}) if card.exists() and (self.folder / STATE_FILE).exists() else {}
+        for name, here in self.told.items():
+            if name != "sources" and (there := held.get(name, here)) != here:
+                raise TrainingError(
+                    f"{self.folder} holds a run on other latents ({name}: {shown(there, 40)} there, {shown(here, 40)} here): "
+                    f"give another folder, and --init this one"
+                )
 
     def fill(self, chunks: Callable[[int], Iterator[list[F32]]]) -> None:
         """Write what is missing; a card beside says of what, and how far it is."""
