@@ -213,6 +213,31 @@ def test_a_run_keeps_its_latents_when_its_tokenizer_was_trained_further(world, t
     assert after["latents.npy"] == before["latents.npy"] and after["latents.json"] != before["latents.json"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"paths": ["{fewer}"]}}, r"a run on other latents \(pictures: '20 samples .* there, '9 samples .* here\)"),
+        ({"data": {"flip": True}}, r"a run with another \[data.flip\]"),
+        ({"latents": {"dtype": "bfloat16"}}, r"a run with another \[latents"),
+        ({"optim": {"lr": 1e-3}, "data": {"flip": True}}, r"a run with another \["),
+    ],
+)
+def test_a_run_keeps_its_latents_when_another_start_is_refused(world, tmp_path, changes, message):
+    dit.build_run(settings(world), tmp_path / "run").train()
+    before = kept_files(tmp_path / "run")
+    (tmp_path / "fewer").mkdir()
+    for number in range(9):
+        shutil.copy(world / "pictures" / f"p{number:02d}.png", tmp_path / "fewer")
+    rows = (world / "pictures" / "metadata.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "fewer" / "metadata.jsonl").write_text("".join(rows[:9]))
+    if "paths" in changes.get("data", {}):
+        changes = {"data": {"paths": [str(tmp_path / "fewer")]}}
+    with pytest.raises(TrainingError, match=message):
+        dit.build_run(settings(world, **changes), tmp_path / "run")
+    assert kept_files(tmp_path / "run") == before
+    assert not (tmp_path / "run" / "latents-flipped.npy").exists()
+
+
 def test_a_run_keeps_its_latents_when_their_shards_were_encoded_by_another(world, tmp_path):
     shutil.copytree(world / "tokenizer", tmp_path / "tokenizer")
     given = {"paths": [str(tmp_path / "latents")], "tokenizer": str(tmp_path / "tokenizer")}

@@ -39,7 +39,7 @@ from .diffusion import Flow, process_of
 from .encoded import EncodedTexts
 from .export import load_average, starting
 from .image_tokenizer import Pictures, padded
-from .loop import STATE_FILE, Devices, Run, Trainee, TrainingError, hold
+from .loop import STATE_FILE, Devices, Run, Trainee, TrainingError, check_settings, hold
 from .modules import DiT
 
 U8 = NDArray[np.uint8]
@@ -429,15 +429,16 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
         )
     if devices.main:
         hold(folder)
-    model, stamp = load_tokenizer(config.latents.tokenizer, config.latents.dtype, config.run.threads or None)
-    pairs = shard_pairs(config.data, config.latents, config.latents.tokenizer) if config.latents.paths else None
-    pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed, devices, pairs)
-    latents = Latents(folder, config, model, stamp, pictures, devices)
     weights: dict[str, Tensor] | None = None
     if config.run.init:
         config.model, weights = starting(config.run.init, "dit")
         for name in ("latent_mean", "latent_std"):  # of this run's latents
             config.model.pop(name)
+    check_settings(Path(folder), configs.as_dict(config))  # before the latents of the run that is there are touched
+    model, stamp = load_tokenizer(config.latents.tokenizer, config.latents.dtype, config.run.threads or None)
+    pairs = shard_pairs(config.data, config.latents, config.latents.tokenizer) if config.latents.paths else None
+    pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed, devices, pairs)
+    latents = Latents(folder, config, model, stamp, pictures, devices)
     told = model_config(config.model, model.config, pictures, latents)
     torch.manual_seed(config.run.seed)
     network = DiT(told)

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from . import data, losses
 from .discriminator import Discriminator
 from .encoded import CaptionEncoder, EncodedTexts
 from .export import starting
-from .loop import Devices, Run, Scalar, Trainee
+from .loop import Devices, Run, Scalar, Trainee, check_settings
 from .modules import TexTok
 
 U8 = NDArray[np.uint8]
@@ -392,6 +393,7 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
         config.model, weights = starting(config.run.init, "textok")
     if config.run.add_text:
         config.model = with_text(config.model, asked, config.run.init)
+    check_settings(Path(folder), configs.as_dict(config))  # before pictures are read
     model = model_config(config.model)
     pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed, devices)
     if pictures.text_encoder is not None:

@@ -223,6 +223,16 @@ def decisive(told: dict[str, Any]) -> dict[str, Any]:
     return told | {f"data.{name}": value for name, value in given.items() if name not in PLACES}
 
 
+def check_settings(folder: Path, told: dict[str, Any]) -> None:
+    """A TrainingError where the folder holds a run of another training config than `told`."""
+    if not (folder / STATE_FILE).exists():
+        return
+    before, now = (decisive(config) for config in (json.loads((folder / SETTINGS_FILE).read_text()), told))
+    changed = [name for name in now if now[name] != before.get(name, now[name])]
+    if changed:
+        raise TrainingError(f"{folder} holds a run with another [{changed[0]}]: give another folder, or that run's config")
+
+
 _held: dict[Path, TextIO] = {}  # folders that this process trains in: their lock files
 
 
@@ -357,12 +367,7 @@ class Run:
 
     def load(self, told: dict[str, Any]) -> None:
         """Goes on where the folder's run was."""
-        before, now = (decisive(config) for config in (json.loads((self.folder / SETTINGS_FILE).read_text()), told))
-        changed = [name for name in now if now[name] != before.get(name, now[name])]
-        if changed:
-            raise TrainingError(
-                f"{self.folder} holds a run with another [{changed[0]}]: give another folder, or that run's config"
-            )
+        check_settings(self.folder, told)
         state = torch.load(self.folder / STATE_FILE, weights_only=True, map_location=self.devices.device)
         trained_on, given = state.get("data"), getattr(self.task, "data", None)
         if trained_on not in (None, given):
