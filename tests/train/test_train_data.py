@@ -95,6 +95,20 @@ def test_folders_with_captions(tmp_path, kind, memory):
     assert pairs.column("label") == ([0, 1, 2] if kind == "classes" else [None] * 3)
 
 
+def test_classes_of_several_folders_are_numbered_together(tmp_path):
+    """One name is one label, and two names are two; in any order of the folders. A single folder's numbers stay."""
+    for name in ("pets/cat", "pets/owl", "plants/daisy", "plants/owl", "birds/train/owl", "birds/val/jay"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "p.png").write_bytes(picture_bytes(1))
+    folders = [tmp_path / name for name in ("pets", "plants", "birds")]
+    for paths in (folders, folders[::-1]):
+        records = data.load_pairs(paths, caption="caption").records
+        found = {(record["class_name"], record["label"]) for record in records}
+        assert found == {("cat", 0), ("daisy", 1), ("jay", 2), ("owl", 3)}
+        assert len(records) == 6
+    assert data.load_pairs(folders[1]).column("label") == [0, 1]
+
+
 def test_pictures_are_cropped_as_by_preprocess(tmp_path):
     from textok import preprocess
 

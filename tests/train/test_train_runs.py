@@ -281,6 +281,17 @@ def test_a_baseline_needs_no_captions_and_labels_may_be_words(tmp_path, config):
         build(config, tmp_path / "other", *overrides, "model.text_source=class", "model.num_classes=3")
 
 
+def test_a_label_of_two_classes_is_told(config, tmp_path, caplog):
+    task = build(config, tmp_path / "run", "model.text_source=class", "model.num_classes=3").task
+    assert "label" not in caplog.text
+    for number, record in enumerate(task.pictures.pairs.records):
+        record["class_name"] = f"{record['label']}" if number < 40 else "other"
+    task.pictures.take_labels(3)
+    assert [message for message in caplog.messages if "label" in message] == [
+        f"label {label} is of '{label}' and of 'other': one class to this model" for label in (1, 2, 0)
+    ]
+
+
 def test_a_word_after_the_options_that_is_no_override_is_wrong_usage(config, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "tokenizer", str(config), "--out", str(tmp_path), "run.steps"])

@@ -127,6 +127,7 @@ class FolderSource(ListedSource):
     """
 
     kind = "folder"
+    beside: frozenset[str] = frozenset()  # the classes of all folders that are read together, which are numbered together
 
     def __init__(self, path: str | os.PathLike[str], without: str | os.PathLike[str] | None = None) -> None:
         super().__init__(path)
@@ -176,9 +177,13 @@ class FolderSource(ListedSource):
         """Whether there is a picture, or what names one, in or below it."""
         return any(entry.problem or entry.row is not None or _pictures(entry.names) for entry in self._list())
 
+    def class_names(self) -> set[str]:
+        """The names of its classes, and of those `beside` them."""
+        return set(self._classes().numbers)
+
     def _classes(self) -> _Classes:
-        """The folders of the first level, or of the second below splits, by their names as text; none where a table
-        says what the pictures are, or where a single folder lies beside pictures or has a name that says nothing.
+        """The folders of the first level, or of the second below splits, and those `beside` them, by their names as text; none
+        where a table says what the pictures are, or where a single folder lies beside pictures or has a name that says nothing.
         """
         first, names, _, folders = next(_walk(self.path, self._without))
         in_splits = bool(folders) and all(name.lower() in SPLITS for name in folders)
@@ -189,6 +194,8 @@ class FolderSource(ListedSource):
         one = len(folders) == 1 and (folders[0].lower() in _NAMELESS or any(extension_of(name) in PICTURES for name in names))
         if one or any(name in METADATA_FILES for name in names):
             folders = []
+        elif folders:
+            folders = sorted(self.beside.union(folders))
         return _Classes({name: number for number, name in enumerate(folders)}, in_splits)
 
     def _list(self) -> Iterator[_Entry]:

@@ -46,7 +46,8 @@ Paths = Iterable[str | os.PathLike[str]] | str | os.PathLike[str]
 
 def open_sources(paths: Paths, without: str | os.PathLike[str] | None = None) -> list[Source]:
     """The sources of paths, in their order; a folder becomes the shards in and below it and then its pictures, picture files
-    that follow one another one source. What is to be said of how they are read goes to this module's log.
+    that follow one another one source. Folders that are classes are numbered over all paths together, so that a label is of one
+    name. What is to be said of how they are read goes to this module's log.
 
     Parameters
     ----------
@@ -76,6 +77,11 @@ def open_sources(paths: Paths, without: str | os.PathLike[str] | None = None) ->
             result.append(source)
     if not result:
         raise DataError("expected shards, folders, tables, arrays or pictures to read, got none")
+    folders = [source for source in result if isinstance(source, FolderSource)]
+    if len(folders) > 1:
+        names = frozenset[str]().union(*(folder.class_names() for folder in folders))
+        for folder in folders:
+            folder.beside = names
     for source in result:
         if (note := source.note()) is not None:
             logging.getLogger(__name__).warning("%s: %s", printable(source.name), note)

@@ -7,6 +7,7 @@ weight costs two products of the last layer.
 
 import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ SECTIONS = {
     "loss": configs.LossSettings,
     "gan": configs.GanSettings,
 }
+LOG = logging.getLogger(__name__)
 TEXT_SHAPES = 3  # of a compiled model, whose captions are padded to so many lengths: each shape is compiled for minutes
 TESTS = {"concept": "test", "pair": "pair"}  # test set -> split of the data
 
@@ -142,12 +144,18 @@ class Pictures:
         """Look at the pictures' labels, each from 0 to `classes` less 1; returns how many classes that takes."""
         labels = self.pairs.column("label")
         most = (1 << 31) if classes is None else classes
+        names: dict[int, str] = {}
+        told: set[int] = set()
         for record, label in zip(self.pairs.records, labels, strict=True):
             if type(label) is not int or not 0 <= label < most:
                 raise ConfigError(
                     f"{record['key']}: expected a label{'' if classes is None else f' from 0 to {classes - 1}'} (an integer), "
                     f"which this model takes, got {label!r}"
                 )
+            name = str(record.get("class_name", ""))
+            if name and names.setdefault(label, name) != name and label not in told:
+                told.add(label)
+                LOG.warning("label %d is of %r and of %r: one class to this model", label, names[label], name)
         self.labels = torch.tensor(labels)
         return max(labels) + 1
 
