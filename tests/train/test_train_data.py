@@ -55,6 +55,28 @@ def test_a_list_that_does_not_fit_is_named(folder, keys, key):
         data.load_pairs(folder, folder / "held.txt")
 
 
+@pytest.mark.parametrize("memory", [1.0, 1e-7], ids=["held", "streamed"])
+def test_splits_are_known_by_their_usual_names(tmp_path, memory, caplog):
+    """In folders and in metadata; what is of another is told, and that nothing is left to train on an error."""
+    names = ["Training", "train", "VAL", "valid", "validation", "dev", "Eval", "testing", "Test"]
+    (tmp_path / "pictures").mkdir()
+    for name in names:
+        (tmp_path / "pictures" / name).mkdir()
+        (tmp_path / "pictures" / name / "p.png").write_bytes(picture_bytes(1))
+    for _ in range(2):  # the second start of a streamed set reads the index
+        pairs = data.load_pairs(tmp_path / "pictures", memory=memory, index=tmp_path / "index.jsonl")
+        found = {record["key"].split("/")[0]: record["split"] for record in pairs.records}
+        assert found == {name: "train" if name.lower().startswith("train") else "test" for name in names}
+    splits = ["Val", "holdout", None, "train"]
+    write_shard(tmp_path / "a.tar", [{"key": f"k{number}", "split": split} for number, split in enumerate(splits)])
+    records = data.load_pairs(tmp_path / "a.tar", memory=memory).records
+    assert [record["split"] for record in records] == ["test", "holdout", None, "train"]
+    data.tell_splits(records)
+    assert "2 of 4 pictures are in no split of train, test and pair and not read: " in caplog.text
+    with pytest.raises(ValueError, match="pictures of the split 'train', .* got 1 in 'test', 1 in 'holdout', 1 in 'None'"):
+        data.tell_splits(records[:3])
+
+
 def picture_bytes(value, size=(8, 8), kind="png"):
     buffer = io.BytesIO()
     Image.new("RGB", size, (value, 0, 0)).save(buffer, kind)

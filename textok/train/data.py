@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from ..captions import encoder_use
 from ..conditions import full_text
 from ..config import EncoderUse
 from ..data.base import Sample, Skip, Source, usable
+from ..data.folders import SPLITS as SPLIT_NAMES
 from ..data.sources import open_sources
 from ..errors import ConfigError, DataError
 from ..files import replacing
@@ -67,6 +69,8 @@ Item = TypeVar("Item")
 MINILM, MAX_TOKENS = "minilm", 112
 GIGABYTE = 1 << 30
 CHUNK = 256  # samples that are decoded together
+# What training reads of the names of splits; a validation set is a test set to it.
+SPLITS = {name: "train" if name.startswith("train") else "test" for name in SPLIT_NAMES} | {"pair": "pair"}
 TOLD = 10  # names of samples that were left out; all of them are in `Pairs.skips`
 NOT_OURS = "arrays made elsewhere"
 LOG = logging.getLogger(__name__)
@@ -113,7 +117,8 @@ def load_pairs(
         One or several.
     held_out
         A file with a key a line. These samples leave "train" for a split of their own, "pair": tests by pair, where the
-        training data has the same thing in another style. A sample without "split" in its metadata is in "train".
+        training data has the same thing in another style. A sample without "split" in its metadata is in "train"; "training" is
+        "train", and "testing", "val", "valid", "validation", "dev" and "eval" are "test", in any case.
     size
         Side of the pictures, which are cropped as `textok.preprocess` does; None for that of the first, which all then must
         have.
@@ -161,7 +166,7 @@ def load_pairs(
                     continue
                 pictures.append(picture)
                 places.append(place)
-                records.append({"split": "train"} | sample.metadata | {"key": sample.key})
+                records.append(record_of(sample))
             bar.update(len(chunk))
             if kept and pictures:
                 images = np.empty((0, side, side, 3), np.uint8) if images is None else images
@@ -179,6 +184,27 @@ def load_pairs(
         write_index(index, stamp, pairs)
     hold_out(records, held_out)
     return pairs
+
+
+def split_of(told: Any) -> Any:
+    """A split by the name that training has for it, "train", "test" or "pair"; one that it does not know as it is."""
+    return SPLITS.get(told.lower(), told) if isinstance(told, str) else told
+
+
+def record_of(sample: Sample) -> dict[str, Any]:
+    """What is known of a sample."""
+    return sample.metadata | {"split": split_of(sample.metadata.get("split", "train")), "key": sample.key}
+
+
+def tell_splits(records: Sequence[Mapping[str, Any]]) -> None:
+    """How many records are in splits that training does not know, to the log; a DataError where it has none to train on."""
+    found = Counter(str(record["split"]) for record in records)
+    said = ", ".join(f"{count} in {name!r}" for name, count in itertools.islice(found.items(), TOLD))
+    others = sum(count for name, count in found.items() if name not in SPLITS.values())
+    if others:
+        LOG.warning("%d of %d pictures are in no split of train, test and pair and not read: %s", others, len(records), said)
+    if not found["train"]:
+        raise DataError(f"expected pictures of the split 'train', where those without a split are too, got {said}")
 
 
 def tell_skips(paths: Paths, pairs: Pairs, caption: str | None) -> None:
@@ -313,7 +339,8 @@ def read_index(
             return None
         rows = [json.loads(line) for line in lines]
     images = Streamed(sources, [place for place, _ in rows], size or head["size"], workers)
-    return Pairs(images, [record for _, record in rows], [Skip(*skip) for skip in head["skips"]])
+    records = [record | {"split": split_of(record["split"])} for _, record in rows]
+    return Pairs(images, records, [Skip(*skip) for skip in head["skips"]])
 
 
 def hold_out(records: list[dict[str, Any]], file: str | os.PathLike[str] | None) -> None:

@@ -107,7 +107,7 @@ def shard_pairs(settings: configs.DataSettings, given: configs.LatentSettings, t
             if by.get("sha256") != fingerprint(tokenizer_name)["sha256"]:
                 raise DataError(f"{path}: encoded by {by.get('name')}, another model than latents.tokenizer {tokenizer_name}")
     skips: list[Skip] = []
-    records = [{"split": "train"} | s.metadata | {"key": s.key} for s in shard_samples(settings, given, skips)]
+    records = [data.record_of(sample) for sample in shard_samples(settings, given, skips)]
     pairs = data.Pairs(None, records, skips)
     data.tell_skips(given.paths, pairs, settings.caption)
     data.hold_out(records, settings.held_out or None)

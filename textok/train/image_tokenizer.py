@@ -110,6 +110,7 @@ class Pictures:
         self.text_encoder: EncoderUse | None = None  # whose embeddings a model that reads them is given, where that is known
         self.pairs = load_pictures(settings, model_config["image_size"]) if pairs is None else pairs
         data.keep_tests(self.pairs.records, settings.test_share)
+        data.tell_splits(self.pairs.records)
         reads = model_config["text_condition"] != "none"
         self.reads_captions = reads and model_config["text_source"] == "embedding"
         if self.reads_captions and not settings.caption:
