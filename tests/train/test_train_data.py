@@ -55,6 +55,16 @@ def test_a_list_that_does_not_fit_is_named(folder, keys, key):
         data.load_pairs(folder, folder / "held.txt")
 
 
+def test_held_out_keys_may_have_blanks_and_be_of_several_sources(folder):
+    """All pictures of a key are kept out of training."""
+    write_shard(folder / "c.tar", [{"key": key, "split": "train"} for key in ("k1", "my picture 2", "k3")])
+    (folder / "held.txt").write_text("k1\r\n\n  my picture 2 \nk3\n")
+    pairs = data.load_pairs(folder, folder / "held.txt")
+    keys = [pairs.records[row]["key"] for row in pairs.rows("pair")]
+    assert keys == ["k1", "k1", "my picture 2", "k3"] and pairs.rows("test").tolist() == [3]  # a k3 was in it already
+    assert not {"k1", "my picture 2", "k3"} & {pairs.records[row]["key"] for row in pairs.rows("train")}
+
+
 @pytest.mark.parametrize("memory", [1.0, 1e-7], ids=["held", "streamed"])
 def test_splits_are_known_by_their_usual_names(tmp_path, memory, caplog):
     """In folders and in metadata; what is of another is told, and that nothing is left to train on an error."""

@@ -344,14 +344,18 @@ def read_index(
 
 
 def hold_out(records: list[dict[str, Any]], file: str | os.PathLike[str] | None) -> None:
-    """Puts the records whose keys are in `file` (None: none) into the split "pair"."""
+    """Puts the records whose keys are in `file`, a line each (None: none), into the split "pair", all of a key."""
     if file is None:
         return
-    by_key = {record["key"]: record for record in records}
-    for key in Path(file).read_text().split():
-        if key not in by_key or by_key[key]["split"] in ("test", "pair"):
-            raise ValueError(f"{file}: expected keys, each once, of pictures outside the split test, got {key}")
-        by_key[key]["split"] = "pair"
+    by_key: dict[str, list[dict[str, Any]]] = {}  # two sources may share a key
+    for record in records:
+        by_key.setdefault(record["key"], []).append(record)
+    for key in filter(None, map(str.strip, Path(file).read_text(encoding="utf-8").split("\n"))):
+        found = [record for record in by_key.get(key, []) if record["split"] not in ("test", "pair")]
+        if not found:
+            raise ValueError(f"{file}: expected keys, each once, of pictures outside the split test, got {key} in a line")
+        for record in found:
+            record["split"] = "pair"
 
 
 def keep_tests(records: list[dict[str, Any]], share: float) -> None:
