@@ -382,6 +382,14 @@ def test_what_is_trained_is_what_the_engine_runs(world, tmp_path, name):
     assert "error_concept" in log and "bound_concept" in log and len(list((tmp_path / "pictures").iterdir())) == 1
 
 
+def test_sample_pictures_are_evenly_spread(world, tmp_path, monkeypatch):
+    run, drawn = dit.build_run(settings(world, run={"sample_images": 3}), tmp_path), []
+    picture = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr(run.task, "sample", lambda weights, rows: drawn.append(rows.tolist()) or [picture])
+    run.task.evaluate(0)
+    assert drawn == [[4, 14, 19]]  # of 4, 9, 14 and 19
+
+
 @pytest.mark.parametrize("name", ["class", "text"])
 def test_a_run_goes_on_as_if_never_killed(world, tmp_path, name):
     whole = dit.build_run(settings(world, model=CONDITIONS[name]), tmp_path / "whole")

@@ -292,6 +292,15 @@ def test_a_label_of_two_classes_is_told(config, tmp_path, caplog):
     ]
 
 
+def test_test_sets_have_as_many_pictures_as_asked_for(config, tmp_path):
+    """At most, evenly spread from the first to the last."""
+    pictures = build(config, tmp_path).task.pictures
+    rows = pictures.pairs.rows("test").tolist()
+    assert len(rows) == 8 and pictures.test_sets(0)["concept"].tolist() == rows
+    for count, places in ((1, [0]), (3, [0, 4, 7]), (5, [0, 2, 4, 5, 7]), (8, range(8)), (9, range(8))):
+        assert pictures.test_sets(count)["concept"].tolist() == [rows[place] for place in places]
+
+
 def test_a_word_after_the_options_that_is_no_override_is_wrong_usage(config, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "tokenizer", str(config), "--out", str(tmp_path), "run.steps"])
@@ -320,6 +329,7 @@ def test_means_begin_anew_when_taken():
         (["{config}", "model.num_latent_tokens=0"], "num_latent_tokens: expected an integer"),
         (["{config}", "model.image_size=32"], "model.image_size: expected that of the pictures, 16, got 32"),
         (["{config}", "run.accumulate=3"], "run.batch_size: expected a multiple of 3"),
+        (["{config}", "run.steps=0"], "run.steps: expected a whole number, 1 or more, got 0"),
         (["{config}", "run.batch_size=0"], "run.batch_size: expected a whole number, 1 or more, got 0"),
         (["{config}", "run.accumulate=0"], "run.accumulate: expected a whole number, 1 or more, got 0"),
         (["{config}", "gan.r1_every=0"], "gan.r1_every: expected a whole number, 1 or more, got 0"),

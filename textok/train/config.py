@@ -219,7 +219,8 @@ CHOICES = {
     ("gan", "kind"): ("hinge", "non-saturating"),
     ("gan", "optimiser"): ("adam", "adamw"),
 }
-POSITIVE = {("run", "batch_size"), ("run", "accumulate"), ("gan", "r1_every")}  # whole numbers that others are divided by
+# Whole numbers that others are divided by.
+POSITIVE = {("run", "steps"), ("run", "batch_size"), ("run", "accumulate"), ("gan", "r1_every")}
 
 
 def fail(where: str, expected: str, value: Any) -> ConfigError:

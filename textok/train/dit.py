@@ -391,7 +391,7 @@ class DitTask:
         sets = self.pictures.test_sets(self.config.run.sample_images)
         if sets:
             name, rows = next(iter(sets.items()))
-            grids[name] = np.concatenate(list(self.sample(averaged, rows[: self.config.run.sample_images])), axis=1)
+            grids[name] = np.concatenate(list(self.sample(averaged, rows)), axis=1)
         return scores, grids
 
     def sample(self, weights: Mapping[str, Tensor], rows: I64) -> U8:

@@ -94,6 +94,11 @@ def load_pictures(settings: configs.DataSettings, side: int) -> data.Pairs:
     return pairs
 
 
+def spread(rows: I64, count: int) -> I64:
+    """At most `count` of the rows, evenly spread from the first to the last."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), count)).round().astype(np.int64)]
+
+
 class Pictures:
     """Batches and test sets of captioned pictures, for a tokenizer of `model_config`."""
 
@@ -201,7 +206,7 @@ class Pictures:
     def test_sets(self, count: int) -> dict[str, I64]:
         """{name: rows of at most `count` pictures, evenly spread} (0: all) of the test sets that there are."""
         sets = {name: self.pairs.rows(split) for name, split in TESTS.items()}
-        return {name: rows[:: max(1, len(rows) // count)] if count else rows for name, rows in sets.items() if len(rows)}
+        return {name: spread(rows, count) if count else rows for name, rows in sets.items() if len(rows)}
 
 
 def picture_grid(originals: U8, pictures: U8) -> U8:
@@ -375,7 +380,7 @@ class TokenizerTask:
             condition: dict[str, Any] = {key: value.numpy() for key, value in self.pictures.condition(rows).items()}
             pictures = cast(U8, model.reconstruct(originals, **condition))
             scores[f"psnr_{name}"] = float(metrics.psnr(pictures, originals).mean())
-            some = np.linspace(0, len(rows) - 1, min(len(rows), self.config.run.sample_images)).round().astype(int)
+            some = spread(np.arange(len(rows)), self.config.run.sample_images)
             grids[name] = picture_grid(originals[some], pictures[some])
         return scores, grids
 
