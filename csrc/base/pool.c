@@ -78,9 +78,9 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 /* Whether this thread is the caller whose job runs. */
 static _Thread_local int in_job;
 
-/* A caller may fork in the middle of its job: the tick runs handlers of signals, which are Python's. It then ends the job alone,
- * in both processes, so no worker may have a task in hand, which the child would lose: nobody enters any more, and who is inside
- * is waited for. A thread that is in no job forks at once, and nobody in the child waits for that job. */
+/* A caller may fork in the middle of its job: the tick runs handlers of signals, which are Python's. Both processes then end
+ * that job alone. So no worker may have a task in hand, which the child would lose: nobody enters any more, and who is inside
+ * is waited for. A thread that is in no job forks at once, and nobody in the child waits for a job of another. */
 static void before_fork(void)
 {
     if (!in_job)

@@ -43,8 +43,8 @@ static void let_go(struct call *call)
 /* A call on the stack, which lets go of what it holds wherever its function returns. Begins as {0}. */
 #define CALL struct call __attribute__((cleanup(let_go)))
 
-/* The data of an array [count] (-1: any) whose numbers decide where memory is read and written: of a copy, which is checked, and
- * held by the call. Into the array itself anybody may write as soon as the GIL is given up. */
+/* The data of an array [count] (-1: any) whose numbers decide where memory is read and written: of a copy, held by the call,
+ * which is what gets checked. Into the array itself anybody may write as soon as the GIL is given up. */
 static const void *copied(struct call *call, PyObject *object, const char *name, int type, Py_ssize_t count)
 {
     const void *values = tx_array(object, name, type, 1, &count);

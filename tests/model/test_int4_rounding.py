@@ -4,8 +4,9 @@ import api_models
 import numerics
 import numpy as np
 import pytest
+from engine_models import TinyTexTok, textok_config
 
-from textok import DiT, TexTok, int4, int4_rounding
+from textok import DiT, TexTok, _core, int4, int4_rounding
 
 
 def output_error(q, scale, group_scale, weight, x):
@@ -43,12 +44,11 @@ def test_without_a_gram_it_is_the_engines_rounding():
 
 def rounded_by_the_engine(changed):
     """q, scale and group scales that an int4 model makes of a matrix, changed in place, and what they stand for."""
-    model, name = api_models.textok(text_condition="none"), "tokenizer.blocks.1.mlp.fc2.weight"
-    weights = model.weights()
-    changed(weights[name])
-    made = TexTok(model.config, weights, dtype="int4").weights()
+    tiny, name = TinyTexTok(textok_config()), "tokenizer.blocks.1.mlp.fc2.weight"
+    changed(tiny.weights[name])
+    made = _core.Model("textok", tiny.config, tiny.weights, "int4").weights()
     q, scale, group_scale = made[name], made[f"{name}.scale"], made[f"{name}.group_scale"]
-    return q, scale, group_scale, int4.widened(q, scale, group_scale, weights[name].shape[1])
+    return q, scale, group_scale, int4.widened(q, scale, group_scale, tiny.weights[name].shape[1])
 
 
 def test_rows_of_any_size_are_rounded_alike():
