@@ -253,6 +253,25 @@ def test_a_folder_of_another_run_is_refused(config, tmp_path):
     assert build(config, tmp_path, "run.steps=2").step == 1
 
 
+def test_a_run_of_before_a_field_goes_on_with_its_default(config, tmp_path):
+    """A field that its settings lack counts as the default; what differs is told with both values."""
+    build(config, tmp_path, "run.steps=1").train()
+    kept = json.loads((tmp_path / loop.SETTINGS_FILE).read_text())
+    for section, name in (("optim", "frozen"), ("loss", "perceptual_weights"), ("gan", "lecam_decay"), ("data", "drop_words")):
+        kept[section].pop(name)
+    (tmp_path / loop.SETTINGS_FILE).write_text(json.dumps(kept))
+    for override, told in (
+        ("optim.frozen=['tokenizer']", r"\[optim.frozen\]: \[\] there, \['tokenizer'\] here; give another folder"),
+        ("data.drop_words=0.5", r"\[data.drop_words\]: 0.0 there, 0.5 here"),
+        ("optim.lr=0.001", r"\[optim.lr\]: 0.003 there, 0.001 here"),
+        ("gan.kind=non-saturating", r"\[gan.kind\]: 'hinge' there, 'non-saturating' here"),
+        ("model.latent_dim=5", r"\[model\]: {'latent_dim': 3} there, {'latent_dim': 5} here"),
+    ):
+        with pytest.raises(loop.TrainingError, match=f"{tmp_path} holds a run with another {told}"):
+            build(config, tmp_path, override)
+    assert build(config, tmp_path, "run.steps=2").step == 1
+
+
 def test_other_data_are_refused_and_the_same_elsewhere_are_not(config, tmp_path):
     build(config, tmp_path / "run", "run.steps=1").train()
     fewer = training_runs.make(tmp_path / "fewer", count=42)

@@ -24,10 +24,8 @@ MODEL_KEYS = "  model.*    the fields of a model's config.json, docs/python.md"
 
 def keys() -> str:
     """The keys that configs may have, with their defaults, a line or two a section."""
-    kinds = {"data": config.DataSettings, "run": config.RunSettings, "optim": config.OptimSettings, "loss": config.LossSettings}
-    kinds |= {"gan": config.GanSettings, "latents": config.LatentSettings, "diffusion": config.DiffusionSettings}
     lines = []
-    for section, kind in kinds.items():
+    for section, kind in config.SETTINGS.items():
         given = kind()
         fields = [f"{f.name}={toml(getattr(given, f.name))}" for f in dataclasses.fields(kind)]
         head = f"  {section + '.':<11}"

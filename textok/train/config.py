@@ -211,6 +211,17 @@ class DiffusionSettings:
     sample_guidance: float = 3.0
 
 
+# The sections of both trainings, but for [model].
+SETTINGS: dict[str, type] = {
+    "data": DataSettings,
+    "run": RunSettings,
+    "optim": OptimSettings,
+    "loss": LossSettings,
+    "gan": GanSettings,
+    "latents": LatentSettings,
+    "diffusion": DiffusionSettings,
+}
+
 CHOICES = {
     ("run", "precision"): ("bfloat16", "float32", "auto"),
     ("optim", "kind"): ("adam", "adamw", "muon"),

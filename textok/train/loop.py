@@ -24,6 +24,7 @@ launch`; each takes its slice of every batch, and gradients are averaged over th
 
 import contextlib
 import csv
+import dataclasses
 import fcntl
 import json
 import math
@@ -42,8 +43,8 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import ConfigError, TextokError
-from ..files import clear_unfinished, replacing, write_json
+from ..errors import ConfigError, TextokError, shown
+from ..files import clear_unfinished, read_json, replacing, write_json
 from ..text.templates import checked_template
 from . import config as configs
 from .config import OptimSettings, RunSettings
@@ -58,6 +59,7 @@ STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
 SETTINGS_FILE = "training.json"
 LOCK_FILE = "lock"
+DECISIVE = ("seed", "batch_size")  # of [run]
 PLACES = ("paths", "cache", "memory", "index", "held_out")  # of [data]: where it lies; what it is, a task's `data` tells
 
 
@@ -213,24 +215,40 @@ def fast_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(held)
 
 
-def decisive(told: dict[str, Any]) -> dict[str, Any]:
-    """What of a training config makes it another run, by name: all but places, lengths and how often things are done."""
-    told = json.loads(json.dumps(told))
-    run, given = told.pop("run", {}), told.pop("data", {})
-    if "template" in given:
-        given["template"] = checked_template(given["template"])  # a run of before may have another spelling
-    told |= {f"run.{name}": run[name] for name in ("seed", "batch_size") if name in run}
-    return told | {f"data.{name}": value for name, value in given.items() if name not in PLACES}
+def decisive(told: dict[str, Any], defaults: bool = False) -> dict[str, Any]:
+    """What of a training config makes it another run, by name: all but places, lengths and how often things are done. With
+    `defaults` fields that it lacks have theirs: it may have been written before they were there.
+    """
+    found: dict[str, Any] = {}
+    for section, given in json.loads(json.dumps(told)).items():
+        if section not in configs.SETTINGS:
+            found[section] = given
+            continue
+        fields = json.loads(json.dumps(dataclasses.asdict(configs.SETTINGS[section]()))) | given if defaults else given
+        if "template" in fields:
+            fields["template"] = checked_template(fields["template"])  # a run of before may have another spelling
+        if section == "run":
+            names = [name for name in DECISIVE if name in fields]
+        else:
+            names = [name for name in fields if section != "data" or name not in PLACES]
+        found |= {f"{section}.{name}": fields[name] for name in names}
+    return found
 
 
 def check_settings(folder: Path, told: dict[str, Any]) -> None:
     """A TrainingError where the folder holds a run of another training config than `told`."""
     if not (folder / STATE_FILE).exists():
         return
-    before, now = (decisive(config) for config in (json.loads((folder / SETTINGS_FILE).read_text()), told))
-    changed = [name for name in now if now[name] != before.get(name, now[name])]
-    if changed:
-        raise TrainingError(f"{folder} holds a run with another [{changed[0]}]: give another folder, or that run's config")
+    before, now = decisive(read_json(folder / SETTINGS_FILE), defaults=True), decisive(told)
+    for name, here in now.items():
+        if (there := before.get(name, here)) != here:
+            if isinstance(there, dict) and isinstance(here, dict):  # only what differs: [model] has dozens of fields
+                pairs = ((there, here), (here, there))
+                there, here = ({key: one[key] for key in one if one[key] != other.get(key, ...)} for one, other in pairs)
+            raise TrainingError(
+                f"{folder} holds a run with another [{name}]: {shown(there)} there, {shown(here)} here; "
+                "give another folder, or that run's config"
+            )
 
 
 _held: dict[Path, TextIO] = {}  # folders that this process trains in: their lock files
