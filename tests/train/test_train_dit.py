@@ -390,6 +390,16 @@ def test_sample_pictures_are_evenly_spread(world, tmp_path, monkeypatch):
     assert drawn == [[4, 14, 19]]  # of 4, 9, 14 and 19
 
 
+def test_a_run_goes_on_without_the_generator_that_it_began_with(world, tmp_path):
+    dit.build_run(settings(world, 1), tmp_path / "first").train()
+    init = {"run": {"init": str(tmp_path / "first"), "eval_every": 0}}
+    dit.build_run(settings(world, 2, **init), tmp_path / "run").train()
+    shutil.rmtree(tmp_path / "first")
+    assert dit.build_run(settings(world, 2, **init), tmp_path / "run").step == 2
+    with pytest.raises(TrainingError, match=r"a run with another \[run.init\]: '.*first' there, 'emoji-t2i' here"):
+        dit.build_run(settings(world, 2, run={"init": "emoji-t2i"}), tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", ["class", "text"])
 def test_a_run_goes_on_as_if_never_killed(world, tmp_path, name):
     whole = dit.build_run(settings(world, model=CONDITIONS[name]), tmp_path / "whole")

@@ -447,6 +447,28 @@ def test_a_model_without_text_may_get_it_later(config, tmp_path):
             build(config, tmp_path / "wrong", *overrides)
 
 
+def test_a_run_goes_on_without_the_model_that_it_began_with(config, tmp_path, monkeypatch):
+    """Which may be gone, or be told from another working folder; another is refused, and no longer to add text too."""
+    build(config, tmp_path / "baseline", "model.text_condition=none", "run.steps=1").train()
+    shutil.copytree(tmp_path / "baseline", tmp_path / "other")
+    late = [f"run.init={tmp_path / 'baseline'}", "run.add_text=true", "model.text_injection=cross_attention"]
+    build(config, tmp_path / "late", *late, "run.steps=1").train()
+    shutil.rmtree(tmp_path / "baseline")
+    for overrides, told in (
+        ([f"run.init={tmp_path / 'other'}", *late[1:]], rf"\[run.init\]: '{late[0][9:]}' there, '{tmp_path / 'other'}' here"),
+        (["run.init=other", *late[1:]], r"\[run.init\]: "),
+        (late[:1], r"\[run.add_text\]: True there, False here"),
+        ([*late[:2], "model.text_injection=in_context"], r"\[model\]: {'text_injection': 'cross_attention'} there, "),
+        (["model.text_injection=cross_attention"], r"\["),
+    ):
+        with pytest.raises(loop.TrainingError, match=f"late holds a run with another {told}"):
+            build(config, tmp_path / "late", *overrides)
+    monkeypatch.chdir(tmp_path / "other")
+    for name in (tmp_path / "baseline", "../baseline", "baseline", tmp_path / "other" / ".." / "baseline"):
+        run = build(config, tmp_path / "late", f"run.init={name}", *late[1:], "run.steps=2")
+        assert run.step == 1 and run.task.model.config["text_condition"] == "both"
+
+
 def test_frozen_parts_keep_their_weights(config, tmp_path):
     """Of a TexTok the tokenizer, so that its latents stay; in the moving average, too. Parts that are none are refused."""
     run = build(config, tmp_path / "run", "optim.frozen=['tokenizer']", "optim.weight_decay=0.5", "run.steps=2")

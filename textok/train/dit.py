@@ -39,7 +39,7 @@ from .diffusion import Flow, process_of
 from .encoded import EncodedTexts
 from .export import load_average, starting
 from .image_tokenizer import Pictures, padded
-from .loop import STATE_FILE, Devices, Run, Trainee, TrainingError, check_settings, hold
+from .loop import STATE_FILE, Devices, Run, Trainee, TrainingError, check_settings, hold, stored_model
 from .modules import DiT
 
 U8 = NDArray[np.uint8]
@@ -430,7 +430,10 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     if devices.main:
         hold(folder)
     weights: dict[str, Tensor] | None = None
-    if config.run.init:
+    held = stored_model(folder)
+    if config.run.init and held is not None:  # its own weights come with the state: the model that it began with may be gone
+        config.model = held
+    elif config.run.init:
         config.model, weights = starting(config.run.init, "dit")
         for name in ("latent_mean", "latent_std"):  # of this run's latents
             config.model.pop(name)

@@ -29,7 +29,7 @@ from . import data, losses
 from .discriminator import Discriminator
 from .encoded import CaptionEncoder, EncodedTexts
 from .export import starting
-from .loop import Devices, Run, Scalar, Trainee, check_settings
+from .loop import Devices, Run, Scalar, Trainee, check_settings, stored_model
 from .modules import TexTok
 
 U8 = NDArray[np.uint8]
@@ -385,11 +385,16 @@ class TokenizerTask:
         return scores, grids
 
 
+def text_fields(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a section [model] says of text."""
+    return {key: value for key, value in asked.items() if key.startswith("text_") or key == "num_text_tokens"}
+
+
 def with_text(config: Mapping[str, Any], asked: Mapping[str, Any], init: str) -> dict[str, Any]:
     """The config of a model that reads no text, `init`, with what the config `asked` for says of text."""
     if not init or config.get("text_condition", "both") != "none":
         raise ConfigError(f"run.add_text: expected run.init to be a tokenizer that reads no text, got {init!r}")
-    told = {key: value for key, value in asked.items() if key.startswith("text_") or key == "num_text_tokens"}
+    told = text_fields(asked)
     if told.get("text_injection") != "cross_attention" or told.get("text_condition") == "none":
         raise ConfigError("run.add_text: expected a [model] that reads text by text_injection = 'cross_attention', got none")
     return {**config, "text_condition": "both", **told}
@@ -402,11 +407,14 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
         torch.set_num_threads(config.run.threads)
     weights: dict[str, Tensor] | None = None
     configs.warn_of_slow_precision(config.run.precision, devices.device.type)
-    asked = config.model
-    if config.run.init:
-        config.model, weights = starting(config.run.init, "textok")
-    if config.run.add_text:
-        config.model = with_text(config.model, asked, config.run.init)
+    asked, held = config.model, stored_model(folder)
+    if config.run.init and held is not None:  # its own weights come with the state: the model that it began with may be gone
+        config.model = held | (text_fields(asked) if config.run.add_text else {})
+    else:
+        if config.run.init:
+            config.model, weights = starting(config.run.init, "textok")
+        if config.run.add_text:
+            config.model = with_text(config.model, asked, config.run.init)
     check_settings(Path(folder), configs.as_dict(config))  # before pictures are read
     model = model_config(config.model)
     pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed, devices)

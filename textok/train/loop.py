@@ -59,7 +59,7 @@ STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
 SETTINGS_FILE = "training.json"
 LOCK_FILE = "lock"
-DECISIVE = ("seed", "batch_size")  # of [run]
+DECISIVE = ("seed", "batch_size", "init", "add_text")  # of [run]
 PLACES = ("paths", "cache", "memory", "index", "held_out")  # of [data]: where it lies; what it is, a task's `data` tells
 
 
@@ -235,13 +235,34 @@ def decisive(told: dict[str, Any], defaults: bool = False) -> dict[str, Any]:
     return found
 
 
+def same_place(one: str, other: str) -> bool:
+    """Whether two names, neither "", may be of one folder. A run may be gone on with from another working folder than it was
+    begun in: of a relative name and another only the ends can be compared.
+    """
+    if not (one and other):
+        return False
+    if Path(one).resolve() == Path(other).resolve():
+        return True
+    ends = [[part for part in Path(os.path.normpath(name)).parts if part != ".."][::-1] for name in (one, other)]
+    absolute = Path(one).is_absolute() and Path(other).is_absolute()
+    return not absolute and all(a == b for a, b in zip(*ends, strict=False))
+
+
+def stored_model(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The section [model] of the run that a folder holds; None where there is none yet."""
+    folder = Path(folder)
+    if not (folder / STATE_FILE).exists():
+        return None
+    return read_json(folder / SETTINGS_FILE).get("model", {})
+
+
 def check_settings(folder: Path, told: dict[str, Any]) -> None:
     """A TrainingError where the folder holds a run of another training config than `told`."""
     if not (folder / STATE_FILE).exists():
         return
     before, now = decisive(read_json(folder / SETTINGS_FILE), defaults=True), decisive(told)
     for name, here in now.items():
-        if (there := before.get(name, here)) != here:
+        if (there := before.get(name, here)) != here and not (name == "run.init" and same_place(there, here)):
             if isinstance(there, dict) and isinstance(here, dict):  # only what differs: [model] has dozens of fields
                 pairs = ((there, here), (here, there))
                 there, here = ({key: one[key] for key in one if one[key] != other.get(key, ...)} for one, other in pairs)
