@@ -390,6 +390,11 @@ def test_sample_pictures_are_evenly_spread(world, tmp_path, monkeypatch):
     assert drawn == [[4, 14, 19]]  # of 4, 9, 14 and 19
 
 
+def test_sample_pictures_may_be_none(world, tmp_path):
+    dit.build_run(settings(world, 1, run={"sample_images": 0}), tmp_path).train()
+    assert "error_concept" in (tmp_path / "log.csv").read_text() and not (tmp_path / "pictures").exists()
+
+
 def test_a_run_goes_on_without_the_generator_that_it_began_with(world, tmp_path):
     dit.build_run(settings(world, 1), tmp_path / "first").train()
     init = {"run": {"init": str(tmp_path / "first"), "eval_every": 0}}

@@ -320,6 +320,12 @@ def test_test_sets_have_as_many_pictures_as_asked_for(config, tmp_path):
         assert pictures.test_sets(count)["concept"].tolist() == [rows[place] for place in places]
 
 
+def test_sample_pictures_may_be_none(config, tmp_path):
+    run = build(config, tmp_path, "run.sample_images=0", "run.steps=1", "run.eval_every=1")
+    run.train()
+    assert rows_of(tmp_path)[0]["psnr_concept"] and not (tmp_path / "pictures").exists()
+
+
 def test_a_word_after_the_options_that_is_no_override_is_wrong_usage(config, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "tokenizer", str(config), "--out", str(tmp_path), "run.steps"])

@@ -388,8 +388,8 @@ class DitTask:
                 ).sum(axis=0)
         finally:
             self.model.load_state_dict(held, strict=False)
-        sets = self.pictures.test_sets(self.config.run.sample_images)
-        if sets:
+        drawn = self.config.run.sample_images
+        if drawn and (sets := self.pictures.test_sets(drawn)):
             name, rows = next(iter(sets.items()))
             grids[name] = np.concatenate(list(self.sample(averaged, rows)), axis=1)
         return scores, grids

@@ -381,7 +381,8 @@ class TokenizerTask:
             pictures = cast(U8, model.reconstruct(originals, **condition))
             scores[f"psnr_{name}"] = float(metrics.psnr(pictures, originals).mean())
             some = spread(np.arange(len(rows)), self.config.run.sample_images)
-            grids[name] = picture_grid(originals[some], pictures[some])
+            if len(some):
+                grids[name] = picture_grid(originals[some], pictures[some])
         return scores, grids
 
 
