@@ -1,9 +1,11 @@
 """Whole trainings, small ones: killed and gone on with, on several processes, going wrong, learning. Needs torch."""
 
 import csv
+import errno
 import json
 import math
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -205,6 +207,42 @@ def test_the_last_step_is_kept_though_its_gradients_were_not_finite(tmp_path):
     run = loop.Run(tmp_path, settings(), Spoilt({18, 19}), {}, {})
     run.train()
     assert state_of(tmp_path)["step"] == 20 and run.skipped == 2
+
+
+def test_a_checkpoint_that_finds_no_room_is_told_by_its_file(tmp_path):
+    """The last one stays. PyTorch makes a RuntimeError of it, or not, as its buffers fall."""
+    run = loop.Run(tmp_path, settings(), Spoilt(()), {}, {})
+    run.save()
+    kept = state_of(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    held = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for most in (0, 700, 2000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+            with pytest.raises(OSError) as problem:
+                run.save()
+            assert problem.value.errno == errno.EFBIG and problem.value.filename == str(tmp_path / loop.STATE_FILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, held)
+    assert [path.name for path in tmp_path.glob("*state*")] + [path.name for path in tmp_path.glob(".*")] == [loop.STATE_FILE]
+    assert state_of(tmp_path)["step"] == kept["step"]
+
+
+def test_a_damaged_checkpoint_is_told(config, tmp_path, capsys):
+    build(config, tmp_path, "run.steps=1").train()
+    whole, file = (tmp_path / loop.STATE_FILE).read_bytes(), tmp_path / loop.STATE_FILE
+    capsys.readouterr()
+    for content in (b"", b"hello world", whole[: len(whole) // 2], whole[:60] + b"z" * 40 + whole[100:], b"PK\x03\x04"):
+        file.write_bytes(content)
+        assert main(["export", str(tmp_path), str(tmp_path / "model")]) == 1
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and f"{file}: not a checkpoint that can be read: " in told and len(told) < 400
+        with pytest.raises(loop.TrainingError, match="not a checkpoint that can be read"):
+            build(config, tmp_path, "run.steps=2")
+    torch.save([1], file)
+    with pytest.raises(loop.TrainingError, match=r"not a checkpoint .*: expected one of textok train, got \[1\]"):
+        build(config, tmp_path, "run.steps=2")
 
 
 HOLDER = """

@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from ..files import read_json, write_json
 from ..pipeline import part_folder
 from ..weights import PIPELINE_FILE
-from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE
+from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE, load_state
 
 F32 = NDArray[np.float32]
 
@@ -73,7 +73,7 @@ def load_average(run: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     if not (run / STATE_FILE).is_file():
         raise FileNotFoundError(f"{run}: expected the folder of a training run, with {STATE_FILE}")
     config, settings = (json.loads((run / name).read_text()) for name in (CONFIG_FILE, SETTINGS_FILE))
-    state = torch.load(run / STATE_FILE, weights_only=True, map_location="cpu")
+    state = load_state(run)
     part = state["parts"]["model"]
     weights = {name: value.numpy() for name, value in (part["ema"] or part["model"]).items()}
     history = {

@@ -29,6 +29,7 @@ import fcntl
 import json
 import math
 import os
+import pickle
 import platform
 import sys
 import time
@@ -44,6 +45,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import ConfigError, TextokError, shown
+from ..errors import told as shortened
 from ..files import clear_unfinished, read_json, replacing, write_json
 from ..text.templates import checked_template
 from . import config as configs
@@ -300,6 +302,20 @@ def release(folder: str | os.PathLike[str]) -> None:
         file.close()
 
 
+def load_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The state of a run's folder; a TrainingError where its file is damaged."""
+    path = folder / STATE_FILE
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError) as problem:
+        raise TrainingError(
+            f"{path}: not a checkpoint that can be read: {shortened(f'{type(problem).__name__}: {problem}')}"
+        ) from None
+    if not isinstance(state, dict) or not {"parts", "step"} <= state.keys():
+        raise TrainingError(f"{path}: not a checkpoint that can be read: expected one of textok train, got {shown(state)}")
+    return state
+
+
 def trim_log(path: Path, step: int) -> None:
     """Drops what a killed run had logged beyond its last checkpoint."""
     if path.exists():
@@ -407,7 +423,7 @@ class Run:
     def load(self, told: dict[str, Any]) -> None:
         """Goes on where the folder's run was."""
         check_settings(self.folder, told)
-        state = torch.load(self.folder / STATE_FILE, weights_only=True, map_location=self.devices.device)
+        state = load_state(self.folder, self.devices.device)
         trained_on, given = state.get("data"), getattr(self.task, "data", None)
         if trained_on not in (None, given):
             raise TrainingError(f"{self.folder} holds a run on other data: {trained_on}; here are {given}")
@@ -431,8 +447,14 @@ class Run:
             "skipped": self.skipped,
         }
         clear_unfinished(self.folder / STATE_FILE)  # of a run that was killed here: this one holds the folder
-        with replacing(self.folder / STATE_FILE) as part, part.open("wb") as file:
-            torch.save(state, file)
+        try:
+            with replacing(self.folder / STATE_FILE) as part, part.open("wb") as file:
+                torch.save(state, file)
+        except (OSError, RuntimeError) as problem:  # PyTorch makes a RuntimeError of what befell its file
+            cause = problem if isinstance(problem, OSError) else problem.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise OSError(cause.errno, cause.strerror or str(cause), str(self.folder / STATE_FILE)) from None
 
     def tick(self) -> None:
         """Adds the time since the last tick to the run's clocks."""
