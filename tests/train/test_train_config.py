@@ -47,13 +47,21 @@ def test_when_is_steps_or_a_share_of_them():
         ("[run]\ncompile = 1", (), "run.compile: expected true or false, got 1"),
         ("[run]\nprecision = 'float16'", (), "run.precision: expected 'bfloat16' or 'float32' or 'auto', got 'float16'"),
         ("run = 3", (), "run: expected a section, got 3"),
+        ("model = 3", (), "model: expected a section, got 3"),
+        ("", ("model=3",), "model: expected a section, got 3"),
+        ("[run]\nseed = 4294967296", (), "run.seed: expected a whole number below 4294967296, got 4294967296"),
+        ("[optim]\nbetas = [0.9]", (), "optim.betas: expected two numbers below 1, got (0.9,)"),
+        ("[optim]\nbetas = [0.9, 1]", (), "optim.betas: expected two numbers below 1, got (0.9, 1.0)"),
+        ("[gan]\nbetas = [0.9, 0.99, 0.5]", (), "gan.betas: expected two numbers below 1, got (0.9, 0.99, 0.5)"),
+        ("[gan]\nbase_channels = 0", (), "gan.base_channels: expected a whole number, 1 or more, got 0"),
+        ("[gan]\nbase_channels = 4\nmultipliers = [0.01, 2]", (), "gan.multipliers: expected multiples of 4 channels"),
         ("[run]", ("steps",), "expected key=value"),
         ("[run]\nsteps = 1", ("run.steps.more=1",), "steps is a value, not a section"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, text, overrides, message):
     with pytest.raises(ConfigError) as problem:
-        read(tmp_path, text, *overrides)
+        read(tmp_path, text, *overrides, sections=RUN | {"optim": configs.OptimSettings, "gan": configs.GanSettings})
     assert message in str(problem.value)
 
 

@@ -232,6 +232,24 @@ def test_an_index_is_of_the_files_as_they_are(tmp_path):
     assert [record["label"] for record in load().records] == [0, 2]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"[1]\n", b'{"file_name": "a.png"}\n', b"words\n", "{whole}[1]\n", "{whole}[[0, 1], {}]\n", "{whole}{"],
+)
+def test_an_index_that_is_none_is_told(tmp_path, content):
+    """And left as it is: it may be a file of another kind, given by mistake."""
+    make_folder("txt", tmp_path / "pictures")
+    index = tmp_path / "index.jsonl"
+    load = lambda: data.load_pairs(tmp_path / "pictures", memory=1e-7, index=index)
+    load()
+    if isinstance(content, str):
+        content = content.replace("{whole}", index.read_text()).encode()
+    index.write_bytes(content)
+    with pytest.raises(ValueError, match=r"index.jsonl: expected an index that a training wrote \(data.index\), got"):
+        load()
+    assert index.read_bytes() == content
+
+
 def test_several_processes_may_embed_at_once(tmp_path, monkeypatch):
     import threading
 

@@ -397,6 +397,7 @@ def test_means_begin_anew_when_taken():
         (["{config}", "run.accumulate=0"], "run.accumulate: expected a whole number, 1 or more, got 0"),
         (["{config}", "gan.r1_every=0"], "gan.r1_every: expected a whole number, 1 or more, got 0"),
         (["{config}", "model.text_source=class", "model.num_classes=2"], "expected a label from 0 to 1"),
+        (["{config}", "optim.frozen=['detokenizer']"], "gan.adaptive: expected false where optim.frozen has"),
         (["{config}", "gan.multipliers=[1]"], "halve 16 pixels to 4, got 1"),
     ],
 )
@@ -405,6 +406,13 @@ def test_errors_have_one_line(config, tmp_path, capsys, arguments, message):
     assert main(["train", "tokenizer", *arguments, "--out", str(tmp_path / "run")]) == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and message in told
+
+
+def test_the_largest_seed_takes_a_step(config, tmp_path):
+    run = build(config, tmp_path, f"run.seed={2**32 - 1}", "run.accumulate=8")
+    run.step = 10**12
+    run.advance()
+    assert run.in_a_row == 0
 
 
 def test_psnr_is_of_the_averaged_weights(config, tmp_path):

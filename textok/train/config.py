@@ -26,6 +26,7 @@ from ..text.templates import checked_template
 
 When = int | float
 CONFIGS = Path(__file__).parent / "configs"
+SEEDS = 1 << 32  # of which the loop makes seeds of 64 bits, one a step and part
 LOG = logging.getLogger(__name__)
 
 
@@ -60,6 +61,10 @@ class RunSettings:
     eval_images: int = 512
     sample_images: int = 8
     tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        if self.seed >= SEEDS:
+            raise fail("run.seed", f"a whole number below {SEEDS}", self.seed)
 
 
 @dataclass
@@ -138,6 +143,9 @@ class OptimSettings:
     ema: float = 0.999
     frozen: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_betas("optim.betas", self.betas)
+
 
 @dataclass
 class LossSettings:
@@ -176,6 +184,11 @@ class GanSettings:
     lr: float = 1e-4
     betas: tuple[float, ...] = (0.0, 0.99)
     clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_betas("gan.betas", self.betas)
+        if any(round(self.base_channels * multiple) < 1 for multiple in self.multipliers):
+            raise fail("gan.multipliers", f"multiples of {self.base_channels} channels that are 1 or more", self.multipliers)
 
 
 @dataclass
@@ -230,12 +243,17 @@ CHOICES = {
     ("gan", "kind"): ("hinge", "non-saturating"),
     ("gan", "optimiser"): ("adam", "adamw"),
 }
-# Whole numbers that others are divided by.
-POSITIVE = {("run", "steps"), ("run", "batch_size"), ("run", "accumulate"), ("gan", "r1_every")}
+# Whole numbers that others are divided by, or that layers are as wide as.
+POSITIVE = {("run", "steps"), ("run", "batch_size"), ("run", "accumulate"), ("gan", "r1_every"), ("gan", "base_channels")}
 
 
 def fail(where: str, expected: str, value: Any) -> ConfigError:
     return ConfigError(f"{where}: expected {expected}, got {value!r}")
+
+
+def check_betas(where: str, betas: tuple[float, ...]) -> None:
+    if len(betas) != 2 or max(betas) >= 1:
+        raise fail(where, "two numbers below 1", betas)
 
 
 def check(where: str, value: Any, kind: Any) -> Any:
@@ -288,6 +306,8 @@ def make(name: str, kind: type, values: Any) -> Any:
     """The dataclass `kind` of the section `name` from its values in the file."""
     if not isinstance(values, dict):
         raise fail(name, "a section", values)
+    if kind is dict:  # its reader checks it
+        return values
     fields = {f.name: f.type for f in dataclasses.fields(kind)}
     made = {}
     for key, value in values.items():
@@ -367,11 +387,7 @@ def read(path: str | os.PathLike[str], overrides: Iterable[str], sections: Mappi
     for name in values:
         if name not in sections:
             raise unknown("", name, sections)
-    made = {
-        name: values.get(name, {}) if kind is dict else make(name, kind, values.get(name, {}))
-        for name, kind in sections.items()
-    }
-    return SimpleNamespace(**made)
+    return SimpleNamespace(**{name: make(name, kind, values.get(name, {})) for name, kind in sections.items()})
 
 
 def as_dict(config: SimpleNamespace) -> dict[str, Any]:

@@ -333,14 +333,20 @@ def read_index(
     file: str | os.PathLike[str], stamp: list[Any], sources: Sequence[Source], size: int | None, workers: int
 ) -> Pairs | None:
     """The pairs of an index, or None where the sources or settings are others now."""
-    with Path(file).open(encoding="utf-8") as lines:
-        head = json.loads(next(lines))
-        if head["stamp"] != stamp:
-            return None
-        rows = [json.loads(line) for line in lines]
-    images = Streamed(sources, [place for place, _ in rows], size or head["size"], workers)
-    records = [record | {"split": split_of(record["split"])} for _, record in rows]
-    return Pairs(images, records, [Skip(*skip) for skip in head["skips"]])
+    try:
+        with Path(file).open(encoding="utf-8") as lines:
+            head = json.loads(next(lines))
+            if head["stamp"] != stamp:
+                return None
+            rows = [json.loads(line) for line in lines]
+        records = [record | {"split": split_of(record["split"])} for _, record in rows]
+        images = Streamed(sources, [place for place, _ in rows], size or head["size"], workers)
+        return Pairs(images, records, [Skip(*skip) for skip in head["skips"]])
+    except (ValueError, LookupError, TypeError, StopIteration) as problem:
+        raise DataError(
+            f"{file}: expected an index that a training wrote (data.index), got another file or a damaged one "
+            f"({type(problem).__name__}): remove it, or give another name"
+        ) from None
 
 
 def hold_out(records: list[dict[str, Any]], file: str | os.PathLike[str] | None) -> None:

@@ -386,6 +386,16 @@ class TokenizerTask:
         return scores, grids
 
 
+def check_adaptive(config: SimpleNamespace) -> None:
+    """A ConfigError where `gan.adaptive` is to look at gradients of a layer that `optim.frozen` leaves without."""
+    last = "detokenizer.to_pixels.weight"
+    if config.gan.weight and config.gan.adaptive and any(f"{last}.".startswith(f"{part}.") for part in config.optim.frozen):
+        raise ConfigError(
+            f"gan.adaptive: expected false where optim.frozen has the detokenizer's last layer, by whose gradients the weight "
+            f"goes, got true and {list(config.optim.frozen)}"
+        )
+
+
 def text_fields(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a section [model] says of text."""
     return {key: value for key, value in asked.items() if key.startswith("text_") or key == "num_text_tokens"}
@@ -406,6 +416,7 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    check_adaptive(config)
     weights: dict[str, Tensor] | None = None
     configs.warn_of_slow_precision(config.run.precision, devices.device.type)
     asked, held = config.model, stored_model(folder)
