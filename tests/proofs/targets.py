@@ -17,6 +17,7 @@ MODULES = ("textok", "textok.data", "textok.metrics", "textok.viz")
 # What is left out takes minutes a call, or a network of gigabytes, or nothing that can be wrong.
 LEFT_OUT = {
     "ConfigError",
+    "DataError",
     "TextokError",
     "WeightsError",
     "cpu_info",
