@@ -388,11 +388,13 @@ class TokenizerTask:
 
 def check_adaptive(config: SimpleNamespace) -> None:
     """A ConfigError where `gan.adaptive` is to look at gradients of a layer that `optim.frozen` leaves without."""
-    last = "detokenizer.to_pixels.weight"
-    if config.gan.weight and config.gan.adaptive and any(f"{last}.".startswith(f"{part}.") for part in config.optim.frozen):
+    last, frozen = "detokenizer.to_pixels.weight", config.optim.frozen
+    if {"tokenizer", "detokenizer"} <= set(frozen):
+        return  # all of it, of which `loop.freeze` has more to say
+    if config.gan.weight and config.gan.adaptive and any(f"{last}.".startswith(f"{part}.") for part in frozen):
         raise ConfigError(
             f"gan.adaptive: expected false where optim.frozen has the detokenizer's last layer, by whose gradients the weight "
-            f"goes, got true and {list(config.optim.frozen)}"
+            f"goes, got true and {list(frozen)}"
         )
 
 
