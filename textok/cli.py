@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from . import __version__
 from .commands import COMMANDS
@@ -40,11 +40,18 @@ def warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if Path(filename).is_relative_to(Path(__file__).parent):
                 print(f"textok: {message}", file=sys.stderr)
             else:
-                shown(message, category, filename, *rest)
+                shown(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield
