@@ -269,7 +269,7 @@ def check_settings(folder: Path, told: dict[str, Any]) -> None:
                 pairs = ((there, here), (here, there))
                 there, here = ({key: one[key] for key in one if one[key] != other.get(key, ...)} for one, other in pairs)
             raise TrainingError(
-                f"{folder} holds a run with another [{name}]: {shown(there)} there, {shown(here)} here; "
+                f"{folder} holds a run with another [{name}]: {shown(there, 400)} there, {shown(here, 400)} here; "
                 "give another folder, or that run's config"
             )
 
