@@ -190,6 +190,8 @@ def test_nothing_of_somebody_elses_is_written_over(place, encoded, tmp_path, ove
         assert (folder / name).read_bytes() == b"mine" and not (folder / "parts").exists()
     with pytest.raises(DataError, match="expected a folder to write to, got a file"):
         data.sample(place / "classes", 1, tmp_path / "b.tar" / "b.tar", steps=1)
+    data.sample(place / "classes", 1, tmp_path / "begun", steps=1)
+    resumable.Ledger(tmp_path / "begun", "png")._refuse_files_of_others()  # another process began this run between two looks
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "read me.txt").write_text("kept")
     assert data.sample(place / "classes", 1, tmp_path / "notes", steps=1).computed == 1

@@ -187,7 +187,7 @@ class RawPart:
 
 
 KINDS: dict[str, type[PartWriter]] = {"shards": ShardPart, "png": PngPart, "npz": RawPart}
-FILE_ENDS = {"shards": (".tar",), "png": (".png",), "npz": (".npz",)}
+FILE_ENDS = {"shards": ".tar", "png": ".png", "npz": ".npz"}
 
 
 def _files(out: Path, record: Mapping[str, Any]) -> list[Path]:

@@ -66,7 +66,9 @@ class Ledger:
         if self.out.exists() and not self.out.is_dir():
             raise DataError(f"{self.out}: expected a folder to write to, got a file")
         for path in self.out.rglob("*"):
-            if path.suffix.lower() in FILE_ENDS[self.kind] or path.name in (INDEX_FILE, SKIPS_FILE, METADATA_FILE):
+            if path.suffix.lower() == FILE_ENDS[self.kind] or path.name in (INDEX_FILE, SKIPS_FILE, METADATA_FILE):
+                if (self.parts / PLAN_FILE).exists():  # of another process, which began this run meanwhile
+                    return
                 there = path.relative_to(self.out)
                 raise DataError(f"{self.out}: expected a new folder or one of an earlier run, got one with {there} in it")
 
