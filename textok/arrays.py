@@ -261,3 +261,9 @@ def choice(value: Any, name: str, choices: Sequence[str]) -> str:
 def thread_count(threads: Any, default: int = 0) -> int:
     """What `_core` takes: 0 for all it may use, else a cap."""
     return default if threads is None else whole(threads, "threads", 1, MAX_THREADS)
+
+
+def spread(count: int, shown: int) -> list[int]:
+    """Up to `shown` of `count` indices, evenly spread from the first to the last."""
+    indices: list[int] = np.linspace(0, count - 1, min(shown, count)).round().astype(int).tolist()
+    return indices

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bundled, files
+from .arrays import spread
 from .errors import WeightsError
 from .image_tokenizer import TexTok
 from .metrics import psnr, ssim
@@ -69,11 +70,6 @@ def _pictures(path: Path) -> U8:
         raise WeightsError(f"{path}: no such file") from None
     except (OSError, KeyError, ValueError) as problem:
         raise WeightsError(f"{path}: {problem}") from None
-
-
-def spread(count: int, shown: int) -> list[int]:
-    """Up to `shown` of `count` indices, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(shown, count)).round().astype(int)).tolist()
 
 
 class Demo:

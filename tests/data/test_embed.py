@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import textok
-from textok import cli
+from textok import cli, hub
 from textok.errors import DataError
 from textok.text import encoder_places
 from textok.text import torch_encoders as text_encoders
@@ -216,7 +216,7 @@ def test_settings_of_others_stay(t5):
 
 
 def test_encoders_of_the_hub_by_their_address(t5, monkeypatch):
-    monkeypatch.setattr(encoder_places, "fetch", lambda name: {"hf://some/t5@v2": t5}[name])
+    monkeypatch.setattr(hub, "fetch", lambda name: {"hf://some/t5@v2": t5}[name])
     assert encoder_places.encoder_folder("hf://some/t5@v2") == t5
 
 

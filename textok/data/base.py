@@ -317,7 +317,7 @@ def is_plain(key: str) -> bool:
 
 
 def numbered(key: str, number: int) -> str:
-    """The key of the so-manieth sample of one name."""
+    """The key of the sample that is, of those of one name, the `number`-th from 1 on."""
     return key if number == 1 else f"{key}~{number}"
 
 

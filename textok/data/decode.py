@@ -70,20 +70,20 @@ def decode(
     if several and len(set(folders)) < len(found):
         twice = next(name for name in folders if folders.count(name) > 1)
         raise DataError(f"latents: expected shards of names that differ, as their pictures' folders do, got two of {twice!r}")
-    warn_of_another_model(latents, model)
     task = DecodeTask(
         os.fspath(model), path_or_none(embeddings), field, dtype, arrays.choice(format, "format", OUTPUTS), several
     )
+    warn_of_another_model(latents, task)
     TextFinder(task.embeddings).check_positions(found)
     return run(Job(Path(out), task, found, format, "pictures", options))
 
 
-def warn_of_another_model(latents: Paths, model: str | os.PathLike[str]) -> None:
+def warn_of_another_model(latents: Paths, task: "DecodeTask") -> None:
     """Latents that another model encoded have the right shape and make noise, unless only the detokenizer was trained on."""
     for folder in map(Path, [latents] if isinstance(latents, str | os.PathLike) else latents):
         by = encoder_of(folder)
-        if by and by.get("sha256") != fingerprint(model)["sha256"]:
-            told = f"{folder}: latents of {by.get('name')}, decoded with {os.fspath(model)}, which is another model"
+        if by and by.get("sha256") != task.made_by["sha256"]:
+            told = f"{folder}: latents of {by.get('name')}, decoded with {task.model}, which is another model"
             warnings.warn(told, stacklevel=3)
 
 
@@ -102,11 +102,16 @@ class DecodeTask:
     def need(self) -> tuple[str, ...]:
         return needs(textok_config(self.model), "detokenizer", TextFinder(self.embeddings))
 
+    @cached_property
+    def made_by(self) -> dict[str, Any]:
+        """The model by the content of its files, which may be gigabytes."""
+        return fingerprint(self.model)
+
     def settings(self) -> dict[str, Any]:
         embeddings = embeddings_told(self.embeddings, textok_config(self.model))
         return {
             "name": "decode",
-            "model": fingerprint(self.model),
+            "model": self.made_by,
             "dtype": self.dtype,
             "embeddings": embeddings,
             "field": self.field,

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import spread
 from ..errors import DataError
 from ..files import replacing, write_json
 from ..networks import FeatureNetwork
@@ -276,7 +277,7 @@ class Evaluation:
         arrays: dict[str, Any] = {f"value/{name}": value for name, value in values.items()}
         if keys:
             arrays["keys"] = np.array(keys)
-        chosen: dict[str, list[int]] = {"spread": np.unique(np.linspace(0, count - 1, EXAMPLES).round().astype(int)).tolist()}
+        chosen: dict[str, list[int]] = {"spread": spread(count, EXAMPLES)}
         order = next(
             (np.argsort(value[:count]) for name, value in values.items() if "psnr" in name or "clip_score" in name), None
         )

@@ -4,9 +4,9 @@ import os
 import re
 from pathlib import Path
 
-from ..bundled import FOLDER, list_models
+from ..bundled import find_model, list_models
 from ..errors import DataError
-from ..hub import fetch, is_hub_name
+from ..hub import is_hub_name
 
 STAND_IN = "minilm"
 # Names without an owner, as people write them, and where they are.
@@ -38,12 +38,8 @@ def encoder_place(name: str) -> str:
 
 def encoder_folder(name: str) -> Path:
     """The folder of an encoder; a DataError says what to do where there is none and none may be downloaded."""
-    if os.path.isdir(name):
-        return Path(name)
-    if name in list_models():
-        return FOLDER / name
-    if is_hub_name(name):
-        return fetch(name)
+    if os.path.isdir(name) or name in list_models() or is_hub_name(name):
+        return find_model(name)
     repository = next((place.format(name) for pattern, place in HUB if pattern.fullmatch(name)), name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise DataError(

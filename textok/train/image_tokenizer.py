@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .. import image_tokenizer as engine
 from .. import metrics
+from ..arrays import spread
 from ..captions import agreed_use
 from ..config import EncoderUse, TexTokConfig
 from ..errors import ConfigError
@@ -92,11 +93,6 @@ def load_pictures(settings: configs.DataSettings, side: int) -> data.Pairs:
             f"model.image_size: expected that of the pictures, {pairs.images.shape[1]}, got {side}; or give data.size"
         )
     return pairs
-
-
-def spread(rows: I64, count: int) -> I64:
-    """At most `count` of the rows, evenly spread from the first to the last."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), count)).round().astype(np.int64)]
 
 
 class Pictures:
@@ -206,7 +202,7 @@ class Pictures:
     def test_sets(self, count: int) -> dict[str, I64]:
         """{name: rows of at most `count` pictures, evenly spread} (0: all) of the test sets that there are."""
         sets = {name: self.pairs.rows(split) for name, split in TESTS.items()}
-        return {name: spread(rows, count) if count else rows for name, rows in sets.items() if len(rows)}
+        return {name: rows[spread(len(rows), count)] if count else rows for name, rows in sets.items() if len(rows)}
 
 
 def picture_grid(originals: U8, pictures: U8) -> U8:
@@ -380,8 +376,7 @@ class TokenizerTask:
             condition: dict[str, Any] = {key: value.numpy() for key, value in self.pictures.condition(rows).items()}
             pictures = cast(U8, model.reconstruct(originals, **condition))
             scores[f"psnr_{name}"] = float(metrics.psnr(pictures, originals).mean())
-            some = spread(np.arange(len(rows)), self.config.run.sample_images)
-            if len(some):
+            if some := spread(len(rows), self.config.run.sample_images):
                 grids[name] = picture_grid(originals[some], pictures[some])
         return scores, grids
 
