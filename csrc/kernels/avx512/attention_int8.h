@@ -275,9 +275,12 @@ static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
         const uint16_t *k = job->k + t * job->ldk;
         __m512 scale;
         float factor[16] __attribute__((aligned(64)));
-        _mm512_store_ps(factor, factors_of_rows(&scale, k, job->ldk, a->Tk - t, channels, PAIRED));
-        a->bad |= _mm512_cmp_ps_mask(scale, scale, _CMP_UNORD_Q) != 0;
-        const __mmask16 keys = lanes_f32x16(a->Tk - t);
+        const __m512 factors = factors_of_rows(&scale, k, job->ldk, a->Tk - t, channels, PAIRED);
+        _mm512_store_ps(factor, factors);
+        const __mmask16 keys = lanes_f32x16(a->Tk - t), bad = _mm512_cmp_ps_mask(scale, scale, _CMP_UNORD_Q);
+        a->bad |= bad != 0;
+        /* A key that equals the mean has no say in what a word of scores stands for. */
+        scale = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(factors, _mm512_setzero_ps(), _CMP_NEQ_OQ) | bad, scale);
         _mm512_store_ps(a->key_scale + t, scale);
         most = _mm512_mask_max_ps(most, keys, most, scale);
         __m512i sum = _mm512_setzero_si512();
@@ -299,7 +302,8 @@ static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
         _mm512_store_si512(a->key_begin + t, _mm512_mask_blend_epi32(keys, _mm512_set1_epi32(-(1 << 30)), begin));
     }
     /* No score passes a word. */
-    const float largest = _mm512_reduce_max_ps(most), word = largest * ((float)(BYTE * BYTE) / (float)WORD * (float)a->Dh);
+    const float some = _mm512_reduce_max_ps(most), largest = some == 0 ? 1 : some;
+    const float word = largest * ((float)(BYTE * BYTE) / (float)WORD * (float)a->Dh);
     for (size_t t = 0; t < a->Tk; t += 16) {
         const __m512 scale =
             _mm512_mask_blend_ps(lanes_f32x16(a->Tk - t), _mm512_set1_ps(largest), _mm512_load_ps(a->key_scale + t));
