@@ -81,7 +81,7 @@ def tokenizers(by_layer):
 
 
 def generators():
-    for name, conditions in (("emoji-dit", {"labels": np.arange(64)}), ("pictures-dit-t2i", None)):
+    for name, conditions in (("emoji-dit", {"labels": np.arange(64)}), ("emoji-dit-t2i", None)):
         model = textok.DiT.from_pretrained(name)
         if conditions is None:
             text, lengths = HeldOut.load().captions.embeddings(np.arange(64))

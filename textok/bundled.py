@@ -17,7 +17,7 @@ def list_models() -> list[str]:
     Examples
     --------
     >>> textok.list_models()  # doctest: +SKIP
-    ['emoji', 'emoji-baseline', 'emoji-dit', 'emoji-t2i', 'emoji-textok', 'minilm', 'pictures-dit-t2i', 'pictures-textok']
+    ['emoji', 'emoji-baseline', 'emoji-dit', 'emoji-dit-t2i', 'emoji-t2i', 'emoji-textok', 'emoji-textok-4', 'minilm']
     """
     if not FOLDER.is_dir():
         return []

@@ -1,8 +1,9 @@
 """`textok demo`: the bundled models on held-out pictures, as picture sheets and a table.
 
 Three parts. Reconstruction: test pictures through the TexTok with their captions and through the Baseline, the same model
-without text, beside a PCA of as many numbers. Classes: a DiT makes latents of a class, and the detokenizer sees a caption drawn
-for that class. Text to image: a DiT-T2I makes latents of held-out captions.
+without text, beside a PCA of as many numbers; and through a TexTok of few tokens, with their captions and with those of others.
+Classes: a DiT makes latents of a class, and the detokenizer sees a caption drawn for that class. Text to image: a DiT-T2I makes
+latents of held-out captions.
 """
 
 import time
@@ -31,6 +32,7 @@ U8 = NDArray[np.uint8]
 SHOWN_RECONSTRUCTIONS = 10
 SHOWN_CLASSES = 12
 SHOWN_CAPTIONS = 10
+FEW, WRONG = "TexTok, few tokens", "the same, another's caption"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class HeldOut:
         folder = bundled.data_folder(bundled.HELD_OUT)
         records = read_records(folder / CAPTIONS_FILE)
         captions = CaptionStore.from_embeddings(records, CaptionStore.from_folder(bundled.data_folder("emoji") / "captions"))
-        images, pca = (_pictures(folder / name) for name in ("images.npz", "pca.npz"))
+        images, pca = (_pictures(folder / name) for name in ("images.webp", "pca.webp"))
         numbers = files.read_json(folder / "scores.json", WeightsError)["pca"]["numbers"]
         if not len(images) == len(pca) == len(captions):
             raise WeightsError(f"{folder}: expected as many captions as pictures, got {len(captions)} and {len(images)}")
@@ -63,13 +65,17 @@ class HeldOut:
 
 
 def _pictures(path: Path) -> U8:
+    """Square pictures, one below the other."""
+    from PIL import Image
+
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["images"]
+        with Image.open(path) as image:
+            strip = np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
-    except (OSError, KeyError, ValueError) as problem:
+    except OSError as problem:
         raise WeightsError(f"{path}: {problem}") from None
+    return strip.reshape(-1, image.width, image.width, 3)
 
 
 class Demo:
@@ -86,30 +92,46 @@ class Demo:
             contact_sheet(entries, **layout).save(temporary, "PNG")
         self.files.append(path)
 
-    def reconstruct(self, held_out: HeldOut, textok: TexTok, baseline: TexTok) -> None:
+    def reconstruct(self, held_out: HeldOut, textok: TexTok, baseline: TexTok, few: TexTok) -> None:
         images = held_out.images
         text, lengths = held_out.captions.embeddings(np.arange(len(images)))
-        rows: list[tuple[str, str, int, Any, str]] = []
-        for name, model in (("TexTok, with text", textok), ("Baseline, no text", baseline)):
-            start = time.perf_counter()
-            pictures = model.reconstruct(images, text, lengths, threads=self.threads)
-            tokens, numbers = model.config.latent_shape
-            each = (time.perf_counter() - start) / len(images)
-            rows.append((name, str(tokens), tokens * numbers, pictures, f"{each:.4f} s"))
-        rows.append(("PCA", "-", held_out.pca_numbers, held_out.pca, "-"))
+        others = text[::-1], lengths[::-1]
+        made: dict[str, Any] = {}
         size = images.shape[1]
         self.lines += [
             f"Reconstruction of {len(images)} held-out pictures, {size} x {size}; means, SSIM as in Wang et al. 2004",
-            f"{'':20}{'tokens':>8}{'numbers':>9}{'PSNR':>10}{'SSIM':>8}{'time an image':>16}",
+            f"{'':28}{'tokens':>8}{'numbers':>9}{'PSNR':>10}{'SSIM':>8}{'time an image':>16}",
         ]
-        for name, tokens_text, numbers, pictures, took in rows:
+
+        def add(name: str, tokens: str, numbers: int, took: str) -> None:
             self.lines.append(
-                f"{name:20}{tokens_text:>8}{numbers:>9}{psnr(pictures, images).mean():>7.2f} dB"
-                f"{ssim(pictures, images).mean():>8.3f}{took:>16}"
+                f"{name:28}{tokens:>8}{numbers:>9}{psnr(made[name], images).mean():>7.2f} dB"
+                f"{ssim(made[name], images).mean():>8.3f}{took:>16}"
             )
+
+        for name, model, conditions in (
+            ("TexTok, with text", textok, (text, lengths)),
+            ("Baseline, no text", baseline, (text, lengths)),
+            (FEW, few, (text, lengths)),
+            (WRONG, few, others),
+        ):
+            if name == FEW:
+                made["PCA"] = held_out.pca
+                add("PCA", "-", held_out.pca_numbers, "-")
+            start = time.perf_counter()
+            made[name] = model.reconstruct(images, *conditions, threads=self.threads)
+            tokens, numbers = model.config.latent_shape
+            add(name, str(tokens), tokens * numbers, f"{(time.perf_counter() - start) / len(images):.4f} s")
         shown = spread(len(images), SHOWN_RECONSTRUCTIONS)
-        entries = [Entry([images[i], *(row[3][i] for row in rows)], *_words(held_out.captions, i)) for i in shown]
-        self.sheet("reconstruction.png", entries, headings=["held-out", "TexTok", "Baseline", "PCA"])
+        columns = {
+            "held-out": images,
+            f"{textok.config.num_latent_tokens} tokens": made["TexTok, with text"],
+            "PCA": held_out.pca,
+            f"{few.config.num_latent_tokens} tokens": made[FEW],
+            "wrong caption": made[WRONG],
+        }
+        entries = [Entry([column[i] for column in columns.values()], *_words(held_out.captions, i)) for i in shown]
+        self.sheet("reconstruction.png", entries, headings=list(columns))
 
     def classes(self, pipeline: Pipeline) -> None:
         labels = spread(pipeline.dit.config.num_classes, SHOWN_CLASSES)
@@ -194,9 +216,9 @@ def run(
             Pipeline.from_pretrained("emoji", threads=threads),
             Pipeline.from_pretrained("emoji-t2i", threads=threads, side="detokenizer"),
         )
-        baseline = TexTok.from_pretrained("emoji-baseline", threads=threads)
+        baseline, few = (TexTok.from_pretrained(name, threads=threads) for name in ("emoji-baseline", "emoji-textok-4"))
         tick.update()
-        demo.reconstruct(held_out, by_class.textok, baseline)
+        demo.reconstruct(held_out, by_class.textok, baseline, few)
         tick.update()
         demo.classes(by_class)
         tick.update()

@@ -1,6 +1,6 @@
 """Pictures from words: everyday captions as a sheet; how near held-out pictures generated ones come, by kind of caption.
 
-    textok pipeline --tokenizer pictures-textok --generator runs/t2i PIPELINE
+    textok pipeline --tokenizer emoji-textok --generator runs/t2i PIPELINE
     python experiments/pictures/generation.py --pictures FOLDER --emoji FOLDER PIPELINE [PIPELINE ...] [--count 256]
 
 A PIPELINE is the folder of a text-to-image pipeline, or a bundled name; each samples with its own guidance, solver and steps

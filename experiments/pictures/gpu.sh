@@ -4,7 +4,7 @@
 #   python experiments/pictures/pack.py --pictures SHARDS --emoji SHARDS --out pictures64.tar.gz --quality 90 --limit 64
 #   bash experiments/pictures/gpu.sh pictures64.tar.gz OUT [MINUTES of the tokenizer] [MINUTES of the generator]
 #
-# OUT gets both models, their logs and previews. INIT=pictures-textok begins with weights that there are. On a CPU
+# OUT gets both models, their logs and previews. INIT=emoji-textok begins with weights that there are. On a CPU
 # the same runs to its end with fractions of a minute: gpu.sh pictures64.tar.gz OUT 0.2 0.2
 set -euo pipefail
 data=$1 out=$2 tokenizer=${3:-4} generator=${4:-5}

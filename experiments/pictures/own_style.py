@@ -26,7 +26,7 @@ from textok.metrics.networks import load_network
 from textok.train import data
 
 BUNDLED = "emoji-t2i"
-TOKENIZER = "pictures-textok"
+TOKENIZER = "emoji-textok"
 SHOWN = 12
 EVERYDAY = 4  # of them: captions of everyday.txt, which have no picture
 

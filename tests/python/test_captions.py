@@ -288,7 +288,7 @@ def test_bundled_models_take_captions_as_their_stores_do():
     held_out = HeldOut.load()
     pictures, stored = held_out.images[:40], held_out.captions
     words = stored.captions(range(40))
-    pipe, model = Pipeline.from_pretrained("emoji-t2i"), TexTok.from_pretrained("emoji-textok")
+    pipe, model = Pipeline.from_pretrained("emoji-t2i"), TexTok.from_pretrained("emoji-textok-4")
     assert pipe.encoder.identity == model.config.text_encoder.identity == pipe.dit.config.text_encoder.identity
     text, lengths = stored.embeddings(range(40))
     assert model.encoder(words, 112)[1].tolist() == lengths.tolist()

@@ -548,7 +548,7 @@ def test_sources_have_weights(config, tmp_path):
 def test_a_training_begins_with_the_part_of_a_pipeline():
     """`--init emoji-t2i` of a generator is its DiT."""
     config, weights = export.starting("emoji-t2i", "dit")
-    assert config["condition"] == "text" and set(weights) == set(export.starting("pictures-dit-t2i", "dit")[1])
+    assert config["condition"] == "text" and set(weights) == set(export.starting("emoji-dit-t2i", "dit")[1])
     assert export.starting("emoji-t2i", "textok")[0]["num_latent_tokens"] == config["num_tokens"]
 
 
