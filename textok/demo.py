@@ -115,13 +115,12 @@ class Demo:
             (FEW, few, (text, lengths)),
             (WRONG, few, others),
         ):
-            if name == FEW:
-                made["PCA"] = held_out.pca
-                add("PCA", "-", held_out.pca_numbers, "-")
             start = time.perf_counter()
             made[name] = model.reconstruct(images, *conditions, threads=self.threads)
             tokens, numbers = model.config.latent_shape
             add(name, str(tokens), tokens * numbers, f"{(time.perf_counter() - start) / len(images):.4f} s")
+        made["PCA"] = held_out.pca
+        add("PCA", "-", held_out.pca_numbers, "-")
         shown = spread(len(images), SHOWN_RECONSTRUCTIONS)
         columns = {
             "held-out": images,
