@@ -160,14 +160,14 @@ static void average(float *mean, const uint16_t *x, size_t ld, size_t T, size_t 
     }
 }
 
-/* 127 / max and the scales max / 127 of 16 rows or channels, as quantize_int8 has them: 0 and 1 for zeros, 0 and NaN where one
- * is not finite. */
+/* 127 / max and the scales max / 127 of 16 rows or channels: 0 and 0 for zeros, so that a key that equals the mean has no say
+ * in what a word of scores stands for; 0 and NaN where one is not finite. */
 TXK_INLINE __m512 factors_of_max(__m512 max, __m512 *scale)
 {
     const __m512 steps = _mm512_set1_ps(127.0f);
     const __mmask16 some = _mm512_cmp_ps_mask(max, _mm512_set1_ps(0x1p-100f), _CMP_GE_OQ);
     const __mmask16 finite = _mm512_cmp_ps_mask(max, _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
-    *scale = _mm512_mask_div_ps(_mm512_set1_ps(1.0f), some, max, steps);
+    *scale = _mm512_maskz_div_ps(some, max, steps);
     *scale = _mm512_mask_blend_ps(finite, _mm512_set1_ps(NAN), *scale);
     return _mm512_maskz_div_ps(some & finite, steps, max);
 }
@@ -275,12 +275,9 @@ static void pack_keys(struct attention *a, const struct tx_attention_bf16 *job)
         const uint16_t *k = job->k + t * job->ldk;
         __m512 scale;
         float factor[16] __attribute__((aligned(64)));
-        const __m512 factors = factors_of_rows(&scale, k, job->ldk, a->Tk - t, channels, PAIRED);
-        _mm512_store_ps(factor, factors);
-        const __mmask16 keys = lanes_f32x16(a->Tk - t), bad = _mm512_cmp_ps_mask(scale, scale, _CMP_UNORD_Q);
-        a->bad |= bad != 0;
-        /* A key that equals the mean has no say in what a word of scores stands for. */
-        scale = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(factors, _mm512_setzero_ps(), _CMP_NEQ_OQ) | bad, scale);
+        _mm512_store_ps(factor, factors_of_rows(&scale, k, job->ldk, a->Tk - t, channels, PAIRED));
+        a->bad |= _mm512_cmp_ps_mask(scale, scale, _CMP_UNORD_Q) != 0;
+        const __mmask16 keys = lanes_f32x16(a->Tk - t);
         _mm512_store_ps(a->key_scale + t, scale);
         most = _mm512_mask_max_ps(most, keys, most, scale);
         __m512i sum = _mm512_setzero_si512();
