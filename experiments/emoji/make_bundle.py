@@ -80,8 +80,8 @@ def pick_by_class(pairs, rows, count=None):
 
 def tokenizer_score(model, pairs, texts, rows):
     """Mean PSNR over the pictures `rows`, dB."""
-    text, lengths = texts.batch(rows) if model.config.text_condition != "none" else (None, None)
-    pictures = model.reconstruct(pairs.images[rows], *(part if part is None else part.numpy() for part in (text, lengths)))
+    text, lengths = texts.batch(rows)
+    pictures = model.reconstruct(pairs.images[rows], text.numpy(), lengths.numpy())
     return round(float(metrics.psnr(pictures, pairs.images[rows]).mean()), 3)
 
 
