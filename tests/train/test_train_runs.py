@@ -120,22 +120,92 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(config, tmp_path):
     assert last[0]["psnr_concept"] == last[1]["psnr_concept"]
 
 
+def test_asked_to_stop_it_saves_the_step_at_hand_first(config, tmp_path, monkeypatch, capfd):
+    """SIGTERM, by which clusters take machines back, and Ctrl-C, long before a checkpoint would be due."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    overrides = ("run.save_seconds=1e9", "run.log_every=1")
+    assert main(["train", "tokenizer", str(config), *overrides, "--out", str(whole)]) == 0
+    process = training_runs.start(training_runs.command(config, broken, *overrides))
+    deadline = time.monotonic() + 200
+    while not (broken / "log.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGTERM, told
+    steps = state_of(broken)["step"]
+    assert 0 < steps < 30 and f"{steps} steps; the same command goes on" in told
+
+    held = signal.signal(signal.SIGINT, signal.default_int_handler)
+    after = tokenizer.TokenizerTask.after
+    monkeypatch.setattr(tokenizer.TokenizerTask, "after", lambda *given: (after(*given), signal.raise_signal(signal.SIGINT)))
+    try:
+        assert main(["train", "tokenizer", str(config), *overrides, "--out", str(broken)]) == 1
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, held)
+    monkeypatch.undo()
+    assert state_of(broken)["step"] == steps + 1
+    said = capfd.readouterr().err
+    assert "stopping after this step, with a checkpoint" in said and said.endswith("textok: stopped\n")
+    assert main(["train", "tokenizer", str(config), *overrides, "--out", str(broken)]) == 0
+    one, other = (tensors(state_of(folder)["parts"]) for folder in (whole, broken))
+    assert one.keys() == other.keys() and [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert [row["step"] for row in rows_of(whole)] == [row["step"] for row in rows_of(broken)]
+
+
+def test_asked_twice_it_stops_at_once(config, tmp_path):
+    run = build(config, tmp_path / "run", "run.save_seconds=1e9")
+    held = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def twice(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("goes on")
+
+    run.task.after = twice
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    finally:
+        signal.signal(signal.SIGINT, held)
+    assert not (tmp_path / "run" / loop.STATE_FILE).exists()
+    build(config, tmp_path / "run")  # the folder is free
+
+
 def test_two_processes_have_the_loss_curve_of_one(config, tmp_path):
-    """Launched by accelerate on CPUs; gradients averaged in another order, so equal to float32 rounding."""
+    """Launched as accelerate does where there are several devices; gradients averaged in another order, so equal to float32
+    rounding. And asked to stop, both do after the same step.
+    """
     pytest.importorskip("accelerate")
     overrides = ("model.kl=false", "run.steps=16", "run.log_every=2", "run.eval_every=16", "gan.start=8", "gan.adaptive=false")
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(["train", "tokenizer", str(config), *overrides, "--out", str(one)]) == 0
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
-    arguments = [*launch, *training_runs.command(config, two, *overrides)[2:]]
+    # `accelerate launch --cpu` would make one process of it, whatever is asked for
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [*launch, *training_runs.command(config, two, *overrides)[1:]]
     told = subprocess.run(arguments, env=training_runs.environment(), capture_output=True, text=True, timeout=300, check=False)
     assert told.returncode == 0, told.stderr[-2000:]
+    assert f"{two}: 2 processes" in told.stdout
     for name in ("l2", "norm_model", "logits_real", "logits_fake", "lecam"):
         curves = [[float(row[name]) for row in rows_of(folder) if row[name]] for folder in (one, two)]
         assert len(curves[0]) >= 4
         numerics.check(*curves, numerics.LOSS_CURVE, name)
         assert numerics.rejects(curves[0][:-1], curves[1][1:], numerics.LOSS_CURVE)  # planted: a step late
+
+    stopped = tmp_path / "stopped"
+    process = training_runs.start(
+        [*launch, *training_runs.command(config, stopped, *overrides, "run.steps=4000", "run.save_seconds=1e9")[1:]]
+    )
+    deadline = time.monotonic() + 200
+    while not (stopped / "log.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    steps = state_of(stopped)["step"]
+    assert 0 < steps < 4000 and f"{steps} steps; the same command goes on" in said
 
 
 def test_parts_of_a_batch_add_up_to_it(config, tmp_path):

@@ -31,7 +31,9 @@ import math
 import os
 import pickle
 import platform
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -204,6 +206,35 @@ class Means:
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """Gives a list to which the first SIGINT or SIGTERM is added while this lasts; a second one does what it did before.
+    Signals that are ignored stay so, and all do in a thread that is not the main one.
+    """
+    asked: list[int] = []
+    held: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        restore()
+        with contextlib.suppress(OSError):  # not by print, which may be what was interrupted
+            os.write(2, b"\ntextok: stopping after this step, with a checkpoint; once more stops at once\n")
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                held[number] = handler
+                signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        restore()
 
 
 @contextlib.contextmanager
@@ -384,6 +415,8 @@ class Run:
         if self.devices.main:
             hold(self.folder)
         self.step, self.seconds, self.cpu_seconds, self.skipped, self.in_a_row = 0, 0.0, 0.0, 0, 0
+        self.asked: list[int] = []
+        self.stopped = False
         self.at: float = 0.0
         self.means, self.columns, self.board = Means(), None, None
         if (self.folder / STATE_FILE).exists():
@@ -479,9 +512,10 @@ class Run:
         values = means.take()
         gradients = [g for trainee in trainees for g in trainee.gradients()]
         if self.devices.count > 1:
-            told = torch.tensor(list(values.values()), device=self.devices.device)
+            told = torch.tensor([*values.values(), len(self.asked)], device=self.devices.device)
             self.devices.average([*gradients, told])
-            values = dict(zip(values, told.tolist(), strict=True))
+            *averages, stop = told.tolist()
+            values, self.stopped = dict(zip(values, averages, strict=True)), stop > 0  # all of them after the same step
         finite = [trainee.clip() for trainee in trainees]
         if all(finite):
             for trainee in trainees:
@@ -498,6 +532,8 @@ class Run:
                     f"{self.folder}: gradients without finite values in {self.in_a_row} steps in a row up to step {self.step}; "
                     f"the last checkpoint is from before them: lower optim.lr, or look at the data"
                 )
+        if self.devices.count == 1:
+            self.stopped = bool(self.asked)
         self.step += 1
         self.at, self.position = self.position, self.clock()
 
@@ -559,13 +595,21 @@ class Run:
             writer.writerows([*held, row])
 
     def train(self) -> None:
-        """To the last step; logs, evaluates and saves on the way. The folder is free for others afterwards."""
+        """To the last step; logs, evaluates and saves on the way. The folder is free for others afterwards. SIGINT and SIGTERM
+        do what they did before after the step at hand, which is saved, or at once when they come again.
+        """
+        if self.devices.main and self.devices.count > 1:
+            print(f"{self.folder}: {self.devices.count} processes", flush=True)
         try:
-            self._train()
+            with asked_to_stop() as self.asked:
+                self._train()
         finally:
             release(self.folder)
         if self.devices.main:
-            print(f"{self.folder}: {self.step} steps; a model of it: textok export {self.folder} MODEL", flush=True)
+            go_on = "the same command goes on; " if self.stopped and not self.finished else ""
+            print(f"{self.folder}: {self.step} steps; {go_on}a model of it: textok export {self.folder} MODEL", flush=True)
+        if self.asked:
+            signal.raise_signal(self.asked[0])
 
     def _train(self) -> None:
         settings = self.settings
@@ -576,15 +620,15 @@ class Run:
             disable=not (self.devices.main and sys.stderr.isatty()),
         )
         with bar:
-            while not self.finished:
+            while not (self.finished or self.stopped):
                 self.advance()
                 bar.update()
                 scored = self.due(settings.eval_every)
                 if scored or self.due(settings.log_every):
                     scores, pictures = self.task.evaluate(self.step) if scored and self.devices.main else ({}, {})
                     self.log(scores, pictures)
-                late = self.in_a_row == 0 and time.monotonic() - self.saved > settings.save_seconds
-                if late or self.finished:  # a last step without finite gradients left no trace in the weights
+                late = self.stopped or time.monotonic() - self.saved > settings.save_seconds
+                if (late and self.in_a_row == 0) or self.finished:  # steps without finite gradients left no trace in weights
                     self.save()
         self.devices.wait()
         if self.board:
