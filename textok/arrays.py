@@ -6,6 +6,7 @@ Nothing here writes to an argument. Wrong values are ValueErrors and things that
 argument's name, what came and what was expected.
 """
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -80,6 +81,9 @@ def view(value: Any, name: str) -> NDArray[Any]:
     return array
 
 
+_LOOKED_AT = 1 << 20  # numbers at a time
+
+
 def warn_of_unit_range(pictures: Any, name: str) -> None:
     """A Python warning where all pictures, one array or several, are floats in [0, 1]: such come from other libraries."""
     low, high = np.inf, -np.inf
@@ -89,11 +93,13 @@ def warn_of_unit_range(pictures: Any, name: str) -> None:
         array = view(picture, name)
         if not is_float(array.dtype) or not array.size:
             return
-        low = min(low, float(array.min()))
-        if low < 0:
-            return
-        high = max(high, float(array.max()))
-    if low < high <= 1:
+        count = max(1, _LOOKED_AT * len(array) // array.size)
+        for first in range(0, len(array), count):  # mostly the first part tells, and Ctrl-C need not wait for all
+            part = array[first : first + count]
+            low, high = min(low, float(part.min())), max(high, float(part.max()))
+            if not 0 <= low <= high <= 1:
+                return
+    if low < high:
         warnings.warn(
             f"{name}: all values lie in [0, 1], from {low:.3g} to {high:.3g}; the range of pixels is [-1, 1]: give 2 * x - 1, "
             "or uint8",
@@ -144,13 +150,15 @@ def images(value: Any, name: str, size: int) -> NDArray[Any]:
     return array
 
 
-def as_float32(array: NDArray[Any], name: str, first: int = 0) -> F32:
-    """`array` as C-contiguous float32, itself where it is that already; NaN and infinity are errors that name the image."""
+def as_float32(array: NDArray[Any], name: str, *first: int) -> F32:
+    """`array` as C-contiguous float32, itself where it is that already; NaN and infinity are errors that say where, counted
+    along the first axes from `first` on.
+    """
     with np.errstate(over="ignore"):
         result = np.require(array, np.float32, ["C", "A"])
     if not _finite(result):
-        where = np.argwhere(~np.isfinite(result))[0]
-        index = ", ".join(map(str, [int(where[0]) + first, *map(int, where[1:])]))
+        where = np.argwhere(~np.isfinite(result))[0].tolist()
+        index = ", ".join(str(place + start) for place, start in itertools.zip_longest(where, first[: len(where)], fillvalue=0))
         raise ValueError(f"{name}: expected finite numbers, got {result[tuple(where)]} at [{index}]")
     return result
 

@@ -5,6 +5,7 @@ checked when one is made, so code below this module, the C engine included, take
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -414,6 +415,9 @@ class TexTokConfig:
     def to_dict(self) -> dict[str, Any]:
         """Every key, as `config.json` has them."""
         return _with_use({"model_type": "textok"} | dataclasses.asdict(self), self.text_encoder)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))  # `rope` is a dict, which has no hash of its own
 
     @property
     def num_patches(self) -> int:

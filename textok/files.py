@@ -13,6 +13,7 @@ from typing import IO, Any
 from .errors import ConfigError
 
 MAX_JSON_BYTES = 64 << 20
+_ZEROS = 1 << 20  # written at a time
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -142,6 +143,19 @@ def clear_unfinished(path: Path) -> None:
     """Remove what killed processes left of `replacing(path)`; for callers that know that no other is at it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         left.unlink(missing_ok=True)
+
+
+def take_disk(file: IO[bytes], start: int, stop: int) -> None:
+    """Zeros from byte `start` to `stop` of a file, nothing behind them yet, for which the disk has room from here on: a full
+    one is an OSError now, and not a signal when a mapped page finds no place.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), start, stop - start)
+        return
+    file.seek(start)  # macOS
+    for first in range(start, stop, _ZEROS):
+        file.write(bytes(min(_ZEROS, stop - first)))
+    file.flush()
 
 
 def write_text(path: Path, text: str, folder: Path | None = None, keep: bool = False) -> None:

@@ -37,7 +37,7 @@ class EngineModel:
         self._load(files.as_weights(weights, self._table(), self._prefix()))
 
     def _set_up(self, config: Any, dtype: str, threads: int | None, side: str) -> None:
-        self._dtype = _dtype_name(dtype)
+        self._dtype = dtype_name(dtype)
         self._config = config
         self._threads = arrays.thread_count(threads)
         self._side = arrays.choice(side, "side", files.SIDES)  # a DiT has none and is all there
@@ -144,7 +144,7 @@ class EngineModel:
         return f"{self.num_parameters / 1e6:.1f}M parameters, {self.dtype}, {kernels} kernels)"
 
 
-def _dtype_name(dtype: Any) -> str:
+def dtype_name(dtype: Any) -> str:
     """The name of a dtype that comes as a string or as NumPy's or ml_dtypes' type."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)
     return arrays.choice(name, "dtype", COMPUTE_TYPES)

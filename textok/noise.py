@@ -54,11 +54,11 @@ class NoiseSource:
             for row in range(len(x)):
                 stream = generator(self.seed, self.first_index + part.start + row)
                 x[row] = stream.standard_normal(self.shape, dtype=np.float32)
-                if drawn_steps:
-                    step_noise[:, row] = stream.standard_normal((drawn_steps, *self.shape), dtype=np.float32)
+                for noise in step_noise[:, row]:  # one at a time, so that Ctrl-C need not wait for all
+                    noise[:] = stream.standard_normal(self.shape, dtype=np.float32)
         if self.start is not None:
             # After the draws: the step noise of a seed is the same whether or not its start noise is replaced.
             x[:] = arrays.as_float32(self.start[part], "noise", part.start)
         if self.step is not None:
-            return arrays.as_float32(self.step[:, part], "step_noise")
+            return arrays.as_float32(self.step[:, part], "step_noise", 0, part.start)
         return step_noise if drawn_steps else None

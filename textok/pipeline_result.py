@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import arrays, files
 from .errors import shown
+from .noise import MAX_INDEX
 from .text.caption_store import CAPTIONS_FILE
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class PipelineResult:
             given = getattr(self, name)
             if given is not None and (not isinstance(given, list | tuple) or len(given) != len(self.images)):
                 raise ValueError(f"{name}: expected a list of {len(self.images)}, one an image, got {shown(given)}")
-        arrays.whole(self.first_index, "first_index", 0, 1 << 62)
+        arrays.whole(self.first_index, "first_index", 0, MAX_INDEX)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -100,8 +101,7 @@ class PipelineResult:
             with files.replacing(target / name) as temporary:
                 picture.save(temporary, "PNG")
         lines = [json.dumps(self._record(place, name), ensure_ascii=False) for place, name in enumerate(names)]
-        with files.replacing(target / CAPTIONS_FILE) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        files.write_text(target / CAPTIONS_FILE, "".join(f"{line}\n" for line in lines))
         return [target / name for name in names]
 
     def _record(self, place: int, file_name: str) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Sampling:
 
     def _interval(self, last: float) -> tuple[float, float]:
         interval = self.guidance_interval
-        if not isinstance(interval, tuple | list | np.ndarray) or len(interval) != 2:
+        if not isinstance(interval, tuple | list | np.ndarray) or np.shape(interval) != (2,):
             raise ValueError(f"guidance_interval: expected a pair (low, high) of train timesteps, got {interval!r}")
         low, high = (arrays.number(bound, "guidance_interval", 0, last) for bound in interval)
         if low > high:

@@ -205,7 +205,7 @@ int tx_cpu_quota(const char *root)
     return least;
 }
 
-static int cpus_of_process(void)
+int tx_cpu_affinity(void)
 {
 #ifdef __APPLE__ /* has no affinity of processes */
     int n = 0;
@@ -227,7 +227,7 @@ static int cpus_of_process(void)
 
 int tx_cpu_count(void)
 {
-    int n = cpus_of_process();
+    int n = tx_cpu_affinity();
     const int quota = tx_cpu_quota("");
     if (quota > 0 && quota < n)
         n = quota;

@@ -26,7 +26,9 @@ const char *tx_cpu_bit_name(int index); /* name of bit 1u << index, or NULL past
  * the permission, and nobody can give it back, so only who is about to use tiles asks. Whether they may be used. */
 int tx_cpu_ask_for_tiles(void);
 
-/* CPUs this process may use: the affinity mask, cut by the quota, at least 1. */
+/* CPUs that the calling thread may run on now, at least 1. */
+int tx_cpu_affinity(void);
+/* CPUs this process may use: those, cut by the quota, at least 1. */
 int tx_cpu_count(void);
 /* The smallest CPU quota of this process's cgroup and those around it, rounded up; 0: none. `root` goes before /proc and /sys
  * (for tests). */

@@ -72,7 +72,8 @@ static struct {
     struct worker workers[TX_MAX_THREADS]; /* [0] is the caller's index */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER};
 
-static _Atomic int default_threads;
+static _Atomic int chosen;      /* by tx_pool_set_threads; 0: not */
+static int limit;               /* that the environment and the cgroup set */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* Whether this thread is the caller whose job runs. */
@@ -109,27 +110,30 @@ static int threads_from(const char *name)
 
 static void set_up(void)
 {
-    int n = tx_cpu_count();
     int asked = threads_from("TEXTOK_NUM_THREADS");
     if (!asked)
         asked = threads_from("OMP_NUM_THREADS");
-    if (asked && asked < n)
-        n = asked;
-    if (!atomic_load(&default_threads))
-        atomic_store(&default_threads, n < TX_MAX_THREADS ? n : TX_MAX_THREADS);
+    const int quota = tx_cpu_quota("");
+    limit = asked ? asked : TX_MAX_THREADS;
+    if (quota && quota < limit)
+        limit = quota;
     pthread_atfork(before_fork, NULL, after_fork_in_child);
 }
 
 int tx_pool_threads(void)
 {
     pthread_once(&once, set_up);
-    return atomic_load(&default_threads);
+    const int n = atomic_load(&chosen);
+    if (n)
+        return n;
+    const int cpus = tx_cpu_affinity(); /* which may change at any time, in a forked worker say */
+    return cpus < limit ? cpus : limit;
 }
 
 void tx_pool_set_threads(int n)
 {
     pthread_once(&once, set_up);
-    atomic_store(&default_threads, n < 1 ? 1 : n > TX_MAX_THREADS ? TX_MAX_THREADS : n);
+    atomic_store(&chosen, n < 1 ? 1 : n > TX_MAX_THREADS ? TX_MAX_THREADS : n);
 }
 
 static void post(struct worker *worker)

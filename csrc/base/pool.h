@@ -10,8 +10,8 @@ enum { TX_MAX_THREADS = 256 };
  * memory. */
 typedef void tx_task(void *arg, size_t task, int worker);
 
-/* Threads a job may use by default: TEXTOK_NUM_THREADS or OMP_NUM_THREADS where set, never more than tx_cpu_count(), unless set
- * by the function below. */
+/* Threads a job may use by default: TEXTOK_NUM_THREADS or OMP_NUM_THREADS where set, never more than the cgroup's quota and the
+ * CPUs that the calling thread may now use, unless set by the function below. */
 int tx_pool_threads(void);
 void tx_pool_set_threads(int n);
 

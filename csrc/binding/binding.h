@@ -13,6 +13,15 @@
 
 #include "../textok.h"
 
+/* One thread at a time between the two, where Python has no lock of its own; no more than a few lines that call nothing. */
+#ifdef Py_GIL_DISABLED
+#define TX_LOCK(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define TX_UNLOCK() Py_END_CRITICAL_SECTION()
+#else
+#define TX_LOCK(object) ((void)(object))
+#define TX_UNLOCK() ((void)0)
+#endif
+
 /* The table that models are packed with: chosen once, when the module is imported. */
 extern const struct tx_kernels *tx_active_kernels;
 

@@ -157,7 +157,9 @@ static int begin(struct call *call, PyObject *self, int threads, PyObject *trace
         call->c.tap = tap;
     }
     /* Held: whoever runs meanwhile, the recorder itself too, may give the model another. */
+    TX_LOCK(self);
     call->recorder = Py_XNewRef(((struct model_object *)self)->recorder);
+    TX_UNLOCK();
     call->c.record = call->recorder ? record : NULL;
     return 0;
 }

@@ -136,7 +136,7 @@ static inline int activation(const char *name)
     for (int i = 0; i < TX_ACT_COUNT; i++)
         if (strcmp(name, names[i]) == 0)
             return i;
-    PyErr_Format(PyExc_ValueError, "activation %s is not known: none, gelu_erf, gelu_tanh, silu, tanh", name);
+    PyErr_Format(PyExc_ValueError, "activation %s is not known: none, gelu_erf, gelu_tanh, silu, tanh, quick_gelu, relu", name);
     return -1;
 }
 

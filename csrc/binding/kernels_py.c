@@ -370,7 +370,7 @@ static PyObject *register_rounds(PyObject *self, PyObject *args)
     while (dtype < TX_DTYPE_COUNT && strcmp(name, names[dtype]) != 0)
         dtype++;
     if (dtype == TX_DTYPE_COUNT)
-        return PyErr_Format(PyExc_ValueError, "dtype %s is not known; choose from f32, bf16, int8", name);
+        return PyErr_Format(PyExc_ValueError, "dtype %s is not known; choose from f32, bf16, int8, int4", name);
     tx_peak_loop *peak = tx_row_peak(((Kernels *)self)->row, dtype);
     if (!peak)
         return PyErr_Format(PyExc_NotImplementedError, "row %s has no loop in registers for %s",

@@ -591,11 +591,12 @@ static PyObject *record_inputs(PyObject *self, PyObject *recorder)
     if (recorder != Py_None && !PyCallable_Check(recorder))
         return PyErr_Format(PyExc_TypeError, "record_inputs: expected a function or None, got %R",
                             (PyObject *)Py_TYPE(recorder));
-    Py_CLEAR(object->recorder);
-    if (recorder != Py_None) {
-        Py_INCREF(recorder);
-        object->recorder = recorder;
-    }
+    PyObject *before;
+    TX_LOCK(self);
+    before = object->recorder;
+    object->recorder = recorder == Py_None ? NULL : Py_NewRef(recorder);
+    TX_UNLOCK();
+    Py_XDECREF(before);
     Py_RETURN_NONE;
 }
 

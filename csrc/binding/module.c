@@ -106,11 +106,15 @@ static PyMethodDef methods[] = {
     {"cpu_info", cpu_info, METH_NOARGS,
      "cpu_info($module)\n--\n\n"
      "What this CPU can run and which kernels are in use: a dict with the active row \"isa\", the \"rows\" that\n"
-     "run here, the CPU's \"features\", the row of each of the \"kernels\", \"threads\", \"cpus\" that the process may\n"
-     "use, and \"openblas\"."},
+     "run here, the CPU's \"features\", the row of each of the \"kernels\", whose float32 products it takes (\"gemm\":\n"
+     "\"own\" or \"openblas\"), \"threads\", \"cpus\" that the process may use, and the build of \"openblas\"."},
     {"set_num_threads", set_num_threads, METH_O,
-     "set_num_threads($module, n, /)\n--\n\nHow many threads a call may use from now on, 1 to 256; ValueError for others."},
-    {"get_num_threads", get_num_threads, METH_NOARGS, "get_num_threads($module)\n--\n\nHow many threads a call may use."},
+     "set_num_threads($module, n, /)\n--\n\n"
+     "How many threads a call may use from now on, 1 to 256, however many CPUs there are; ValueError for others."},
+    {"get_num_threads", get_num_threads, METH_NOARGS,
+     "get_num_threads($module)\n--\n\n"
+     "How many threads a call may use: those of `set_num_threads`; else as many as the calling thread has CPUs now,\n"
+     "within TEXTOK_NUM_THREADS, or else OMP_NUM_THREADS, and the container's quota."},
     {"cpu_quota", cpu_quota, METH_VARARGS, "CPUs that the cgroup's quotas allow; 0: no limit."},
     {"weight_table", (PyCFunction)(void (*)(void))tx_weight_table, METH_VARARGS,
      "weight_table(model_type, config) -> [(name, shape)]"},

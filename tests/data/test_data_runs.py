@@ -20,6 +20,7 @@ import textok
 from textok import cli, data, files
 from textok.data import outputs, resumable
 from textok.data.fingerprint import encoder_of
+from textok.data.folders import FolderSource
 from textok.data.payloads import pack_arrays
 from textok.errors import DataError
 
@@ -686,6 +687,45 @@ def test_what_does_not_fit(place, tmp_path):
         with pytest.raises(ValueError, match=message):
             call()
     assert cli.main(["encode", str(place / "textok"), str(place / "shards"), "--out", str(tmp_path / "o")]) == 1
+
+
+def test_what_is_refused_leaves_its_folder_free(place, tmp_path):
+    """Arguments that no model takes are found before a folder is made for them."""
+    out = tmp_path / "o"
+    for call, message in (
+        (lambda: encode(place, out, embeddings=None), "--embeddings STORE"),
+        (lambda: encode(place, out, dtype="float33"), "dtype: expected one of"),
+        (lambda: data.decode(place / "textok", place / "shards", out), "--embeddings STORE"),
+        (lambda: data.sample(place / "classes", 3, out, steps=1000), "steps: expected 1 to 999, got 1000"),
+        (lambda: data.sample(place / "classes", 3, out, solver="ddin"), "solver: expected one of"),
+        (lambda: data.sample(place / "classes", 3, out, guidance_scale=2000), "guidance_scale: expected"),
+        (lambda: data.sample(place / "classes", 3, out, dtype="float33"), "dtype: expected one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+        assert not out.exists()
+    assert data.sample(place / "classes", 3, out, steps=2).samples == 3
+
+
+def test_folders_are_listed_as_often_whatever_their_parts(tmp_path, monkeypatch):
+    """A unit is looked at again at its end, when later ones are in work."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(40):
+        (folder / f"{k:03d}.png").write_bytes(b"")
+    listed = []
+    monkeypatch.setattr(FolderSource, "_list", lambda self, plain=FolderSource._list: listed.append(1) or plain(self))
+    counts = []
+    for size in (40, 10, 2):
+        listed.clear()
+        source = FolderSource(folder)
+        for start in range(0, len(source), size):
+            source.state(start, start + size)
+            list(source.read(start, start + size))
+            if start:
+                source.state(start - size, start)
+        counts.append(len(listed))
+    assert counts == [2, 2, 2]
 
 
 # ---- code of one's own ----

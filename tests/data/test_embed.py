@@ -385,6 +385,16 @@ def test_skips_of_all_runs_are_named(t5, tmp_path):
     assert [skip["key"] for skip in skips] == ["a-00000001", "b-00000001"]
 
 
+def test_names_of_class_folders(t5, tmp_path, capsys):
+    """The field "name" is the class's, as `caption_for` has it."""
+    for kind in ("apple", "pear"):
+        (tmp_path / "cls" / kind).mkdir(parents=True)
+        (tmp_path / "cls" / kind / "0.png").write_bytes(png())
+    assert run(tmp_path / "cls", "--field", "name", "--out", tmp_path / "store", "--encoder", t5) == 0
+    assert "2 captions read: 2 embedded" in capsys.readouterr().out
+    assert sorted(EmbeddingStore.open(tmp_path / "store")) == ["apple", "pear"]
+
+
 def test_pictures_are_not_needed(t5, tmp_path, capsys):
     """Where only words are wanted, picture files are not read, and may be elsewhere."""
     (tmp_path / "a.jsonl").write_text(json.dumps({"file_name": "elsewhere.png", "caption": CAPTIONS[0]}) + "\n")

@@ -396,3 +396,14 @@ def test_a_store_is_no_captions_folder(store):
     with pytest.raises(WeightsError, match="got an embedding store; textok.open_embeddings opens it"):
         CaptionStore.from_folder(store.path)
     assert isinstance(open_embeddings(store.path), EmbeddingStore)
+
+
+def test_an_encoder_of_another_width_is_refused(tmp_path):
+    store = EmbeddingStore.create(tmp_path / "wide", {"name": "hashes", **IDENTITY}, WIDTH + 1)
+    with pytest.raises(DataError, match=f"expected embeddings {WIDTH + 1} wide, got an encoder of {WIDTH}"):
+        store.embed(captions_of(0, 2), HashEncoder())
+    assert len(store) == 0
+
+
+def test_what_can_be_no_caption_is_not_there(store):
+    assert "\ud800" not in store and 5 not in store

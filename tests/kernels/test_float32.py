@@ -614,8 +614,6 @@ def test_gated(kernels, rng, kind):
         x, y = wide[:, :F], wide[:, F:]
         exact = activation(x, kind) * y
         numerics.check_scaled(kernels.gated_f32(x, y, kind), exact, np.maximum(np.abs(x), 1) * np.abs(y), numerics.KERNEL_GATED)
-        assert (
-            M * F < 9
-            or kind == "none"
-            or numerics.scaled_error(exact * 1.0001, exact, np.maximum(np.abs(x), 1) * np.abs(y)) > 1e-6
-        )
+        if M * F >= 64:  # planted: one part in 100,000
+            scale = np.maximum(np.abs(x), 1) * np.abs(y)
+            assert numerics.scaled_error(exact * (1 + 1e-5), exact, scale) > numerics.KERNEL_GATED.limit

@@ -267,6 +267,9 @@ def test_epilogues(kernels, activation, parts, m, n):
     got = run_int8(kernels, operand(qa), qw, sa, sw, out_bf16=out_bf16, **e)
     exact = finish((qa.astype(np.int64) @ qw.astype(np.int64).T) * (sa[:, None] * sw).astype(np.float64), **e)
     check(wide(got) if out_bf16 else got, exact, numerics.ROUNDED_BF16 if out_bf16 else numerics.GEMM_INT8)
+    if not out_bf16:  # planted: a scale that is off by a thousandth
+        other = finish((qa.astype(np.int64) @ qw.astype(np.int64).T) * (sa[:, None] * sw * 1.001).astype(np.float64), **e)
+        assert numerics.rejects(other, exact, numerics.GEMM_INT8)
 
 
 @pytest.mark.parametrize("m,n,k", SHAPES)

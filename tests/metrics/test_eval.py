@@ -268,6 +268,9 @@ def test_broken_pictures_are_named(data):
         (folder / "bad").mkdir()
         (folder / "bad" / "p0.png").write_bytes(b"no picture")
         list(sets.PictureSet(folder / "bad"))
+    for evaluation in ("samples", "reconstruction"):
+        with pytest.raises(DataError, match="expected pictures, found none; .*p0.png: not a picture"):
+            getattr(Evaluation(folder / "out3", Blocks(), size=64), evaluation)({"it": folder / "bad"}, folder / "originals")
 
 
 def test_sizes_that_differ(data):
@@ -459,6 +462,8 @@ def test_how_samples_were_made(tmp_path):
     assert sets.made_with(tmp_path) == {"name": "sample", "steps": 5, "solver": "ddim", "guidance_scale": 2.0}
     assert sets.made_with(tmp_path / "samples.npz") == sets.made_with(tmp_path)
     assert sets.made_with(tmp_path / "a" / "b") == {}
+    (tmp_path / "index.json").write_text("[1, 2, 3]")  # somebody else's
+    assert sets.made_with(tmp_path / "samples.npz") == {}
 
 
 # ---- the command ----

@@ -607,6 +607,26 @@ assert textok.get_num_threads() == 1
 """)
 
 
+def test_affinity_bounds_threads_whenever_it_is_set():
+    """A worker may be given CPUs of its own after it was forked."""
+    in_fresh_process("""
+import os
+os.environ.pop("TEXTOK_NUM_THREADS", None), os.environ.pop("OMP_NUM_THREADS", None)
+import textok
+before, cpus = textok.get_num_threads(), os.sched_getaffinity(0)
+os.sched_setaffinity(0, [min(cpus)])
+assert textok.get_num_threads() == textok.cpu_info()["threads"] == 1
+if (child := os.fork()) == 0:
+    os._exit(textok.get_num_threads() != 1)
+assert os.waitpid(child, 0)[1] == 0
+os.sched_setaffinity(0, cpus)
+assert textok.get_num_threads() == before
+os.sched_setaffinity(0, [min(cpus)])
+textok.set_num_threads(3)
+assert textok.get_num_threads() == 3  # asked for
+""")
+
+
 def test_a_model_is_packed_on_its_own_number_of_threads():
     in_fresh_process("""
 import os

@@ -203,9 +203,14 @@ def test_stored_dtype_and_compute_dtype_are_free(tmp_path, stored):
     plain, model = pair(TexTok, TEXTOK["no text"], stored)
     model.save_pretrained(tmp_path)
     x = api_models.pictures_of(plain)
+    exact = plain.encode(x)
     for dtype in ("float32", *LOW):
-        tolerance = numerics.MODEL_INT4 if "int4" in (stored, dtype) else numerics.MODEL_INT8
-        numerics.check_rms(TexTok.from_pretrained(tmp_path, dtype=dtype).encode(x), plain.encode(x), tolerance)
+        worst = max(stored, dtype, key=("float32", "bfloat16", "int8", "int4").index)
+        loaded = TexTok.from_pretrained(tmp_path, dtype=dtype)
+        assert loaded.dtype == dtype
+        numerics.check_rms(loaded.encode(x), exact, getattr(numerics, f"MODEL_{worst.upper()}"))
+    if stored == "bfloat16":
+        assert numerics.rejects_rms(TexTok.from_pretrained(tmp_path, dtype="int4").encode(x), exact, numerics.MODEL_BFLOAT16)
 
 
 @pytest.mark.parametrize("dtype", LOW)

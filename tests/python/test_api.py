@@ -202,6 +202,26 @@ def test_step_noise_bounds_the_parts(monkeypatch):
     assert (result == expected).all() and sizes == [2] * 4 + [2] * 4 + [1] * 4
 
 
+def test_numbers_that_are_none_are_named_where_they_are(monkeypatch):
+    """Also in a later part."""
+    noise = np.zeros((4, 5, 6, 5), np.float32)
+    noise[1, 3, 2, 0] = np.nan
+    monkeypatch.setattr(textok.dit, "STEP_NOISE_BYTES", 2 * 4 * 4 * 6 * 5)
+    with pytest.raises(ValueError, match=r"step_noise: expected finite numbers, got nan at \[1, 3, 2, 0\]"):
+        CLASS_DIT.sample(LABELS, steps=4, solver="ddpm", step_noise=noise, batch_size=2)
+
+
+def test_a_guidance_interval_is_a_pair():
+    for interval in (np.array(3.0), np.zeros((2, 2)), (1, 2, 3), [5]):
+        with pytest.raises(ValueError, match="guidance_interval: expected a pair"):
+            CLASS_DIT.sample(LABELS, steps=2, guidance_scale=2, guidance_interval=interval)
+
+
+def test_the_last_images_of_all():
+    pipeline = api_models.class_pipeline()
+    assert pipeline([1], steps=1, seed=0, first_index=2**62 + 1).first_index == 2**62 + 1
+
+
 def test_no_images():
     """An empty batch gives an empty result."""
     none = np.zeros((0, 7, 12))

@@ -240,6 +240,8 @@ def test_results_are_saved(pipes, tmp_path):
         textok.data.read_samples([tmp_path / "new" / "folder" / "captions.jsonl"], need=("picture", "caption", "label"))
     )
     assert [sample.caption() for sample in samples] == result.captions
+    folder = list(textok.data.read_samples([tmp_path / "new" / "folder"], need=("picture", "caption", "label")))
+    assert [(sample.key, sample.caption()) for sample in folder] == list(zip(["000008", "000009"], result.captions))
     before = paths[0].read_bytes()
     again = pipes[0]("a cat", seed=1, first_index=8, steps=2, output="float32")
     with pytest.raises(FileExistsError, match=r"000008.png is there already; give another folder, or overwrite=True"):

@@ -29,6 +29,7 @@ def test_defaults_are_the_design_point():
     [
         TexTokConfig(),
         TexTokConfig(text_source="class", num_classes=7),
+        TexTokConfig(rope={"rows": "patches"}),
         TexTokConfig(text_condition="none", tokenizer={"depth": 3}),
         DiTConfig(num_tokens=4),
         DiTConfig(num_tokens=4, in_channels=2, latent_mean=[1, 2], latent_std=3, guidance_channels=1),

@@ -65,6 +65,33 @@ def test_what_is_not_said(tmp_path):
     assert importers.load(more, HEADS, ignore=("decoder_hog.*",)).config.rope == {"rows": "patches"}
 
 
+def test_tokenizers_trained_beside_another_network(tmp_path):
+    """Their own recipe has repa: a network and a projection that nothing but the training reads."""
+    rng = np.random.default_rng(0)
+    more = {f"projection.{i}.{kind}": np.ones((3, 3), np.float32) for i in (0, 2, 4) for kind in ("weight", "bias")}
+    more["repa_model.norm.weight"] = rng.standard_normal(3).astype(np.float32)
+    model = importers.load(changed(tmp_path / "a", "softvq", {"repa": True}, more), HEADS)
+    usual = importers.load(FOREIGN / "softvq", HEADS)
+    assert all(np.array_equal(array, usual.weights()[name]) for name, array in model.weights().items())
+
+
+def test_what_a_config_leaves_out_is_the_originals(tmp_path):
+    folder = changed(tmp_path / "a", "softvq")
+    said = json.loads((folder / "config.json").read_text())
+    del said["tau"]
+    (folder / "config.json").write_text(json.dumps(said))
+    assert importers.load(folder, HEADS).config.codebook.tau == 0.1
+
+
+def test_places_of_a_smaller_picture_are_made_anew(tmp_path):
+    """Models of 512 pixels that began with 256 store the places of those."""
+    small = {f"{side}.freqs_t_{axis}": np.array(places, np.float32)
+             for side in ("encoder", "decoder") for axis, places in (("x", [0, 1, 0, 1]), ("y", [0, 0, 1, 1]))}  # fmt: skip
+    model = importers.load(changed(tmp_path / "a", "maetok", {"base_image_size": 16}, small), HEADS)
+    usual = importers.load(FOREIGN / "maetok", HEADS)
+    assert all(np.array_equal(array, usual.weights()[name]) for name, array in model.weights().items())
+
+
 def test_a_decoder_without_class_token(tmp_path):
     """Its tensor may be there: the config says whether it is used."""
     one = importers.load(changed(tmp_path / "one", "softvq", {"dec_cls_token": False}), HEADS)

@@ -66,3 +66,16 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
         (tmp_path / name).touch()
     files.clear_unfinished(path)
     assert sorted(os.listdir(tmp_path)) == [".a1.json.1a2b3c4d.part", "a[1].json"]
+
+
+@pytest.mark.parametrize("system", ("linux", "macOS"))
+def test_disk_is_taken_beforehand(tmp_path, monkeypatch, system):
+    """Also where there is no posix_fallocate."""
+    if system == "macOS":
+        monkeypatch.delattr(os, "posix_fallocate")
+    path = tmp_path / "a"
+    path.write_bytes(b"head")
+    with path.open("r+b") as file:
+        files.take_disk(file, 4, 3 << 20)
+    assert path.read_bytes() == b"head" + bytes((3 << 20) - 4)
+    assert path.stat().st_blocks * 512 >= 3 << 20

@@ -128,3 +128,5 @@ def test_eta_one_is_ddpm():
     _, ddim = ours("ddim", "linspace", "epsilon", 25, 1.0)
     _, ddpm = ours("ddpm", "linspace", "epsilon", 25)
     numerics.check(ddim, ddpm, numerics.SCHEDULE)
+    _, less = ours("ddim", "linspace", "epsilon", 25, 1 - 1e-9)
+    assert numerics.rejects(less, ddpm, numerics.SCHEDULE)  # planted

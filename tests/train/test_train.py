@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ml_dtypes")
 
+import textok
 from textok.config import DiTConfig
 from textok.train import data, export
 from textok.train.diffusion import Diffusion
@@ -132,9 +133,21 @@ def test_int8_rows_come_back_within_half_a_step():
     weights["a.weight"][2] = 0
     packed = export.pack(weights, "int8")
     assert packed["a.weight"].dtype == np.int8 and packed["a.weight.scale"].shape == (5,)
-    back = export.unpack(packed)
-    assert (np.abs(back["a.weight"] - weights["a.weight"]) <= packed["a.weight.scale"][:, None] * 0.5001).all()
-    assert np.abs(back["pos_embed"] - weights["pos_embed"]).max() < 2**-8 * 4
+    back = packed["a.weight"] * packed["a.weight.scale"][:, None]
+    assert (np.abs(back - weights["a.weight"]) <= packed["a.weight.scale"][:, None] * 0.5001).all()
+    assert np.abs(packed["pos_embed"].astype(np.float32) - weights["pos_embed"]).max() < 2**-8 * 4
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "int8", "int4"))
+def test_a_training_begins_with_weights_of_any_form(tmp_path, dtype):
+    config = {key: value for key, value in TINY_DIT.items() if key not in ("latent_mean", "latent_std")}
+    exact = textok.DiT.from_config(config, seed=3).weights()
+    textok.DiT.from_config(config, seed=3, dtype=dtype).save_pretrained(tmp_path)
+    _, weights = export.starting(str(tmp_path), "dit")
+    assert weights.keys() == exact.keys() == dict(DiT(config).named_parameters()).keys()
+    worst = max(np.abs(weights[name].numpy() - array).max() / np.abs(array).max() for name, array in exact.items())
+    assert worst <= {"float32": 0, "bfloat16": 2**-8, "int8": 0.005, "int4": 0.126}[dtype]
+    assert dtype == "float32" or worst > 0
 
 
 def test_average_remembers_little_at_first():

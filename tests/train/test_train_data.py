@@ -11,6 +11,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from textok.config import EncoderUse
+from textok.pictures.preprocess import decode_picture
 from textok.text.embedding_store import EmbeddingStore
 from textok.train import data
 from textok.train.encoded import CaptionEncoder
@@ -168,7 +169,8 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path, caplog):
     reasons = {skip.key: skip.reason for skip in pairs.skips}
     assert set(reasons) == {"zbroken", "zsilent", "zlarger", "zwide", "zalone"}
     assert all(key in caplog.text for key in reasons)
-    assert "cannot be read" in reasons["zbroken"] and "8 x 8" in reasons["zlarger"] and "square" in reasons["zwide"]
+    assert "not a picture that can be read" in reasons["zbroken"]
+    assert "8 x 8" in reasons["zlarger"] and "square" in reasons["zwide"]
     for path in tmp_path.glob("*.png"):
         path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="found none; the first of 8 left out: "):
@@ -273,11 +275,25 @@ def test_several_processes_may_embed_at_once(tmp_path, monkeypatch):
     assert [path.name for path in cache.parent.iterdir()] == ["captions.npz"]
 
 
+def test_pictures_are_decoded_as_everywhere(tmp_path, monkeypatch):
+    """16 bits with a transparent colour, and what would end a training: EPS, for which another program would be started."""
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8), (18, 86, 154)).save(png, "PNG", transparency=(18, 86, 154))
+    for content in (png.getvalue(), picture_bytes(5)):
+        sample = data.Sample("k", content, {}, "s")
+        assert np.array_equal(data.decode(sample, 8), decode_picture(content, 8, "k"))
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+    dds = b"DDS " + (124).to_bytes(4, "little") + bytes(120)
+    for content in (eps, dds, b"no picture"):
+        assert data.decode(data.Sample("k", content, {}, "s"), 8).startswith("not a picture that can be read: ")
+
+
 def test_a_streamed_picture_that_is_gone_is_an_error(tmp_path):
     make_folder("txt", tmp_path)
     pairs = data.load_pairs(tmp_path, memory=1e-7)
     (tmp_path / "p20.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="p20.png: its picture cannot be read: .* it was whole when the training began"):
+    with pytest.raises(ValueError, match="p20.png: not a picture that can be read: .* it was whole when the training began"):
         pairs.images[np.array([0, 1])]
 
 

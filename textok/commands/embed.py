@@ -122,6 +122,8 @@ class _Chosen:
         template, field = self.args.template, self.args.field or "caption"
         for sample in read_samples(self.sources, need=need, skips=self.skips, pictures=False):
             captions = [fill_template(template, sample.metadata)] if template else sample.captions(field)
+            if not captions and (named := sample.caption_for(field)) is not None:
+                captions = [named]
             if not captions:
                 self.skips.append(usable(sample, ("caption",), field))
             for caption in captions:

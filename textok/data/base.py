@@ -175,14 +175,18 @@ class Source:
 
 
 class ListedSource(Source):
-    """One with a list that may be too long to hold: it remembers how far it went, so ranges in order list it once."""
+    """One with a list that may be too long to hold: it remembers how far it went, and the last ranges, since one is asked for
+    again when its work is done and the next are in work. So ranges in order list it once.
+    """
 
     ranges = True
+    held = 1 << 16  # items of ranges, of the last two at least
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
+        self._length: int | None = None
         self._listing: tuple[int, Iterator[Any]] | None = None  # how many were taken, and the rest
-        self._held: tuple[int, int | None, list[Any]] | None = None  # the range that was asked for last
+        self._ranges: dict[tuple[int, int], list[Any]] = {}
 
     def _list(self) -> Iterator[Any]:
         """What samples are made of, in order; as cheap as may be."""
@@ -191,19 +195,23 @@ class ListedSource(Source):
     def _range(self, start: int, stop: int | None) -> Iterable[Any]:
         if stop is None:
             return itertools.islice(self._list(), start, None)
-        if self._held is None or self._held[:2] != (start, stop):
+        if (start, stop) not in self._ranges:
             taken, rest = self._listing or (0, self._list())
             if taken > start:
                 taken, rest = 0, self._list()
-            self._held = (start, stop, list(itertools.islice(rest, start - taken, stop - taken)))
+            self._ranges[start, stop] = list(itertools.islice(rest, start - taken, stop - taken))
             self._listing = (stop, rest)
-        return self._held[2]
+            while len(self._ranges) > 2 and sum(map(len, self._ranges.values())) > self.held:
+                del self._ranges[next(iter(self._ranges))]
+        return self._ranges[start, stop]
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._list())
+        if self._length is None:
+            self._length = sum(1 for _ in self._list())
+        return self._length
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_listing": None, "_held": None}
+        return self.__dict__ | {"_listing": None, "_ranges": {}}
 
 
 def event_bytes(event: Event) -> bytes:

@@ -98,33 +98,20 @@ class TextFinder:
 
 
 class Conditioner:
-    """What one side of a TexTok, or a text-to-image DiT, is given for samples: text, labels or nothing."""
+    """What one side of a TexTok, or a text-to-image DiT, is given for samples.
+
+    Parameters
+    ----------
+    kind
+        "text", "class" for labels, or "" for nothing.
+    """
 
     def __init__(self, kind: str, finder: TextFinder, model: TexTok | DiT) -> None:
         config = model.config
-        self.kind, self.finder = kind, finder.of(model) if kind == "text" else finder  # kind: "text", "class" or ""
+        self.kind, self.finder = kind, finder.of(model) if kind == "text" else finder
         self.classes = config.num_classes
         self.rows, self.masked = config.num_text_tokens, getattr(config, "text_mask", True)  # a DiT masks always
-        if kind == "text":
-            if finder.path is None:
-                use = config.text_encoder
-                raise DataError(
-                    "this model takes text: give its captions' embeddings, --embeddings STORE, which `textok embed` makes"
-                    + ("" if use is None else f"; or --captions auto: {use.name} embeds them as they come")
-                )
-            if isinstance(finder.opened, EmbeddingStore):
-                check_store(finder.opened, config)
-            width = finder.opened.text_dim
-            if width != config.text_dim:
-                raise DataError(
-                    f"{finder.path}: expected embeddings {config.text_dim} wide, as the model takes them, got {width}"
-                )
-
-    @classmethod
-    def of_side(cls, model: TexTok, side: str, finder: TextFinder) -> "Conditioner":
-        if not model.config.has_text(side):
-            return cls("", finder, model)
-        return cls("class" if model.config.text_source == "class" else "text", finder, model)
+        check_condition(kind, self.finder, config)
 
     def conditions(self, samples: Sequence[Sample], problems: dict[int, str]) -> dict[str, Any]:
         """The model's arguments for the samples without problems; those that have no condition get a problem."""
@@ -148,6 +135,32 @@ class Conditioner:
         if text.shape[1] > self.rows:  # embedded with a higher limit than the model's
             text, lengths = text[:, : self.rows], np.minimum(lengths, self.rows)
         return {"text": full_text(text, self.rows, self.masked), "text_lengths": lengths}
+
+
+def check_condition(kind: str, finder: TextFinder, config: TexTokConfig | DiTConfig) -> None:
+    """A DataError where a model takes text, `kind` "text", and none that fits is given, so far as a config tells."""
+    if kind != "text":
+        return
+    use = config.text_encoder
+    if finder.path is None:
+        raise DataError(
+            "this model takes text: give its captions' embeddings, --embeddings STORE, which `textok embed` makes"
+            + ("" if use is None else f"; or --captions auto: {use.name} embeds them as they come")
+        )
+    if finder.opened is None:
+        return  # the model's own encoder
+    if isinstance(finder.opened, EmbeddingStore):
+        check_store(finder.opened, config)
+    width = finder.opened.text_dim
+    if width != config.text_dim:
+        raise DataError(f"{finder.path}: expected embeddings {config.text_dim} wide, as the model takes them, got {width}")
+
+
+def kind_of(config: TexTokConfig, side: str) -> str:
+    """What conditions a side of a TexTok: "text", "class" or ""."""
+    if not config.has_text(side):
+        return ""
+    return "class" if config.text_source == "class" else "text"
 
 
 def needs(config: TexTokConfig, side: str, finder: TextFinder) -> tuple[str, ...]:

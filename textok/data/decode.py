@@ -17,8 +17,9 @@ import numpy as np
 from .. import arrays
 from ..errors import DataError
 from ..image_tokenizer import TexTok
+from ..model import dtype_name
 from .base import Sample, Skip, folder_of, key_in_shard
-from .conditioning import Conditioner, TextFinder, embeddings_told, needs, path_or_none, textok_config
+from .conditioning import Conditioner, TextFinder, check_condition, embeddings_told, kind_of, needs, path_or_none, textok_config
 from .fingerprint import encoder_of, fingerprint
 from .job import Job, Work, with_skips
 from .latents import latent_of
@@ -117,10 +118,15 @@ class DecodeTask:
             "field": self.field,
         }
 
+    def check(self) -> None:
+        dtype_name(self.dtype)
+        config = textok_config(self.model)
+        check_condition(kind_of(config, "detokenizer"), TextFinder(self.embeddings), config)
+
     def load(self, threads: int) -> Work:
         model = TexTok.from_pretrained(self.model, self.dtype, threads, side="detokenizer")
         shape = model.config.latent_shape
-        conditioner = Conditioner.of_side(model, "detokenizer", TextFinder(self.embeddings, self.field))
+        conditioner = Conditioner(kind_of(model.config, "detokenizer"), TextFinder(self.embeddings, self.field), model)
 
         def work(samples: list[Sample]) -> list[Product | Skip]:
             latents = np.zeros((len(samples), *shape), np.float32)

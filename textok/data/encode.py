@@ -13,9 +13,10 @@ from typing import Any
 
 from .. import arrays
 from ..image_tokenizer import TexTok
+from ..model import dtype_name
 from . import on_ray
 from .base import Sample, Skip, decode_pictures
-from .conditioning import Conditioner, TextFinder, embeddings_told, needs, path_or_none, textok_config
+from .conditioning import Conditioner, TextFinder, check_condition, embeddings_told, kind_of, needs, path_or_none, textok_config
 from .fingerprint import fingerprint
 from .job import Job, Work, with_skips
 from .options import BATCH_SIZE, SHARD_SIZE, RunOptions
@@ -136,10 +137,15 @@ class EncodeTask:
             "flip": self.flip,
         }
 
+    def check(self) -> None:
+        dtype_name(self.dtype)
+        config = textok_config(self.model)
+        check_condition(kind_of(config, "tokenizer"), TextFinder(self.embeddings), config)
+
     def load(self, threads: int) -> Work:
         model = TexTok.from_pretrained(self.model, self.dtype, threads, side="tokenizer")
         size = model.config.image_size
-        conditioner = Conditioner.of_side(model, "tokenizer", TextFinder(self.embeddings, self.field))
+        conditioner = Conditioner(kind_of(model.config, "tokenizer"), TextFinder(self.embeddings, self.field), model)
 
         def work(samples: list[Sample]) -> list[Product | Skip]:
             pictures, problems = decode_pictures(samples, size)

@@ -33,7 +33,7 @@ from .tables import is_file, picture_of, read_file, read_rows
 from .texts import decode_text, text_problem
 
 METADATA_FILE = "metadata.jsonl"
-METADATA_FILES = (METADATA_FILE, "metadata.csv")  # as HF's imagefolder has them
+METADATA_FILES = (METADATA_FILE, "metadata.csv", "captions.jsonl")  # as HF's imagefolder has them; of `PipelineResult.save`
 # What a run of `textok decode` or `sample` keeps beside its pictures.
 INDEX_FILE, SKIPS_FILE, PARTS_FOLDER = "index.json", "skips.jsonl", "parts"
 SAMPLE_KEY = "sample_key"  # of a row of metadata: the key, where its picture's name is not made of it alone

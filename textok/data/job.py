@@ -45,6 +45,10 @@ class Task(Protocol):
         """All that the results depend on but the samples, as JSON has it."""
         ...
 
+    def check(self) -> None:
+        """Raises what would be wrong in every batch, before a folder is made for these settings."""
+        ...
+
     def load(self, threads: int) -> Work:
         """Open models; the function is called from several threads, and uses `threads` in a call."""
         ...
@@ -129,6 +133,7 @@ class Job:
 
     def prepare(self) -> None:
         """Make the folder, or check that it was made for the same job."""
+        self.task.check()
         self.ledger.begin(self.settings(), self.options.overwrite)
         if self.task.embeddings is not None and (Path(self.task.embeddings) / STORE_FILE).is_file():
             self.embedded = len(EmbeddingStore.open(self.task.embeddings))
@@ -147,14 +152,16 @@ class Job:
         for unit in self.units():
             if unit.number % count != first or not self.ledger.claim(unit.number):
                 continue
-            for number, record in enumerate(self.ledger.records(unit.number)):
-                self._check_input(unit, record)
-                if self._may_find_more(record) or not (whole or verify_part(self.out, record)):
-                    self.ledger.forget_from(unit.number, number)
-                    break
-            if not self.ledger.is_done(unit.number):
-                result.append(unit)
-            self.ledger.release(unit.number)
+            try:
+                for number, record in enumerate(self.ledger.records(unit.number)):
+                    self._check_input(unit, record)
+                    if self._may_find_more(record) or not (whole or verify_part(self.out, record)):
+                        self.ledger.forget_from(unit.number, number)
+                        break
+                if not self.ledger.is_done(unit.number):
+                    result.append(unit)
+            finally:
+                self.ledger.release(unit.number)
         return result
 
     def records(self) -> Iterator[Record]:

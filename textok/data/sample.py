@@ -22,13 +22,14 @@ from ..captions import checked_captions
 from ..config import DiTConfig
 from ..dit import DiT
 from ..errors import DataError
+from ..model import dtype_name
 from ..noise import MAX_SEED
-from ..pipeline import Pipeline, sampling_of
+from ..pipeline import Pipeline, part_folder, sampling_of
 from ..sampling import Sampling
 from ..text.embedding_store import EmbeddingStore
 from ..text.open_embeddings import open_embeddings
 from .base import Sample, Skip, Source
-from .conditioning import AUTO, Conditioner, TextFinder, embeddings_told, path_or_none
+from .conditioning import AUTO, Conditioner, TextFinder, check_condition, embeddings_told, path_or_none
 from .fingerprint import fingerprint
 from .job import Job, Work, with_skips
 from .options import BATCH_SIZE, SHARD_SIZE, RunOptions
@@ -224,6 +225,12 @@ class SampleTask:
             **self.sampling.kept(),
         }
 
+    def check(self) -> None:
+        dtype_name(self.dtype)
+        config = dit_config(self.model)
+        self.sampling.guidance(config, self.sampling.schedule(config))
+        check_condition("text" if config.condition == "text" else "", TextFinder(self.embeddings, cycle=self.cycle), config)
+
     def load(self, threads: int) -> Work:
         pipeline = None
         if is_pipeline(self.model):
@@ -280,6 +287,5 @@ def dit_config(model: str) -> DiTConfig:
     """The config of a DiT, or of a pipeline's."""
     folder = find_model(model)
     if is_pipeline(model):
-        name = files.read_json(folder / weights.PIPELINE_FILE).get("dit", "dit")
-        folder = folder / name if (folder / name).is_dir() else find_model(name)
+        folder = part_folder(folder, "dit", files.read_json(folder / weights.PIPELINE_FILE))
     return DiTConfig.from_dict(weights.load_config(folder, DiT.model_type))

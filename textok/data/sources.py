@@ -112,8 +112,10 @@ def _sources_of(name: str, without: str | os.PathLike[str] | None) -> list[Sourc
     for suffixes, make in kinds:
         if lower.endswith(suffixes):
             return [make(path)]
-    if is_file(path) and is_picture(path.open("rb").read(16)):
-        return [PictureSource([path])]
+    if is_file(path):
+        with path.open("rb") as file:
+            if is_picture(file.read(16)):
+                return [PictureSource([path])]
     raise DataError(f"{name}: expected a folder, a picture or one of {', '.join((*SHARDS, *TABLES, *ARRAYS, '.txt'))}")
 
 

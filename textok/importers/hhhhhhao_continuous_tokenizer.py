@@ -110,7 +110,7 @@ def _tokenizer_config(source: Source, given: Settings) -> dict[str, Any]:
 def _softvq_config(source: Source, given: Settings) -> dict[str, Any]:
     said = _config_of(source)
     runs, size, _ = shape_of(source, "quantize.embedding", 3)
-    codebook = {"runs": runs, "size": size, "tau": said.get("tau", 0.07), "l2_norm": said.get("codebook_l2_norm", True)}
+    codebook = {"runs": runs, "size": size, "tau": said.get("tau", 0.1), "l2_norm": said.get("codebook_l2_norm", True)}
     return _tokenizer_config(source, given) | {"codebook": codebook}
 
 
@@ -143,8 +143,12 @@ def _mask_tokens(shape: tuple[int, ...], mask: Array) -> Array:
 
 
 def _angles(block: int, shape: tuple[int, ...], freqs: Array, x: Array, y: Array) -> Array:
-    """[H, P, Dh/2] of freqs [2, blocks, H Dh/2] (along x, along y) and the place [P] of each patch."""
-    heads, _, pairs_of_columns = shape
+    """[H, P, Dh/2] of freqs [2, blocks, H Dh/2] (along x, along y) and the place [P] of each patch; of models that began with
+    pictures of another size the stored places are of those, and made anew, as the original does.
+    """
+    heads, patches, pairs_of_columns = shape
+    if x.size != patches:
+        y, x = np.divmod(np.arange(patches, dtype=np.float64), round(patches**0.5))
     along_x, along_y = (freqs[axis, block].astype(np.float64).reshape(heads, 1, pairs_of_columns) for axis in (0, 1))
     angles: Array = x.reshape(1, -1, 1) * along_x + y.reshape(1, -1, 1) * along_y
     return angles
@@ -197,7 +201,7 @@ def _tokenizer_rows(source: Source) -> tuple[Row, ...]:
 _UNUSED = (
     "decoder.model.patch_embed.*", "decoder.model.cls_token", "decoder.model.reg_token", "*.mask_token",
     "quantize.codebook_used",
-    "*.freqs*", "repa*",
+    "*.freqs*", "repa*", "projection.*",
 )  # fmt: skip
 _NEEDED = ("tokenizer.num_heads", "detokenizer.num_heads")
 

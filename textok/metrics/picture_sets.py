@@ -78,6 +78,7 @@ class PictureSet:
             yield first, self._accept(first, self._decode(first))
         for sample, result in ordered_map(self._decode, stream, DECODERS):
             yield sample, self._accept(sample, result)
+        self._check_some()
 
     def samples(self) -> Iterator[Any]:
         """The samples as they are stored, not decoded."""
@@ -87,6 +88,9 @@ class PictureSet:
         for sample in read_samples(self.source, need=("picture",), skips=self.skips):
             self.count += 1
             yield sample
+        self._check_some()
+
+    def _check_some(self) -> None:
         if not self.count:
             why = f"; {self.skips[0].source}: {self.skips[0].reason}" if self.skips else ""
             raise DataError(f"{self.source}: expected pictures, found none{why}")
@@ -314,6 +318,9 @@ def made_with(source: Any) -> dict[str, Any]:
     index = next((file for file in (path / INDEX_FILE, path.parent / INDEX_FILE) if file.is_file()), None)
     if index is None:
         return {}
-    task = read_json(index, DataError).get("task")
+    try:
+        task = read_json(index, DataError).get("task")
+    except DataError:  # somebody else's file of that name
+        return {}
     names = ("name", "solver", "steps", "guidance_scale", "guidance_interval", "dtype", "seed")
     return {name: task[name] for name in names if isinstance(task, dict) and task.get(name) is not None}

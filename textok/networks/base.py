@@ -52,6 +52,8 @@ class FeatureNetwork:
     def __call__(self, pictures: U8) -> Output:
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
             raise ValueError(f"pictures: expected uint8 [B, H, W, 3], got {arrays.describe(pictures)}")
+        if not len(pictures):
+            raise ValueError(f"pictures: expected some, got {arrays.describe(pictures)}")
         with torch_threads(self.threads):
             parts = [self._run(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
         for part in parts:
@@ -60,7 +62,7 @@ class FeatureNetwork:
                     f"{self.name}: expected finite features, got NaN or infinity; do its weights and FILE.json fit?"
                 )
         features = np.concatenate([part.features for part in parts]).astype(np.float32, copy=False)
-        if not parts or parts[0].probabilities is None:
+        if parts[0].probabilities is None:
             return Output(features)
         return Output(features, np.concatenate([part.probabilities for part in parts if part.probabilities is not None]))
 

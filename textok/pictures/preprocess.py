@@ -223,13 +223,18 @@ def _center_crop(picture: "Image.Image", size: int, name: str) -> U8:
     return np.asarray(picture)[top : top + size, left : left + size]
 
 
-def decode_picture(picture: Any, size: int, name: str) -> U8:
-    """One picture, the bytes of a file or an array, as `preprocess` makes it; every flaw is a ValueError that names it."""
+def decode_picture(picture: Any, size: int | None, name: str) -> U8:
+    """One picture, the bytes of a file or an array, as `preprocess` makes it; every flaw is a ValueError that names it. Without
+    a size it has its own, and must be square.
+    """
     try:
+        opened = _from_file(io.BytesIO(picture)) if isinstance(picture, bytes) else _open(picture, name)
         if not isinstance(picture, bytes):
-            return preprocess([picture], size)[0]
-        return _center_crop(_from_file(io.BytesIO(picture)), size, name)
+            arrays.warn_of_unit_range([picture], "pictures")
+        if size is not None or opened.width == opened.height:
+            return _center_crop(opened, size or opened.width, name)
     except ValueError as problem:
         reason = str(problem).removeprefix("pictures[0]: ").removeprefix(f"{name}: ")
         size_told = f" ({len(picture)} bytes)" if isinstance(picture, bytes) and reason.startswith("no kind of picture") else ""
         raise ValueError(f"{name}: not a picture that can be read: {reason}{size_told}") from None
+    raise ValueError(f"{name}: expected a square picture where no size is given, got {opened.width} x {opened.height}")

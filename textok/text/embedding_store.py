@@ -163,7 +163,10 @@ class EmbeddingStore:
         return len(self._entries.index)
 
     def __contains__(self, caption: object) -> bool:
-        return isinstance(caption, str) and self._entries.find([caption])[0] is not None
+        try:
+            return isinstance(caption, str) and self._entries.find([caption])[0] is not None
+        except ValueError:  # half a surrogate pair, say, which no caption has
+            return False
 
     def missing(self, captions: Sequence[str]) -> list[str]:
         """Those of the captions that are not there, in their order."""
@@ -259,6 +262,8 @@ class EmbeddingStore:
             raise TypeError(f"encoder: expected a TextEncoder, got {type(encoder).__name__} {shown(encoder)}")
         if encoder.identity != self._identity:
             raise DataError(f"{self.path}: the store was made with {self._identity}, the encoder is {encoder.identity}")
+        if encoder.text_dim != self.text_dim:
+            raise DataError(f"{self.path}: expected embeddings {self.text_dim} wide, got an encoder of {encoder.text_dim}")
         batch_size = arrays.whole(batch_size, "batch_size", 1, 4096)
         return EmbedRun(self._entries, encoder, batch_size).fill(caption_list(captions), progress)
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..files import MAX_JSON_BYTES, check_regular, clear_unfinished, open_plain, parse_object, replacing, sync
+from ..files import MAX_JSON_BYTES, check_regular, clear_unfinished, open_plain, parse_object, replacing, sync, take_disk
 
 U64 = NDArray[np.uint64]
 Key = tuple[int, int]
@@ -296,8 +296,7 @@ class Index:
         first = len(json.dumps(header)) + 64  # room for the number of records, known at the end
         first += -first % 4096
         with replacing(self.store / TABLE_FILE) as temporary, temporary.open("r+b") as file:
-            # Taken beforehand: a full disk is an error here, and would end the process in mapped pages.
-            os.posix_fallocate(file.fileno(), 0, first + 8 * slots)
+            take_disk(file, 0, first + 8 * slots)
             mapped: np.memmap[Any, Any] = np.memmap(temporary, "<u8", "r+", first, (slots,))
             table = Table(mapped, self.segments)
             for number, segment in enumerate(self.segments):
@@ -305,6 +304,7 @@ class Index:
                     table.add(places)
             mapped.flush()
             text = json.dumps(header | {"records": table.count}).encode().ljust(first - 8)
+            file.seek(0)
             file.write(len(text).to_bytes(8, "little") + text)
         self._load()
 

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from ..files import parse_object
 
 # What a tokenizer may be made of; the first of VOCABULARIES that is there counts, the others say what it leaves open.
 VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 # What their classes in transformers fill up with where the settings do not say.
 _PADDING = {"spiece.model": "<pad>", "vocab.txt": "[PAD]", "vocab.json": "<|endoftext|>"}
+MOST_SENTINELS = 10_000  # T5 has 100
 _SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
 
 
@@ -172,6 +173,8 @@ def _unigram(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> Any:
     if not unigram or not pieces:
         raise ValueError("expected a unigram vocabulary")
     extra = settings.get("extra_ids", 100)
+    if type(extra) is not int or not 0 <= extra <= MOST_SENTINELS:
+        raise ValueError(f"extra_ids: expected 0 to {MOST_SENTINELS}, got {shown(extra)}")
     there = {piece for piece, _ in pieces}
     sentinels = [name for i in reversed(range(extra)) if (name := f"<extra_id_{i}>") not in there]
     end = _special(settings, "eos_token", "</s>")

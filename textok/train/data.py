@@ -17,7 +17,6 @@ training that was killed goes on exactly.
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import json
 import logging
@@ -33,7 +32,6 @@ from typing import Any, TypeVar, Union
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -46,7 +44,7 @@ from ..data.folders import SPLITS as SPLIT_NAMES
 from ..data.sources import open_sources
 from ..errors import ConfigError, DataError
 from ..files import replacing
-from ..pictures.preprocess import preprocess
+from ..pictures.preprocess import decode_picture
 from ..text.batches import by_length, embedded_rows
 from ..text.embedding_store import EmbeddingStore
 from ..text.embeddings import shortened
@@ -248,17 +246,10 @@ def events(
 
 def decode(sample: Sample, size: int | None) -> U8 | str:
     """The picture uint8 [S,S,3] of a sample, or what is wrong with it."""
-    picture: Any = sample.picture
     try:
-        if isinstance(picture, bytes):
-            picture = Image.open(io.BytesIO(picture))
-            picture.load()
-        width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
-        if size is None and width != height:
-            return f"expected a square picture where no size is given, got {width} x {height}"
-        return preprocess([picture], size or width)[0]
-    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as problem:
-        return f"its picture cannot be read: {problem}"
+        return decode_picture(sample.picture, size, sample.key)
+    except ValueError as problem:
+        return str(problem).removeprefix(f"{sample.key}: ")
 
 
 class Streamed:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import DiTConfig
+from ..errors import ConfigError
 from ..schedules import cumulative_alphas
 
 
@@ -24,15 +25,16 @@ class Diffusion:
 
     def __init__(self, config: DiTConfig) -> None:
         self.steps = config.num_train_timesteps
+        if self.steps < 2:
+            raise ConfigError(f"model.num_train_timesteps: expected at least 2 to train with, got {self.steps}")
         self.prediction = config.prediction
         alpha_bar = torch.from_numpy(cumulative_alphas(config))  # [T]
         before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])  # [T]
         beta = 1 - alpha_bar / before  # [T]
         posterior = beta * (1 - before) / (1 - alpha_bar)  # [T], zero at t = 0
         posterior[0] = posterior[1]
-        # The reverse step's mean is a sum of x_0 and x_t with these weights.
+        # The reverse step's mean is a sum of x_0 and x_t; the weight of x_0.
         self.from_x0 = (beta * before.sqrt() / (1 - alpha_bar)).float()  # [T]
-        self.from_xt = ((1 - beta).sqrt() * (1 - before) / (1 - alpha_bar)).float()  # [T]
         self.signal = alpha_bar.sqrt().float()  # [T]
         self.noise = (1 - alpha_bar).sqrt().float()  # [T]
         self.log_high = beta.log().float()  # [T]

@@ -32,7 +32,7 @@ from ..data.latent_statistics import LatentStatistics
 from ..data.latents import latent_of
 from ..data.sources import open_sources
 from ..errors import ConfigError, DataError, shown
-from ..files import read_json, write_json
+from ..files import read_json, take_disk, write_json
 from . import config as configs
 from . import data
 from .diffusion import Flow, process_of
@@ -131,13 +131,11 @@ def gathered(
 
 
 def allocate(path: Path, shape: tuple[int, ...]) -> None:
-    """A new .npy, float32 of that shape, all of whose disk is taken now: where it is full that shows here, as an OSError, and
-    not as a signal when a mapped page finds no place.
-    """
-    np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    """A new .npy, float32 of that shape, all of whose disk is taken now."""
+    start = np.lib.format.open_memmap(path, "w+", np.float32, shape).offset
     try:
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            take_disk(file, start, path.stat().st_size)
     except OSError as problem:
         path.unlink()
         raise OSError(problem.errno, os.strerror(problem.errno or 0), str(path)) from None

@@ -3,7 +3,6 @@
 A run is a folder of `textok train`, finished or not; what is exported is its moving average.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,14 @@ import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from ..bundled import find_model
+from ..dit import DiT
 from ..errors import ConfigError
-from ..files import read_json, write_json
+from ..files import read_json
+from ..image_tokenizer import TexTok
 from ..pipeline import part_folder
-from ..weights import PIPELINE_FILE
+from ..weights import PIPELINE_FILE, save_model
 from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE, load_state
 
 F32 = NDArray[np.float32]
@@ -57,22 +57,12 @@ def pack(weights: Mapping[str, F32], storage: str) -> dict[str, NDArray[Any]]:
     return packed
 
 
-def unpack(packed: Mapping[str, NDArray[Any]]) -> dict[str, F32]:
-    """The float32 tensors that a stored model stands for."""
-    scales = {n for n in packed if n.endswith(".weight.scale")}
-    return {
-        n: a.astype(np.float32) * (packed[f"{n}.scale"][:, None] if f"{n}.scale" in scales else 1)
-        for n, a in packed.items()
-        if n not in scales
-    }
-
-
 def load_average(run: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, F32], dict[str, Any]]:
     """A run's config, averaged float32 weights and progress."""
     run = Path(run)
     if not (run / STATE_FILE).is_file():
         raise FileNotFoundError(f"{run}: expected the folder of a training run, with {STATE_FILE}")
-    config, settings = (json.loads((run / name).read_text()) for name in (CONFIG_FILE, SETTINGS_FILE))
+    config, settings = (read_json(run / name) for name in (CONFIG_FILE, SETTINGS_FILE))
     state = load_state(run)
     part = state["parts"]["model"]
     weights = {name: value.numpy() for name, value in (part["ema"] or part["model"]).items()}
@@ -100,9 +90,11 @@ def starting(name: str, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tens
         config, weights, _ = load_average(folder)
     else:
         folder = part_of(find_model(name), kind)
-        config, weights = read_json(folder / CONFIG_FILE), unpack(load_file(folder / "model.safetensors"))
+        config, weights = read_json(folder / CONFIG_FILE), None
     if (found := config.pop("model_type", kind)) != kind:
         raise ConfigError(f"run.init: expected a model of type {kind!r}, got {name}, which is {found!r}")
+    if weights is None:  # by the engine, which knows all forms of storage
+        weights = (TexTok if kind == "textok" else DiT).from_pretrained(folder).weights()
     return config, {key: torch.from_numpy(value.copy()) for key, value in weights.items()}
 
 
@@ -117,13 +109,5 @@ def export_run(
 ) -> tuple[dict[str, Any], dict[str, F32], dict[str, Any]]:
     """Writes a run's averaged weights to the folder `out` as a model; returns what `load_average` does."""
     config, weights, history = load_average(run)
-    save_tensors(Path(out) / "model.safetensors", pack(weights, storage))
-    write_json(Path(out) / CONFIG_FILE, config)
+    save_model(out, config, {name: np.ascontiguousarray(array) for name, array in pack(weights, storage).items()})
     return config, weights, history
-
-
-def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """One safetensors file, contiguous arrays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({n: np.ascontiguousarray(a) for n, a in tensors.items()}, path, metadata={"format": "np"})
-    path.chmod(0o644)
