@@ -151,7 +151,7 @@ class Pipeline:
             TexTok.from_pretrained(parts["textok"], dtype, threads, side),
             DiT.from_pretrained(parts["dit"], dtype, threads),
             CaptionStore.from_folder(parts["captions"]) if "captions" in parts else None,
-            _sampling_from(index.get("sampling", {}), folder / weights.PIPELINE_FILE),
+            sampling_from(index.get("sampling", {}), f"{folder / weights.PIPELINE_FILE}: "),
             index.get("class_names"),
         )
 
@@ -370,7 +370,7 @@ def _checked_names(names: Any, config: Any) -> list[str]:
 def sampling_of(path: str | os.PathLike[str]) -> Sampling:
     """What a pipeline samples with where nobody says otherwise, from its index alone; nothing of a DiT's folder."""
     index = bundled.find_model(path) / weights.PIPELINE_FILE
-    return _sampling_from(files.read_json(index).get("sampling", {}), index) if index.is_file() else Sampling()
+    return sampling_from(files.read_json(index).get("sampling", {}), f"{index}: ") if index.is_file() else Sampling()
 
 
 def part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
@@ -392,10 +392,10 @@ def part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
     raise ConfigError(f"{folder / weights.PIPELINE_FILE}: {name}: no folder {value!r} beside it{elsewhere}")
 
 
-def _sampling_from(values: Any, where: Path) -> Sampling:
+def sampling_from(values: Any, where: str) -> Sampling:
     """The defaults of a pipeline's index; their values are checked beside the models."""
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: sampling: expected an object, got {type(values).__name__}")
+        raise ConfigError(f"{where}sampling: expected an object, got {type(values).__name__}")
     if unknown := sorted(values.keys() - set(KEPT)):
-        raise ConfigError(f"{where}: sampling: unknown key {unknown[0]!r}; known are {', '.join(KEPT)}")
+        raise ConfigError(f"{where}sampling: unknown key {unknown[0]!r}; known are {', '.join(KEPT)}")
     return Sampling(**values)

@@ -61,6 +61,10 @@ class Sampling:
         """The settings that a pipeline's index holds, those that are set."""
         return {name: _plain(value) for name in KEPT if (value := getattr(self, name)) is not None}
 
+    def told(self) -> str:
+        """The settings that are set, in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.kept().items()) or "the defaults"
+
     def resolved(self, config: DiTConfig) -> Self:
         """These settings with nothing left open that `defaults_of` knows, and a seed."""
         default = defaults_of(config)

@@ -239,6 +239,9 @@ def test_tables(tmp_path):
     samples, skips = read(tmp_path / "t.csv", need=("picture", "caption", "label"))
     assert samples[0].caption() == "a, b" and samples[0].metadata["label"] == 4 and "columns" in skips[0].reason
     assert len(TableSource(tmp_path / "t.csv")) == 2
+    (tmp_path / "u.csv").write_text('file_name;caption;label\np.png;"a; b";4\n')  # Excel's, where commas part decimals
+    samples, skips = read(tmp_path / "u.csv", need=("picture", "caption", "label"))
+    assert [(s.caption(), s.metadata["label"]) for s in samples] == [("a; b", 4)] and not skips
 
 
 def test_a_row_cannot_name_its_sample_out_of_the_folder(tmp_path):

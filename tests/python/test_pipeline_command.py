@@ -10,8 +10,10 @@ from test_convert import FOREIGN
 import textok
 from textok import ConfigError, Pipeline, importers
 from textok.cli import main
+from textok.commands import pipeline
 from textok.errors import DataError
 from textok.importers.class_names import imagenet_names, read_names
+from textok.sampling import Sampling
 
 PARTS = ["--tokenizer", str(FOREIGN / "softvq"), "--generator", str(FOREIGN / "sit"), "--tokenizer-set", "num_heads=3"]
 
@@ -94,3 +96,29 @@ def test_folders_of_others_load_as_they_are(tmp_path, capsys):
         textok.TexTok.from_pretrained(FOREIGN / "softvq")
     assert main(["info", str(FOREIGN / "dit_1d")]) == 0
     assert '"cosine"' in capsys.readouterr().out
+
+
+def test_a_generator_samples_as_where_it_came_from(tmp_path, capsys):
+    """By its name, by a training that began with it, or with the training before; what is asked for goes before."""
+    bundled = Pipeline.from_pretrained("emoji-t2i").sampling
+    assert bundled.kept()
+    make = ["pipeline", "--tokenizer", "emoji-textok", "--overwrite", str(tmp_path / "p"), "--generator"]
+    for generator in ("emoji-dit-t2i", "emoji-t2i"):
+        assert main([*make, generator]) == 0
+        assert Pipeline.from_pretrained(tmp_path / "p").sampling == bundled
+        assert capsys.readouterr().out.endswith(f"samples with {bundled.told()}\n")
+    assert main([*make, "emoji-t2i", "--sampling", "steps=3", "guidance_interval=[0.2, 1]"]) == 0
+    asked = Pipeline.from_pretrained(tmp_path / "p").sampling
+    assert (asked.steps, tuple(asked.guidance_interval), asked.solver) == (3, (0.2, 1), bundled.solver)
+    for name, init in (("first", "emoji-t2i"), ("second", str(tmp_path / "first")), ("circle", str(tmp_path / "circle"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training.json").write_text(json.dumps({"run": {"init": init}}))
+    assert pipeline._sampling(str(tmp_path / "second")) == bundled
+    assert pipeline._sampling(str(tmp_path / "circle")) == pipeline._sampling("hf://a/b") == Sampling()
+    capsys.readouterr()
+    for arguments, message in (
+        (["emoji-dit-t2i", "--sampling", "stepp=3"], "--sampling: unknown key 'stepp'"),
+        (["emoji-dit-t2i", "--sampling", "steps=0"], "sampling: steps: expected 1 to"),
+        (["emoji-dit"], "--captions: expected a CaptionStore, since the DiT takes classes"),
+    ):
+        assert main([*make, *arguments]) == 1 and message in capsys.readouterr().err

@@ -10,6 +10,7 @@ from textok.train import config as configs
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = {"run": configs.RunSettings, "model": dict}
+SECTIONS = {name: configs.SETTINGS[name] for name in ("optim", "gan", "diffusion")}
 
 
 def read(tmp_path, text, *overrides, sections=RUN):
@@ -55,13 +56,17 @@ def test_when_is_steps_or_a_share_of_them():
         ("[gan]\nbetas = [0.9, 0.99, 0.5]", (), "gan.betas: expected two numbers below 1, got (0.9, 0.99, 0.5)"),
         ("[gan]\nbase_channels = 0", (), "gan.base_channels: expected a whole number, 1 or more, got 0"),
         ("[gan]\nbase_channels = 4\nmultipliers = [0.01, 2]", (), "gan.multipliers: expected multiples of 4 channels"),
+        ("[run]\nnan_limit = 0", (), "run.nan_limit: expected a whole number, 1 or more, got 0"),
+        ("[optim]\nema = 1.5", (), "optim.ema: expected a decay below 1, got 1.5"),
+        ("[optim]\nfloor = 2", (), "optim.floor: expected a share of the peak, at most 1, got 2.0"),
+        ("[diffusion]\ndropout = 2", (), "diffusion.dropout: expected a share of the conditions, less than 1, got 2.0"),
         ("[run]", ("steps",), "expected key=value"),
         ("[run]\nsteps = 1", ("run.steps.more=1",), "steps is a value, not a section"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, text, overrides, message):
     with pytest.raises(ConfigError) as problem:
-        read(tmp_path, text, *overrides, sections=RUN | {"optim": configs.OptimSettings, "gan": configs.GanSettings})
+        read(tmp_path, text, *overrides, sections=RUN | SECTIONS)
     assert message in str(problem.value)
 
 

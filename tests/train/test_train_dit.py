@@ -1,5 +1,6 @@
 """Training generators on latents of the C engine. Needs torch; without it these are skipped."""
 
+import copy
 import errno
 import io
 import json
@@ -420,6 +421,44 @@ def test_a_run_goes_on_as_if_never_killed(world, tmp_path, name):
     for kind in ("model", "ema"):
         a, b = (run.task.trainees["model"].state_dict()[kind] for run in (whole, again))
         assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_other_pictures_by_the_same_names_are_refused(world, tmp_path):
+    """Touched ones are encoded anew, to the same latents; others would change what the weights mean."""
+    shutil.copytree(world / "pictures", tmp_path / "pictures")
+    (tmp_path / "store").symlink_to(world / "store")
+    (tmp_path / "tokenizer").symlink_to(world / "tokenizer")
+    dit.build_run(settings(tmp_path, 2), tmp_path / "run").train()
+    for path in (tmp_path / "pictures").glob("*.png"):
+        os.utime(path, (1, 1))
+    assert dit.build_run(settings(tmp_path, 4), tmp_path / "run").step == 2
+    for path in (tmp_path / "pictures").glob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path)) // 3).save(path)
+    with pytest.raises(TrainingError, match=r"holds a run on other latents \(latent_(mean|std): .* bring the pictures of then"):
+        dit.build_run(settings(tmp_path, 4), tmp_path / "run")
+
+
+def test_previews_that_cannot_be_sampled_are_told_at_once(world, tmp_path):
+    with pytest.raises(ConfigError, match="diffusion.sample_steps, .*: steps: expected 1 to 999, got 1000"):
+        dit.build_run(settings(world, diffusion={"sample_steps": 1000}), tmp_path / "run")
+    dit.build_run(settings(world, diffusion={"sample_steps": 1000}, run={"sample_images": 0}), tmp_path / "none")
+
+
+def test_one_timestep_is_too_few_to_train_with(world, tmp_path):
+    with pytest.raises(ConfigError, match="model.num_train_timesteps: expected at least 2 to train with, got 1"):
+        dit.build_run(settings(world, model={"num_train_timesteps": 1}), tmp_path / "run")
+
+
+def test_overrides_of_the_model_must_be_those_of_the_one_it_begins_with(world, tmp_path):
+    dit.build_run(settings(world, 2), tmp_path / "first").train()
+    given = settings(world, 2, run={"init": str(tmp_path / "first")})
+    for override, message in (
+        ("model.depth=9", "model.depth: expected 2, as run.init = '.*first' has it, got 9"),
+        ("model.dpeth=2", r"unknown key model.dpeth \(did you mean 'depth'\?\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dit.build_run(copy.deepcopy(given), tmp_path / "second", overrides=[override])
+    dit.build_run(given, tmp_path / "second", overrides=["model.depth=2", "run.steps=2"])
 
 
 @pytest.mark.parametrize("name", ["class", "text", "v"])

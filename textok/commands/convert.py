@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dtype(parser)
 
 
-def setting(text: str) -> tuple[str, Any]:
+def setting(text: str, option: str = "--set") -> tuple[str, Any]:
     """key=value, the value in JSON or else a plain word."""
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise ConfigError(f"--set: expected KEY=VALUE, got {text!r}")
+        raise ConfigError(f"{option}: expected KEY=VALUE, got {text!r}")
     try:
         return key, json.loads(value)
     except (ValueError, RecursionError):

@@ -33,8 +33,7 @@ def run(args: argparse.Namespace) -> None:
         print(pipeline)
         for model in (pipeline.textok, pipeline.dit):
             told(model, "image")
-        kept = pipeline.sampling.kept().items()
-        print(f"samples with {', '.join(f'{name} {value}' for name, value in kept) or 'the defaults'}")
+        print(f"samples with {pipeline.sampling.told()}")
         return
     if is_encoder_folder(folder):
         told(TextEncoder.from_pretrained(args.model), "caption")

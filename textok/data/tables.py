@@ -201,7 +201,8 @@ def _fields(file: Any, tabs: bool) -> Iterator[list[str] | str]:
             lines._again.append(start)
             # Tables between tabs seldom quote: a quote belongs to the text, unless all is quoted.
             plain = tabs and not (isinstance(start, str) and re.fullmatch(r'"[^\t]*"(\t"[^\t]*")*\s*', start))
-            dialect: dict[str, Any] = {"delimiter": "\t" if tabs else ","} | ({"quoting": csv.QUOTE_NONE} if plain else {})
+            between = ";" if isinstance(start, str) and "," not in start and ";" in start else ","  # as Excel has it in Europe
+            dialect: dict[str, Any] = {"delimiter": "\t" if tabs else between} | ({"quoting": csv.QUOTE_NONE} if plain else {})
             reader = csv.reader(lines, **dialect)
         old = csv.field_size_limit(_MOST_FIELD)
         problem = ""

@@ -10,6 +10,7 @@ paper's values where it gives them (arXiv 2412.05796, appendix).
 import contextlib
 import dataclasses
 import difflib
+import json
 import logging
 import os
 import tomllib
@@ -145,6 +146,10 @@ class OptimSettings:
 
     def __post_init__(self) -> None:
         check_betas("optim.betas", self.betas)
+        if self.ema >= 1:
+            raise fail("optim.ema", "a decay below 1", self.ema)
+        if self.floor > 1:
+            raise fail("optim.floor", "a share of the peak, at most 1", self.floor)
 
 
 @dataclass
@@ -223,6 +228,10 @@ class DiffusionSettings:
     sample_steps: int = 0
     sample_guidance: float = 3.0
 
+    def __post_init__(self) -> None:
+        if self.dropout >= 1:
+            raise fail("diffusion.dropout", "a share of the conditions, less than 1", self.dropout)
+
 
 # The sections of both trainings, but for [model].
 SETTINGS: dict[str, type] = {
@@ -244,7 +253,10 @@ CHOICES = {
     ("gan", "optimiser"): ("adam", "adamw"),
 }
 # Whole numbers that others are divided by, or that layers are as wide as.
-POSITIVE = {("run", "steps"), ("run", "batch_size"), ("run", "accumulate"), ("gan", "r1_every"), ("gan", "base_channels")}
+POSITIVE = {
+    *(("run", name) for name in ("steps", "batch_size", "accumulate", "nan_limit")),
+    *(("gan", name) for name in ("r1_every", "base_channels")),
+}
 
 
 def fail(where: str, expected: str, value: Any) -> ConfigError:
@@ -388,6 +400,23 @@ def read(path: str | os.PathLike[str], overrides: Iterable[str], sections: Mappi
         if name not in sections:
             raise unknown("", name, sections)
     return SimpleNamespace(**{name: make(name, kind, values.get(name, {})) for name, kind in sections.items()})
+
+
+def check_model(overrides: Iterable[str], model: Mapping[str, Any], init: str, free: Iterable[str] = ()) -> None:
+    """A ConfigError for an override "model.key=value" that is not so in the `model` that a run of `run.init` has, whose config
+    stands for the whole section; but for the keys `free`.
+    """
+    for text in overrides:
+        keys, value = parse_override(text)
+        if keys[0] != "model" or (keys[1:2] and keys[1] in free):
+            continue
+        here: Any = model
+        for key in keys[1:]:
+            if not isinstance(here, Mapping) or key not in here:
+                raise unknown("model.", ".".join(keys[1:]), model)
+            here = here[key]
+        if json.loads(json.dumps(here)) != value:
+            raise ConfigError(f"{'.'.join(keys)}: expected {here!r}, as run.init = {init!r} has it, got {value!r}")
 
 
 def as_dict(config: SimpleNamespace) -> dict[str, Any]:

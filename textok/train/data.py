@@ -40,10 +40,11 @@ from ..captions import encoder_use
 from ..conditions import full_text
 from ..config import EncoderUse
 from ..data.base import Sample, Skip, Source, usable
+from ..data.folders import SKIPS_FILE
 from ..data.folders import SPLITS as SPLIT_NAMES
 from ..data.sources import open_sources
 from ..errors import ConfigError, DataError
-from ..files import replacing
+from ..files import replacing, write_text
 from ..pictures.preprocess import decode_picture
 from ..text.batches import by_length, embedded_rows
 from ..text.embedding_store import EmbeddingStore
@@ -215,7 +216,19 @@ def tell_skips(paths: Paths, pairs: Pairs, caption: str | None) -> None:
     for skip in skips[:TOLD]:
         LOG.warning("left out: %s %s: %s", skip.source, skip.key, skip.reason)
     if len(skips) > TOLD:
-        LOG.warning("left out: %d more, %d of %d in all", len(skips) - TOLD, len(skips), len(skips) + len(records))
+        LOG.warning(
+            "left out: %d more, %d of %d in all: see %s of the run", len(skips) - TOLD, len(skips), len(skips) + len(records),
+            SKIPS_FILE,
+        )  # fmt: skip
+
+
+def write_skips(folder: Path, skips: Sequence[Skip]) -> None:
+    """What was left out, each with the reason, as skips.jsonl of a run's folder; no file where nothing was."""
+    path = folder / SKIPS_FILE
+    if not skips:
+        path.unlink(missing_ok=True)
+        return
+    write_text(path, "".join(json.dumps(skip._asdict(), ensure_ascii=False) + "\n" for skip in skips))
 
 
 def chunks(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
@@ -363,6 +376,10 @@ def keep_tests(records: list[dict[str, Any]], share: float) -> None:
         return
     by_hash = sorted((r for r in records if r["split"] == "train"), key=lambda record: digest([record["key"]]))
     kept = by_hash[: max(1, round(share * len(by_hash)))]
+    if len(kept) == len(by_hash):
+        raise DataError(
+            f"data.test_share: expected a share of the pictures that leaves some to train on, got {share:g} of {len(by_hash)}"
+        )
     for record in kept:
         record["split"] = "test"
     LOG.info("no picture is marked as test: %d of %d are kept for tests (data.test_share)", len(kept), len(records))
@@ -629,7 +646,7 @@ class Batches:
         self.near = near
         if len(self.lengths) < batch_size:
             raise ValueError(
-                f"batch_size: expected at most {len(self.lengths)}, the pictures of the training split, got {batch_size}"
+                f"run.batch_size: expected at most {len(self.lengths)}, the pictures of the training split, got {batch_size}"
             )
         self.per_epoch = len(self.lengths) // batch_size
         self._held: tuple[int, I64] = (-1, np.empty((0, 0), np.int64))  # the last epoch asked for

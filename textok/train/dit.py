@@ -33,13 +33,14 @@ from ..data.latents import latent_of
 from ..data.sources import open_sources
 from ..errors import ConfigError, DataError, shown
 from ..files import read_json, take_disk, write_json
+from ..sampling import Sampling
 from . import config as configs
 from . import data
 from .diffusion import Flow, process_of
 from .encoded import EncodedTexts
 from .export import load_average, starting
 from .image_tokenizer import Pictures, padded
-from .loop import STATE_FILE, Devices, Run, Trainee, TrainingError, check_settings, hold, stored_model
+from .loop import CONFIG_FILE, STATE_FILE, Devices, Run, Trainee, TrainingError, check_settings, hold, stored_model
 from .modules import DiT
 
 U8 = NDArray[np.uint8]
@@ -276,6 +277,20 @@ def model_config(
     ).to_dict()
 
 
+def check_statistics(folder: Path, told: Mapping[str, Any]) -> None:
+    """A TrainingError where the folder holds a run over latents that lie elsewhere: of other pictures by the same names."""
+    if not (folder / STATE_FILE).exists():
+        return
+    held = read_json(folder / CONFIG_FILE)
+    nearly = 1e-3 * np.array(held["latent_std"])  # another machine rounds otherwise
+    for name in ("latent_mean", "latent_std"):
+        if (np.abs(np.subtract(held[name], told[name])) > nearly).any():
+            raise TrainingError(
+                f"{folder} holds a run on other latents ({name}: {shown(held[name], 60)} there, {shown(told[name], 60)} here): "
+                "bring the pictures of then back, or give another folder, and --init this one"
+            )
+
+
 class DitTask:
     """See `loop`. `pictures`: a `tokenizer.Pictures`; `latents`: a `Latents`; `decoder`: the engine's TexTok."""
 
@@ -299,10 +314,28 @@ class DitTask:
                 f"diffusion.times: expected 'uniform' where model.prediction is {c['prediction']!r}, got "
                 f"{config.diffusion.times!r}, which is for flow matching ('velocity')"
             )
+        self.check_previews(DiTConfig.from_dict(c))
         model.to(device)
         self.trainees = {"model": Trainee(model, config.optim, config.run.steps)}
         self.extras: dict[str, nn.Module] = {}
         self.forward = torch.compile(model, dynamic=False) if config.run.compile else model
+
+    def sampling(self) -> Sampling:
+        """What the sample pictures are sampled with."""
+        settings = self.config.diffusion
+        return Sampling(
+            settings.sample_steps or None, guidance_scale=settings.sample_guidance, seed=self.config.run.seed
+        )
+
+    def check_previews(self, config: DiTConfig) -> None:
+        """A ConfigError now, and not at the first evaluation, where sample pictures could not be made."""
+        if not self.config.run.sample_images:
+            return
+        try:
+            sampling = self.sampling().resolved(config)
+            sampling.guidance(config, sampling.schedule(config))
+        except ValueError as problem:
+            raise ConfigError(f"diffusion.sample_steps, diffusion.sample_guidance: {problem}") from None
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -397,9 +430,7 @@ class DitTask:
         model = engine.DiT(
             self.model.config, {name: value.cpu().numpy() for name, value in weights.items()}, threads=torch.get_num_threads()
         )
-        settings = self.config.diffusion
-        how: dict[str, Any] = {"steps": settings.sample_steps or None, "guidance_scale": settings.sample_guidance}
-        how["seed"] = self.config.run.seed
+        how: dict[str, Any] = {**self.sampling().kept(), "seed": self.config.run.seed}
         if self.by_text:
             condition: dict[str, Any] = {
                 k: v.cpu().numpy()
@@ -413,8 +444,12 @@ class DitTask:
         return cast(U8, self.decoder.decode(z, **condition_of(self.pictures, rows)))
 
 
-def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: Devices | None = None) -> Run:
-    """The `Run` of a generator's training config (a namespace of SECTIONS) in `folder`."""
+def build_run(
+    config: SimpleNamespace, folder: str | os.PathLike[str], devices: Devices | None = None, overrides: Iterable[str] = ()
+) -> Run:
+    """The `Run` of a generator's training config (a namespace of SECTIONS) in `folder`. Of `overrides`, which the config has
+    already, those of the model must be so in `run.init`.
+    """
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -435,20 +470,27 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
         config.model, weights = starting(config.run.init, "dit")
         for name in ("latent_mean", "latent_std"):  # of this run's latents
             config.model.pop(name)
+    if config.run.init:
+        configs.check_model(overrides, DiTConfig.from_dict(config.model).to_dict(), config.run.init)
     check_settings(Path(folder), configs.as_dict(config))  # before the latents of the run that is there are touched
     model, stamp = load_tokenizer(config.latents.tokenizer, config.latents.dtype, config.run.threads or None)
     pairs = shard_pairs(config.data, config.latents, config.latents.tokenizer) if config.latents.paths else None
     pictures = Pictures(config.data, model.config.to_dict(), config.run.batch_size, config.run.seed, devices, pairs)
     latents = Latents(folder, config, model, stamp, pictures, devices)
     told = model_config(config.model, model.config, pictures, latents)
+    check_statistics(Path(folder), told)
     torch.manual_seed(config.run.seed)
     network = DiT(told)
     if weights is not None:
         network.load_state_dict(weights)
     task = DitTask(config, network, pictures, latents, model, devices.device)
-    return Run(folder, config.run, task, {"model_type": "dit", **told}, configs.as_dict(config), devices)
+    made = Run(folder, config.run, task, {"model_type": "dit", **told}, configs.as_dict(config), devices)
+    if devices.main:
+        data.write_skips(made.folder, pictures.pairs.skips)
+    return made
 
 
 def train(path: str | os.PathLike[str], overrides: Iterable[str], folder: str | os.PathLike[str]) -> None:
     """Trains by the config file `path` with `overrides` ("key=value") in `folder`; an unfinished run there goes on."""
-    build_run(configs.read(path, overrides, SECTIONS), folder).train()
+    overrides = list(overrides)
+    build_run(configs.read(path, overrides, SECTIONS), folder, overrides=overrides).train()

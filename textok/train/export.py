@@ -44,6 +44,17 @@ def is_linear(name: str, array: NDArray[Any]) -> bool:
     return array.ndim == 2 and name.endswith(".weight") and "embedding_table" not in name
 
 
+def check_place(out: Path, kind: str) -> None:
+    """A FileExistsError where the folder holds something else than a model of this kind."""
+    if (out / PIPELINE_FILE).exists():
+        raise FileExistsError(f"{out}: expected a folder for a model, got a pipeline's; give another one")
+    if (out / STATE_FILE).exists():
+        raise FileExistsError(f"{out}: expected a folder for a model, got a training's; give another one")
+    there = read_json(out / CONFIG_FILE).get("model_type") if (out / CONFIG_FILE).exists() else kind
+    if there != kind:
+        raise FileExistsError(f"{out}: expected a folder for a model of type {kind!r}, got one that holds a {there!r}")
+
+
 def pack(weights: Mapping[str, F32], storage: str) -> dict[str, NDArray[Any]]:
     """float32 tensors as stored: as they are, all `bfloat16`, or the matrices of linears `int8` and the rest bfloat16."""
     if storage == "float32":
@@ -107,7 +118,10 @@ def part_of(folder: Path, kind: str) -> Path:
 def export_run(
     run: str | os.PathLike[str], out: str | os.PathLike[str], storage: str = "float32"
 ) -> tuple[dict[str, Any], dict[str, F32], dict[str, Any]]:
-    """Writes a run's averaged weights to the folder `out` as a model; returns what `load_average` does."""
+    """Writes a run's averaged weights to the folder `out` as a model; returns what `load_average` does. A model of that kind
+    that is there is replaced; a FileExistsError for anything else.
+    """
     config, weights, history = load_average(run)
+    check_place(Path(out), config["model_type"])
     save_model(out, config, {name: np.ascontiguousarray(array) for name, array in pack(weights, storage).items()})
     return config, weights, history

@@ -250,10 +250,14 @@ class TokenizerTask:
         self.fast_convolutions = self.device.type != "cpu"
         if gan.weight:
             self.judge = self.convolutional(self.discriminator)
+            if self.gan_start >= steps:
+                LOG.warning("gan.start: step %d of %d, so this run has no adversarial loss", self.gan_start, steps)
+        if self.perceptual_start < steps:
+            _ = self.perceptual  # what is wrong with it shows now, not hours later
 
     @functools.cached_property
     def perceptual(self) -> Callable[..., Tensor]:
-        """The perceptual loss, made when it is first wanted."""
+        """The perceptual loss."""
         from .perceptual_loss import perceptual_loss
 
         loss = self.config.loss
@@ -408,8 +412,12 @@ def with_text(config: Mapping[str, Any], asked: Mapping[str, Any], init: str) ->
     return {**config, "text_condition": "both", **told}
 
 
-def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: Devices | None = None) -> Run:
-    """The `Run` of a tokenizer's training config (a namespace of SECTIONS) in `folder`."""
+def build_run(
+    config: SimpleNamespace, folder: str | os.PathLike[str], devices: Devices | None = None, overrides: Iterable[str] = ()
+) -> Run:
+    """The `Run` of a tokenizer's training config (a namespace of SECTIONS) in `folder`. Of `overrides`, which the config has
+    already, those of the model must be so in `run.init`; with `run.add_text` those of text are new.
+    """
     devices = devices or Devices()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -424,6 +432,9 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
             config.model, weights = starting(config.run.init, "textok")
         if config.run.add_text:
             config.model = with_text(config.model, asked, config.run.init)
+    if config.run.init:
+        free = text_fields(asked) if config.run.add_text else ()
+        configs.check_model(overrides, TexTokConfig.from_dict(config.model).to_dict(), config.run.init, free)
     check_settings(Path(folder), configs.as_dict(config))  # before pictures are read
     model = model_config(config.model)
     pictures = Pictures(config.data, model, config.run.batch_size, config.run.seed, devices)
@@ -434,9 +445,13 @@ def build_run(config: SimpleNamespace, folder: str | os.PathLike[str], devices: 
     if weights is not None:
         network.load_state_dict(weights, strict=not config.run.add_text)
     task = TokenizerTask(config, network, pictures, devices.device)
-    return Run(folder, config.run, task, {"model_type": "textok", **model}, configs.as_dict(config), devices)
+    made = Run(folder, config.run, task, {"model_type": "textok", **model}, configs.as_dict(config), devices)
+    if devices.main:
+        data.write_skips(made.folder, pictures.pairs.skips)
+    return made
 
 
 def train(path: str | os.PathLike[str], overrides: Iterable[str], folder: str | os.PathLike[str]) -> None:
     """Trains by the config file `path` with `overrides` ("key=value") in `folder`; an unfinished run there goes on."""
-    build_run(configs.read(path, overrides, SECTIONS), folder).train()
+    overrides = list(overrides)
+    build_run(configs.read(path, overrides, SECTIONS), folder, overrides=overrides).train()

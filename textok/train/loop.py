@@ -350,10 +350,10 @@ def load_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, An
 def trim_log(path: Path, step: int) -> None:
     """Drops what a killed run had logged beyond its last checkpoint."""
     if path.exists():
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             head, *rows = list(csv.reader(file)) or [[]]
         kept = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]
-        with replacing(path) as part, part.open("w", newline="") as file:
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([head, *kept])
 
 
@@ -464,6 +464,7 @@ class Run:
             part.load_state_dict(state["parts"][name])
         self.step, self.seconds, self.cpu_seconds = state["step"], state["seconds"], state["cpu_seconds"]
         self.skipped = state["skipped"]
+        self.means.sums, self.means.counts = state.get("means", ({}, {}))  # states of before have none
 
     def save(self) -> None:
         """Writes the state beside the old one, then swaps them."""
@@ -478,6 +479,7 @@ class Run:
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "skipped": self.skipped,
+            "means": [self.means.sums, self.means.counts],
         }
         clear_unfinished(self.folder / STATE_FILE)  # of a run that was killed here: this one holds the folder
         try:
@@ -583,13 +585,13 @@ class Run:
         path = self.folder / "log.csv"
         held = []
         if path.exists():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 held, columns = list(reader), list(reader.fieldnames or [])
         else:
             columns = []
         more = [name for name in row if name not in columns]
-        with replacing(path) as part, part.open("w", newline="") as file:
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*columns, *more], restval="")
             writer.writeheader()
             writer.writerows([*held, row])
