@@ -248,6 +248,7 @@ def instance(value: Any, name: str, kind: type, meaning: str = "") -> None:
 _ELSEWHERE = {
     "prompt": "captions", "prompts": "captions", "caption": "captions", "class_labels": "labels", "classes": "labels",
     "num_inference_steps": "steps", "num_steps": "steps", "generator": "seed", "cfg_scale": "guidance_scale",
+    "guidance": "guidance_scale",
 }  # fmt: skip
 
 

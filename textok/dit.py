@@ -165,9 +165,9 @@ class DiT(ImageModel):
             Steps of the solver; None for `sampling.DEFAULTS`: 20 with "dpmsolver++", 50 with "sde". Each is one evaluation of
             the network, two with "heun"; and two each where guidance is on.
         solver
-            For diffusion: "dpmsolver++" (second order, the default; 20 steps come as close to the data as 250 of "ddpm" on the
-            bundled `emoji-dit`, and so do 15), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a
-            model that predicts a velocity: "sde" (Euler-Maruyama, the default), "euler" or "heun". See `solvers.SOLVERS`.
+            For diffusion: "dpmsolver++" (second order, the default; 20 steps, or 15, come as close to the data as 250 of "ddpm"
+            on emoji), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a model that predicts a velocity:
+            "sde" (Euler-Maruyama, the default), "euler" or "heun". See `solvers.SOLVERS`.
         spacing
             Which timesteps the steps visit, see `schedules.spaced_timesteps`: "linspace", "leading" or "trailing".
         eta

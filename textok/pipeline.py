@@ -135,6 +135,11 @@ class Pipeline:
         guidance_scale and guidance_interval.
         """
         folder = bundled.find_model(path)
+        if not (folder / weights.PIPELINE_FILE).exists() and (folder / weights.CONFIG_FILE).exists():
+            kind = files.read_json(folder / weights.CONFIG_FILE).get("model_type")
+            known = {"textok": "TexTok", "dit": "DiT", "text_encoder": "TextEncoder"}
+            how = f"; load it with textok.{known[kind]}.from_pretrained" if kind in known else ""
+            raise ConfigError(f"{folder}: expected a pipeline, got a model of type {kind!r}{how}")
         index = files.read_json(folder / weights.PIPELINE_FILE)
         if index.get("_class_name") != "Pipeline":
             raise ConfigError(

@@ -96,6 +96,8 @@ class PipelineResult:
         names = [f"{self.first_index + place:06d}.png" for place in range(len(self))]
         if not overwrite and (there := next((name for name in (*names, CAPTIONS_FILE) if (target / name).exists()), None)):
             raise FileExistsError(f"{target / there} is there already; give another folder, or overwrite=True")
+        if target.exists() and not target.is_dir():
+            raise FileExistsError(f"{target}: expected a folder to write to, got a file")
         target.mkdir(parents=True, exist_ok=True)
         for name, picture in zip(names, self.pil):
             with files.replacing(target / name) as temporary:

@@ -68,7 +68,7 @@ def main():
     top.add_argument("--threads", type=int, default=None)
     top.add_argument("--out", type=Path, default=HERE / "results")
     args = top.parse_args()
-    args.guidance = None  # each pipeline's own
+    args.guidance = args.guidance_interval = None  # each pipeline's own
     size = textok.Pipeline.from_pretrained(BUNDLED).textok.config.image_size
     args.out.mkdir(parents=True, exist_ok=True)
     shard = args.pictures / f"{args.source}.tar.gz"

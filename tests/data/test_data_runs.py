@@ -707,6 +707,14 @@ def test_what_is_refused_leaves_its_folder_free(place, tmp_path):
     assert data.sample(place / "classes", 3, out, steps=2).samples == 3
 
 
+def test_a_run_that_has_made_nothing_yet_holds_no_samples(place, tmp_path):
+    """Its plan is no picture's metadata."""
+    (tmp_path / "o" / "parts").mkdir(parents=True)
+    (tmp_path / "o" / "parts" / "plan.json").write_text("{}")
+    with pytest.raises(DataError, match="expected shards, pictures or captions in this folder or below it, found none"):
+        data.decode(place / "textok", tmp_path / "o", tmp_path / "p", embeddings=place / "captions")
+
+
 def test_folders_are_listed_as_often_whatever_their_parts(tmp_path, monkeypatch):
     """A unit is looked at again at its end, when later ones are in work."""
     folder = tmp_path / "pictures"

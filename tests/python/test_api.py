@@ -217,6 +217,12 @@ def test_a_guidance_interval_is_a_pair():
             CLASS_DIT.sample(LABELS, steps=2, guidance_scale=2, guidance_interval=interval)
 
 
+@pytest.mark.parametrize(("name", "kind"), (("emoji-textok", "TexTok"), ("emoji-dit", "DiT"), ("minilm", "TextEncoder")))
+def test_a_model_is_no_pipeline(name, kind):
+    with pytest.raises(textok.ConfigError, match=f"expected a pipeline, got a model .* load it with textok.{kind}.from_pre"):
+        Pipeline.from_pretrained(name)
+
+
 def test_the_last_images_of_all():
     pipeline = api_models.class_pipeline()
     assert pipeline([1], steps=1, seed=0, first_index=2**62 + 1).first_index == 2**62 + 1

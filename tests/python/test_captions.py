@@ -1,6 +1,7 @@
 """Captions as strings: an encoder that a config names, strings in place of embeddings, names of classes, and what a result
 saves."""
 
+import dataclasses
 import json
 import pickle
 
@@ -251,6 +252,18 @@ def test_results_are_saved(pipes, tmp_path):
     assert paths[0].read_bytes() != before
     np.testing.assert_array_equal(np.asarray(Image.open(paths[0])), textok.to_uint8(again.images)[0])
     assert json.loads((tmp_path / "new" / "folder" / "captions.jsonl").read_text())["caption"] == "a cat"
+
+
+def test_a_result_goes_to_a_folder_only(pipes, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="file: expected a folder to write to, got a file"):
+        pipes[0]("a cat", seed=1, steps=2).save(tmp_path / "file")
+
+
+def test_what_utf8_cannot_hold_is_kept_as_an_escape(pipes, tmp_path):
+    result = dataclasses.replace(pipes[0]("a cat", seed=1, steps=2), captions=["\ud800"])
+    result.save(tmp_path)
+    assert json.loads((tmp_path / "captions.jsonl").read_text("utf-8"))["caption"] == "\ud800"
 
 
 def test_sheets_have_captions_and_names(pipes):

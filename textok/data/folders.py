@@ -33,10 +33,12 @@ from .tables import is_file, picture_of, read_file, read_rows
 from .texts import decode_text, text_problem
 
 METADATA_FILE = "metadata.jsonl"
-METADATA_FILES = (METADATA_FILE, "metadata.csv", "captions.jsonl")  # as HF's imagefolder has them; of `PipelineResult.save`
+RESULT_FILE = "captions.jsonl"  # of `PipelineResult.save`
+METADATA_FILES = (METADATA_FILE, "metadata.csv", RESULT_FILE)  # the first two as HF's imagefolder has them
 # What a run of `textok decode` or `sample` keeps beside its pictures.
 INDEX_FILE, SKIPS_FILE, PARTS_FOLDER = "index.json", "skips.jsonl", "parts"
 SAMPLE_KEY = "sample_key"  # of a row of metadata: the key, where its picture's name is not made of it alone
+PLAN_FILE = "plan.json"  # in the folder of the parts
 RECORDS = {INDEX_FILE, SKIPS_FILE, PARTS_FOLDER}
 BESIDE = ("txt", "json", "cls")  # what may lie beside a picture, by extension
 # Files that are nobody's pictures; others that are not called as pictures are looked into.
@@ -233,6 +235,8 @@ def _table_rows(path: Path, rows: dict[Path, list[tuple[str, dict[str, Any]]]]) 
             yield _Entry(path.parent, path.name, problem=f"row {number}: {row}")
             continue
         picture = picture_of(path, row)
+        if picture is None and path.name == RESULT_FILE:
+            continue  # other captions, of nobody's pictures
         if picture is None:
             fields = ", ".join(row) or "none"
             yield _Entry(
@@ -273,7 +277,7 @@ _Above = tuple[tuple[int, int], ...]  # devices and numbers of the folders that 
 
 def _walk(root: Path, without: str | None = None) -> Iterator[_Walked]:
     """Each directory below `root`: its files by name, what in it can be neither read nor entered with the reason, and its
-    folders; without hidden ones, and the records that a finished run keeps beside its pictures.
+    folders; without hidden ones, and the records that a run keeps beside its pictures.
     """
     waiting: list[tuple[Path, _Above]] = [(root, ())]  # a list, not calls within calls: folders may be thousands deep
     while waiting:
@@ -311,6 +315,8 @@ def _kind(entry: os.DirEntry[str], without: str | None, above: _Above) -> str:
         if entry.is_dir():
             if without is not None and os.path.realpath(entry.path) == without:
                 return ""
+            if entry.name == PARTS_FOLDER and is_file(Path(entry.path) / PLAN_FILE):
+                return ""  # the records of a run that goes on
             status = entry.stat()
             if (status.st_dev, status.st_ino) in above:
                 return "a link to a folder above it"

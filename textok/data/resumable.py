@@ -25,10 +25,9 @@ from typing import Any
 
 from ..errors import DataError
 from ..files import read_json, write_json, write_text
-from .folders import INDEX_FILE, METADATA_FILE, PARTS_FOLDER, SKIPS_FILE
+from .folders import INDEX_FILE, METADATA_FILE, PARTS_FOLDER, PLAN_FILE, SKIPS_FILE
 from .outputs import FILE_ENDS, KEYS, SAMPLES_FILE, remove_part, remove_unfinished, verify_part, write_metadata, write_samples
 
-PLAN_FILE = "plan.json"
 Record = dict[str, Any]
 Records = Callable[[], Iterable[Record]]  # those of all parts, in order, as often as it is called
 

@@ -172,7 +172,10 @@ def _wishes(
         raise ValueError("labels: expected none, this model takes text")
     if embeddings is None:
         named = "" if config.text_encoder is None else "; or captions, which the model's own encoder embeds"
-        raise DataError(f"embeddings: expected a store or file, this model takes text; `textok embed` makes one{named}")
+        raise DataError(
+            f"embeddings: expected a store or file, this model takes text; `textok embed` makes one{named} (--embeddings, "
+            "--captions, --caption)"
+        )
     if caption is not None and captions is not None:
         raise ValueError("captions: expected none beside caption, got both")
     return _wished_captions(num, caption, captions, embeddings, field)

@@ -29,7 +29,10 @@ def axes(ax: "Axes | None", width: float, height: float) -> "Axes":
     """`ax`, or that of a new figure of this size in inches, which no window shows by itself."""
     if ax is not None:
         return ax
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("plots need matplotlib: pip install 'textok-cpu[viz]'", name="matplotlib") from None
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure.add_subplot()
