@@ -166,8 +166,8 @@ class DiT(ImageModel):
             the network, two with "heun"; and two each where guidance is on.
         solver
             For diffusion: "dpmsolver++" (second order, the default; 20 steps, or 15, come as close to the data as 250 of "ddpm"
-            on emoji), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a model that predicts a velocity:
-            "sde" (Euler-Maruyama, the default), "euler" or "heun". See `solvers.SOLVERS`.
+            on emoji), "ddim" or "ddpm" (what the original DiT samples with, in 250 steps). For a model that predicts a
+            velocity: "sde" (Euler-Maruyama, the default), "euler" or "heun". See `solvers.SOLVERS`.
         spacing
             Which timesteps the steps visit, see `schedules.spaced_timesteps`: "linspace", "leading" or "trailing".
         eta

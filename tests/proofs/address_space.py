@@ -21,17 +21,22 @@ import numpy as np, textok
 side = {{"hidden_size": 192, "depth": 2, "num_heads": 3}}
 config = {{"image_size": 64, "patch_size": 4, "text_condition": "none", "num_latent_tokens": 16}}
 config |= {{"tokenizer": side, "detokenizer": side}}
-x = np.zeros((4, 64, 64, 3), np.uint8)
+x, z = np.zeros((4, 64, 64, 3), np.uint8), np.ones((4, 16, 8), np.float32)
+dit = {{"num_tokens": 16, "hidden_size": 192, "depth": 2, "num_heads": 3, "num_classes": 9}}
+load, call = {{
+    "encode": (lambda: textok.TexTok.from_config(config), lambda: model.encode(x)),
+    "decode": (lambda: textok.TexTok.from_config(config), lambda: model.decode(z)),
+    "sample": (lambda: textok.DiT.from_config(dit), lambda: model.sample([1] * 64, steps=2, solver="ddim", seed=0)),
+}}[{what!r}]
 if {after_load}:
-    model = textok.TexTok.from_config(config)
-np.random.default_rng(0)  # what NumPy loads late
+    model = load()
+np.random.default_rng(0), textok.cpu_info()  # what is loaded late, of NumPy and of textok
 now = int(open("/proc/self/statm").read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (now + {more}, now + {more}))
 try:
     if not {after_load}:
-        model = textok.TexTok.from_config(config)
-    z = model.encode(x)
-    print("result", float(np.abs(z).sum()) > 0)
+        model = load()
+    print("result", all(part.any() for part in call()))
 except MemoryError:
     print("MemoryError True")
 """
@@ -44,7 +49,8 @@ def main() -> None:
     rows = ["ref", textok.cpu_info()["isa"]]
     for turn in range(options.count):
         more = int(2 ** (16 + 12 * (turn // 4) / max(1, options.count // 4 - 1)))  # 64 KB to 256 MB
-        code = CHILD.format(tests=tests, after_load=turn % 2 == 0, more=more)
+        what = ("encode", "decode", "sample")[turn % 3]
+        code = CHILD.format(tests=tests, after_load=turn % 2 == 0, more=more, what=what)
         row = rows[turn // 2 % 2]
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -58,9 +64,8 @@ def main() -> None:
             if done.returncode == 1 and "MemoryError" in done.stderr:
                 word = "MemoryError"
             else:
-                failures.append(
-                    f"{row}, {more} bytes more: status {done.returncode}: {json.dumps((done.stdout + done.stderr)[-200:])}"
-                )
+                said = json.dumps((done.stdout + done.stderr)[-200:])
+                failures.append(f"{what}, {row}, {more} bytes more: status {done.returncode}: {said}")
                 continue
         outcomes[word] += 1
     finish("address_space", began, failures, processes=options.count, rows=rows, **outcomes)

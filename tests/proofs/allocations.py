@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import BERT, Models, arguments, finish
 
 import textok
@@ -45,9 +46,9 @@ def engine(models: Models, library: ctypes.CDLL, failures: list[str]) -> int:
     for name, work in works_of(models).items():
         for at in range(1, MOST):
             library.fail_at(at)
+            result, came = None, ""
             try:
-                work()
-                came = None
+                result = work()
             except MemoryError:
                 came = "MemoryError"
             except Exception as problem:
@@ -58,8 +59,10 @@ def engine(models: Models, library: ctypes.CDLL, failures: list[str]) -> int:
                 break
             total += 1
             # Some memory is only wished for: without it a call goes on by another way, and then its result must be right.
-            if came not in (None, "MemoryError"):
+            if came not in ("", "MemoryError"):
                 failures.append(f"{name}: allocation {at} failed: {came}")
+            if not came and name in models.expected and not np.array_equal(result, models.expected[name]):
+                failures.append(f"{name}: allocation {at} failed, and it gave other bits")
         failures += [f"after {name}: {other} gives other bits" for other in models.differing()]
     return total
 
@@ -70,8 +73,6 @@ def interpreter(models: Models, failures: list[str]) -> int:
         import _testcapi
     except ImportError:
         return 0
-    import numpy as np
-
     noisy, t = np.ones((2, *models.dit.config.latent_shape), np.float32), np.array([3, 900], np.float32)
     labels, out = np.array([1, 2], np.int32), np.empty((2, *models.dit.config.output_shape), np.float32)
     raw, config = models.dit._model, models.dit.config.to_dict()

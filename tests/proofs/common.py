@@ -60,6 +60,15 @@ class Models:
             "sample text": lambda: self.dit_text.sample(text=self.text, steps=2, guidance_scale=2.0, seed=0),
             "encode text": lambda: self.encoder.encode_ids([[1, 2, 3], [4, 5]])[0],
         }
+        low = {"encode": (self.textok, "int8"), "decode": (self.textok, "bfloat16"), "sample": (self.dit, "int4")}
+        self.low = {
+            f"{call} {dtype}": type(model)(model.config, model.weights(), dtype) for call, (model, dtype) in low.items()
+        }
+        self.works |= {
+            "encode int8": lambda: self.low["encode int8"].encode(self.x, **self.captions),
+            "decode bfloat16": lambda: self.low["decode bfloat16"].decode(self.z, **self.captions),
+            "sample int4": lambda: self.low["sample int4"].sample([1, 2], steps=2, solver="ddim", seed=0),
+        }
         self.expected = {name: work() for name, work in self.works.items()}
 
     def differing(self) -> list[str]:

@@ -19,7 +19,7 @@ COUNTS = {
     "flat_memory": 1500,
     "many_threads": 10,
     "same_bits": 60,
-    "address_space": 8,
+    "address_space": 24,
     "silence": 1,
     "thread_sanitizer": 5,
     "interrupts": 6,
