@@ -98,6 +98,17 @@ class DiT(ImageModel):
         -------
         float32 [B,N,C], or [B,N,2C] where the model learns sigma: first the prediction, then the variance fraction in [-1, 1].
         Over latent images [B,C,S,S] or [B,2C,S,S].
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument that does not fit; says what came and what was expected.
+
+        Examples
+        --------
+        >>> dit = DiT.from_config({"num_tokens": 4, "hidden_size": 32, "depth": 1, "num_heads": 2, "num_classes": 3})
+        >>> dit.denoise(np.zeros((2, 4, 8)), [999, 10], labels=[0, 2]).shape  # noise and variance
+        (2, 4, 16)
         """
         config = self._config
         latents = self._latents(x, "x", None)

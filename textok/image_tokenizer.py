@@ -124,7 +124,13 @@ class TexTok(ImageModel):
     ) -> Self:
         """A model with random weights of a trained one's scale, for timing and tests; the same `seed` gives the same weights.
 
-        `config` is a dict as in `config.json` or the dataclass. One `side` has the weights that it has in a model of both.
+        `config` is a dict as in `config.json` or the dataclass. One `side` has the weights that it has in a model of both. A
+        ConfigError for values that make no model, a MemoryError for one that has no room.
+
+        Examples
+        --------
+        >>> TexTok.from_config({"image_size": 64}, seed=1, side="tokenizer").side
+        'tokenizer'
         """
         return cls._from_seed(config, seed, dtype, threads, side)
 
@@ -169,6 +175,11 @@ class TexTok(ImageModel):
         ------
         ValueError, TypeError
             An argument that does not fit; says what came and what was expected.
+
+        Warns
+        -----
+        UserWarning
+            Floats that lie in [0, 1] all of them, as other libraries have pictures: 0 is grey here.
         """
         arrays.no_unknown(unknown)
         self._check_side("encode", "tokenizer")
@@ -234,6 +245,17 @@ class TexTok(ImageModel):
         Returns
         -------
         uint8 or float32 [B,S,S,3].
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument that does not fit; says what came and what was expected. A model of the tokenizer's side alone.
+
+        Examples
+        --------
+        >>> tt = TexTok.from_config({"image_size": 16, "patch_size": 4, "num_latent_tokens": 4, "text_condition": "none"})
+        >>> tt.decode(np.zeros((2, 4, 8))).shape
+        (2, 16, 16, 3)
         """
         arrays.no_unknown(unknown)
         self._check_side("decode", "detokenizer")
@@ -287,7 +309,15 @@ class TexTok(ImageModel):
         progress: bool = False,
         **unknown: Any,
     ) -> U8 | F32:
-        """`decode(encode(x))` with the same captions on both sides; arguments as there, result as `decode`'s."""
+        """`decode(encode(x))` with the same captions on both sides; arguments, errors and warnings as there, result as
+        `decode`'s.
+
+        Examples
+        --------
+        >>> tt = TexTok.from_config({"image_size": 16, "patch_size": 4, "num_latent_tokens": 4, "text_condition": "none"})
+        >>> tt.reconstruct(np.zeros((2, 16, 16, 3), np.uint8), output="float32").dtype
+        dtype('float32')
+        """
         arrays.no_unknown(unknown)
         self._check_side("reconstruct", "both")
         dtype = PIXEL_TYPES[arrays.choice(output, "output", list(PIXEL_TYPES))]

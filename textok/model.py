@@ -60,7 +60,8 @@ class EngineModel:
     def from_config(cls, config: Any, seed: int = 0, dtype: str = "float32", threads: int | None = None) -> Self:
         """A model with random weights of a trained one's scale, for timing and tests; the same `seed` gives the same weights.
 
-        `config` is a dict as in `config.json` or the dataclass.
+        `config` is a dict as in `config.json` or the dataclass. A ConfigError for values that make no model, a MemoryError for
+        one that has no room.
         """
         return cls._from_seed(config, seed, dtype, threads)
 
@@ -118,6 +119,11 @@ class EngineModel:
         Returns a dict: "weights", held as long as the model, with what is made of them at load; "workspace", held during a call
         with captions of full length (a DiT: a guided run of any number of steps); "total" of the two. Arguments that are not
         C-contiguous float32 (or uint8 pictures) are converted besides, 64 images at a time.
+
+        Examples
+        --------
+        >>> textok.TexTok.from_pretrained("emoji-textok").memory_plan(64)["total"] < 100 << 20  # doctest: +SKIP
+        True
         """
         images = min(arrays.whole(batch, "batch", 1, arrays.MAX_BATCH), IMAGES_AT_ONCE)
         steps = getattr(self._config, "num_train_timesteps", 1)  # a DiT holds the modulations of many steps at a time

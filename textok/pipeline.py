@@ -132,7 +132,13 @@ class Pipeline:
         The folder has a `model_index.json`: {"_class_name": "Pipeline", "textok": X, "dit": Y, "captions": Z, "sampling":
         {...}, "class_names": [...]}, where X, Y and Z name folders inside it, X and Y else bundled models. "captions" may be
         left out, and so may "class_names", one a class, and "sampling", whose keys are steps, solver,
-        guidance_scale and guidance_interval.
+        guidance_scale and guidance_interval. A ConfigError for an index that is none, or models that do not fit one another; a
+        WeightsError for a name of none.
+
+        Examples
+        --------
+        >>> Pipeline.from_pretrained("emoji-t2i").sampling.steps  # doctest: +SKIP
+        5
         """
         folder = bundled.find_model(path)
         if not (folder / weights.PIPELINE_FILE).exists() and (folder / weights.CONFIG_FILE).exists():
@@ -221,6 +227,16 @@ class Pipeline:
         Returns
         -------
         `PipelineResult` with images, latents, captions, labels and seed.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument that does not fit; says what came and what was expected.
+
+        Examples
+        --------
+        >>> Pipeline.from_pretrained("emoji-t2i")("a red apple", seed=0).images.shape  # doctest: +SKIP
+        (1, 64, 64, 3)
         """
         arrays.no_unknown(unknown)
         arrays.choice(output, "output", list(PIXEL_TYPES))

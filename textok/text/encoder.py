@@ -260,7 +260,15 @@ class TextEncoder(EngineModel):
         threads: int | None = None,
         progress: bool = False,
     ) -> F32:
-        """CLIP's pooled vectors of captions, float32 [B,P]: the state at the end token, through `text_projection`."""
+        """CLIP's pooled vectors of captions, float32 [B,P]: the state at the end token, through `text_projection`.
+
+        A ValueError for encoders of other families, which have none.
+
+        Examples
+        --------
+        >>> TextEncoder.from_pretrained("clip-vit-base-patch32").pooled("a red apple").shape  # doctest: +SKIP
+        (1, 512)
+        """
         self._check_pooled()
         return self.pooled_ids(self.tokenize(captions, max_tokens), threads=threads, progress=progress)
 
