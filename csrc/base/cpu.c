@@ -212,16 +212,8 @@ int tx_cpu_affinity(void)
     size_t size = sizeof n;
     return sysctlbyname("hw.activecpu", &n, &size, NULL, 0) == 0 ? n : 1;
 #else
-    int n = 1;
-    /* A mask of 8192 CPUs: larger than any kernel's today, so the call does not fail for want of room. */
-    cpu_set_t *set = CPU_ALLOC(8192);
-    if (set) {
-        const size_t size = CPU_ALLOC_SIZE(8192);
-        if (sched_getaffinity(0, size, set) == 0)
-            n = CPU_COUNT_S(size, set);
-        CPU_FREE(set);
-    }
-    return n;
+    cpu_set_t set[8]; /* 8192 CPUs: more than any kernel's today, so that the call does not fail for want of room */
+    return sched_getaffinity(0, sizeof set, set) == 0 ? CPU_COUNT_S(sizeof set, set) : 1;
 #endif
 }
 

@@ -121,18 +121,23 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(config, tmp_path):
     assert told[0] == told[1] and "lecam" in told[0][-1]  # means over the steps before the kill, too
 
 
+def terminated(process, folder):
+    """Sends SIGTERM to a training once it has logged a step; what it printed."""
+    deadline = time.monotonic() + 200
+    while not (folder / "log.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    return process.communicate(timeout=100)[0]
+
+
 def test_asked_to_stop_it_saves_the_step_at_hand_first(config, tmp_path, monkeypatch, capfd):
     """SIGTERM, by which clusters take machines back, and Ctrl-C, long before a checkpoint would be due."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     overrides = ("run.save_seconds=1e9", "run.log_every=1")
     assert main(["train", "tokenizer", str(config), *overrides, "--out", str(whole)]) == 0
     process = training_runs.start(training_runs.command(config, broken, *overrides))
-    deadline = time.monotonic() + 200
-    while not (broken / "log.csv").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=100)
+    told = terminated(process, broken)
     assert process.returncode == -signal.SIGTERM, told
     steps = state_of(broken)["step"]
     assert 0 < steps < 30 and f"{steps} steps; the same command goes on" in told
@@ -198,12 +203,7 @@ def test_two_processes_have_the_loss_curve_of_one(config, tmp_path):
     process = training_runs.start(
         [*launch, *training_runs.command(config, stopped, *overrides, "run.steps=4000", "run.save_seconds=1e9")[1:]]
     )
-    deadline = time.monotonic() + 200
-    while not (stopped / "log.csv").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=100)
+    said = terminated(process, stopped)
     assert process.returncode != 0
     steps = state_of(stopped)["step"]
     assert 0 < steps < 4000 and f"{steps} steps; the same command goes on" in said
