@@ -112,7 +112,7 @@ Axes = Sequence[tuple[str, int | None]]
 
 
 def _axes_text(axes: Axes) -> str:
-    return "[" + ", ".join(label if size is None else f"{label}={size}" for label, size in axes) + "]"
+    return "[" + ", ".join(label if size is None or label == str(size) else f"{label}={size}" for label, size in axes) + "]"
 
 
 def check_shape(array: NDArray[Any], name: str, axes: Axes, hint: str = "") -> None:

@@ -75,7 +75,7 @@ PICTURES = {
     "one picture": (
         X[0],
         ValueError,
-        "expected shape [B, S=16, S=16, 3=3], got uint8 [16, 16, 3]; the first axis is the batch: pass x[None]",
+        "expected shape [B, S=16, S=16, 3], got uint8 [16, 16, 3]; the first axis is the batch: pass x[None]",
     ),
     "rank 2": (X[0, 0], ValueError, "got uint8 [16, 3]"),
     "rank 5": (X[None], ValueError, "got uint8 [1, 3, 16, 16, 3]"),
