@@ -441,6 +441,17 @@ def test_a_word_after_the_options_that_is_no_override_is_wrong_usage(config, tmp
     assert "unrecognized arguments: run.steps" in capsys.readouterr().err
 
 
+def test_a_training_that_learned_by_heart_is_told(tmp_path):
+    log = tmp_path / "log.csv"
+    head = "step,error,error_concept,bound_concept,error_pair\n"
+    log.write_text(f"{head}10,1,,,\n20,0.5,0.8,1,0.9\n30,0.4,0.7,2,0.8\n40,0.2,0.9,3,0.81\n41,0.1,,,\n")
+    (said,) = loop.too_long(log, "error_")
+    assert said.startswith("error_concept was lowest, 0.7, after 30 steps and is 0.9 now: ")
+    assert loop.too_long(log, "psnr_") == loop.too_long(log, None) == loop.too_long(tmp_path / "none", "error_") == []
+    log.write_text(head)
+    assert loop.too_long(log, "error_") == []
+
+
 def test_means_begin_anew_when_taken():
     means = loop.Means()
     for value in (1.0, 2.0, 6.0):

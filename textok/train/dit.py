@@ -294,6 +294,8 @@ def check_statistics(folder: Path, told: Mapping[str, Any]) -> None:
 class DitTask:
     """See `loop`. `pictures`: a `tokenizer.Pictures`; `latents`: a `Latents`; `decoder`: the engine's TexTok."""
 
+    least = "error_"
+
     def __init__(
         self,
         config: SimpleNamespace,

@@ -13,6 +13,7 @@ A task is what is particular to a training. It has
     after(means)     after the update, with those scalars averaged over parts and devices (optional)
     evaluate(step)   {name: number}, {name: uint8 picture [h,w,3]}: scores and pictures of the averaged weights
     data             a string that tells its data apart from others (optional)
+    least            how names of its scores begin that are losses, by which more training may be too much (optional)
     position         set by the run before each step: how far it is, by which all that begins and ends at some time goes; the
                      step itself, or with `run.minutes` the share of the time that is over, times `run.steps`
 
@@ -63,6 +64,7 @@ STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
 SETTINGS_FILE = "training.json"
 LOCK_FILE = "lock"
+CLEARLY = 1.05  # times the lowest: a loss that more training made worse
 DECISIVE = ("seed", "batch_size", "init", "add_text")  # of [run]
 PLACES = ("paths", "cache", "memory", "index", "held_out")  # of [data]: where it lies; what it is, a task's `data` tells
 
@@ -357,6 +359,26 @@ def trim_log(path: Path, step: int) -> None:
             csv.writer(file).writerows([head, *kept])
 
 
+def too_long(log: Path, least: str | None) -> list[str]:
+    """What is to be said of losses in a log, by how their names begin, that had been clearly lower before its end."""
+    if least is None or not log.exists():
+        return []
+    with log.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = []
+    for name in rows[0] if rows else ():
+        told = [(float(row[name]), row["step"]) for row in rows if row[name]] if name.startswith(least) else []
+        if not told:
+            continue
+        (lowest, step), (last, _) = min(told), told[-1]
+        if lowest * CLEARLY < last:
+            found.append(
+                f"{name} was lowest, {lowest:.4g}, after {step} steps and is {last:.4g} now: pictures are learned by heart, "
+                "and fewer steps do better on others"
+            )
+    return found
+
+
 class Task(Protocol):
     """What a run asks of a training; beside it `after` and `data`, which a task may lack. See the module."""
 
@@ -610,6 +632,8 @@ class Run:
         if self.devices.main:
             go_on = "the same command goes on; " if self.stopped and not self.finished else ""
             print(f"{self.folder}: {self.step} steps; {go_on}a model of it: textok export {self.folder} MODEL", flush=True)
+            for line in too_long(self.folder / "log.csv", getattr(self.task, "least", None)):
+                print(f"{self.folder}: {line}", flush=True)
         if self.asked:
             signal.raise_signal(self.asked[0])
 
