@@ -394,6 +394,13 @@ def sampling_of(path: str | os.PathLike[str]) -> Sampling:
     return sampling_from(files.read_json(index).get("sampling", {}), f"{index}: ") if index.is_file() else Sampling()
 
 
+def part_of(folder: Path, name: str) -> Path:
+    """The folder itself, or where it is a pipeline of textok's that of its part, "textok" or "dit"."""
+    file = folder / weights.PIPELINE_FILE
+    index = files.read_json(file) if file.is_file() else {}
+    return part_folder(folder, name, index) if index.get("_class_name") == "Pipeline" else folder
+
+
 def part_folder(folder: Path, name: str, index: Mapping[str, Any]) -> Path:
     """The folder of a part: a plain name of one inside the pipeline's, or for models of a bundled one."""
     value = index.get(name)

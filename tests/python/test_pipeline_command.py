@@ -1,6 +1,8 @@
 """`textok pipeline`: a tokenizer and a generator of two projects in one folder, with names of classes."""
 
+import argparse
 import json
+import shutil
 
 import numerics
 import numpy as np
@@ -115,6 +117,12 @@ def test_a_generator_samples_as_where_it_came_from(tmp_path, capsys):
         (tmp_path / name / "training.json").write_text(json.dumps({"run": {"init": init}}))
     assert pipeline._sampling(str(tmp_path / "second")) == bundled
     assert pipeline._sampling(str(tmp_path / "circle")) == pipeline._sampling("hf://a/b") == Sampling()
+    theirs = tmp_path / "diffusers"  # whose pipelines have an index of that name, and other parts
+    shutil.copytree(FOREIGN / "diffusers_dit" / "transformer", theirs / "transformer")
+    (theirs / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline", "transformer": ["a", "b"]}))
+    generator = pipeline._model(textok.DiT, str(theirs), [], argparse.Namespace(ignore=[], dtype="float32"))
+    assert generator.config == importers.load(FOREIGN / "diffusers_dit" / "transformer").config
+    assert pipeline._sampling(str(theirs)) == Sampling()
     capsys.readouterr()
     for arguments, message in (
         (["emoji-dit-t2i", "--sampling", "stepp=3"], "--sampling: unknown key 'stepp'"),

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..bundled import FOLDER, list_models
+from ..bundled import FOLDER, find_model, list_models
 from ..errors import ConfigError
 from ..files import read_json
 from ..sampling import Sampling
@@ -87,7 +87,7 @@ def _model(kind: Any, source: str, settings: list[str], args: argparse.Namespace
     """A model of `kind`, ours or made of another project's."""
     from .. import importers
     from ..bundled import is_model
-    from ..pipeline import part_folder
+    from ..pipeline import part_of
 
     if (Path(source) / RUN_FILE).is_file():
         from ..train.export import load_average  # needs PyTorch
@@ -96,8 +96,8 @@ def _model(kind: Any, source: str, settings: list[str], args: argparse.Namespace
         if config.get("model_type") != kind.model_type:
             raise ConfigError(f"{source}: expected the training of a {kind.__name__}, got one of {config.get('model_type')!r}")
         return kind(config, weights, args.dtype)
-    if (folder := Path(source) if os.path.isdir(source) else FOLDER / source).joinpath(PIPELINE_FILE).is_file():
-        source = str(part_folder(folder, kind.model_type, read_json(folder / PIPELINE_FILE)))
+    if os.path.isdir(source) or source in list_models():
+        source = str(part_of(find_model(source), kind.model_type))
     if is_model(source):
         if settings:
             raise ConfigError(f"{source}: a model of textok, which says all of its config; got {settings[0]}")
@@ -121,12 +121,12 @@ def _sampling(generator: str) -> Sampling:
             break
         run = read_json(file).get("run")
         place = str(run.get("init") or generator) if isinstance(run, dict) else generator
+    if os.path.isdir(place):
+        return sampling_of(place)
     for name in list_models():
         index = FOLDER / name / PIPELINE_FILE
-        if index.is_file() and place in (name, read_json(index).get("dit")) and not Path(place).exists():
+        if index.is_file() and place in (name, read_json(index).get("dit")):
             return sampling_of(name)
-    if (Path(place) / PIPELINE_FILE).is_file():
-        return sampling_of(place)
     return Sampling()
 
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .. import arrays, files, weights
+from .. import arrays, weights
 from ..bundled import find_model
 from ..captions import checked_captions
 from ..config import DiTConfig
@@ -24,7 +24,7 @@ from ..dit import DiT
 from ..errors import DataError
 from ..model import dtype_name
 from ..noise import MAX_SEED
-from ..pipeline import Pipeline, part_folder, sampling_of
+from ..pipeline import Pipeline, part_of, sampling_of
 from ..sampling import Sampling
 from ..text.embedding_store import EmbeddingStore
 from ..text.open_embeddings import open_embeddings
@@ -288,7 +288,4 @@ def is_pipeline(model: str) -> bool:
 
 def dit_config(model: str) -> DiTConfig:
     """The config of a DiT, or of a pipeline's."""
-    folder = find_model(model)
-    if is_pipeline(model):
-        folder = part_folder(folder, "dit", files.read_json(folder / weights.PIPELINE_FILE))
-    return DiTConfig.from_dict(weights.load_config(folder, DiT.model_type))
+    return DiTConfig.from_dict(weights.load_config(part_of(find_model(model), "dit"), DiT.model_type))

@@ -18,7 +18,7 @@ from ..dit import DiT
 from ..errors import ConfigError
 from ..files import read_json
 from ..image_tokenizer import TexTok
-from ..pipeline import part_folder
+from ..pipeline import part_of
 from ..weights import PIPELINE_FILE, save_model
 from .loop import CONFIG_FILE, SETTINGS_FILE, STATE_FILE, load_state
 
@@ -107,12 +107,6 @@ def starting(name: str, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tens
     if weights is None:  # by the engine, which knows all forms of storage
         weights = (TexTok if kind == "textok" else DiT).from_pretrained(folder).weights()
     return config, {key: torch.from_numpy(value.copy()) for key, value in weights.items()}
-
-
-def part_of(folder: Path, kind: str) -> Path:
-    """The folder itself, or where it is a pipeline that of its part, "textok" or "dit"."""
-    index = folder / PIPELINE_FILE
-    return part_folder(folder, kind, read_json(index)) if index.is_file() else folder
 
 
 def export_run(
