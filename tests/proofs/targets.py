@@ -466,6 +466,7 @@ def of_data(m: Models) -> list[Target]:
         ("data.Sample.captions", sample.captions, caption, 0.3),
         ("data.Sample.caption", sample.caption, caption, 0.3),
         ("data.Sample.caption_for", sample.caption_for, {"field": ["caption", "short", "name"]}, 0.3),
+        ("data.Sample.captions_for", sample.captions_for, {"field": ["caption", "short", "name"]}, 0.3),
         ("data.LatentStatistics", lambda **c: data.LatentStatistics(**c).to_dict(), {"channels": [5], "count": [0]}, 0.2),
         ("data.LatentStatistics.update", counted, {"latents": [m.z]}, 0.5),
         ("data.LatentStatistics.to_dict", counted, {"latents": [m.z]}, 0.1),

@@ -121,9 +121,7 @@ class _Chosen:
         need = ("label",) if by_label else ()
         template, field = self.args.template, self.args.field or "caption"
         for sample in read_samples(self.sources, need=need, skips=self.skips, pictures=False):
-            captions = [fill_template(template, sample.metadata)] if template else sample.captions(field)
-            if not captions and (named := sample.caption_for(field)) is not None:
-                captions = [named]
+            captions = [fill_template(template, sample.metadata)] if template else sample.captions_for(field)
             if not captions:
                 self.skips.append(usable(sample, ("caption",), field))
             for caption in captions:

@@ -83,9 +83,13 @@ class Sample:
         """The first of the `captions`; None where there is none."""
         return next(iter(self.captions(name)), None)
 
+    def captions_for(self, field: str) -> list[str]:
+        """The captions that a run takes by this `field`; "name" is the template of that name too."""
+        return self.captions(field) or (self.captions("{name}") if field == "name" else [])
+
     def caption_for(self, field: str) -> str | None:
-        """The caption that a run takes by this `field`; "name" is the template of that name too, as `textok embed` takes it."""
-        return self.caption(field) or (self.caption("{name}") if field == "name" else None)
+        """The first of the `captions_for` a field; None where there is none."""
+        return next(iter(self.captions_for(field)), None)
 
 
 class _Skip(NamedTuple):
